@@ -1,0 +1,53 @@
+# vidneg. `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+override VENV := $(abspath $(VENV))
+export PATH := $(VENV)/bin:$(PATH)
+# Notebooks, DVC stages and tests import this checkout, whichever one the environment was made for.
+export PYTHONPATH := $(CURDIR)
+# One thread per process: on a busy two-core machine two threads were seen 40 times slower than one.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= $(OMP_NUM_THREADS)
+export TOKENIZERS_PARALLELISM := false
+export JUPYTER_PLATFORM_DIRS := 1
+
+.PHONY: help .venv reproduce test check lab export clean-notebooks readme bench
+
+help: ## list the targets
+	@sed -nE 's/^([a-z.-]+):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
+
+# Made anew only when the lock file differs from the one that it was made from.
+.venv: ## the Python environment, from requirements.lock
+	@if ! cmp -s requirements.lock $(VENV)/requirements.lock || ! [ -x $(VENV)/bin/python ]; then .ci/venv $(VENV); fi
+
+reproduce: .venv ## every table and figure; SCALE=smoke|laptop|gpu|paper switches params.yaml first
+	@$(if $(SCALE),python -m vidneg.run --scale $(SCALE))
+	@if dvc status -q; then echo "Nothing to do: all results are up to date."; else dvc repro; fi
+	@echo; cat reports/tables/table2.md; echo
+	@echo "tables: reports/tables    figures: reports/figures    claims: reports/claims.md    executed notebooks: reports/executed"
+
+test: check ## export in sync, notebooks clean, README current, nbdev_test, pytest
+	@nbdev_test
+	@python -m pytest -q tests
+
+check: .venv ## the quick part of `make test`
+	@python -m pytest -q tests/test_house.py
+	@python -m vidneg.report.readme --check
+
+lab: .venv ## JupyterLab; notebooks are cleaned as they are saved
+	@jupyter lab --ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter
+
+export: .venv ## notebooks to modules
+	@nbdev_export
+
+clean-notebooks: .venv ## strip what does not belong in git from the notebooks
+	@nbdev_clean
+
+readme: .venv ## README.md from nbs/index.ipynb
+	@python -m vidneg.report.readme
+
+bench: .venv ## speeds on this machine
+	@python bench/bench.py

@@ -1,0 +1,139 @@
+"""Speeds of the parts of vidneg on this machine, as one table: `make bench`.
+
+Each function below measures one part and returns rows (what, value, unit). The parts run in order on one small world,
+made at the start; a new part is one more function with `@part`.
+"""
+import os, platform, shutil, sys, tempfile, time
+from collections import namedtuple
+from pathlib import Path
+
+# Processes that render import this file as well, so each part imports what it needs.
+CLIPS, FRAMES, STEPS, THREADS = 256, 6, 40, 1
+WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+PARTS = []
+Row = namedtuple("Row", "what value unit")
+
+
+def part(function):
+    PARTS.append(function)
+    return function
+
+
+def timed(function, *args, **kwargs):
+    "What the function returns, and the seconds that it took."
+    start = time.perf_counter()
+    result = function(*args, **kwargs)
+    return result, time.perf_counter() - start
+
+
+@part
+def render(at):
+    "Scripts, pictures, H.264 and captions."
+    from vidneg.core import Caption, read_records
+    from vidneg.data.world import WorldConfig, write_world
+    at.clips, one = timed(write_world, at.folder, {"train": CLIPS}, WorldConfig())
+    at.captions = [c for c in read_records(at.folder/"captions.parquet", Caption) if c.grain == "fine"]
+    _, all_ = timed(write_world, at.folder/"again", {"train": CLIPS}, WorldConfig(), workers=WORKERS)
+    return [Row("clips rendered, 1 process", CLIPS/one, "clips/s"),
+            Row(f"clips rendered, {WORKERS} processes, with their start", CLIPS/all_, "clips/s")]
+
+
+@part
+def decode(at):
+    "The frames that a model samples: vidneg on decord, against a plain PyAV loop that stops after the last of them."
+    import av
+    import numpy as np
+    from vidneg.data.video import read_clips, read_frames, sample_indices
+    def with_pyav(path):
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            wanted, found = set(sample_indices(stream.frames, FRAMES).tolist()), []
+            for i, frame in enumerate(container.decode(stream)):
+                if i in wanted: found.append(frame.to_ndarray(format="rgb24"))
+                if len(found) == FRAMES: return np.stack(found)
+    paths = [at.folder/c.path for c in at.clips]
+    for path in paths[:8]: assert read_frames(path, FRAMES).shape == with_pyav(path).shape
+    _, ours = timed(lambda: [read_frames(p, FRAMES) for p in paths])
+    _, plain = timed(lambda: [with_pyav(p) for p in paths])
+    at.cache, cached = timed(read_clips, at.clips, at.folder, at.folder/"frames", FRAMES, workers=WORKERS, desc="")
+    n = CLIPS*FRAMES
+    return [Row("frames decoded, read_frames", n/ours, "frames/s"),
+            Row("frames decoded, plain PyAV", n/plain, "frames/s"),
+            Row(f"frames decoded into the cache, {WORKERS} threads", n/cached, "frames/s")]
+
+
+@part
+def negatives(at):
+    "Rule-based negatives, one per category and caption."
+    from vidneg.negatives.rules import SlotFrequencies, make_negatives, rules_balanced, rules_published
+    from vidneg.text.lexicon import Lexicon
+    lexicon = Lexicon.navero()
+    (_, counts), published = timed(make_negatives, at.captions, rules_published(lexicon))
+    made = sum(n for (_, outcome), n in counts.items() if outcome == "made")
+    balanced = rules_balanced(lexicon, SlotFrequencies.count(at.captions, lexicon))
+    (at.negatives, _), seconds = timed(make_negatives, at.captions, balanced)
+    return [Row("negatives, as published", made/published, "1/s"),
+            Row("negatives, balanced", len(at.negatives)/seconds, "1/s")]
+
+
+@part
+def train(at):
+    "The fine-tuning step of NAVERO on features computed once."
+    import torch
+    from vidneg.data.batches import batches_of
+    from vidneg.models.navero import Navero, NaveroConfig
+    from vidneg.models.tokenize import train_tokenizer
+    from vidneg.train import NaveroTask, TrainConfig, fit
+    torch.set_num_threads(THREADS)
+    texts = [t.text for t in at.captions + at.negatives]
+    at.tokenizer = train_tokenizer(texts, 1000, at.folder/"tokenizer.json")
+    at.model = Navero(NaveroConfig(vocab_size=len(at.tokenizer)))
+    @torch.no_grad()
+    def features():
+        chunks = (torch.tensor(at.cache.frames[i:i + 32]) for i in range(0, CLIPS, 32))
+        return torch.cat([at.model.frame_features(c) for c in chunks])
+    at.features, seconds = timed(features)
+    tokenize = lambda texts: at.tokenizer(list(texts))["input_ids"]
+    batches = batches_of(at.features.numpy(), at.cache.clip_ids, at.captions, at.negatives, tokenize)
+    task = NaveroTask(at.model, ["vtc", "vtm", "neg_vtm"])
+    config = TrainConfig(steps=STEPS, num_threads=THREADS)
+    result = fit(task, batches, config, at.folder/"run", resume=False, progress=False)
+    size = sum(p.numel() for p in at.model.parameters())
+    what = f"training, {size/1e6:.1f} M parameters, batch {batches.batch_size}, {THREADS} thread"
+    return [Row("frame features", CLIPS*FRAMES/seconds, "frames/s"), Row(what, result["steps_per_second"], "steps/s"),
+            Row("share of the step spent waiting for data", 100*result["data_share"], "%")]
+
+
+@part
+def evaluate(at):
+    "Scores of every negative, retrieval, and their tables with intervals."
+    import pandas as pd
+    from vidneg.evaluate.probing import ITEM_COLUMNS, accuracy_table, score_pairs
+    from vidneg.evaluate.retrieval import retrieval_ranks, retrieval_table
+    from vidneg.models.navero import NaveroScorer
+    caption = {c.caption_id: c for c in at.captions}
+    rows = [(f"{i}", caption[n.caption_id].clip_id, n.kind, "balanced", n.generator, caption[n.caption_id].text, n.text)
+            for i, n in enumerate(at.negatives)]
+    items = pd.DataFrame(rows, columns=ITEM_COLUMNS)
+    scorer, clip_ids = NaveroScorer(at.model.cpu(), at.tokenizer), at.cache.clip_ids
+    def probe():
+        videos = scorer.encode_video(at.features)
+        accuracy_table(score_pairs(scorer, videos, clip_ids, items, "navero"))
+    def retrieve():
+        videos, texts = scorer.encode_video(at.features), scorer.encode_text([c.text for c in at.captions])
+        retrieval_table(retrieval_ranks(scorer.similarity(videos, texts), clip_ids, [c.caption_id for c in at.captions],
+                                        [c.clip_id for c in at.captions], "navero"))
+    return [Row(f"probing, {len(items)} items", timed(probe)[1], "s"),
+            Row(f"retrieval, {len(clip_ids)} clips, {len(at.captions)} captions", timed(retrieve)[1], "s")]
+
+
+def main():
+    at = type("World", (), {"folder": Path(tempfile.mkdtemp(prefix="vidneg-bench-"))})()
+    print(f"{platform.machine()}, {WORKERS} cores, Python {platform.python_version()}", flush=True)
+    try:
+        for function in PARTS:
+            for row in function(at): print(f"{row.what:<64} {row.value:>10.1f} {row.unit}", flush=True)
+    finally: shutil.rmtree(at.folder)
+
+
+if __name__ == "__main__": sys.exit(main())

@@ -1,0 +1,161 @@
+"The house rules: modules in sync with notebooks, notebooks clean and light, dvc.yaml in step with the imports."
+import ast, json, re, subprocess
+from copy import deepcopy
+from pathlib import Path
+
+import nbformat
+import pytest
+from execnb.nbio import nb2str, read_nb
+from nbdev.clean import clean_nb
+from nbdev.config import get_config
+from nbdev.doclinks import _get_modidx
+from nbdev.export import nb_export
+
+from vidneg.run import declared, read_section, read_yaml, stage_deps
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(p.relative_to(ROOT) for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+ROOMS = ["core", "data", "text", "negatives", "models", "losses", "train", "evaluate", "report"]
+STAGES = read_yaml(ROOT/"dvc.yaml").get("stages", {}) if (ROOT/"dvc.yaml").exists() else {}
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
+each_stage = pytest.mark.parametrize("stage", STAGES, ids=str)
+
+
+def exports(path):
+    "The module that a notebook exports to, None for one that exports nothing."
+    found = re.search(r'"#\|\s*default_exp ([\w.]+)', (ROOT/path).read_text())
+    return found and found[1]
+
+
+EXPORTING = [p for p in NOTEBOOKS if exports(p)]
+
+
+def project_files():
+    "Files that are, or would be, in git."
+    command = ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [ROOT/n for n in names if (ROOT/n).is_file()]
+
+
+@pytest.mark.parametrize("path", EXPORTING, ids=str)
+def test_module_is_what_its_notebook_exports(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    module = Path("vidneg", *exports(path).split(".")).with_suffix(".py")
+    made = tmp_path/module
+    made.parent.mkdir(parents=True)
+    nb_export(ROOT/path, lib_path=tmp_path/"vidneg")
+    # nbdev writes the way back to the notebook relative to where the module lies
+    def text(p): return re.sub(r"\S*(?=nbs/\S+\.ipynb)", "", p.read_text())
+    same = text(made) == text(ROOT/module)
+    assert same, "run `make export`"
+
+
+def test_every_module_has_a_notebook():
+    modules = {".".join(p.relative_to(ROOT/"vidneg").with_suffix("").parts) for p in (ROOT/"vidneg").rglob("*.py")}
+    assert {m for m in modules if not m.split(".")[-1].startswith("_")} == set(filter(None, map(exports, NOTEBOOKS)))
+
+
+@pytest.mark.parametrize("path", EXPORTING, ids=str)
+def test_module_index_is_current(path):
+    index = {}
+    exec((ROOT/"vidneg/_modidx.py").read_text(), index)
+    module = ROOT/Path("vidneg", *exports(path).split(".")).with_suffix(".py")
+    wanted = _get_modidx(module, ROOT, nbs_path=ROOT/"nbs")
+    assert wanted.items() <= index["d"]["syms"].items(), "run `make export`"
+
+
+@each_notebook
+def test_notebook_is_clean(path):
+    config = get_config(path=ROOT)
+    nb = read_nb(ROOT/path)
+    before = nb2str(deepcopy(nb))
+    clean_nb(nb, allowed_metadata_keys=config.allowed_metadata_keys.split(),
+             allowed_cell_metadata_keys=config.allowed_cell_metadata_keys.split(), clean_ids=True)
+    clean = nb2str(nb) == before
+    assert clean, "run `make clean-notebooks`"
+
+
+@each_notebook
+def test_notebook_is_light(path):
+    assert (ROOT/path).stat().st_size <= 300_000
+    assert len(json.loads((ROOT/path).read_text())["cells"]) <= 80
+
+
+@each_notebook
+def test_cells_have_ids_of_their_own(path):
+    ids = [c["id"] for c in json.loads((ROOT/path).read_text())["cells"]]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("path", EXPORTING, ids=str)
+def test_modules_import_only_from_the_left(path):
+    room = exports(path).split(".")[0]
+    if room not in ROOMS: return
+    source = (ROOT/"vidneg"/Path(*exports(path).split("."))).with_suffix(".py").read_text()
+    package = exports(path).split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ImportFrom): continue
+        up = ["vidneg", *package][:len(package) + 2 - node.level] if node.level else []
+        names = [*up, *(node.module or "").split(".")]
+        if names[0] == "vidneg" and len(names) > 1 and names[1] in ROOMS:
+            assert ROOMS.index(names[1]) <= ROOMS.index(room), f"{room} imports from {names[1]}"
+
+
+def test_no_paths_of_one_machine():
+    places = "|".join(["/" + p for p in (r"work/\w", r"root/\w", r"home/\w", r"Users/\w", "opt/", "tmp/ipykernel")])
+    found = {}
+    for path in project_files():
+        if path.suffix in (".png", ".parquet", ".npy", ".mp4", ".safetensors"): continue
+        hit = re.search(rf"(?<![\w.~}}$])({places})", path.read_text(encoding="utf-8", errors="ignore"))
+        if hit: found[str(path.relative_to(ROOT))] = hit[0]
+    assert not found
+
+
+def stage_notebook(stage):
+    "The notebook that a stage runs, None when its command is not the runner."
+    spec = STAGES[stage].get("do", STAGES[stage])
+    if "vidneg.report.readme" in spec["cmd"]: return "nbs/index.ipynb"
+    if "vidneg.run" not in spec["cmd"]: return None
+    named = re.search(r"--notebook[ =](\S+)", spec["cmd"])
+    return named[1] if named else f"nbs/pipeline/{stage}.ipynb"
+
+
+@each_stage
+def test_stage_depends_on_the_code_it_runs(stage):
+    notebook = stage_notebook(stage)
+    if notebook is None: pytest.skip("not a notebook stage")
+    spec = STAGES[stage].get("do", STAGES[stage])
+    given = {d if isinstance(d, str) else next(iter(d)) for d in spec.get("deps", [])}
+    code = {d for d in given if d.startswith(("vidneg/", "nbs/"))}
+    wanted = set(stage_deps(notebook, ROOT))
+    if notebook == "nbs/index.ipynb": wanted |= set(module_and_imports("report/readme"))
+    assert code == wanted, f"deps of {stage} in dvc.yaml:\n" + "\n".join(f"- {d}" for d in sorted(wanted))
+
+
+def module_and_imports(name):
+    "A module and the modules that it imports, through the notebook that exports it."
+    return [f"vidneg/{name}.py", *stage_deps(f"nbs/{name}.ipynb", ROOT)[1:]]
+
+
+@each_stage
+def test_stage_has_its_parameters(stage):
+    notebook = stage_notebook(stage)
+    if notebook in (None, "nbs/index.ipynb"): pytest.skip("takes no parameters")
+    names = declared(nbformat.read(ROOT/notebook, 4))
+    values = read_section(ROOT/"params.yaml", stage)
+    assert set(values) <= set(names)
+    spec = STAGES[stage].get("do", STAGES[stage])
+    entries = [[p] if isinstance(p, str) else next(iter(p.values())) for p in spec.get("params", [])]
+    tracked = {p for some in entries for p in some}
+    missed = {k for k in values if stage not in tracked and f"{stage}.{k}" not in tracked}
+    assert not missed, f"dvc.yaml does not track these parameters of {stage}"
+
+
+def test_lock_file_pins_every_package_and_nothing_else():
+    lines = [line for line in (ROOT/"requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    locked = dict(line.split("==") for line in lines)
+    direct = [line.split("#")[0].strip() for line in (ROOT/"requirements.in").read_text().splitlines()]
+    for name, version in (d.split("==") for d in direct if d): assert locked[name] == version
+    assert locked["torch"] == "2.13.0"

@@ -1,0 +1,163 @@
+"acc, acc-hat, the scorer contract and the blind baseline."
+import numpy as np
+import pandas as pd
+import pytest
+
+from vidneg.core import VidnegError, stable_rng
+from vidneg.evaluate.probing import (ITEM_COLUMNS, KINDS, METRICS, SCORE_COLUMNS, BlindRanker, acc, acc_hat,
+                                     accuracy_difference, accuracy_table, blind_scores, check_scores, item_matrix,
+                                     score_pairs, toy_scores)
+
+
+class MockScorer:
+    "Scores depend on the two ids alone; counts what it is asked for."
+    def __init__(self): self.texts, self.pairs = [], 0
+    def encode_video(self, frames): return np.asarray(frames).reshape(len(frames), -1)[:, 0].astype(int)
+    def encode_text(self, texts):
+        self.texts += texts
+        return np.array([sum(map(ord, t)) for t in texts])
+    def similarity(self, V, T): return np.sin(V[:, None] * 31. + T[None] * 17.)
+    def match(self, V, T):
+        self.pairs += len(V)
+        return 1 / (1 + np.exp(-np.sin(V * 7. + T * 3.)))
+
+
+def make_items(n=60, clips=7):
+    rng = stable_rng(0, "items")
+    rows = []
+    for i in range(n):
+        clip = int(rng.integers(clips))
+        rows.append((str(i), f"c{clip}", KINDS[i % 4], "balanced", "rule", f"caption {clip}", f"negative {clip} {i % 9}"))
+    return pd.DataFrame(rows, columns=ITEM_COLUMNS)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 1000])
+def test_score_pairs_is_one_pair_at_a_time(chunk):
+    items, scorer = make_items(), MockScorer()
+    V = scorer.encode_video(np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1, 1))
+    got = score_pairs(scorer, V, [f"c{i}" for i in range(7)], items, "mock", chunk)
+    assert list(got.columns) == SCORE_COLUMNS and (got.item == items.item).all()
+    for row, item in zip(got.itertuples(), items.itertuples()):
+        v = np.array([int(item.clip_id[1:])])
+        for text, score, p in [(item.caption, row.score_pos, row.p_pos), (item.negative, row.score_neg, row.p_neg)]:
+            t = MockScorer().encode_text([text])
+            assert score == pytest.approx(scorer.similarity(v, t)[0, 0])
+            assert p == pytest.approx(MockScorer().match(v, t)[0])
+
+
+def test_each_text_and_pair_is_seen_once():
+    items, scorer = make_items(), MockScorer()
+    score_pairs(scorer, np.arange(7), [f"c{i}" for i in range(7)], items, "mock")
+    unique = pd.concat([items[["clip_id", "caption"]].set_axis(["c", "t"], axis=1),
+                        items[["clip_id", "negative"]].set_axis(["c", "t"], axis=1)]).drop_duplicates()
+    assert len(scorer.texts) == len(set(scorer.texts)) == unique.t.nunique()
+    assert scorer.pairs == len(unique)
+
+
+def test_a_scorer_without_fusion_head_has_no_acc():
+    class NoHead(MockScorer): match = property()
+    got = score_pairs(NoHead(), np.arange(7), [f"c{i}" for i in range(7)], make_items(), "mock")
+    assert got.p_pos.isna().all()
+    assert set(accuracy_table(got).metric) == {"acc_vtc"}
+    with pytest.raises(VidnegError, match="acc_vtc"): item_matrix(got)
+
+
+def test_unknown_clip_is_named():
+    with pytest.raises(VidnegError, match="'c3'"):
+        score_pairs(MockScorer(), np.arange(3), ["c0", "c1", "c2"], make_items(clips=4), "mock")
+
+
+def table_of(rows):
+    "Scores from (kind, clip, p_pos, p_neg)."
+    return pd.DataFrame([(str(i), clip, "r", kind, "balanced", "g", p, q, p, q) for i, (kind, clip, p, q) in enumerate(rows)],
+                        columns=SCORE_COLUMNS)
+
+
+def test_metrics_by_hand():
+    scores = table_of([("action", "a", .9, .2), ("action", "b", .6, .6), ("action", "c", .4, .3), ("action", "d", .2, .8),
+                       ("action", "e", .5, .5)])
+    assert acc(scores).tolist() == [True, False, True, False, False] # equation (5), ties are wrong
+    assert acc_hat(scores).tolist() == [1, .5, .5, 0, 0] # equation (6)
+
+
+def test_average_weighs_categories_not_items():
+    rows = [("action", "a", 1, 0)] * 6 + [("attribute", "b", 0, 1)] * 2 + [("relation", "a", 0, 1), ("object", "b", 1, 0)]
+    table = accuracy_table(table_of(rows), ["acc"]).set_index("kind")
+    assert table.value.to_dict() == {"action": 1, "attribute": 0, "relation": 0, "object": 1, "average": .5}
+    assert table.n["average"] == 10 and table.clips["average"] == 2
+    assert list(table.index) == [*KINDS, "average"]
+
+
+def test_no_average_of_three_categories():
+    assert "average" not in set(accuracy_table(toy_scores({"r": 1}, 5, kinds=KINDS[:3])).kind)
+
+
+def test_constant_scores_are_never_right():
+    scores = toy_scores({"r": 1}, 20).assign(score_pos=0., score_neg=0., p_pos=.5, p_neg=.5)
+    assert (accuracy_table(scores).value == 0).all()
+
+
+def test_difference_is_the_difference_of_the_table():
+    scores = toy_scores({"a": .3, "b": .9}, 40)
+    table = accuracy_table(scores, ["acc"])
+    table = table[table.form == "published"].pivot(index="kind", columns="run", values="value")
+    gap = accuracy_difference(scores.sample(frac=1, random_state=0), "b", "a", form="published").set_index("kind")
+    assert (gap.value - (table.b - table.a)).abs().max() < 1e-12
+    assert ((gap.low <= gap.value) & (gap.value <= gap.high)).all()
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda s: s.drop(columns="p_neg"), "p_neg"),
+    (lambda s: s[:0], "empty"),
+    (lambda s: pd.concat([s, s[:1]]), "twice"),
+    (lambda s: s.assign(score_pos=s.score_pos.where(s.index != 3)), "NaN in score_pos"),
+    (lambda s: s.assign(p_neg=s.p_neg.where(s.index != 3)), "NaN in p_neg")])
+def test_bad_tables_are_refused(spoil, words):
+    with pytest.raises(VidnegError, match=words): check_scores(spoil(toy_scores({"r": 1}, 5)))
+
+
+def test_runs_on_different_items_are_not_compared():
+    scores = toy_scores({"a": 1, "b": 1}, 5)
+    with pytest.raises(VidnegError, match="different"): item_matrix(scores[1:])
+    with pytest.raises(VidnegError, match="'c'"): item_matrix(scores, runs=["a", "c"])
+
+
+def pairs(n, seed, wrong=None):
+    "One-word edits: both verbs from one list, or the negative's from `wrong`."
+    verbs, nouns, rng = ["spins", "jumps", "slides", "grows", "waits"], ["star", "ring", "heart"], stable_rng(seed, "pairs")
+    rows = []
+    for i in range(n):
+        noun, true = rng.choice(nouns), rng.choice(verbs)
+        false = rng.choice(wrong) if wrong else rng.choice([v for v in verbs if v != true])
+        rows.append((str(i), f"c{i}", "action", "balanced", "g", f"a {noun} {true}", f"a {noun} {false}"))
+    return pd.DataFrame(rows, columns=ITEM_COLUMNS)
+
+
+def test_blind_is_at_chance_on_exchangeable_pairs():
+    e = accuracy_table(blind_scores(pairs(2000, 0), pairs(1500, 1)), ["acc"]).iloc[0]
+    assert .45 < e.value < .55 and e.low < .5 < e.high + .02
+
+
+def test_blind_finds_a_tell_tale():
+    tell = ["melts", "implodes", "rusts"]
+    e = accuracy_table(blind_scores(pairs(200, 0, tell), pairs(300, 1, tell)), ["acc", "acc_hat"])
+    assert (e.value == 1).all()
+
+
+def test_blind_has_no_bias():
+    train, test = pairs(300, 0), pairs(100, 1)
+    swapped = test.rename(columns={"caption": "negative", "negative": "caption"})
+    a, b = blind_scores(train, test), blind_scores(train, swapped)
+    assert np.allclose(a.p_pos, b.p_neg) and np.allclose(a.p_pos + a.p_neg, 1)
+    flipped = train.rename(columns={"caption": "negative", "negative": "caption"})
+    assert np.allclose(blind_scores(flipped, test).p_pos, 1 - a.p_pos, atol=1e-3)
+    assert BlindRanker().fit(train.caption, train.negative).score(["words never seen"])[0] == 0
+
+
+def test_blind_errors():
+    with pytest.raises(VidnegError, match="at least one"): BlindRanker().fit([], [])
+    with pytest.raises(VidnegError, match="negative"): blind_scores(pairs(3, 0)[["caption"]], pairs(3, 1))
+
+
+def test_metrics_registry_names():
+    assert list(METRICS) == ["acc", "acc_hat", "acc_vtc"]

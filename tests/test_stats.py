@@ -1,0 +1,122 @@
+"Bootstrap intervals against plain loops, hand-made cases and a coverage simulation."
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from vidneg.core import VidnegError, stable_rng
+from vidneg.evaluate.stats import Estimate, _weights, bootstrap, contrast, estimate_of, fmt, paired_difference
+
+
+def loop_bootstrap(values, groups, statistic, strata=None, coefficients=None, n=50, seed=0):
+    "Every resample written out: each clip's items as often as the clip was drawn."
+    names = sorted(set(groups))
+    out = []
+    for counts in _weights(len(names), n, seed, 0):
+        rows = [i for name, k in zip(names, counts) for _ in range(int(k)) for i in np.flatnonzero(np.array(groups) == name)]
+        if strata is None: out.append(statistic([values[i] for i in rows]))
+        else:
+            means = {k: [values[i] for i in rows if strata[i] == k] for k in coefficients}
+            if all(means.values()): out.append(sum(c * np.mean(means[k]) for k, c in coefficients.items()))
+    return np.quantile(out, [.025, .975])
+
+
+def data(seed, items=40, clips=9):
+    rng = stable_rng(seed, "test")
+    return rng.normal(size=items), [f"c{i}" for i in rng.integers(clips, size=items)], rng.choice(list("xyz"), items)
+
+
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+@pytest.mark.parametrize("seed", range(4))
+def test_bootstrap_is_the_plain_loop(statistic, seed):
+    values, groups, _ = data(seed)
+    if seed % 2: values = np.round(values) # ties among the values
+    e = bootstrap(values, groups, statistic, n=50)
+    assert e.value == pytest.approx(getattr(np, statistic)(values))
+    assert (e.low, e.high) == pytest.approx(tuple(loop_bootstrap(values, groups, getattr(np, statistic))))
+    assert (e.n, e.clips) == (40, len(set(groups)))
+
+
+@pytest.mark.parametrize("coefficients", [{"x": 1 / 3, "y": 1 / 3, "z": 1 / 3}, {"x": 1, "y": -1}, {"z": 1}])
+def test_contrast_is_the_plain_loop(coefficients):
+    values, groups, strata = data(7, items=90)
+    e = contrast(values, groups, strata, coefficients, n=50)
+    assert e.value == pytest.approx(sum(c * values[strata == k].mean() for k, c in coefficients.items()))
+    assert (e.low, e.high) == pytest.approx(tuple(loop_bootstrap(values, groups, None, strata, coefficients)))
+    assert e.n == np.isin(strata, list(coefficients)).sum()
+
+
+def test_contrast_of_one_stratum_is_bootstrap():
+    values, groups, _ = data(3)
+    assert contrast(values, groups, ["all"] * 40) == bootstrap(values, groups)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=30), st.integers(0, 3))
+def test_proportion_is_inside_its_interval_and_0_1(pairs, seed):
+    right, groups = zip(*pairs)
+    e = bootstrap(np.array(right), groups, n=200, seed=seed)
+    assert e.value == np.mean(right)
+    if len(set(groups)) < 2: assert np.isnan(e.low) and np.isnan(e.high)
+    else: assert 0 <= e.low <= e.high <= 1
+
+
+def test_row_order_and_block_size_do_not_matter():
+    values, groups, _ = data(1)
+    values, order = np.round(values), stable_rng(0, "order").permutation(40)
+    assert bootstrap(values, groups) == bootstrap(values[order], np.array(groups)[order])
+    assert bootstrap(values, groups, seed=1) != bootstrap(values, groups, seed=2)
+
+
+def test_many_clips_go_through_in_blocks():
+    values = stable_rng(0, "many").normal(size=3000)
+    e = bootstrap(values, np.arange(3000), n=1500)
+    assert e.high - e.low == pytest.approx(2 * 1.96 / 3000**.5, rel=.15)
+
+
+def test_coverage():
+    def inside(trial):
+        rng = stable_rng(0, "coverage", trial)
+        share = np.repeat(rng.beta(3, 1, size=50), 3)
+        e = bootstrap(rng.random(150) < share, np.repeat(np.arange(50), 3), n=300)
+        return e.low <= .75 <= e.high
+    assert .90 <= np.mean([inside(t) for t in range(300)]) <= .985
+
+
+def test_all_right_is_not_certainty():
+    e = bootstrap([True] * 30, range(30))
+    assert (e.value, e.high) == (1, 1) and e.low == pytest.approx(.025 ** (1 / 30))
+    e = bootstrap([False] * 30, range(30))
+    assert (e.value, e.low) == (0, 0) and e.high == pytest.approx(1 - .025 ** (1 / 30))
+    assert bootstrap([1., 1., 1.], range(3)).low == 1 # a mean rank of 1 has no bound to pass
+    assert bootstrap([1., 1., 1.], range(3), bounds=(0, 1)).low < 1
+    assert contrast([True] * 4, range(4), list("xyxy")).low < 1
+    assert contrast([True] * 4, range(4), list("xyxy"), {"x": 1, "y": -1}).low == 0
+
+
+def test_pairing_removes_what_runs_share():
+    rng = stable_rng(0, "pairs")
+    common = rng.normal(size=300)
+    a, b, clips = common + .3, common + rng.normal(0, .1, 300), np.arange(300)
+    e = paired_difference(a, b, clips)
+    assert e == bootstrap(a - b, clips)
+    assert e.low > 0 > bootstrap(a, clips).low - bootstrap(b, clips).high
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: bootstrap([], []), "no items"),
+    (lambda: bootstrap([1, 2], ["a"]), "one length"),
+    (lambda: bootstrap([1, np.nan], ["a", "b"]), "NaN"),
+    (lambda: bootstrap([1, 2], ["a", "b"], "mode"), "mean, median"),
+    (lambda: bootstrap([1, 2], ["a", "b"], level=95), "level"),
+    (lambda: contrast([1, 2], ["a", "b"], ["x", "y"], {"z": 1}), "'z'"),
+    (lambda: paired_difference([1, 2], [1], ["a", "b"]), "same items")])
+def test_bad_input_has_one_clear_error(call, words):
+    with pytest.raises(VidnegError, match=words): call()
+
+
+def test_fmt():
+    e = Estimate(.10449, -.0004, np.nan, 7, 3)
+    assert fmt(e) == "10.4 [−0.0, –]" or fmt(e) == "10.4 [0.0, –]"
+    assert fmt(e, scale=1, digits=2, interval=False, sign=True) == "+0.10"
+    assert estimate_of(type("Row", (), vars(e))) .value == e.value
+    assert e.scale(100).value == pytest.approx(10.449)
