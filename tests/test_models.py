@@ -11,16 +11,16 @@ from transformers.utils import logging
 from vidneg.core import VidnegError
 from vidneg.models.encoders import TextEncoder, VideoEncoder, attend, load_beit
 from vidneg.models.fusion import FusionEncoder
-from vidneg.models.navero import (Navero, NaveroConfig, NaveroScorer, count_parameters, from_pretrained_parts, load_model,
-                                  save_model)
+from vidneg.models.navero import (Navero, NaveroConfig, NaveroScorer, count_parameters, from_pretrained_parts,
+                                  load_model, save_model)
 from vidneg.models.stills import StillModel, still_accuracy
 from vidneg.models.tokenize import load_tokenizer, tokenize, train_tokenizer
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
-TINY = NaveroConfig(image_size=32, patch_size=16, width=32, heads=4, spatial_layers=1, spacetime_layers=2, text_layers=1,
-                    fusion_layers=2, mlp_ratio=2., embed_dim=16, max_frames=4, max_tokens=12, vocab_size=60)
+TINY = NaveroConfig(image_size=32, patch_size=16, width=32, heads=4, spatial_layers=1, spacetime_layers=2,
+                    text_layers=1, fusion_layers=2, mlp_ratio=2., embed_dim=16, max_frames=4, max_tokens=12, vocab_size=60)
 
 @pytest.fixture(autouse=True)
 def seeded(): torch.manual_seed(0)
@@ -47,7 +47,8 @@ def close(a, b, atol=1e-5): return torch.allclose(a, b, atol=atol, rtol=1e-5)
 @pytest.mark.parametrize("mask", [None, "words", "bias"])
 def test_attend_is_a_plain_loop(mask):
     q, k, v = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.randn(2, 5, 8)
-    m = {None: None, "words": torch.tensor([1, 1, 0, 1, 0]).bool().expand(2, 1, 1, 5), "bias": torch.randn(2, 3, 5)}[mask]
+    words = torch.tensor([1, 1, 0, 1, 0]).bool().expand(2, 1, 1, 5)
+    m = {None: None, "words": words, "bias": torch.randn(2, 3, 5)}[mask]
     out = torch.zeros(2, 3, 8)
     for b in range(2):
         for h in range(2):
@@ -68,9 +69,9 @@ def test_one_frame_is_beit(tmp_path, absolute, shared, mean_pooling):
         use_relative_position_bias=not shared, use_shared_relative_position_bias=shared, use_mean_pooling=mean_pooling,
         use_absolute_position_embeddings=absolute, use_mask_token=True, layer_scale_init_value=.1)))
     original.save_pretrained(tmp_path)
-    config = NaveroConfig(image_size=32, patch_size=8, width=32, heads=4, spatial_layers=0, spacetime_layers=3, mlp_ratio=1.5,
-                          cls_token=True, absolute_positions=absolute, layer_scale=.1, init_temporal="zero", text_layers=1,
-                          fusion_layers=1, max_frames=4)
+    config = NaveroConfig(image_size=32, patch_size=8, width=32, heads=4, spatial_layers=0, spacetime_layers=3,
+                          mlp_ratio=1.5, cls_token=True, absolute_positions=absolute, layer_scale=.1,
+                          init_temporal="zero", text_layers=1, fusion_layers=1, max_frames=4)
     model = from_pretrained_parts(config, vision=str(tmp_path)).eval()
     x = frames(3, 1)
     with torch.no_grad():
@@ -258,7 +259,8 @@ def test_temperature_stays_in_bounds_and_learns(start, value):
 def test_save_and_load_exactly(tmp_path):
     model = randomise(Navero(TINY))
     again = load_model(save_model(model, tmp_path/"model"))
-    assert again.config == TINY and sorted(p.name for p in (tmp_path/"model").iterdir()) == ["config.json", "model.safetensors"]
+    assert again.config == TINY
+    assert sorted(p.name for p in (tmp_path/"model").iterdir()) == ["config.json", "model.safetensors"]
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     first = (tmp_path/"model"/"model.safetensors").read_bytes()
     save_model(again, tmp_path/"model")
@@ -283,7 +285,8 @@ def test_paper_size():
     assert counts["total"] == sum(n for k, n in counts.items() if k != "total") + 1 # and the temperature
 
 
-CORPUS = ["A red ring slides left, before a star spins.", "A green star touches the red ring on a beach.", "a star spins"]
+CORPUS = ["A red ring slides left, before a star spins.", "A green star touches the red ring on a beach.",
+          "a star spins"]
 
 def test_every_word_is_a_token(tmp_path):
     tokenizer = train_tokenizer(CORPUS, 100, tmp_path/"t.json")
@@ -319,7 +322,8 @@ def test_long_captions_are_cut(tmp_path):
 def scored(tmp_path_factory):
     tokenizer = train_tokenizer(CORPUS, 60, tmp_path_factory.mktemp("tokenizer")/"t.json")
     model = randomise(Navero(TINY))
-    return model, tokenizer, frames(5, 4), ["a star spins", "a red ring", "a star spins", "a green star on a beach touches it"]
+    captions = ["a star spins", "a red ring", "a star spins", "a green star on a beach touches it"]
+    return model, tokenizer, frames(5, 4), captions
 
 
 def test_scorer_against_the_model(scored):

@@ -69,8 +69,8 @@ def test_unknown_clip_is_named():
 
 def table_of(rows):
     "Scores from (kind, clip, p_pos, p_neg)."
-    return pd.DataFrame([(str(i), clip, "r", kind, "balanced", "g", p, q, p, q) for i, (kind, clip, p, q) in enumerate(rows)],
-                        columns=SCORE_COLUMNS)
+    return pd.DataFrame([(str(i), clip, "r", kind, "balanced", "g", p, q, p, q)
+                         for i, (kind, clip, p, q) in enumerate(rows)], columns=SCORE_COLUMNS)
 
 
 def test_metrics_by_hand():

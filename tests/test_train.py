@@ -1,4 +1,4 @@
-import json, os, signal, subprocess, sys, time
+import os, pickle, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from vidneg.core import Caption, Negative, VidnegError
-from vidneg.losses.contrastive import LOSSES, neg_vtc, vtc
-from vidneg.losses.matching import hard_negatives, mlm, neg_vtm, vtm
+from vidneg.core import Caption, Negative, VidnegError, stable_seed
 from vidneg.data.batches import Batches, Texts, batches_of
+from vidneg.losses.contrastive import LOSSES, neg_vtc, vtc
+from vidneg.losses.matching import hard_negatives, mask_tokens, neg_vtm, vtm
 from vidneg.train import (NaveroTask, Task, TrainConfig, TrainingError, fit, learning_rate, parameter_groups,
                           train_many)
 
@@ -89,8 +89,8 @@ def same(a, b):
 @given(st.integers(1, 7), st.integers(0, 4), st.integers(0, 5), st.booleans(), st.booleans(), st.integers(1, 5))
 def test_batches_hold_what_was_given(size, k, epoch, shuffle, drop_last, round_to):
     features, captions, negatives = make_data()
-    b = Batches(features, captions, negatives, batch_size=size, negatives_per_clip=k, shuffle=shuffle, drop_last=drop_last,
-                round_to=round_to)
+    b = Batches(features, captions, negatives, batch_size=size, negatives_per_clip=k, shuffle=shuffle,
+                drop_last=drop_last, round_to=round_to)
     seen = []
     for batch in b.epoch(epoch):
         length = batch["input_ids"].shape[1]
@@ -136,7 +136,8 @@ def test_order_does_not_depend_on_negatives():
 
 def test_captions_and_negatives_change_with_the_epoch():
     features, _, _ = make_data(1)
-    b = Batches(features, [[[1, 5, 2], [1, 6, 2]]], [[[[1, i, 2] for i in range(10, 20)]] * 2], batch_size=1, negatives_per_clip=3)
+    negatives = [[[[1, i, 2] for i in range(10, 20)]] * 2]
+    b = Batches(features, [[[1, 5, 2], [1, 6, 2]]], negatives, batch_size=1, negatives_per_clip=3)
     shown = [b.batch(e, 0) for e in range(20)]
     assert {s["input_ids"][0, 1].item() for s in shown} == {5, 6}
     drawn = [tuple(s["neg_ids"][0, :, 1].tolist()) for s in shown]
@@ -144,7 +145,6 @@ def test_captions_and_negatives_change_with_the_epoch():
 
 
 def test_memory_maps_travel_by_name(tmp_path):
-    import pickle
     features, captions, negatives = make_data()
     np.save(tmp_path/"features.npy", features)
     b = Batches(np.load(tmp_path/"features.npy", mmap_mode="r"), captions, negatives, batch_size=5)
@@ -156,9 +156,10 @@ def test_memory_maps_travel_by_name(tmp_path):
 
 def test_fingerprint_tells_data_and_settings_apart():
     features, captions, negatives = make_data()
+    data = features, captions, negatives
     prints = [Batches(*x, batch_size=5, **k).fingerprint() for x, k in [
-        ((features, captions, negatives), {}), ((features + 1, captions, negatives), {}), ((features, captions, None), {}),
-        ((features, captions, negatives), {"seed": 1}), ((features, captions, negatives), {"negatives_per_clip": 2})]]
+        (data, {}), ((features + 1, captions, negatives), {}), ((features, captions, None), {}), (data, {"seed": 1}),
+        (data, {"negatives_per_clip": 2})]]
     assert len(set(prints)) == 5 and prints[0] == Batches(*make_data(), batch_size=5).fingerprint()
 
 
@@ -173,7 +174,8 @@ def test_records_become_batches():
     batch = b.batch(0, 0)
     assert calls == [["cab", "ab", "abc"]] and batch["clip"].tolist() == [0, 2]
     assert batch["neg_mask"].tolist() == [[False], [True]] and batch["neg_ids"][1, 0, :5].tolist() == [1, 97, 98, 99, 2]
-    with pytest.raises(VidnegError, match="v9"): batches_of(features, ["v0", "v1", "v2"], [Caption("x", "v9", "a")], None, tokenize)
+    stray = [Caption("x", "v9", "a")]
+    with pytest.raises(VidnegError, match="v9"): batches_of(features, ["v0", "v1", "v2"], stray, None, tokenize)
 
 
 def test_impossible_data_is_refused():
@@ -200,7 +202,7 @@ def test_terms_are_what_the_losses_say_of_the_models_outputs():
     logits = m.match_logits(m.fuse(tokens, neg_hidden, batch["neg_attention_mask"]))
     assert torch.allclose(terms["neg_vtm"], neg_vtm(logits, batch["neg_mask"])["neg_vtm"], atol=1e-6)
     g = torch.Generator().manual_seed(7)
-    torch.rand(2, *batch["input_ids"].shape, generator=g), torch.randint(4, VOCAB, batch["input_ids"].shape, generator=g)
+    mask_tokens(batch["input_ids"], batch["input_ids"] < 4, g, 3, VOCAB, first_word=4) # what MLM draws before
     texts, videos = hard_negatives(s, m.temperature, g)
     pairs = [(tokens, hidden, mask), (tokens, hidden[texts], mask[texts]), (tokens[videos], hidden, mask)]
     logits = torch.stack([m.match_logits(m.fuse(x, h.view(5, 1, *h.shape[1:]), a))[:, 0] for x, h, a in pairs], 1)
@@ -257,7 +259,8 @@ def test_mistaken_tasks_are_refused():
     with pytest.raises(VidnegError, match="neg_vtm"): make_task(("vtc",), weights={"neg_vtm": 1.0})
     with pytest.raises(VidnegError, match="nothing"): make_task(("nothing",))
     with pytest.raises(VidnegError, match="mask_id"): NaveroTask(Stub(), ("mlm",))
-    with pytest.raises(VidnegError, match="need negatives"): make_task()(Batches(*make_data()[:2], batch_size=5).batch(0, 0))
+    plain = Batches(*make_data()[:2], batch_size=5)
+    with pytest.raises(VidnegError, match="need negatives"): make_task()(plain.batch(0, 0))
 
 
 # Optimisation
@@ -278,13 +281,12 @@ def test_decay_spares_norms_biases_tables_and_temperature():
     model.frozen.requires_grad_(False)
     decays, others = ({id(p) for p in g["params"]} for g in parameter_groups(model, 0.2))
     assert decays == {id(model.video.weight), id(model.head.weight)}
-    assert others == {id(p) for p in (model.video.bias, model.words.weight, model.head.bias, model._t, model.norm.weight,
-                                      model.norm.bias, model.position)}
+    spared = model.video.bias, model.words.weight, model.head.bias, model._t, *model.norm.parameters(), model.position
+    assert others == {id(p) for p in spared}
 
 
 def bare_loop(task, batches, config, steps):
     "The training loop without any of its comforts."
-    from vidneg.core import stable_seed
     optimizer = torch.optim.AdamW(parameter_groups(task, config.weight_decay), betas=config.betas, fused=True)
     for step in range(steps):
         torch.manual_seed(stable_seed(config.seed, "step", step, 0))
@@ -318,10 +320,16 @@ def test_accumulation_sums_gradients_of_consecutive_batches(tmp_path):
         model = nn.Linear(1, 1)
         nn.init.constant_(model.weight, 0.1)
         model.save = lambda folder: None
-        out = fit(Square(model), Numbers(size), TrainConfig(epochs=3, learning_rate=0.1, accumulate=accumulate), tmp_path, progress=False)
+        config = TrainConfig(epochs=3, learning_rate=0.1, accumulate=accumulate)
+        out = fit(Square(model), Numbers(size), config, tmp_path, progress=False)
         models.append(model.weight.item())
         assert out["steps"] == 6
     assert models[0] == pytest.approx(models[1], abs=1e-6) and models[0] != pytest.approx(0.1)
+
+
+def test_accumulating_more_than_there_is_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="accumulate fewer"):
+        fit(make_task(), make_batches(), TrainConfig(accumulate=9), tmp_path, progress=False)
 
 
 def test_metrics_per_epoch(tmp_path):
@@ -329,9 +337,11 @@ def test_metrics_per_epoch(tmp_path):
     val = lambda: {"r1": float(task.training), "steps_seen": 1.0}
     out = fit(task, batches, TrainConfig(epochs=3), tmp_path, val=val, progress=False)
     table = pd.read_csv(tmp_path/"metrics.csv")
-    assert table.columns.tolist() == ["epoch", "step", "learning_rate", "loss", *ALL, "gradient", "temperature", "r1", "steps_seen"]
+    columns = ["epoch", "step", "learning_rate", "loss", *ALL, "gradient", "temperature", "r1", "steps_seen"]
+    assert table.columns.tolist() == columns
     assert table.epoch.tolist() == [1, 2, 3] and table.step.tolist() == [4, 8, 12] and (table.r1 == 0).all()
-    assert np.allclose(table.loss, table[list(ALL)].sum(axis=1), rtol=1e-4) and table.to_dict("records") == out["history"]
+    assert np.allclose(table.loss, table[list(ALL)].sum(axis=1), rtol=1e-4)
+    assert table.to_dict("records") == out["history"]
     assert not task.training and 0 <= out["data_share"] <= 1
 
 
@@ -358,7 +368,8 @@ def test_not_finite_stops_before_the_model_is_spoiled(bad, tmp_path):
             if self.count == 3 and bad == "gradient": terms["vtc"] = terms["vtc"] + (self.model._t * 0).sqrt()
             return terms
     task = Bad(Stub(), ("vtc", "vtm", "neg_vtm"))
-    with pytest.raises(TrainingError, match=f"step 2: {bad}"): fit(task, make_batches(), TrainConfig(), tmp_path, progress=False)
+    with pytest.raises(TrainingError, match=f"step 2: {bad}"):
+        fit(task, make_batches(), TrainConfig(), tmp_path, progress=False)
     assert all(p.isfinite().all() for p in task.parameters()) and not (tmp_path/"model.safetensors").exists()
 
 
@@ -426,20 +437,22 @@ def test_a_checkpoint_of_another_run_is_not_continued(change, whole, tmp_path):
     if change == "settings": config = TrainConfig(epochs=3, learning_rate=2e-2, checkpoint_every=2)
     if change == "start": task.model = Stub(seed=1)
     with pytest.raises(KeyboardInterrupt): fit(task, batches, config, tmp_path, progress=False)
-    with pytest.warns(UserWarning, match="starting afresh"): fit(make_task(), make_batches(), CONFIG, tmp_path, progress=False)
+    with pytest.warns(UserWarning, match="starting afresh"):
+        fit(make_task(), make_batches(), CONFIG, tmp_path, progress=False)
     assert files(tmp_path) == whole
 
 
 def test_checkpoint_elsewhere_and_no_resume(whole, tmp_path):
     batches = Stops(*make_data(), batch_size=5, negatives_per_clip=2, seed=3)
     batches.stop, kept = 5, tmp_path/"kept"/"run.safetensors"
-    with pytest.raises(KeyboardInterrupt): fit(make_task(), batches, CONFIG, tmp_path/"out", checkpoint=kept, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_task(), batches, CONFIG, tmp_path/"out", checkpoint=kept, progress=False)
     assert kept.exists() and [*files(tmp_path/"out")] == ["metrics.csv"]
     out = fit(make_task(), make_batches(), CONFIG, tmp_path/"out", checkpoint=kept, resume=False, progress=False)
     assert out["steps"] == 12 and files(tmp_path/"out") == whole and not kept.exists()
 
 
-def test_threads_and_progress_change_nothing(whole, tmp_path):
+def test_checkpoints_and_progress_change_nothing(whole, tmp_path):
     config = TrainConfig(epochs=3, learning_rate=1e-2, checkpoint_every=0)
     fit(make_task(), make_batches(), config, tmp_path, progress=True)
     assert files(tmp_path) == whole
@@ -456,15 +469,19 @@ def double(x, path=None):
 
 
 def test_many_runs_give_what_single_runs_give(whole, tmp_path):
-    jobs = [(fit, dict(task=make_task(), batches=make_batches(), config=CONFIG, folder=tmp_path/"a", progress=False)), (double, {"x": 4})]
-    first, second = train_many(jobs, workers=2)
+    one = dict(task=make_task(), batches=make_batches(), config=CONFIG, folder=tmp_path/"a", progress=False)
+    first, second = train_many([(fit, one), (double, {"x": 4})], workers=2)
     assert second == (8, 1) and first["steps"] == 12 and files(tmp_path/"a") == whole
 
 
-@pytest.mark.parametrize("how, message", [("fail", "a bad number"), ("die", "exit code -9")])
-def test_the_first_failure_stops_all(how, message, tmp_path):
-    jobs = [(double, {"x": "sleep", "path": str(tmp_path/"sleeps")}), (double, {"x": how}), (double, {"x": 1, "path": str(tmp_path/"never")})]
-    with pytest.raises(TrainingError, match=message): train_many(jobs, workers=2)
+def test_the_first_failure_stops_all(tmp_path):
+    jobs = [(double, {"x": "sleep", "path": str(tmp_path/"sleeps")}), (double, {"x": "fail"}),
+            (double, {"x": 1, "path": str(tmp_path/"never")})]
+    with pytest.raises(TrainingError, match="(?s)job 1 .double. failed.*a bad number"): train_many(jobs, workers=2)
     assert not (tmp_path/"never").exists()
     if (tmp_path/"sleeps").exists():
         with pytest.raises(ProcessLookupError): os.kill(int((tmp_path/"sleeps").read_text()), 0)
+
+
+def test_a_killed_job_is_noticed():
+    with pytest.raises(TrainingError, match="exit code -9"): train_many([(double, {"x": "die"})], workers=1)

@@ -158,7 +158,7 @@ def commit(
 ) -> str: # hash, with "+changes" when the checkout differs from it; "unknown" outside git
     "The commit that a checkout is at."
     def git(*args):
-        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.check_output(["git", "-C", str(root), *args], text=True, stderr=subprocess.DEVNULL).strip()
     try: return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError): return "unknown"
 

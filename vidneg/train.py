@@ -25,7 +25,6 @@ from .core import VidnegError, atomic_path, stable_seed
 from .data.batches import Batches, digest
 from .losses.contrastive import LOSSES
 from .losses.matching import hard_negatives, mask_tokens
-from .models.navero import save_model
 
 # %% auto #0
 __all__ = ['Task', 'NaveroTask', 'TrainConfig', 'parameter_groups', 'learning_rate', 'TrainingError', 'fit', 'train_many']
@@ -80,6 +79,7 @@ class NaveroTask(Task):
 
     def save(self, folder: str | Path):
         "Write the model as `load_model` reads it."
+        from vidneg.models.navero import save_model # imported late: takes seconds, and other tasks do without
         save_model(self.model, folder)
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]: # {name: (B,)}
@@ -229,7 +229,9 @@ class _Run:
     "One training: what `fit` does, in parts."
     def __init__(self, task, batches, config, folder, checkpoint):
         self.config, self.batches, self.folder, self.checkpoint = config, batches, Path(folder), Path(checkpoint)
-        self.per_epoch = max(1, len(batches) // config.accumulate)
+        self.per_epoch = len(batches) // config.accumulate
+        if not self.per_epoch:
+            raise TrainingError(f"{len(batches)} batches make no step of {config.accumulate}: accumulate fewer")
         self.total = config.steps or round(config.epochs * self.per_epoch)
         self.acc = _accelerator(config)
         self.identity = _identity(task, batches, config, self.total)
@@ -379,7 +381,7 @@ def fit(
         with tqdm(total=run.total, initial=first, desc=label or folder.name, unit="step", position=_SLOT,
                   mininterval=0.5, disable=silent, dynamic_ncols=True) as bar: run.run(val, bar)
         seconds = max(time.perf_counter() - start, 1e-9)
-    task.eval()
+    run.acc.unwrap_model(run.task, keep_fp32_wrapper=False).eval() # `task` as it was, without accelerate's casts
     if run.acc.is_main_process:
         task.save(folder)
         run.checkpoint.unlink(missing_ok=True)

@@ -32,7 +32,8 @@ def ranks(
     for start in range(0, len(query), chunk):
         at = slice(start, start + chunk)
         s, true = similarity[at], query[at, None] == candidate # (chunk, C)
-        if np.isnan(s).any(): raise VidnegError(f"NaN similarity for {query[at][np.isnan(s).any(1)][0]!r}: score again")
+        if np.isnan(s).any():
+            raise VidnegError(f"NaN similarity for query {query[at][np.isnan(s).any(1)][0]}: score the run again")
         best = np.where(true, s, -np.inf).max(1, keepdims=True) # (chunk, 1)
         out[at] = 1 + (~true & (s >= best)).sum(1)
     return out

@@ -19,7 +19,8 @@ from ..core import VidnegError, atomic_path
 __all__ = ['SPECIAL', 'train_tokenizer', 'load_tokenizer', 'tokenize']
 
 # %% ../../nbs/models/tokenize.ipynb #30571b90
-SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
+           "mask_token": "[MASK]"}
 
 def _wordpiece(vocab):
     "BERT's uncased WordPiece pipeline over a vocabulary."
@@ -41,7 +42,8 @@ def train_tokenizer(
     letters = sorted({c for w in count for c in w})
     tokens = [*SPECIAL.values(), *letters, *("##" + c for c in letters)]
     if vocab_size < len(tokens):
-        raise VidnegError(f"vocab_size {vocab_size} is less than the {len(tokens)} special tokens and characters of the corpus")
+        raise VidnegError(f"vocab_size {vocab_size} is too small: "
+                          f"special tokens and the corpus's characters take {len(tokens)}")
     words = sorted((w for w in count if len(w) > 1), key=lambda w: (-count[w], w))
     tokens += words[:vocab_size - len(tokens)]
     with atomic_path(path) as part: _wordpiece({t: i for i, t in enumerate(tokens)}).save(str(part))
@@ -54,7 +56,8 @@ def load_tokenizer(
     "Load a tokenizer."
     path = Path(name_or_path)
     if path.suffix != ".json": return AutoTokenizer.from_pretrained(str(name_or_path))
-    if not path.exists(): raise VidnegError(f"{path} does not exist: run the stage that trains the tokenizer, or check the path")
+    if not path.exists():
+        raise VidnegError(f"{path} does not exist: run the stage that trains the tokenizer, or check the path")
     return PreTrainedTokenizerFast(tokenizer_file=str(path), **SPECIAL)
 
 # %% ../../nbs/models/tokenize.ipynb #f5d98230

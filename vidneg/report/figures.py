@@ -210,7 +210,8 @@ def choose_cases(
     found = margin[(margin[wrong] <= 0) & (margin[right] > 0)].sort_values(
         ["change", "item"], ascending=[False, True], kind="stable")
     best = found.groupby("kind").first().reindex([k for k in kinds if k in set(found.kind)])
-    best = best.assign(candidates=found.groupby("kind").size(), total=margin.groupby("kind").size())
+    best = best.assign(**{name: table.groupby("kind").size().reindex(best.index)
+                          for name, table in {"candidates": found, "total": margin}.items()})
     return best.reset_index()[["kind", "item", "clip_id", "change", "candidates", "total"]].rename_axis(columns=None)
 
 # %% ../../nbs/report/figures.ipynb #581adadc

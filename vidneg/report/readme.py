@@ -86,7 +86,7 @@ def main(
     argv: list[str] | None = None, # the command line's words, sys.argv when None
 ) -> int: # exit status
     "`python -m vidneg.report.readme`."
-    parser = argparse.ArgumentParser("python -m vidneg.report.readme", description="Write README.md from nbs/index.ipynb.")
+    parser = argparse.ArgumentParser("python -m vidneg.report.readme", description="README.md from nbs/index.ipynb.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when README.md is not current")
     args = parser.parse_args(argv)
     try:

@@ -19,7 +19,7 @@ from ..evaluate.stats import estimate_of, fmt
 
 # %% auto #0
 __all__ = ['RUN_LABELS', 'KIND_LABELS', 'METRIC_LABELS', 'COLUMNS', 'DIFFERENCE', 'FORM_NOTES', 'FOOT', 'run_label', 'run_order',
-           'paper_table', 'paper_notes', 'table2', 'to_markdown', 'table2_compact', 'table2_intervals', 'table6',
+           'paper_table', 'paper_notes', 'table2', 'markdown_table', 'table2_compact', 'table2_intervals', 'table6',
            'table6_markdown', 'write_table2', 'write_table6']
 
 # %% ../../nbs/report/tables.ipynb #22478d8b
@@ -64,10 +64,10 @@ COLUMNS = ["source", "data", "model", "form", "metric", "category", "value", "lo
 
 DIFFERENCE = "NAVERO − Vanilla"
 
-def _in_order(table):
-    "Rows of a score or rank table by run, in the order of the tables."
-    order = {run: i for i, run in enumerate(run_order(table.run))}
-    return table.sort_values("run", key=lambda runs: runs.map(order), kind="stable")
+def _in_order(table, form):
+    "Rows of a score or rank table by run, in the order of the tables, then by form or direction."
+    place = {run: i for i, run in enumerate(run_order(table.run))}
+    return table.sort_values(["run", form], key=lambda column: column.map(lambda x: place.get(x, x)), kind="stable")
 
 def _percent(table, scale=100):
     return table.assign(**{c: table[c] * scale for c in ("value", "low", "high")})
@@ -88,7 +88,8 @@ def table2(
     **kwargs, # `n`, `seed`, `level` of `bootstrap`
 ) -> pd.DataFrame: # COLUMNS, percent
     "All numbers of Table 2: our runs with intervals, the difference NAVERO − Vanilla, the paper's rows."
-    own = accuracy_table(_in_order(scores), **kwargs).rename(columns={"run": "model"})
+    scores = _in_order(scores, "form")
+    own = accuracy_table(scores, **kwargs).rename(columns={"run": "model"})
     parts = [own]
     for (form, metric), part in own.groupby(["form", "metric"], sort=False):
         if {"navero", "vanilla"} <= set(part.model):
@@ -99,7 +100,7 @@ def table2(
     return _tidy(ours.assign(source="ours", data=data), _paper_rows(2, names))
 
 # %% ../../nbs/report/tables.ipynb #6a9dfc4b
-def to_markdown(
+def markdown_table(
     header, # (C,) names of the columns
     rows, # iterable of (C,) cells
 ) -> str: # with a line break at the end
@@ -127,7 +128,7 @@ def table2_compact(
             own, digits = own.set_index(["metric", "category"]), 1 if source == "ours" else 2
             def cell(c): return "/".join(_cell(own.value.get((m, c)), digits) for m in ("acc", "acc_hat"))
             rows.append([_place(source, data), run_label(model), *map(cell, KIND_LABELS), _size(own)])
-    return to_markdown(["Test data", "Model", *KIND_LABELS.values(), "n (clips)"], rows)
+    return markdown_table(["Test data", "Model", *KIND_LABELS.values(), "n (clips)"], rows)
 
 # %% ../../nbs/report/tables.ipynb #799c2f76
 def table2_intervals(
@@ -140,7 +141,7 @@ def table2_intervals(
         for model, own in part[part.metric == metric].groupby("model", sort=False):
             cells = {r.category: fmt(estimate_of(r), 1, sign=model == DIFFERENCE) for r in own.itertuples()}
             rows.append([label, run_label(model), *[cells.get(c, "–") for c in KIND_LABELS], _size(own)])
-    return to_markdown(["Metric", "Model", *KIND_LABELS.values(), "n (clips)"], rows)
+    return markdown_table(["Metric", "Model", *KIND_LABELS.values(), "n (clips)"], rows)
 
 # %% ../../nbs/report/tables.ipynb #e7303cf6
 def table6(
@@ -149,7 +150,8 @@ def table6(
     **kwargs, # `n`, `seed`, `level` of `bootstrap`
 ) -> pd.DataFrame: # COLUMNS, form is the direction; R@K in percent, MedR and MnR as ranks
     "All numbers of Table 6: our runs with intervals, the difference NAVERO − Vanilla, the paper's rows."
-    parts = [retrieval_table(_in_order(ranks), **kwargs).rename(columns={"run": "model"})]
+    ranks = _in_order(ranks, "direction")
+    parts = [retrieval_table(ranks, **kwargs).rename(columns={"run": "model"})]
     if {"navero", "vanilla"} <= set(ranks.run):
         parts.append(retrieval_difference(ranks, "navero", "vanilla", **kwargs).assign(model=DIFFERENCE))
     ours = pd.concat(parts, ignore_index=True)
@@ -173,7 +175,7 @@ def table6_markdown(
             cells = {r.metric: text(r) if source == "ours" else _cell(r.value) for r in own.itertuples()}
             rows.append([_place(source, data), run_label(model), *[cells.get(m, "–") for m in RETRIEVAL_METRICS],
                          _size(own)])
-    return to_markdown(["Test data", "Model", *RETRIEVAL_METRICS, "n (clips)"], rows)
+    return markdown_table(["Test data", "Model", *RETRIEVAL_METRICS, "n (clips)"], rows)
 
 # %% ../../nbs/report/tables.ipynb #96cf86a3
 FORM_NOTES = {
