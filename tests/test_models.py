@@ -69,7 +69,7 @@ def test_one_frame_is_beit(tmp_path, absolute, shared, mean_pooling):
         use_relative_position_bias=not shared, use_shared_relative_position_bias=shared, use_mean_pooling=mean_pooling,
         use_absolute_position_embeddings=absolute, use_mask_token=True, layer_scale_init_value=.1)))
     original.save_pretrained(tmp_path)
-    config = NaveroConfig(image_size=32, patch_size=8, width=32, heads=4, spatial_layers=0, spacetime_layers=3,
+    config = NaveroConfig(image_size=32, patch_size=8, stem=(), width=32, heads=4, spatial_layers=0, spacetime_layers=3,
                           mlp_ratio=1.5, cls_token=True, absolute_positions=absolute, layer_scale=.1,
                           init_temporal="zero", text_layers=1, fusion_layers=1, max_frames=4)
     model = from_pretrained_parts(config, vision=str(tmp_path)).eval()
@@ -367,7 +367,7 @@ def test_scorer_with_nothing_to_score(scored):
 def still_targets(b, seed=0):
     g = torch.Generator().manual_seed(seed)
     shape = torch.randint(-1, 3, (b, 4), generator=g)
-    return {"shape": shape, "colour": shape, "offset": torch.rand(b, 4, 2, generator=g), "scene": torch.arange(b)}
+    return {"shape": shape, "colour": shape, "offset": torch.rand(b, 4, 3, generator=g), "scene": torch.arange(b)}
 
 
 @pytest.mark.parametrize("cls_token", [False, True])
@@ -375,13 +375,18 @@ def test_stills_against_a_loop(cls_token):
     still = StillModel(Navero(dataclasses.replace(TINY, cls_token=cls_token)), {"shape": 3, "colour": 3}, 5)
     x, y = frames(4, 1), still_targets(4)
     y["shape"][3], y["colour"][3] = -1, -1
-    terms, out = still(x, y), still.predict(x)
-    assert set(terms) == {"shape", "colour", "offset", "scene"} and terms["offset"][3] == 0
+    terms, out = still(x, **y), still.predict(x)
+    assert set(terms) == {"shape", "colour", "covered", "offset", "scene"}
+    assert terms["offset"][3] == 0 and terms["shape"][3] == 0
     for b in range(4):
-        ce = [-out["shape"][b, n].log_softmax(-1)[y["shape"][b, n] + 1] for n in range(4)]
-        l1 = [(out["offset"][b, n] - y["offset"][b, n]).abs().sum() for n in range(4) if y["shape"][b, n] >= 0]
-        assert close(terms["shape"][b], torch.stack(ce).mean())
-        if l1: assert close(terms["offset"][b], torch.stack(l1).mean())
+        on = [n for n in range(4) if y["shape"][b, n] >= 0]
+        ce = [-out["shape"][b, n].log_softmax(-1)[y["shape"][b, n]] for n in on]
+        gaps = [(out["offset"][b, n] - y["offset"][b, n]).abs() for n in on]
+        smooth = [torch.where(g < 1, g**2/2, g - 0.5).sum() for g in gaps]
+        if on: assert close(terms["shape"][b], torch.stack(ce).mean())
+        if on: assert close(terms["offset"][b], torch.stack(smooth).mean())
+        there = [torch.log1p(torch.exp(-out["covered"][b, n]*(1 if n in on else -1))) for n in range(4)]
+        assert close(terms["covered"][b], torch.stack(there).mean())
         assert close(terms["scene"][b], -out["scene"][b].log_softmax(-1)[b])
 
 
@@ -390,7 +395,7 @@ def test_stills_train_the_shared_layers_and_nothing_else():
     still = StillModel(model, {"shape": 3, "colour": 3}, 5)
     before = {k: p.clone() for k, p in model.named_parameters()}
     optimizer = torch.optim.AdamW(still.parameters(), 1e-2)
-    sum(t.mean() for t in still(frames(4, 1), still_targets(4)).values()).backward()
+    sum(t.mean() for t in still(frames(4, 1), **still_targets(4)).values()).backward()
     assert all(p.grad is not None for p in still.parameters())
     optimizer.step()
     for k, p in model.named_parameters():

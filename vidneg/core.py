@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 # %% auto #0
 __all__ = ['SCHEMA_VERSION', 'VidnegError', 'stable_seed', 'stable_rng', 'Clip', 'Caption', 'Attribute', 'Entity', 'Event',
-           'SceneGraph', 'Edit', 'Negative', 'undo', 'Registry', 'atomic_path', 'write_records', 'read_records']
+           'SceneGraph', 'Edit', 'Negative', 'undo', 'Registry', 'atomic_path', 'project_root', 'at_root',
+           'write_records', 'read_records']
 
 # %% ../nbs/core.ipynb #d8ab0b47
 class VidnegError(Exception):
@@ -163,6 +164,20 @@ def atomic_path(
         yield part
         if part.is_file(): os.chmod(part, 0o644)
         os.replace(part, path)
+
+# %% ../nbs/core.ipynb #a231c61f
+def project_root(
+    start: str | Path = ".", # a folder inside the project
+) -> Path: # the nearest folder upwards that holds settings.ini
+    "Where the project lies."
+    start = Path(start).resolve()
+    for folder in [start, *start.parents]:
+        if (folder/"settings.ini").is_file(): return folder
+    raise VidnegError(f"{start} is not inside a vidneg project: no settings.ini in it or above it")
+
+def at_root():
+    "Make the project's root the working folder."
+    os.chdir(project_root())
 
 # %% ../nbs/core.ipynb #4b6f466c
 SCHEMA_VERSION = 1

@@ -8,26 +8,16 @@ from __future__ import annotations
 import argparse, ast, os, re, shutil, subprocess, sys, time
 from pathlib import Path
 
-from .core import VidnegError, atomic_path
+from .core import VidnegError, atomic_path, project_root
 
 # %% auto #0
-__all__ = ['RunError', 'project_root', 'read_yaml', 'read_section', 'declared', 'check_parameters', 'set_scale',
-           'kernel_environment', 'own_kernel', 'LiveStream', 'commit', 'normalise', 'output_folders', 'read_notebook',
-           'run_stage', 'stage_deps', 'main']
+__all__ = ['RunError', 'read_yaml', 'read_section', 'declared', 'check_parameters', 'set_scale', 'kernel_environment',
+           'own_kernel', 'LiveStream', 'commit', 'normalise', 'output_folders', 'read_notebook', 'run_stage',
+           'stage_deps', 'main']
 
-# %% ../nbs/run.ipynb #77b1882b
+# %% ../nbs/run.ipynb #a1e92c64
 class RunError(VidnegError):
     "A stage that cannot start, or that failed."
-
-
-def project_root(
-    start: str | Path = ".", # a folder inside the project
-) -> Path: # the nearest folder upwards that holds settings.ini
-    "Where the project lies."
-    start = Path(start).resolve()
-    for folder in [start, *start.parents]:
-        if (folder/"settings.ini").is_file(): return folder
-    raise RunError(f"{start} is not inside a vidneg project: no settings.ini in it or above it")
 
 # %% ../nbs/run.ipynb #8ead7f29
 def read_yaml(

@@ -31,7 +31,7 @@ __all__ = ['Task', 'NaveroTask', 'TrainConfig', 'parameter_groups', 'learning_ra
 
 # %% ../nbs/train.ipynb #e02027de
 class Task(nn.Module):
-    "A model bound to its losses. Subclasses define `forward(batch) -> {name: (B,)}`."
+    "A model bound to its losses. This one is for models that give their loss terms themselves."
     settings: dict = {} # what distinguishes this task from others on the same data; a checkpoint remembers it
     def __init__(self,
         model: nn.Module,
@@ -39,6 +39,10 @@ class Task(nn.Module):
     ):
         super().__init__()
         self.model, self.weights = model, dict(weights or {})
+
+    def forward(self, batch: dict) -> dict[str, torch.Tensor]: # {name: (B,)}
+        "The terms of a batch."
+        return self.model(**{k: v for k, v in batch.items() if k != "seed"})
 
     def logged(self) -> dict[str, float]:
         "What to write beside the terms at the end of an epoch."

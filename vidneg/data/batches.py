@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..core import Caption, Negative, VidnegError, stable_rng, stable_seed
+from .video import sample_indices
 
 # %% auto #0
 __all__ = ['Texts', 'digest', 'Batches', 'batches_of']
@@ -50,7 +51,7 @@ def digest(
 class Batches:
     "Clips with a caption and K negatives each, in an order fixed by the seed."
     def __init__(self,
-        features: np.ndarray, # (N, ...) per clip: features or frames; may be a memory map
+        features: np.ndarray, # (N, F, ...) per clip: features or frames; may be a memory map
         captions: Sequence[Sequence[Sequence[int]]], # token ids per clip and caption; clips without captions stay out
         negatives: Sequence[Sequence[Sequence[Sequence[int]]]] | None = None, # token ids per clip, caption and negative
         batch_size: int = 32, # clips
@@ -60,11 +61,13 @@ class Batches:
         drop_last: bool = True, # leave out a last batch that is not full
         pad_id: int = 0, # token that fills up texts
         round_to: int = 4, # pad texts to a multiple of this many tokens
+        n_frames: int | None = None, # frames of a clip shown at a time, one at random of each segment; None: all
     ):
         flat = [c for clip in captions for c in clip]
         self.features, self.batch_size = features, batch_size
         self.k = negatives_per_clip if negatives is not None else 0
         self.seed, self.shuffle, self.drop_last, self.pad_id, self.round_to = seed, shuffle, drop_last, pad_id, round_to
+        self.n_frames = n_frames
         self.first = np.cumsum([0] + [len(c) for c in captions]) # (N+1,) captions first[i]:first[i+1] are clip i's
         self.rows = np.flatnonzero(np.diff(self.first)) # clips that have a caption
         of_caption = [n for clip in negatives for n in clip] if self.k else [[]] * len(flat)
@@ -96,6 +99,14 @@ class Batches:
         first, n = self.first[row], self.first[row + 1] - self.first[row]
         return first + (stable_seed(self.seed, "caption", epoch, row) % int(n) if n > 1 else 0)
 
+    def _shown(self, epoch, rows):
+        "Features of clips: all frames, or some, drawn anew every epoch."
+        if self.n_frames is None: return np.ascontiguousarray(self.features[rows])
+        total = self.features.shape[1]
+        frames = np.stack([sample_indices(total, self.n_frames, "segment", stable_rng(self.seed, "frames", epoch, r))
+                           for r in rows]) # (B, T)
+        return np.ascontiguousarray(self.features[rows[:, None], frames])
+
     def _negatives(self, epoch, caption):
         "Numbers of K negatives of a caption; the caption itself fills up where there are fewer."
         chosen = np.arange(self.first_negative[caption], self.first_negative[caption + 1])
@@ -116,7 +127,7 @@ class Batches:
         longest = max(self.texts.lengths[captions].max(), self.texts.lengths[chosen].max(initial=0))
         length = -(-int(longest) // self.round_to) * self.round_to
         ids, mask = self.texts.pad(captions, length, self.pad_id) # (B, L)
-        out = {"clip": torch.from_numpy(rows), "features": torch.from_numpy(np.ascontiguousarray(self.features[rows])),
+        out = {"clip": torch.from_numpy(rows), "features": torch.from_numpy(self._shown(epoch, rows)),
                "input_ids": ids, "attention_mask": mask}
         if self.k:
             out["neg_ids"], out["neg_attention_mask"] = self.texts.pad(chosen, length, self.pad_id) # (B, K, L)
@@ -139,7 +150,8 @@ class Batches:
     def fingerprint(self) -> str: # changes when the data or their order would
         "A hash of the texts, of the settings and of a sample of the features."
         sample = np.ascontiguousarray(self.features[::max(1, len(self.features) // 64)])
-        settings = [self.batch_size, self.k, self.seed, self.shuffle, self.drop_last, self.pad_id, self.round_to]
+        settings = [self.batch_size, self.k, self.seed, self.shuffle, self.drop_last, self.pad_id, self.round_to,
+                    self.n_frames]
         return digest(json.dumps([settings, self.features.shape]).encode(), sample, self.texts.ids, self.texts.starts,
                        self.first, self.first_negative)
 

@@ -21,13 +21,13 @@ __all__ = ['ACTIONS', 'CONTACTS', 'RELATIONS', 'CHANGES', 'ATTRIBUTES', 'IT', 'w
            'grammar', 'OutsideLanguage', 'words', 'parse', 'holds', 'say']
 
 # %% ../../nbs/data/language.ipynb #049c4173
-ACTIONS = {  # intransitive: base form → third person
-    "slide left": "slides left", "slide right": "slides right", "slide up": "slides up", "slide down": "slides down",
-    "spin": "spins", "bounce": "bounces", "grow": "grows", "shrink": "shrinks", "blink": "blinks",
+ACTIONS = {  # intransitive, the most frequent first: base form → third person
+    "grow": "grows", "blink": "blinks", "slide left": "slides left", "slide right": "slides right",
+    "bounce": "bounces", "spin": "spins", "shrink": "shrinks", "slide up": "slides up", "slide down": "slides down",
     "shake": "shakes", "loop": "loops"}
-CONTACTS = {  # transitive: base form → third person, participle
-    "push": ("pushes", "pushed"), "touch": ("touches", "touched"), "cover": ("covers", "covered"),
-    "jump over": ("jumps over", "jumped over"), "follow": ("follows", "followed")}
+CONTACTS = {  # transitive, the most frequent first: base form → third person, participle
+    "cover": ("covers", "covered"), "push": ("pushes", "pushed"), "jump over": ("jumps over", "jumped over"),
+    "touch": ("touches", "touched"), "follow": ("follows", "followed")}
 RELATIONS = ("to the left of", "to the right of", "above", "below", "inside", "in front of", "behind")
 CHANGES = {"turn": ("turns", "color"), "become": ("becomes", "material")}  # base form → third person, what changes
 ATTRIBUTES = {"size": tuple(SIZES), "color": tuple(COLOURS), "material": tuple(MATERIALS)}  # in the order of a phrase

@@ -69,7 +69,7 @@ COLOURS = {
     "red": (232, 28, 36), "orange": (255, 136, 0), "yellow": (255, 236, 40), "green": (26, 184, 44),
     "cyan": (50, 232, 240), "blue": (24, 62, 255), "purple": (148, 30, 214), "pink": (255, 142, 206),
 }
-SIZES = {"small": 0.1, "large": 0.17}  # radius, as a fraction of the frame's side
+SIZES = {"small": 0.12, "large": 0.19}  # radius, as a fraction of the frame's side
 
 # %% ../../nbs/data/render.ipynb #580a6cc5
 PATTERN = Registry("material")

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from ..core import stable_rng
+from ..core import VidnegError, stable_rng
 from .render import COLOURS, MATERIALS, SCENES, SHAPES, SIZES, Tracks, render
 
 # %% auto #0
-__all__ = ['CLASSES', 'Stills', 'draw_stills', 'patch_targets']
+__all__ = ['CLASSES', 'Stills', 'draw_stills', 'patch_targets', 'StillBatches']
 
 # %% ../../nbs/data/stills.ipynb #8f8039f8
 @dataclass
@@ -63,3 +64,29 @@ def patch_targets(
     size = np.broadcast_to(radius, covered.shape)
     return {**targets, "offset": (np.concatenate([offset, size[..., None]], -1)*grid).astype(np.float32),
             "scene": stills.labels["scene"]}
+
+# %% ../../nbs/data/stills.ipynb #4d820666
+class StillBatches:
+    "Stills and their patch labels, batch by batch."
+    def __init__(self,
+        stills: Stills,
+        grid: int, # patches a side
+        batch_size: int = 64,
+        seed: int = 0, # of the order
+    ):
+        if len(stills.frames) < batch_size: raise VidnegError(f"{len(stills.frames)} stills make no batch of {batch_size}")
+        self.tensors = {"frames": torch.from_numpy(stills.frames),
+                        **{k: torch.from_numpy(v) for k, v in patch_targets(stills, grid).items()}}
+        self.batch_size, self.seed, self._order = batch_size, seed, (None, None)
+
+    def __len__(self): return len(self.tensors["frames"])//self.batch_size
+
+    def batch(self,
+        epoch: int,
+        index: int, # number of the batch in the epoch
+    ) -> dict: # frames (B, 1, H, W, 3) uint8 and the targets of `patch_targets`
+        "One batch."
+        if self._order[0] != epoch:
+            self._order = epoch, stable_rng(self.seed, "still order", epoch).permutation(len(self.tensors["frames"]))
+        rows = torch.from_numpy(self._order[1][index*self.batch_size:(index + 1)*self.batch_size])
+        return {k: v[rows] for k, v in self.tensors.items()}

@@ -33,7 +33,7 @@ class WorldConfig:
     side: int = 64 # pixels
     captions: int = 4 # fine captions per clip
     mention: float = 0.5 # probability that a noun phrase says an attribute, for each kind
-    relation: float = 0.8 # probability that a standing pair is added where there is room for it
+    relation: float = 0.25 # probability that a standing pair is added where there is room for it
     held_out: float = 0.1 # share of (shape, color, predicate) kept for the compositional split
     seed: int = 0
 
@@ -70,13 +70,20 @@ def kind_of(
         if predicate in words: return kind
     raise VidnegError(f"{predicate!r} is no predicate of the world")
 
-def _draw_deed(rng, vocab, subject, other, start, end):
-    "A moving event: action, contact or change."
+def _frequent_first(rng, words):
+    "Draw a word by Zipf's law: the k-th of the list with probability proportional to 1/k, as verbs are in captions."
+    p = 1/np.arange(1, len(words) + 1)
+    return str(rng.choice(list(words), p=p/p.sum()))
+
+def _draw_deed(rng, config, subject, n, start, end, before):
+    "A moving event: action, contact (with entity `n`, or the one after a new subject) or change."
     kind = rng.choice(3, p=(.5, .3, .2))
-    if kind == 0: return Deed(str(rng.choice(list(ACTIONS))), subject, start=start, end=end)
-    if kind == 1: return Deed(str(rng.choice(list(CONTACTS))), subject, other, start=start, end=end)
-    predicate = str(rng.choice(list(CHANGES)))
-    return Deed(predicate, subject, value=str(rng.choice(vocab[CHANGES[predicate][1]])), start=start, end=end)
+    if kind == 0: return Deed(_frequent_first(rng, ACTIONS), subject, start=start, end=end)
+    if kind == 1: return Deed(_frequent_first(rng, CONTACTS), subject, n + (subject == n), start=start, end=end)
+    # "turns red before it turns red" would be visible in words
+    changes = [c for c in CHANGES if c not in [d.predicate for d in before]]
+    predicate = str(rng.choice(changes))
+    return Deed(predicate, subject, value=str(rng.choice(in_use(config)[CHANGES[predicate][1]])), start=start, end=end)
 
 # %% ../../nbs/data/world.ipynb #3763476d
 def draw_deeds(
@@ -84,18 +91,14 @@ def draw_deeds(
     config: WorldConfig,
 ) -> tuple[list[Deed], int]: # events in the order of time, number of entities they need
     "What happens in a clip."
-    vocab, end, half = in_use(config), config.seconds, config.seconds/2
-    plan = rng.choice(4, p=(.45, .25, .1, .2))  # single, sequence by one, sequence by two, two at once
-    times = ((0, end),) if plan == 0 else ((0, half), (half, end)) if plan < 3 else ((0, end), (0, end))
+    end, half = config.seconds, config.seconds/2
+    plan = rng.choice(5, p=(.35, .2, .05, .1, .3))  # single, two by one, two by two, two at once, a standing pair only
+    times = {0: ((0, end),), 1: ((0, half), (half, end)), 2: ((0, half), (half, end)), 3: ((0, end),)*2, 4: ()}[int(plan)]
     deeds, n = [], 0
     for i, (a, b) in enumerate(times):
-        subject = 0 if plan == 1 and i else n
-        d = _draw_deed(rng, vocab, subject, n + (subject == n), a, b)
-        while plan == 1 and i and d.predicate in CHANGES and d.predicate == deeds[0].predicate:
-            d = _draw_deed(rng, vocab, subject, n, a, b)  # "turns red before it turns red" would be visible in words
-        deeds.append(d)
-        n = max(n, d.subject + 1, d.object + 1)
-    if n <= 2 and rng.random() < config.relation:
+        deeds.append(_draw_deed(rng, config, 0 if plan == 1 and i else n, n, a, b, deeds if plan == 1 else []))
+        n = max(n, deeds[-1].subject + 1, deeds[-1].object + 1)
+    if plan == 4 or n <= 2 and rng.random() < config.relation:
         deeds.append(Deed(str(rng.choice(RELATIONS)), n, n + 1, start=0, end=end))
         n += 2
     return deeds, n
@@ -293,7 +296,7 @@ def _layout(deeds, n, looks, config, rng):
     "Tracks for as many of the deeds as fit; the moving ones always do."
     for drop in range(3):
         extra = max(0, 2 - n) if drop == 0 else 0
-        if drop == 2: deeds = [d for d in deeds if kind_of(d.predicate) != "relation"]
+        if drop == 2: deeds = [d for d in deeds if kind_of(d.predicate) != "relation"] or deeds
         n_now = max(max(d.subject, d.object) for d in deeds) + 1 + extra
         radius = np.array([SIZES[l["size"]] for l in looks[:n_now]])
         for _ in range(4):
@@ -325,7 +328,8 @@ def make_script(
     moving = tuple(e for e in scripted if e.kind != "relation")
     standing = tuple(e for e in scripted if e.kind == "relation")
     events = list(moving) + _seen_relations(p, at, looks, config)
-    told = [moving] + ([standing, (moving[0], standing[0])] if standing else []) + [(e,) for e in moving if len(moving) > 1]
+    told = [g for g in (moving, standing, (*moving[:1], *standing) if moving and standing else ()) if g]
+    told += [(e,) for e in moving if len(moving) > 1]
     return Script(clip_id, SceneGraph(clip_id, scene, entities, tuple(events)),
                   _tracks(p, at, looks, entities, scene, config), tuple(told))
 
@@ -368,7 +372,7 @@ def captions(
         out.append(("fine", say(tell(script.graph, events, config, rng), rng)))
     for _ in range(2):
         two = rng.permutation(len(script.graph.entities))[:2]
-        present = tuple(Phrase(script.graph.entities[i].name) for i in two)
+        present = tuple(_phrase(script.graph.entities[i], 0.0, set(), config, rng) for i in two)
         out.append(("broad", say(Meaning(script.graph.scene, (), present=present), rng)))
     return [Caption(f"{script.clip_id}.{i}", script.clip_id, text, grain) for i, (grain, text) in enumerate(out)]
 

@@ -5,6 +5,8 @@
 # %% ../../nbs/models/encoders.ipynb #6a3b1e92
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,8 +17,8 @@ from transformers.models.bert.modeling_bert import BertAttention, BertEmbeddings
 from ..core import VidnegError
 
 # %% auto #0
-__all__ = ['attend', 'beit_attention', 'bert_attention', 'FrameEmbeddings', 'SpatialBlock', 'SpaceTimeBlock', 'VideoEncoder',
-           'load_by_name', 'load_beit', 'visible', 'TextEncoder']
+__all__ = ['attend', 'beit_attention', 'bert_attention', 'ConvStem', 'FrameEmbeddings', 'SpatialBlock', 'SpaceTimeBlock',
+           'VideoEncoder', 'load_by_name', 'load_beit', 'visible', 'TextEncoder']
 
 # %% ../../nbs/models/encoders.ipynb #74338bd0
 def attend(
@@ -57,15 +59,38 @@ def bert_attention(
     return module.output(out, x)
 
 # %% ../../nbs/models/encoders.ipynb #499654e4
+class ConvStem(nn.Module):
+    "Strided convolutions that end on the grid of the patches."
+    def __init__(self,
+        config, # a `BeitConfig`
+        channels: Sequence[int], # of all layers but the last, which has the tokens' width
+    ):
+        super().__init__()
+        if 2**(len(channels) + 1) != config.patch_size:
+            raise VidnegError(f"a stem of {len(channels)} + 1 layers that halve gives patches of {2**(len(channels) + 1)} "
+                              f"pixels, not {config.patch_size}")
+        layers, width = [], config.num_channels
+        for c in channels:
+            layers += [nn.Conv2d(width, c, 3, 2, 1), nn.GroupNorm(8, c), nn.GELU()]
+            width = c
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, config.hidden_size, 3, 2, 1))
+
+    def forward(self,
+        pixels: torch.Tensor, # (M, 3, H, W)
+    ) -> torch.Tensor: # (M, N, d)
+        return self.layers(pixels).flatten(2).transpose(1, 2)
+
+# %% ../../nbs/models/encoders.ipynb #9db93b91
 class FrameEmbeddings(nn.Module):
     "Patches of single frames as tokens, with BEiT's parameter names."
     def __init__(self,
         config, # a `BeitConfig`
         cls_token: bool = True, # put a [CLS] token before the patches of each frame
+        stem: Sequence[int] = (), # channels of a `ConvStem`; (): BEiT's linear patches
     ):
         super().__init__()
-        self.patch_embeddings = BeitPatchEmbeddings(config)
-        n, d = self.patch_embeddings.num_patches + cls_token, config.hidden_size
+        self.patch_embeddings = ConvStem(config, stem) if stem else BeitPatchEmbeddings(config)
+        n, d = (config.image_size//config.patch_size)**2 + cls_token, config.hidden_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d)) if cls_token else None
         self.position_embeddings = (
             nn.Parameter(torch.zeros(1, n, d)) if config.use_absolute_position_embeddings else None)
@@ -129,10 +154,11 @@ class VideoEncoder(nn.Module):
         spatial_layers: int = 0, # lower blocks that see single frames only
         max_frames: int = 8, # frames that have an embedding of their own
         cls_token: bool = True, # a [CLS] token in each frame
+        stem: Sequence[int] = (), # see `FrameEmbeddings`
     ):
         super().__init__()
         self.config, self.spatial_layers, self.cls_token = config, spatial_layers, cls_token
-        self.embeddings = FrameEmbeddings(config, cls_token)
+        self.embeddings = FrameEmbeddings(config, cls_token, stem)
         self.layers = nn.ModuleList(
             (SpatialBlock if i < spatial_layers else SpaceTimeBlock)(config, cls_token)
             for i in range(config.num_hidden_layers))

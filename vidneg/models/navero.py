@@ -33,9 +33,10 @@ class NaveroConfig:
     "Sizes of a NAVERO model."
     image_size: int = 64 # pixels a side
     patch_size: int = 16 # pixels a side
+    stem: tuple[int, ...] = (32, 64, 128) # channels of convolutions before the patches; (): BEiT's linear patches
     width: int = 128 # of all tokens, video and text
     heads: int = 4 # attention heads
-    spatial_layers: int = 3 # lower video blocks, which see single frames
+    spatial_layers: int = 2 # lower video blocks, which see single frames
     spacetime_layers: int = 2 # upper video blocks, divided space-time attention
     text_layers: int = 2 # BERT layers that read the text alone
     fusion_layers: int = 2 # BERT layers that look at the video
@@ -49,13 +50,16 @@ class NaveroConfig:
     absolute_positions: bool = True # BEiT's optional absolute spatial embedding, beside the relative bias
     layer_scale: float = 0. # BEiT's LayerScale at the start, 0 for none
     init_temporal: str = "random" # "random", or "zero": at the start time changes nothing
+    position_std: float = 1. # of fresh embeddings of a frame's time and, without a stem, of a patch's place
     temperature: float = 0.07 # at the start
+
+    def __post_init__(self): object.__setattr__(self, "stem", tuple(self.stem)) # a list when read from JSON
 
     @classmethod
     def paper(cls, **changes) -> NaveroConfig:
         "BEiT-B/16 at 224 px and BERT-base with cross-attention in its last three layers."
         return cls(**{**dict(
-            image_size=224, width=768, heads=12, spatial_layers=0, spacetime_layers=12, text_layers=9, fusion_layers=3,
+            image_size=224, stem=(), width=768, heads=12, spatial_layers=0, spacetime_layers=12, text_layers=9, fusion_layers=3,
             embed_dim=256, max_frames=12, max_tokens=32, vocab_size=30522, dropout=.1, cls_token=True,
             absolute_positions=False, layer_scale=.1, init_temporal="zero"), **changes})
 
@@ -100,7 +104,7 @@ class Navero(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             bert = _bert_config(c)
-            self.video = VideoEncoder(_beit_config(c), c.spatial_layers, c.max_frames, c.cls_token)
+            self.video = VideoEncoder(_beit_config(c), c.spatial_layers, c.max_frames, c.cls_token, c.stem)
             self.text = TextEncoder(bert, c.text_layers)
             self.fusion = FusionEncoder(bert, c.fusion_layers)
             self.video_proj, self.text_proj = nn.Linear(c.width, c.embed_dim), nn.Linear(c.width, c.embed_dim)
@@ -112,10 +116,11 @@ class Navero(nn.Module):
     def _init(self):
         std = self.config.init_std
         self.apply(lambda m: _init_weights(m, std))
-        e = self.video.embeddings
-        for p in (e.cls_token, e.position_embeddings):
-            if p is not None: nn.init.trunc_normal_(p, std=std)
-        if self.config.init_temporal == "random": nn.init.trunc_normal_(self.video.temporal_embeddings, std=std)
+        e, position_std = self.video.embeddings, self.config.position_std
+        if e.cls_token is not None: nn.init.trunc_normal_(e.cls_token, std=std)
+        if e.position_embeddings is not None:
+            nn.init.normal_(e.position_embeddings, std=std if self.config.stem else position_std)
+        if self.config.init_temporal == "random": nn.init.normal_(self.video.temporal_embeddings, std=position_std)
         elif self.config.init_temporal == "zero":
             for m in self.modules():
                 if isinstance(m, SpaceTimeBlock):
@@ -291,7 +296,8 @@ class NaveroScorer:
     ) -> np.ndarray: # (N,) float64 in [0, 1]
         "Probability by the VTM head that text i fits video i."
         if len(videos) != len(texts):
-            raise VidnegError(f"match takes aligned pairs, got {len(videos)} videos and {len(texts)} texts: index them first")
+            raise VidnegError(f"match takes aligned pairs, got {len(videos)} videos and {len(texts)} texts: "
+                              "index them first")
         # A pair that occurs twice is fused once, so that equal pairs tie exactly; pairs of one video come side by side
         # and share its keys and values.
         pairs, index = np.unique(np.stack([videos.index, texts.index], 1), axis=0, return_inverse=True)

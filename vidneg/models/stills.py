@@ -5,12 +5,14 @@
 # %% ../../nbs/models/stills.ipynb #b7937222
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..core import VidnegError
-from .navero import Navero
+from .navero import Navero, save_model
 
 # %% auto #0
 __all__ = ['StillModel', 'still_accuracy']
@@ -29,31 +31,33 @@ class StillModel(nn.Module):
         if not video.spatial_layers: raise VidnegError("stills train spatial layers, and this model has none")
         self.features, self.first = video.frame_features, int(video.cls_token)
         self.embeddings, self.layers = video.embeddings, video.layers[:video.spatial_layers]
+        self.save = partial(save_model, model) # the whole model, of which the heads are no part
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.layernorm = nn.LayerNorm(width)
-            self.attributes = nn.ModuleDict({k: nn.Linear(width, n + 1) for k, n in attributes.items()})
-            self.offset, self.scene = nn.Linear(width, 2), nn.Linear(width, scenes)
+            self.attributes = nn.ModuleDict({k: nn.Linear(width, n) for k, n in attributes.items()})
+            self.covered, self.offset, self.scene = nn.Linear(width, 1), nn.Linear(width, 3), nn.Linear(width, scenes)
 
     def predict(self,
         frames: torch.Tensor, # (B, 1, H, W, 3) uint8
-    ) -> dict[str, torch.Tensor]: # attribute → (B, N, classes + 1), class 0 is nothing; offset (B, N, 2); scene (B, scenes)
-        "Logits of each attribute and of the scene, and offsets."
+    ) -> dict[str, torch.Tensor]: # attribute → (B, N, n); covered (B, N); offset (B, N, 3); scene (B, scenes)
+        "Logits of each attribute, of being covered and of the scene, and offsets."
         x = self.layernorm(self.features(frames)[:, 0, self.first:]) # (B, N, d)
         return {**{k: head(x) for k, head in self.attributes.items()},
-                "offset": self.offset(x), "scene": self.scene(x.mean(1))}
+                "covered": self.covered(x)[..., 0], "offset": self.offset(x), "scene": self.scene(x.mean(1))}
 
     def forward(self,
         frames: torch.Tensor, # (B, 1, H, W, 3) uint8
-        targets: dict[str, torch.Tensor], # attribute → (B, N) int, -1 for nothing; offset (B, N, 2); scene (B,) int
+        **targets: torch.Tensor, # attributes (B, N) int, -1 for nothing; offset (B, N, 3); scene (B,) int
     ) -> dict[str, torch.Tensor]: # name → (B,)
-        "Loss terms: cross-entropy for each attribute and the scene, L1 for the offsets where something is."
+        "Loss terms: cross-entropies, and smooth L1 for the offsets; attributes and offsets only where something is."
         out = self.predict(frames)
-        terms = {k: F.cross_entropy(out[k].transpose(1, 2), targets[k] + 1, reduction="none").mean(1)
-                 for k in self.attributes}
         covered = (targets[next(iter(self.attributes))] >= 0).float() # (B, N)
-        distance = (out["offset"] - targets["offset"]).abs().sum(-1) # (B, N)
-        terms["offset"] = (distance*covered).sum(1)/covered.sum(1).clamp(min=1)
+        def where_covered(x): return (x*covered).sum(1)/covered.sum(1).clamp(min=1)
+        terms = {k: where_covered(F.cross_entropy(out[k].transpose(1, 2), targets[k].clamp(min=0), reduction="none"))
+                 for k in self.attributes}
+        terms["covered"] = F.binary_cross_entropy_with_logits(out["covered"], covered, reduction="none").mean(1)
+        terms["offset"] = where_covered(F.smooth_l1_loss(out["offset"], targets["offset"], reduction="none").sum(-1))
         terms["scene"] = F.cross_entropy(out["scene"], targets["scene"], reduction="none")
         return terms
 
@@ -69,5 +73,5 @@ def still_accuracy(
     acc = {}
     for k in model.attributes:
         covered = targets[k] >= 0 # (B, N)
-        acc[k] = (out[k].argmax(-1) == targets[k] + 1)[covered].double().mean().item()
+        acc[k] = (out[k].argmax(-1) == targets[k])[covered].double().mean().item()
     return {**acc, "scene": (out["scene"].argmax(-1) == targets["scene"]).double().mean().item()}

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse, os, re, sys
 from pathlib import Path
 
-from ..core import VidnegError, atomic_path
-from ..run import RunError, own_kernel, read_notebook, kernel_environment, project_root
+from ..core import VidnegError, atomic_path, project_root
+from ..run import RunError, kernel_environment, own_kernel, read_notebook
 
 # %% auto #0
 __all__ = ['visible', 'to_markdown', 'render_readme', 'write_readme', 'main']
