@@ -24,7 +24,7 @@ __all__ = ['RUN_LABELS', 'KIND_LABELS', 'METRIC_LABELS', 'COLUMNS', 'DIFFERENCE'
 
 # %% ../../nbs/report/tables.ipynb #22478d8b
 RUN_LABELS = {"blind": "Blind (text only)", "pretrain": "Pre-trained", "vanilla": "Vanilla", "negvidl": "NegVidL",
-              "navero": "NAVERO"}
+              "navero": "NAVERO", "navero_k1": "NAVERO, 1 negative"}
 KIND_LABELS = {**{kind: kind.capitalize() for kind in KINDS}, "average": "Avg"}
 METRIC_LABELS = {"acc": "acc", "acc_hat": "acc-hat", "acc_vtc": "acc, contrastive"}
 
