@@ -26,7 +26,7 @@ help: ## list the targets
 reproduce: .venv ## every table and figure; SCALE=smoke|laptop|gpu|paper switches params.yaml first
 	@$(if $(SCALE),python -m vidneg.run --scale $(SCALE))
 	@if dvc status -q; then echo "Nothing to do: all results are up to date."; else dvc repro; fi
-	@echo; cat reports/tables/table2.md; echo
+	@echo; cat reports/tables/main.md; echo
 	@echo "tables: reports/tables    figures: reports/figures    claims: reports/claims.md    executed notebooks: reports/executed"
 
 test: check ## export in sync, notebooks clean, README current, nbdev_test, pytest

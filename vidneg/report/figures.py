@@ -83,7 +83,7 @@ def _chance(ax, x=1):
     ax.annotate("chance", (x, 50), xycoords=("axes fraction", "data"), xytext=(2, 0), textcoords="offset points",
                 va="center", fontsize=7.5, color="#666666")
 
-def _whisker(own): return np.stack([own.value - own.low, own.high - own.value]) * 100
+def _whisker(own): return np.stack([own.value - own.low, own.high - own.value]).clip(0) * 100
 
 # %% ../../nbs/report/figures.ipynb #270a460e
 @styled
@@ -107,7 +107,7 @@ def accuracy_figure(
         else: ax.bar(x, own.value * 100, width * .92, **bar)
         ax.errorbar(x, own.value * 100, _whisker(own), fmt="none", ecolor="#222222", elinewidth=.9, capsize=2, zorder=3)
     _chance(ax)
-    ax.set(ylim=(0, 100), ylabel=f"{METRIC_LABELS.get(metric, metric)} (%)", xlim=(-.55, max(place.values()) + .55),
+    ax.set(ylim=(0, 104), yticks=range(0, 101, 20), ylabel=f"{METRIC_LABELS.get(metric, metric)} (%)", xlim=(-.55, max(place.values()) + .55),
            xticks=list(place.values()), xticklabels=[KIND_LABELS.get(k, k) for k in kinds])
     ax.tick_params(axis="x", length=0)
     fig.legend(loc="outside upper left", ncols=len(runs), handlelength=1.1, columnspacing=1.4)

@@ -1,0 +1,93 @@
+"AARO-World: negatives are false, and no word tells a caption from its negative."
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, strategies as st
+
+from vidneg.core import VidnegError, undo
+from vidneg.data.language import parse
+from vidneg.data.world import WorldConfig, captions, make_clip
+from vidneg.evaluate.probing import accuracy_table, blind_scores
+from vidneg.evaluate.scores import items_table
+from vidneg.negatives.aaro import aaro, lexicon_named, one_caption_per_clip, states_held_out, verdict, verdicts
+from vidneg.negatives.rules import GENERATORS, SlotFrequencies, make_negatives
+from vidneg.text.lexicon import CATEGORIES
+
+CONFIG = WorldConfig()
+WORLD = lexicon_named("world")
+
+
+@pytest.fixture(scope="module")
+def world():
+    "600 training and 500 test clips: scripts only, nothing is rendered."
+    scripts = {split: [make_clip(split, i, CONFIG) for i in range(n)] for split, n in (("train", 600), ("test", 500))}
+    told = {split: [c for s in some for c in captions(s, CONFIG) if c.grain == "fine"] for split, some in scripts.items()}
+    graphs = {s.clip_id: s.graph for some in scripts.values() for s in some}
+    accept = lambda c, text: verdict(text, graphs[c.clip_id]) == "false" and not states_held_out(text, CONFIG)
+    items, _ = aaro(told["test"], "rules-balanced", WORLD, accept=accept)
+    return told, graphs, items
+
+
+def test_items_are_false_single_edits_of_their_captions(world):
+    told, graphs, items = world
+    caption = {c.caption_id: c for c in told["test"]}
+    assert set(verdicts(items, {k: c.clip_id for k, c in caption.items()}, graphs).verdict) == {"false"}
+    for n in items:
+        assert len(n.edits) == 1 and undo(n.text, n.edits) == caption[n.caption_id].text
+    once = Counter((n.kind, caption[n.caption_id].clip_id) for n in items)
+    assert max(once.values()) == 1
+    share = {k: sum(kind == k for kind, _ in once)/500 for k in CATEGORIES}
+    assert min(share["object"], share["attribute"]) > 0.9 and min(share.values()) > 0.3
+
+
+def test_no_word_tells(world):
+    "Every word is as often in captions as in negatives: all differences within chance for as many words."
+    told, _, items = world
+    caption = {c.caption_id: c.text for c in told["test"]}
+    true = Counter(w for n in items for w in caption[n.caption_id].replace(",", "").split())
+    false = Counter(w for n in items for w in n.text.replace(",", "").split())
+    z = {w: (true[w] - false[w])/np.sqrt(true[w] + false[w]) for w in true | false}
+    assert max(map(abs, z.values())) < 4, sorted(z.items(), key=lambda x: -abs(x[1]))[:5]
+
+
+def test_blind_ranker_is_at_chance_on_balanced_and_not_on_published(world):
+    told, graphs, items = world
+    made, _ = make_negatives(told["train"], GENERATORS["rules-balanced"](WORLD, SlotFrequencies.count(told["train"], WORLD)), 4)
+    navero = lexicon_named("navero")
+    easy, _ = make_negatives(told["train"], GENERATORS["rules-published"](navero), 4)
+    published, _ = aaro(told["test"], "rules-published", navero)
+    text = {c.caption_id: c.text for c in told["train"]}
+    def average(train, test, form):
+        pairs = pd.DataFrame([(text[n.caption_id], n.text) for n in train], columns=["caption", "negative"])
+        table = accuracy_table(blind_scores(pairs, items_table(test, told["test"], form)), ("acc",), n=500)
+        return table[table.kind == "average"].iloc[0]
+    balanced, open_ = average(made, items, "balanced"), average(easy, published, "published")
+    assert balanced.low < 0.5 < balanced.high
+    assert open_.low > 0.8
+
+
+def test_training_negatives_are_rarely_true(world):
+    told, graphs, _ = world
+    made, _ = make_negatives(told["train"], GENERATORS["rules-balanced"](WORLD, SlotFrequencies.count(told["train"], WORLD)), 4)
+    judged = verdicts(made, {c.caption_id: c.clip_id for c in told["train"]}, graphs)
+    assert (judged.verdict == "true").mean() < 0.02 and (judged.verdict != "outside").all()
+
+
+def test_one_caption_per_clip_does_not_depend_on_other_clips(world):
+    told, _, _ = world
+    some = told["test"][:40]
+    all_of_them = one_caption_per_clip(some, lambda c: True, 0)
+    alone = [one_caption_per_clip([c for c in some if c.clip_id == k.clip_id], lambda c: True, 0)[0] for k in all_of_them]
+    assert all_of_them == alone
+
+
+@pytest.mark.parametrize("text", ["", "soil", "a star runs", "\0", "a star spins"])
+def test_verdict_takes_any_text(text, world):
+    assert verdict(text, next(iter(world[1].values()))) in ("true", "false", "outside")
+
+
+def test_lexicons_by_name():
+    assert len(lexicon_named("world+navero")) == len(WORLD) + len(lexicon_named("navero"))
+    with pytest.raises(VidnegError, match="no lexicon 'word'"): lexicon_named("word")

@@ -1,0 +1,99 @@
+"Datasets on disk, stills, cached features, scores."
+import numpy as np
+import pytest
+import torch
+
+from vidneg.core import Caption, Clip, VidnegError, stable_rng, write_records
+from vidneg.data.batches import Batches
+from vidneg.data.datasets import read_dataset, write_dataset
+from vidneg.data.render import SIZES
+from vidneg.data.stills import CLASSES, StillBatches, draw_stills, patch_targets
+from vidneg.data.video import sample_indices
+from vidneg.data.world import WorldConfig
+from vidneg.models.features import cache_features
+from vidneg.models.navero import Navero, NaveroConfig
+
+
+def folder(tmp_path, clips, captions):
+    write_records(tmp_path/"clips.jsonl", clips, Clip)
+    write_records(tmp_path/"captions.jsonl", captions, Caption)
+    return tmp_path
+
+
+CLIPS = [Clip("a", "x/a.mp4", 0, 0, "train"), Clip("b", "x/b.mp4", 1, 2, "test")]
+
+
+def test_a_folder_of_ones_own(tmp_path):
+    data = read_dataset(folder(tmp_path, CLIPS, [Caption("b.0", "b", "a cat"), Caption("a.0", "a", "a dog")]))
+    assert data.splits() == {"train": 1, "test": 1} and not data.graphs
+    assert data.clips[0].path == str(tmp_path/"x/a.mp4")
+    assert [c.caption_id for c in data.of("test")] == ["b.0"] and not data.of("val")
+
+
+@pytest.mark.parametrize("clips, captions, says", [
+    (CLIPS*2, [], "clip_id 'a' occurs more than once"),
+    (CLIPS, [Caption("c", "a", "x")]*2, "caption_id 'c' occurs more than once"),
+    (CLIPS, [Caption("c", "z", "x")], "not in the table of clips"),
+    ([], [], "empty")])
+def test_bad_tables(tmp_path, clips, captions, says):
+    with pytest.raises(VidnegError, match=says): read_dataset(folder(tmp_path, clips, captions))
+
+
+def test_missing_tables(tmp_path):
+    with pytest.raises(VidnegError, match="no clips.parquet or clips.jsonl"): read_dataset(tmp_path)
+
+
+def test_a_source_folder_keeps_its_videos_where_they_are(tmp_path):
+    world = write_dataset("world", tmp_path/"world", {"train": 3, "test": 2}, WorldConfig(frames=8))
+    taken = write_dataset(str(tmp_path/"world"), tmp_path/"here", {"train": 2}, WorldConfig())
+    assert taken.splits() == {"train": 2, "test": 2}
+    assert set(taken.graphs) == {c.clip_id for c in taken.clips} <= set(world.graphs)
+    assert not (tmp_path/"here/videos").exists()
+    assert all(c.path.startswith(str(tmp_path/"world")) for c in taken.clips)
+
+
+def test_stills_do_not_depend_on_their_number():
+    few, many = draw_stills(3), draw_stills(5)
+    assert (few.frames == many.frames[:3]).all() and (few.place == many.place[:3]).all()
+    assert few.place[:, 2].min() > min(SIZES.values())*np.exp(-0.5) - 1e-6
+
+
+def test_patch_targets_by_hand():
+    stills = draw_stills(20)
+    targets = patch_targets(stills, 4)
+    for i, (x, y, r) in enumerate(stills.place):
+        for p in range(16):
+            cx, cy = (p % 4 + 0.5)/4, (p//4 + 0.5)/4
+            covered = max(abs(x - cx), abs(y - cy)) < 0.125 + 0.4*r
+            assert all((targets[k][i, p] == stills.labels[k][i]) if covered else targets[k][i, p] == -1 for k in CLASSES)
+            assert np.allclose(targets["offset"][i, p], ((x - cx)*4, (y - cy)*4, r*4), atol=1e-5)
+
+
+def test_still_batches_show_every_still_once_an_epoch():
+    batches = StillBatches(draw_stills(12), 4, batch_size=4)
+    seen = torch.cat([batches.batch(1, i)["offset"] for i in range(3)])
+    assert len(torch.unique(seen, dim=0)) == 12
+    assert not torch.equal(batches.batch(0, 0)["offset"], batches.batch(1, 0)["offset"])
+    with pytest.raises(VidnegError, match="no batch"): StillBatches(draw_stills(3), 4, batch_size=4)
+
+
+def test_cached_features_are_those_of_the_model(tmp_path):
+    model = Navero(NaveroConfig(width=32, heads=2, spatial_layers=1, spacetime_layers=1, text_layers=1, fusion_layers=1))
+    frames = np.random.default_rng(0).integers(256, size=(5, 3, 64, 64, 3), dtype=np.uint8)
+    cached = cache_features(model, frames, tmp_path/"f.npy", batch_size=2, desc="")
+    with torch.no_grad(): direct = model.eval().frame_features(torch.from_numpy(frames))
+    assert cached.dtype == np.float16 and np.allclose(cached, direct.numpy(), atol=2e-2)
+
+
+def test_segments_of_frames():
+    "Training frames are one of each segment, differ between epochs, and do not depend on the batch."
+    features = np.arange(6*24, dtype=np.float32).reshape(6, 24, 1, 1)
+    def shown(batch_size, epoch):
+        b = Batches(features, [[[1, 2]]]*6, batch_size=batch_size, n_frames=8, shuffle=False)
+        return torch.cat([b.batch(epoch, i)["features"] for i in range(len(b))])[..., 0, 0]
+    one = shown(1, 0)
+    assert torch.equal(one, shown(3, 0)) and not torch.equal(one, shown(1, 1))
+    for row, frames in enumerate(one.long()):
+        expected = sample_indices(24, 8, "segment", stable_rng(0, "frames", 0, row))
+        assert (frames - 24*row).tolist() == expected.tolist()
+        assert ((frames - 24*row)//3 == torch.arange(8)).all()
