@@ -1,0 +1,52 @@
+"Records, seeds, registries and files."
+import subprocess, sys
+
+import pytest
+
+from vidneg.core import (
+    Caption, Edit, Negative, Registry, VidnegError, atomic_path, read_records, stable_rng, stable_seed, undo, write_records)
+
+
+def test_seeds_are_the_same_in_every_process():
+    code = "from vidneg.core import stable_seed; print(stable_seed(7, 'stage', 'item', 3))"
+    for seed in ("0", "1"):
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."})
+        assert int(out.stdout) == stable_seed(7, "stage", "item", 3)
+
+
+def test_keys_do_not_run_into_each_other():
+    assert stable_seed(0, "ab", "c") != stable_seed(0, "a", "bc")
+    assert stable_rng(0, "x").integers(2**60) == stable_rng(0, "x").integers(2**60)
+
+
+def test_registry_names_what_exists():
+    things = Registry("thing")
+    things.register("one")(1)
+    with pytest.raises(VidnegError, match="registered already"): things.register("one")(2)
+    with pytest.raises(VidnegError, match="no thing 'two'; there are: one"): things["two"]
+
+
+def test_failed_writes_leave_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path/"a"/"x.txt"
+    with atomic_path(path) as part: part.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(path) as part:
+        part.write_text("new")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_records_come_back(tmp_path, suffix):
+    made = [Negative("c", "a 星 spins", "object", "rules", (Edit(2, 3, "x", "星"),), 1, 5), Negative("d", "", "x", "y", (), 0, 0)]
+    assert read_records(write_records(tmp_path/f"n{suffix}", made), Negative) == made
+    assert read_records(write_records(tmp_path/f"e{suffix}", [], Negative), Negative) == []
+
+
+def test_other_records_are_refused(tmp_path):
+    write_records(tmp_path/"c.parquet", [Caption("a", "b", "c")])
+    with pytest.raises(VidnegError, match="holds Caption records"): read_records(tmp_path/"c.parquet", Negative)
+    with pytest.raises(VidnegError, match="does not exist"): read_records(tmp_path/"d.parquet", Negative)
+
+
+def test_undo_refuses_edits_that_do_not_fit():
+    with pytest.raises(VidnegError, match="does not fit"): undo("a red star", (Edit(2, 5, "x", "blue"),))
