@@ -7,7 +7,10 @@ from vidneg.core import Caption, Clip, VidnegError, stable_rng, write_records
 from vidneg.data.batches import Batches
 from vidneg.data.datasets import read_dataset, write_dataset
 from vidneg.data.render import SIZES
-from vidneg.data.stills import CLASSES, StillBatches, draw_stills, patch_targets
+from vidneg.data.language import holds, parse
+from vidneg.data.stills import (
+    CLASSES, PREDICATES, draw_films, draw_stills, patch_targets, picture_captions, picture_rows, still_batches)
+from vidneg.data.world import WorldConfig, is_held_out, make_clip
 from vidneg.data.video import sample_indices
 from vidneg.data.world import WorldConfig
 from vidneg.models.features import cache_features
@@ -55,26 +58,59 @@ def test_a_source_folder_keeps_its_videos_where_they_are(tmp_path):
 def test_stills_do_not_depend_on_their_number():
     few, many = draw_stills(3), draw_stills(5)
     assert (few.frames == many.frames[:3]).all() and (few.place == many.place[:3]).all()
-    assert few.place[:, 2].min() > min(SIZES.values())*np.exp(-0.5) - 1e-6
+    assert few.place[..., 2].min() > min(SIZES.values())*np.exp(-0.5) - 1e-6
 
 
 def test_patch_targets_by_hand():
     stills = draw_stills(20)
     targets = patch_targets(stills, 4)
-    for i, (x, y, r) in enumerate(stills.place):
+    for i, places in enumerate(stills.place):
         for p in range(16):
             cx, cy = (p % 4 + 0.5)/4, (p//4 + 0.5)/4
-            covered = max(abs(x - cx), abs(y - cy)) < 0.125 + 0.4*r
-            assert all((targets[k][i, p] == stills.labels[k][i]) if covered else targets[k][i, p] == -1 for k in CLASSES)
-            assert np.allclose(targets["offset"][i, p], ((x - cx)*4, (y - cy)*4, r*4), atol=1e-5)
+            gaps = [max(abs(x - cx), abs(y - cy)) - 0.4*r for x, y, r in places]
+            e = int(np.argmin(gaps))
+            covered = gaps[e] < 0.125
+            assert all(targets[k][i, p] == (stills.labels[k][i, e] if covered else -1) for k in CLASSES)
+            x, y, r = places[e]
+            if covered: assert np.allclose(targets["offset"][i, p], ((x - cx)*4, (y - cy)*4, r*4), atol=1e-5)
 
 
 def test_still_batches_show_every_still_once_an_epoch():
-    batches = StillBatches(draw_stills(12), 4, batch_size=4)
+    batches = still_batches(draw_stills(12), 4, batch_size=4)
     seen = torch.cat([batches.batch(1, i)["offset"] for i in range(3)])
     assert len(torch.unique(seen, dim=0)) == 12
     assert not torch.equal(batches.batch(0, 0)["offset"], batches.batch(1, 0)["offset"])
-    with pytest.raises(VidnegError, match="no batch"): StillBatches(draw_stills(3), 4, batch_size=4)
+    with pytest.raises(VidnegError, match="no batch"): still_batches(draw_stills(3), 4, batch_size=4)
+
+
+def test_film_labels_name_what_happens():
+    config = WorldConfig()
+    films = draw_films(30, 8, 2, 4, config)
+    few = draw_films(3, 8, 2, 4, config, workers=2)
+    assert (few.frames == films.frames[:3]).all() and few.pictures == films.pictures[:6]
+    for i in range(30):
+        script = make_clip("film", i, config)
+        names = {e.entity_id: e.name for e in script.graph.entities}
+        seen = {PREDICATES[p] for p in np.unique(films.labels["predicate"][i]) if p > 0}
+        told = {e.predicate for e in script.graph.events if e.kind != "relation"}
+        assert seen - {p for p in seen if p.startswith("is ")} <= told
+        assert not any(is_held_out(names[e.subject], e.subject_attribute, e.predicate, config) for e in script.graph.events
+                       if e.kind in ("action", "contact"))
+    assert (films.labels["predicate"] > 0).any((1, 2)).mean() > 0.5
+
+
+def test_picture_captions_are_true_of_their_frame():
+    config = WorldConfig()
+    films = draw_films(25, 8, 3, 4, config)
+    captions = picture_captions(films)
+    for i, (film, _, texts) in enumerate(films.pictures):
+        graph = make_clip("film", film, config).graph
+        changing = {k for e in graph.entities for k in {a.kind for a in e.attributes}
+                    if len([a for a in e.attributes if a.kind == k]) > 1}
+        if not changing: assert all(holds(parse(t), graph) for t in texts)
+        assert [c.text for c in captions if c.clip_id == str(i)] == list(texts)
+    rows = picture_rows(films, np.arange(25*8).reshape(25, 8, 1, 1))
+    assert rows[:, 0, 0, 0].tolist() == [8*f + t for f, t, _ in films.pictures]
 
 
 def test_cached_features_are_those_of_the_model(tmp_path):

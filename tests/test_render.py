@@ -40,8 +40,8 @@ def busy(i):
 
 
 def test_vocabularies():
-    assert len(r.SHAPES) == len(r.COLOURS) == 8 and len(r.MATERIALS) == 4 and len(r.SCENES) == 14
-    words = [*r.SHAPES, *r.COLOURS, *r.MATERIALS, *r.SIZES, *r.SCENES]
+    assert len(r.SHAPES) == len(r.COLOURS) == 8 and len(r.MATERIALS) == 4 and len(r.PLACES) == 14 and len(r.SCENES) == 98
+    words = [*r.SHAPES, *r.COLOURS, *r.MATERIALS, *r.SIZES, *r.PLACES, *filter(None, r.LIGHTS)]
     assert len(set(words)) == len(words) and all(w.isalpha() and w.islower() for w in words)
 
 
@@ -122,8 +122,8 @@ def test_materials_differ(shape, size):
 
 def test_scenes_differ_and_are_muted():
     images = np.stack([r.scene_image(s) for s in r.SCENES]).astype(float)
-    gaps = [abs(images[a] - images[b]).mean() for a in range(14) for b in range(a)]
-    assert min(gaps) > 15
+    gaps = [abs(images[a] - images[b]).mean() for a in range(len(images)) for b in range(a)]
+    assert min(gaps) > 8 and min(abs(images[a] - images[b]).mean() for a in range(14) for b in range(a)) > 15
     saturation = (images.max(-1) - images.min(-1)).max()
     assert saturation < min(np.ptp(c) for c in r.COLOURS.values())
     assert r.scene_image("zoo", 96).shape == (96, 96, 3)
@@ -131,7 +131,7 @@ def test_scenes_differ_and_are_muted():
 
 def test_tracks_are_checked():
     with pytest.raises(VidnegError, match="Tracks.depth"): tracks(depth=[0, 1])
-    with pytest.raises(VidnegError, match="no scene 'moon'"): r.SCENE["moon"]
+    with pytest.raises(VidnegError, match="no place 'moon'"): r.SCENE["moon"]
 
 
 @pytest.mark.parametrize("colour", range(8))

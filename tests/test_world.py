@@ -148,4 +148,4 @@ def test_world_on_disk_does_not_depend_on_workers(tmp_path):
     assert len(files) == 8 + 3
     assert all((tmp_path/"1"/f).read_bytes() == (tmp_path/"2"/f).read_bytes() for f in files)
     assert len(read_records(tmp_path/"1"/"graphs.parquet", SceneGraph)) == 8
-    assert len(read_records(tmp_path/"1"/"captions.parquet", Caption)) == 8*6
+    assert len(read_records(tmp_path/"1"/"captions.parquet", Caption)) == 8*8

@@ -14,11 +14,11 @@ from lark import Lark, Token, Transformer
 from lark.exceptions import UnexpectedInput
 
 from ..core import Attribute, Entity, Event, SceneGraph, VidnegError
-from .render import COLOURS, MATERIALS, SCENES, SHAPES, SIZES
+from .render import COLOURS, MATERIALS, PLACES, SCENES, SHAPES, SIZES
 
 # %% auto #0
-__all__ = ['ACTIONS', 'CONTACTS', 'RELATIONS', 'CHANGES', 'ATTRIBUTES', 'IT', 'word_lists', 'Phrase', 'Clause', 'Meaning',
-           'grammar', 'OutsideLanguage', 'words', 'parse', 'holds', 'say']
+__all__ = ['ACTIONS', 'CONTACTS', 'RELATIONS', 'CHANGES', 'ATTRIBUTES', 'IT', 'SOMETHING', 'word_lists', 'Phrase', 'Clause',
+           'Meaning', 'grammar', 'OutsideLanguage', 'words', 'parse', 'holds', 'say']
 
 # %% ../../nbs/data/language.ipynb #049c4173
 ACTIONS = {  # intransitive, the most frequent first: base form → third person
@@ -35,7 +35,7 @@ ATTRIBUTES = {"size": tuple(SIZES), "color": tuple(COLOURS), "material": tuple(M
 # %% ../../nbs/data/language.ipynb #cb63d525
 def word_lists() -> dict[str, tuple[str, str, tuple[str, ...]]]: # slot → (category, how it inflects, entries)
     "The vocabulary as lists for `vidneg.text.lexicon.Lexicon.from_lists`."
-    return {"shape": ("object", "noun", tuple(SHAPES)), "scene": ("object", "noun", tuple(SCENES)),
+    return {"shape": ("object", "noun", tuple(SHAPES)), "scene": ("object", "noun", PLACES),
             "act": ("action", "verb", tuple(ACTIONS)), "contact": ("action", "verb", tuple(CONTACTS)),
             "spatial": ("relation", "", RELATIONS),
             **{kind: ("attribute", "", words) for kind, words in ATTRIBUTES.items()}}
@@ -44,7 +44,7 @@ def word_lists() -> dict[str, tuple[str, str, tuple[str, ...]]]: # slot → (cat
 @dataclass(frozen=True)
 class Phrase:
     "A noun phrase: an entity of this shape with these attributes."
-    name: str # shape; "" for "it"
+    name: str # shape; "" for "it", "something" for whatever it is
     attributes: tuple[tuple[str, str], ...] = () # (kind, value), in the order size, color, material
 
 
@@ -65,7 +65,7 @@ class Meaning:
     order: str = "" # between two clauses: "before" (the first ends before the second starts) or "while"
     present: tuple[Phrase, ...] = () # broad captions: things that are there
 
-IT = Phrase("")
+IT, SOMETHING = Phrase(""), Phrase("something")
 
 # %% ../../nbs/data/language.ipynb #3c55327a
 def _alternatives(words):
@@ -93,6 +93,7 @@ class _Read(Transformer):
         kinds = tuple((t.type.lower(), _value(t)) for t in tokens[:-1])
         return Phrase(_value(tokens[-1]), kinds)
     def it(self, _): return IT
+    def something(self, _): return SOMETHING
     def action(self, c): return Clause(_BASE[_value(c[1])], c[0])
     def contact(self, c): return Clause(_BASE[_value(c[1])], c[0], c[2])
     def passive(self, c): return Clause(_BASE[_value(c[1])], c[2], c[0])
@@ -141,6 +142,7 @@ def parse(
 # %% ../../nbs/data/language.ipynb #df25b24d
 def _fits(phrase, entity, time):
     "Whether an entity is what the phrase says, at that time."
+    if phrase == SOMETHING: return True
     has = {(a.kind, a.value) for a in entity.attributes if a.start <= time < a.end}
     return phrase.name == entity.name and set(phrase.attributes) <= has
 
@@ -179,7 +181,7 @@ def _present(phrases, entities):
 
 # %% ../../nbs/data/language.ipynb #29786a3a
 def _noun_phrase(p):
-    if p == IT: return "it"
+    if p in (IT, SOMETHING): return p.name or "it"
     text = " ".join([*(v for _, v in p.attributes), p.name])
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 

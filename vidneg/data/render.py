@@ -20,8 +20,8 @@ from ..core import Registry, VidnegError, atomic_path, stable_rng
 from .parallel import parallel_map
 
 # %% auto #0
-__all__ = ['SDF', 'SHAPES', 'COLOURS', 'SIZES', 'PATTERN', 'MATERIALS', 'SCENE', 'SCENES', 'scene_image', 'Tracks', 'render',
-           'encode_mp4', 'render_clip', 'render_clips']
+__all__ = ['SDF', 'SHAPES', 'COLOURS', 'SIZES', 'PATTERN', 'MATERIALS', 'SCENE', 'PLACES', 'LIGHTS', 'SCENES', 'scene_image',
+           'Tracks', 'render', 'encode_mp4', 'render_clip', 'render_clips']
 
 # %% ../../nbs/data/render.ipynb #1534a6d1
 SDF = Registry("shape")
@@ -111,7 +111,7 @@ class _Painter:
     def line(self, colour, width, *xys): self.draw.line(self._px(*xys), colour, self._px(width)[0])
 
 
-SCENE = Registry("scene")
+SCENE = Registry("place")
 
 def _spread(n, start=0., stop=1.): return [start + (i + 0.5)*(stop - start)/n for i in range(n)]
 
@@ -244,7 +244,11 @@ def _restaurant(p, rng):
         p.oval(x, .72, .2, .06, "#d9d2cb")
         p.poly("#bfb6ae", x - .2, .72, x + .2, .72, x + .15, .92, x - .15, .92)
 
-SCENES = tuple(SCENE)
+PLACES = tuple(SCENE)
+LIGHTS = {  # how a place is lit: factors of red, green and blue, and how far it fades into a pale mist
+    "": ((1, 1, 1), 0), "dark": ((.4, .4, .4), 0), "bright": ((1, 1, 1), .55), "golden": ((1.1, .92, .7), 0),
+    "moonlit": ((.4, .55, .85), 0), "rosy": ((1.15, .75, .85), 0), "gloomy": ((.5, .62, .5), 0)}
+SCENES = tuple(f"{light} {place}".strip() for light in LIGHTS for place in PLACES)
 
 # %% ../../nbs/data/render.ipynb #38b675b7
 @lru_cache(maxsize=None)
@@ -253,11 +257,14 @@ def scene_image(
     side: int = 64, # pixels
 ) -> np.ndarray: # (side, side, 3) uint8, read-only
     "The background, always the same for the same name and side."
+    light, _, place = name.rpartition(" ")
     painter = _Painter(side)
-    SCENE[name](painter, stable_rng(0, "scene", name))
+    SCENE[place](painter, stable_rng(0, "scene", place))
     image = np.asarray(painter.image.resize((side, side), Image.Resampling.BOX), np.float32)
     grey = image.mean(2, keepdims=True)
-    image = np.uint8(0.8*(grey + 0.75*(image - grey)) + 0.2*128 + 0.5)  # paler, and nearer to mid grey
+    image = 0.8*(grey + 0.75*(image - grey)) + 0.2*128  # paler, and nearer to mid grey
+    tint, mist = LIGHTS[light]
+    image = np.uint8(np.clip(image*np.float32(tint)*(1 - mist) + 235*mist + 0.5, 0, 255))
     image.setflags(write=False)
     return image
 

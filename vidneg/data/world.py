@@ -5,7 +5,7 @@
 # %% ../../nbs/data/world.ipynb #1175007f
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations, permutations
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from ..core import (
     Attribute, Caption, Clip, Entity, Event, SceneGraph, VidnegError, stable_rng, stable_seed, write_records)
 from .language import (
-    ACTIONS, CHANGES, CONTACTS, IT, RELATIONS, Clause, Meaning, Phrase, holds, parse, say)
+    ACTIONS, CHANGES, CONTACTS, IT, RELATIONS, SOMETHING, Clause, Meaning, Phrase, holds, parse, say)
 from .parallel import parallel_map
 from .render import COLOURS, MATERIALS, SCENES, SHAPES, SIZES, Tracks, render_clip
 
@@ -361,15 +361,24 @@ def tell(
     return Meaning(graph.scene, tuple(clauses), order)
 
 # %% ../../nbs/data/world.ipynb #fb525cdf
+def _vague(graph, events, config, rng):
+    "One of these events with a participant left unsaid."
+    event = events[rng.integers(len(events))]
+    m = tell(graph, (event,), config, rng)
+    unsaid = "object" if event.object and rng.random() < 0.5 else "subject"
+    return replace(m, clauses=(replace(m.clauses[0], **{unsaid: SOMETHING}),))
+
 def captions(
     script: Script,
     config: WorldConfig,
-) -> list[Caption]: # `config.captions` fine ones, then two broad ones
-    "Captions of a clip: each group of events in turn, and what is there."
+) -> list[Caption]: # `config.captions` fine ones, then four broad ones
+    "Captions of a clip: each group of events in turn; then what happens to something, and what is there."
     rng, out = stable_rng(config.seed, "caption", script.clip_id), []
     for i in range(config.captions):
         events = script.told[i % len(script.told)]
         out.append(("fine", say(tell(script.graph, events, config, rng), rng)))
+    for i in range(2):
+        out.append(("broad", say(_vague(script.graph, script.told[i % len(script.told)], config, rng), rng)))
     for _ in range(2):
         two = rng.permutation(len(script.graph.entities))[:2]
         present = tuple(_phrase(script.graph.entities[i], 0.0, set(), config, rng) for i in two)
