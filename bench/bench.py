@@ -127,12 +127,72 @@ def evaluate(at):
             Row(f"retrieval, {len(clip_ids)} clips, {len(at.captions)} captions", timed(retrieve)[1], "s")]
 
 
+def plain_moment_ap(predictions, queries, thresholds):
+    "AP of each query and threshold by the definition: plain Python over windows and thresholds."
+    def iou(a, b):
+        both = max(0., min(a[1], b[1]) - max(a[0], b[0]))
+        union = a[1] - a[0] + b[1] - b[0] - both
+        return both/union if union else 0.
+    values = []
+    for p, q in zip(predictions, queries):
+        ranked, row = sorted(p["pred_relevant_windows"], key=lambda w: -w[2]), []
+        for t in thresholds:
+            free, hits, precision = list(q.windows), [], []
+            for w in ranked:
+                best = max(free, key=lambda g: iou(w, g), default=None)
+                hits.append(best is not None and iou(w, best) >= t)
+                if hits[-1]: free.remove(best)
+                precision.append(sum(hits)/len(hits))
+            row.append(sum(max(precision[i:]) for i, hit in enumerate(hits) if hit)/len(q.windows))
+        values.append(row)
+    return values
+
+
+@part
+def moments(at):
+    "mAP of moments: all queries and thresholds at once, against plain Python over windows and thresholds."
+    import numpy as np
+    from vidneg.core import stable_rng
+    from vidneg.data.moments import MomentQuery
+    from vidneg.evaluate.moments import LENGTHS, THRESHOLDS, moment_values
+    rng, queries, predictions = stable_rng(0, "bench moments"), [], []
+    for i in range(1500):
+        edges = np.sort(rng.choice(75, 2*rng.integers(1, 5), replace=False))*2.
+        queries.append(MomentQuery(str(i), str(i), "", 150., tuple(map(tuple, edges.reshape(-1, 2).tolist()))))
+        windows = np.sort(rng.integers(0, 76, (10, 2))*2., axis=1)
+        predictions.append(dict(qid=str(i), pred_relevant_windows=np.c_[windows, rng.random(10)].tolist()))
+    def plain():
+        for bounds in LENGTHS.values():
+            kept = [[w for w in q.windows if bounds is None or bounds[0] < w[1] - w[0] <= bounds[1]] for q in queries]
+            pairs = [(p, MomentQuery("", "", "", 0., tuple(k))) for p, k in zip(predictions, kept) if k]
+            yield plain_moment_ap(*zip(*pairs), THRESHOLDS)
+    moment_values(predictions[:9], queries[:9])
+    slow, seconds = timed(lambda: [row for part in plain() for row in part])
+    values, ours = timed(moment_values, predictions, queries)
+    assert np.allclose(values.filter(like="AP@").to_numpy(), slow)
+    return [Row("moment queries evaluated, moment_values", len(queries)/ours, "queries/s"),
+            Row("moment queries evaluated, plain Python", len(queries)/seconds, "queries/s"),
+            Row("moment_values against plain Python", seconds/ours, "times")]
+
+
+@part
+def steps(at):
+    "A training step of NAVERO against BEiT and BERT of its sizes with nothing around them."
+    from vidneg.models.navero import NaveroConfig
+    from vidneg.models.zoo import step_time_ratio
+    small = NaveroConfig(width=64, embed_dim=64, spatial_layers=1, mlp_ratio=2.)
+    cases = {"laptop": (small, {}), "laptop, on cached features": (small, {"frozen": True}),
+             "paper": (NaveroConfig.paper(), {"batch": 1, "steps": 2, "update": False})}
+    return [Row(f"NAVERO's step against BEiT + BERT, {name}", step_time_ratio(config, **settings)["ratio"], "times")
+            for name, (config, settings) in cases.items()]
+
+
 def main():
     at = type("World", (), {"folder": Path(tempfile.mkdtemp(prefix="vidneg-bench-"))})()
     print(f"{platform.machine()}, {WORKERS} cores, Python {platform.python_version()}", flush=True)
     try:
         for function in PARTS:
-            for row in function(at): print(f"{row.what:<64} {row.value:>10.1f} {row.unit}", flush=True)
+            for row in function(at): print(f"{row.what:<64} {row.value:>10.2f} {row.unit}", flush=True)
     finally: shutil.rmtree(at.folder)
 
 
