@@ -24,6 +24,11 @@ def test_registry_names_what_exists():
     things.register("one")(1)
     with pytest.raises(VidnegError, match="registered already"): things.register("one")(2)
     with pytest.raises(VidnegError, match="no thing 'two'; there are: one"): things["two"]
+    for again in (1, 2):
+        @things.register("f")
+        def f(): return again
+    assert things["f"]() == 2
+    with pytest.raises(VidnegError, match="registered already"): things.register("f")(len)
 
 
 def test_failed_writes_leave_the_old_file_and_nothing_else(tmp_path):

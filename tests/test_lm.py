@@ -18,7 +18,8 @@ from vidneg.text.cache import Cached, Store
 from vidneg.text.chat import OpenAIChat, TransformersChat, chat_backend
 from vidneg.text.lm import MASK, TransformersFillMask, TransformersLogProb, fill_mask, is_word, log_prob
 from vidneg.text.mlm import CaptionMlm, MlmBatches, SPECIAL, gaps, guessed, hide_words, save_pretrained, word_tokenizer
-from vidneg.train import Task, TrainConfig, fit
+from vidneg.tasks import Task
+from vidneg.train import TrainConfig, fit
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

@@ -30,14 +30,7 @@ WORLD = WorldConfig()
 SMALL = MomentConfig(video_dim=12, text_dim=8, width=16, heads=2, queries=5, cross_layers=1, encoder_layers=1,
                      mlp_ratio=2.)
 each_model = pytest.mark.parametrize("cls", [MomentDETR, QDDETR], ids=["moment_detr", "qd_detr"])
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+torch.set_num_threads(1)
 
 
 def normal(*shape, key=0, dtype=torch.float32):

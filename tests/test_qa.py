@@ -12,19 +12,13 @@ from vidneg.evaluate.qa import above_chance, best_answers, blind_answers, qa_tab
 from vidneg.models.navero import Encoding
 from vidneg.models.qa import (
     HEADS, AnswerDecoder, QABatches, QAConfig, QAFeatures, answer_questions, load_answer_decoder, qa_features, spell)
-from vidneg.train import Task, TrainConfig, fit
+from vidneg.tasks import Task
+from vidneg.train import TrainConfig, fit
 
 ANSWERS = ("no", "to the left of", "to the right of", "yes")
 SMALL = QAConfig(video_dim=12, text_dim=8, answers=ANSWERS, width=16, heads=2, mlp_ratio=2.)
 each_head = pytest.mark.parametrize("head", HEADS)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+torch.set_num_threads(1)
 
 
 def normal(*shape, key=0): return torch.from_numpy(stable_rng(0, "test", key, *shape).normal(size=shape)).float()

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from vidneg.core import VidnegError
 from vidneg.data import render as r
-from vidneg.data.parallel import parallel_map
+from vidneg.data.parallel import in_background, parallel_map
 from vidneg.data.video import read_frames
 
 BACK = "room"
@@ -168,6 +168,12 @@ def test_same_bytes_on_any_number_of_processes(tmp_path):
 def root(x):
     if x < 0: raise VidnegError(f"{x} is negative")
     return x**.5
+
+
+def test_in_the_background():
+    later = in_background(root, 9)
+    assert in_background(root, 16).result() == 4 and later.result() == 3
+    with pytest.raises(VidnegError, match="-1 is negative"): in_background(root, -1).result()
 
 
 @pytest.mark.parametrize("threads", [False, True])

@@ -14,9 +14,10 @@ from vidneg.data import language
 from vidneg.data.scenegraph import anetqa_graph, graph_from_json
 from vidneg.data.world import WorldConfig, make_clip
 from vidneg.negatives.aaro import verdict
+from vidneg.negatives.faithful import faithful
+from vidneg.negatives.grammar import TemplateGrammar, WorldGrammar, world_meaning
 from vidneg.negatives.spot import (
-    ChatDecorator, GrammarDecorator, TemplateGrammar, WorldGrammar, faithful, graph_table, make_spot, outcome_table,
-    text_edits, type_table, world_meaning)
+    ChatDecorator, GrammarDecorator, graph_table, make_spot, outcome_table, text_edits, type_table)
 from vidneg.negatives.tuples import (
     MANIPULATIONS, MODES, SCHEMES, Foil, Scheme, SpotTuple, Statement, Vocabulary, count_vocabulary, holds, kinds,
     linear, manipulate, manipulations, offers, state)

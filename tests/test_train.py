@@ -6,15 +6,16 @@ import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vidneg.core import Caption, Negative, VidnegError, stable_seed
 from vidneg.data.batches import Batches, Texts, batches_of
 from vidneg.losses.contrastive import LOSSES, neg_vtc, vtc
 from vidneg.losses.matching import hard_negatives, mask_tokens, neg_vtm, vtm
-from vidneg.train import (NaveroTask, Task, TrainConfig, TrainingError, fit, learning_rate, parameter_groups,
-                          train_many)
+from vidneg.jobs import TrainingError, train_many, train_together
+from vidneg.tasks import NaveroTask, Task, gather, own_rows
+from vidneg.train import TrainConfig, fit, learning_rate, parameter_groups
 
 D, VOCAB = 8, 30
 
@@ -485,3 +486,105 @@ def test_the_first_failure_stops_all(tmp_path):
 
 def test_a_killed_job_is_noticed():
     with pytest.raises(TrainingError, match="exit code -9"): train_many([(double, {"x": "die"})], workers=1)
+
+
+# Several processes on one batch
+
+JOINT = ("vtc", "neg_vtc", "negclip", "hn_nce")
+SCOPES = {"hn_nce": {"scope": "all", "alpha": 0.5, "beta": 0.5}}
+
+
+def exact_task():
+    "Without dropout and in double precision, so that only the order of sums may differ."
+    task = StubTask(Stub(), JOINT, options=SCOPES).double()
+    task.model.drop = nn.Identity()
+    return task
+
+
+def joint_batch():
+    features, captions, negatives = make_data(8)
+    captions[1] = captions[0] # a pair off the diagonal that is true, on another process
+    negatives[1] = negatives[0]
+    return Batches(features, captions, negatives, batch_size=8, negatives_per_clip=2, shuffle=False).batch(0, 0)
+
+
+def share_of_a_batch():
+    "Terms of this process's rows, and gradients averaged over processes, as DDP does."
+    rank, n = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    task, batch = exact_task(), {k: v[rank::n] for k, v in joint_batch().items()}
+    batch["features"] = batch["features"].double()
+    terms = task(batch)
+    sum(v.mean() for v in terms.values()).backward()
+    for p in task.parameters():
+        if p.grad is not None:
+            torch.distributed.all_reduce(p.grad)
+            p.grad /= n
+    grads = {k: p.grad.numpy() for k, p in task.named_parameters() if p.grad is not None}
+    return {k: v.detach().numpy() for k, v in terms.items()}, grads
+
+
+def test_two_processes_have_the_loss_and_gradients_of_one_on_the_joint_batch():
+    task, batch = exact_task(), joint_batch()
+    terms = task(batch | {"features": batch["features"].double()})
+    sum(v.mean() for v in terms.values()).backward()
+    shares = train_together(share_of_a_batch, {}, 2)
+    for name, want in terms.items():
+        for rank, (own, _) in enumerate(shares): assert np.allclose(own[name], want.detach()[rank::2], rtol=1e-9), name
+    want = {k: p.grad for k, p in task.named_parameters() if p.grad is not None}
+    assert want.keys() == shares[0][1].keys() and len(want) >= 3
+    for k, g in want.items():
+        for _, grads in shares: assert np.allclose(grads[k], g, rtol=1e-9, atol=1e-12), k
+
+
+def test_gathering_alone_changes_nothing():
+    x = torch.rand(3, 2)
+    assert gather(x) is x and own_rows(3) == slice(0, 3)
+
+
+@pytest.mark.parametrize("losses", [("vtc", "neg_vtc"), ALL])
+def test_two_processes_train_the_same_twice_and_about_as_one(losses, tmp_path):
+    batches = lambda: make_batches(batch_size=6)
+    config = TrainConfig(epochs=2, learning_rate=1e-2, processes=2)
+    outs = []
+    for name in "ab":
+        task = make_task(losses)
+        outs.append(fit(task, batches(), config, tmp_path/name, progress=False))
+        assert not task.training
+    assert files(tmp_path/"a") == files(tmp_path/"b") and outs[0]["history"] == outs[1]["history"]
+    saved = {k: v for k, v in task.model.state_dict().items() if k != "decoder.weight"}
+    assert same(saved, load_file(tmp_path/"b"/"model.safetensors"))
+    one = fit(make_task(losses), batches(), TrainConfig(epochs=2, learning_rate=1e-2), tmp_path/"one", progress=False)
+    close = np.allclose(one["history"][-1]["loss"], outs[0]["history"][-1]["loss"], rtol=0.1)
+    assert close and one["steps"] == outs[0]["steps"]
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="does not divide among 2"):
+        fit(make_task(), make_batches(), TrainConfig(epochs=1, processes=2), tmp_path, progress=False)
+
+
+def test_recomputing_changes_memory_only(tmp_path):
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layers, self.calls = nn.ModuleList(nn.Linear(4, 4) for _ in range(3)), 0
+            for layer in self.layers: layer.register_forward_hook(lambda *_: setattr(self, "calls", self.calls + 1))
+        def forward(self, x):
+            for layer in self.layers: x = layer(x).tanh()
+            return {"loss_": x.square().mean(1)}
+        def save(self, folder): save_file(self.state_dict(), Path(folder)/"model.safetensors")
+    class Rows:
+        def __len__(self): return 2
+        def batch(self, epoch, index): return {"x": torch.ones(3, 4)*(index + 1)}
+    models = {}
+    for again in (False, True):
+        models[again] = Deep()
+        fit(Task(models[again]), Rows(), TrainConfig(epochs=2, recompute=again), tmp_path/str(again), progress=False)
+    assert files(tmp_path/"True") == files(tmp_path/"False")
+    assert models[False].calls == 12
+
+
+def test_losses_of_other_tasks_are_refused():
+    with pytest.raises(VidnegError, match="component_simple needs component_mask, component_neg, component_pos"):
+        make_task(("vtc", "component_simple"))

@@ -9,7 +9,7 @@ from vidneg.core import VidnegError, read_records, Caption, SceneGraph
 from vidneg.data import language as lang
 from vidneg.data.language import IT, Clause, Meaning, OutsideLanguage, Phrase, holds, parse, say
 from vidneg.data.render import COLOURS, MATERIALS, SCENES, SHAPES, SIZES
-from vidneg.data.world import WorldConfig, captions, in_use, is_held_out, make_clip, make_script, relation_between, write_world
+from vidneg.data.world import WorldConfig, captions, in_use, is_held_out, make_clip, make_script, write_world
 
 phrases = st.builds(
     lambda name, kinds: Phrase(name, tuple(k for k in kinds if k[1])), st.sampled_from(SHAPES),

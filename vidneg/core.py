@@ -142,8 +142,10 @@ class Registry(dict):
 
     def register(self, name: str): # the name under which users ask for it
         "Decorator that adds the decorated thing as `name`."
+        origin = lambda thing: (getattr(thing, "__module__", None), getattr(thing, "__qualname__", thing))
         def add(thing):
-            if name in self: raise VidnegError(f"{self.what} {name!r} is registered already: choose another name")
+            if name in self and origin(self[name]) != origin(thing):
+                raise VidnegError(f"{self.what} {name!r} is registered already: choose another name")
             self[name] = thing
             return thing
         return add

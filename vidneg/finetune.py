@@ -14,7 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from .core import Caption, Negative
 from .data.batches import Batches, batches_of
 from .models.navero import load_model
-from .train import NaveroTask, TrainConfig, fit, train_many
+from .jobs import train_many
+from .tasks import NaveroTask
+from .train import TrainConfig, fit
 
 # %% auto #0
 __all__ = ['text_batches', 'start_model', 'finetune']

@@ -14,12 +14,11 @@ from typing import Mapping, Sequence
 import numpy as np
 import torch
 
-from ..core import Clip, Event, SceneGraph, VidnegError, stable_rng, write_records
+from ..core import Clip, Event, SceneGraph, VidnegError, stable_rng
 from .language import ACTIONS, CHANGES, CONTACTS, Meaning, holds, parse, say
 from .language import words as language_words
-from .parallel import parallel_map
 from .render import SCENES, encode_mp4, render
-from .world import Script, WorldConfig, in_use, make_script, tell
+from .world import Script, WorldConfig, in_use, make_script, tell, write_dataset
 
 # %% auto #0
 __all__ = ['CLIP_SECONDS', 'MomentQuery', 'read_qvhighlights', 'read_charades_sta', 'FilmConfig', 'Film', 'make_film',
@@ -248,7 +247,7 @@ def _write_film(job, folder, config, settings, crf):
     split, number = job
     film = make_film(f"{split}-{number:05d}", config, settings)
     path = f"videos/{film.clip_id}.mp4"
-    encode_mp4(film_frames(film, config.side), Path(folder)/path, config.fps, crf)
+    encode_mp4(film_frames(film, config.side), folder/path, config.fps, crf)
     return Clip(film.clip_id, path, 0.0, film.duration, split), film_queries(film, config, settings), film.graph
 
 def write_films(
@@ -260,15 +259,8 @@ def write_films(
     crf: int = 18, # x264's quality
 ) -> list[Clip]: # in the order of `counts`
     "Render films and write their queries."
-    folder = Path(folder)
-    (folder/"videos").mkdir(parents=True, exist_ok=True)
-    jobs = [(split, i) for split, n in counts.items() for i in range(n)]
-    write = partial(_write_film, folder=str(folder), config=config, settings=settings, crf=crf)
-    clips, queries, graphs = zip(*parallel_map(write, jobs, workers, "render"))
-    write_records(folder/"clips.parquet", clips)
-    write_records(folder/"moments.parquet", [q for some in queries for q in some], MomentQuery)
-    write_records(folder/"graphs.parquet", graphs)
-    return list(clips)
+    make = partial(_write_film, config=config, settings=settings, crf=crf)
+    return write_dataset(folder, counts, make, "moments", MomentQuery, workers)
 
 def cut(
     clip: Clip,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv, json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
@@ -81,7 +81,7 @@ def read_pairs(
     folder: str | Path, # holds its files
 ) -> list[Pair]: # in the order of the files
     "Pairs of a published set."
-    return _load(PAIR_SETS, name, folder)
+    return [replace(p, generator=p.generator or name) for p in _load(PAIR_SETS, name, folder)]
 
 def read_captions(
     name: str, # in CAPTION_SETS
@@ -99,22 +99,20 @@ def _lines(path): return [json.loads(line) for line in path.read_text(encoding="
          "*_*.json", "MIT")
 def _sugarcrepe(path):
     for key, row in _json(path).items():
-        yield Pair(f"{path.stem}/{key}", row["filename"], path.stem, row["caption"], row["negative_caption"],
-                   "sugarcrepe")
+        yield Pair(f"{path.stem}/{key}", row["filename"], path.stem, row["caption"], row["negative_caption"])
 
 @declare(PAIR_SETS, "vitatecs", "temporal counterfactuals of MSR-VTT and VATEX captions, checked by people, 6 aspects",
          "*.jsonl", "CC BY 4.0")
 def _vitatecs(path):
     for k, row in enumerate(_lines(path)):
-        yield Pair(f"{row['aspect']}/{k}", row["video_name"], row["aspect"], row["caption"], row["counterfactual"],
-                   "vitatecs")
+        yield Pair(f"{row['aspect']}/{k}", row["video_name"], row["aspect"], row["caption"], row["counterfactual"])
 
 @declare(PAIR_SETS, "vl-checklist", "phrases of Visual Genome, SWiG, VAW and HAKE with one part replaced",
          "[AOR]*_*.json", "non-commercial use")
 def _vl_checklist(path):
     for k, (picture, texts) in enumerate(_json(path)):
         for j, (true, false) in enumerate(zip(texts["POS"], texts["NEG"])):
-            yield Pair(f"{path.stem}/{k}/{j}", picture, path.stem, true, false, "vl-checklist")
+            yield Pair(f"{path.stem}/{k}/{j}", picture, path.stem, true, false)
 
 # %% ../../nbs/data/pairs.ipynb #b26d6a2e
 @declare(CAPTION_SETS, "activitynet", "ActivityNet Captions: sentences of moments in long videos, in order",

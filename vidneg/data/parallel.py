@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import multiprocessing, sys
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Callable, Iterable
 
 from tqdm import tqdm
@@ -14,9 +14,16 @@ from tqdm import tqdm
 from ..core import VidnegError
 
 # %% auto #0
-__all__ = ['parallel_map']
+__all__ = ['process_context', 'parallel_map', 'in_background']
 
 # %% ../../nbs/data/parallel.ipynb #6f1e7f51
+def process_context() -> multiprocessing.context.BaseContext:
+    "Where new processes come from."
+    if "forkserver" not in multiprocessing.get_all_start_methods(): return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(sorted(m for m in sys.modules if m.partition(".")[0] == "vidneg"))
+    return context
+
 def _only_here(fn):
     "Is `fn`, or what it is a `partial` of, defined in an interactive session?"
     fn = getattr(fn, "func", fn)
@@ -39,5 +46,17 @@ def parallel_map(
         raise VidnegError(f"{fn} is defined in a notebook, where other processes cannot import it: "
                           "move it to a module, or use workers=1 or threads=True")
     if threads: pool = ThreadPoolExecutor(workers)
-    else: pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    else: pool = ProcessPoolExecutor(workers, process_context())
     with pool: return list(tqdm(pool.map(fn, items, chunksize=max(1, min(chunk, len(items)//workers))), **bar))
+
+# %% ../../nbs/data/parallel.ipynb #3c514bae
+def in_background(
+    fn: Callable, # can be imported
+    *args,
+    **kwargs,
+) -> Future: # `.result()` waits, and raises what `fn` raised
+    "Call `fn` in a process of its own, beside what this process does."
+    pool = ProcessPoolExecutor(1, process_context())
+    future = pool.submit(fn, *args, **kwargs)
+    pool.shutdown(wait=False)
+    return future

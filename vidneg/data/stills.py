@@ -20,8 +20,8 @@ from .video import sample_indices
 from .world import WorldConfig, _phrase, make_clip
 
 # %% auto #0
-__all__ = ['CLASSES', 'PREDICATES', 'Stills', 'draw_stills', 'nearest', 'patch_targets', 'TensorBatches', 'still_batches',
-           'Films', 'draw_films', 'picture_captions', 'picture_rows']
+__all__ = ['CLASSES', 'PREDICATES', 'Stills', 'draw_stills', 'nearest', 'patch_targets', 'ArrayBatches', 'still_batches', 'Films',
+           'draw_films', 'Pictures', 'draw_pictures']
 
 # %% ../../nbs/data/stills.ipynb #8f8039f8
 @dataclass
@@ -95,14 +95,14 @@ def patch_targets(
     return {**targets, "offset": (one*grid).astype(np.float32), "scene": stills.labels["scene"]}
 
 # %% ../../nbs/data/stills.ipynb #4d820666
-class TensorBatches:
-    "Rows of some tensors, batch by batch, in a new order every epoch."
+class ArrayBatches:
+    "Rows of some arrays, batch by batch, in a new order every epoch."
     def __init__(self,
-        tensors: dict[str, torch.Tensor], # (N, ...) each
+        arrays: dict[str, np.ndarray], # (N, ...) each
         batch_size: int = 64,
         seed: int = 0, # of the order
     ):
-        self.tensors, self.n = tensors, len(next(iter(tensors.values())))
+        self.arrays, self.n = arrays, len(next(iter(arrays.values())))
         if self.n < batch_size: raise VidnegError(f"{self.n} rows make no batch of {batch_size}: take a smaller batch_size")
         self.batch_size, self.seed, self._order = batch_size, seed, (None, None)
 
@@ -115,28 +115,26 @@ class TensorBatches:
         "One batch."
         if self._order[0] != epoch:
             self._order = epoch, stable_rng(self.seed, "still order", epoch).permutation(self.n)
-        rows = torch.from_numpy(self._order[1][index*self.batch_size:(index + 1)*self.batch_size])
-        return {k: v[rows] for k, v in self.tensors.items()}
+        rows = self._order[1][index*self.batch_size:(index + 1)*self.batch_size]
+        return {k: torch.from_numpy(v[rows]) for k, v in self.arrays.items()}
 
 def still_batches(
     stills: Stills,
     grid: int, # patches a side
     batch_size: int = 64,
     seed: int = 0, # of the order
-) -> TensorBatches: # of frames (B, 1, H, W, 3) uint8 and the targets of `patch_targets`
+) -> ArrayBatches: # of frames (B, 1, H, W, 3) uint8 and the targets of `patch_targets`
     "Stills and their patch labels."
-    return TensorBatches({"frames": torch.from_numpy(stills.frames),
-                          **{k: torch.from_numpy(v) for k, v in patch_targets(stills, grid).items()}}, batch_size, seed)
+    return ArrayBatches({"frames": stills.frames, **patch_targets(stills, grid)}, batch_size, seed)
 
 # %% ../../nbs/data/stills.ipynb #7b1c8c47
 PREDICATES = ("", *ACTIONS, *CONTACTS, *(f"is {participle} by" for _, participle in CONTACTS.values()), *CHANGES)
 
 @dataclass
 class Films:
-    "N films of T frames with labels for P patches, and captions of single frames."
+    "N films of T frames with labels for P patches."
     frames: np.ndarray # (N, T, side, side, 3) uint8
     labels: dict[str, np.ndarray] # predicate, shape, color, material: (N, T, P) int8, -1 for nothing
-    pictures: list[tuple[int, int, tuple[str, ...]]] # film, frame, what is said of it
 
 def _at(tracks, frames):
     "Some of a film's frames."
@@ -152,8 +150,8 @@ def _doing(graph, entities, time):
         if e.kind == "contact": out[int(e.object[1:]), live] = PREDICATES.index(f"is {CONTACTS[e.predicate][1]} by")
     return out
 
-def _film(i, n_frames, pictures, grid, config):
-    "One film: frames, labels, and captions of a few of its frames."
+def _film(i, n_frames, grid, config):
+    "One film: frames and labels."
     script, rng = make_clip("film", i, config), stable_rng(config.seed, "film", i)
     shown = sample_indices(config.frames, n_frames, "segment", rng)
     tracks = _at(script.tracks, shown)
@@ -162,9 +160,19 @@ def _film(i, n_frames, pictures, grid, config):
     kinds = {"predicate": doing, "shape": np.repeat(tracks.shape[:, None], n_frames, 1), "color": tracks.colour,
              "material": tracks.material}  # (E, T)
     labels = {k: np.where(which >= 0, np.take_along_axis(v.T, which.clip(0), 1), -1).astype(np.int8) for k, v in kinds.items()}
-    told = [(i, int(t), tuple(_picture_captions(script.graph, shown[t]/config.fps, config, rng)))
-            for t in sorted(rng.permutation(n_frames)[:pictures])]
-    return render(tracks, config.side), labels, told
+    return render(tracks, config.side), labels
+
+def draw_films(
+    n: int, # how many
+    n_frames: int, # T
+    grid: int, # patches a side
+    config: WorldConfig,
+    workers: int = 1, # processes
+) -> Films: # the i-th film depends on the config and i alone
+    "Draw labelled films, straight from the renderer."
+    made = parallel_map(partial(_film, n_frames=n_frames, grid=grid, config=config), list(range(n)), workers, "films")
+    frames, labels = zip(*made)
+    return Films(np.stack(frames), {k: np.stack([l[k] for l in labels]) for k in labels[0]})
 
 # %% ../../nbs/data/stills.ipynb #8396574d
 def _picture_captions(graph, time, config, rng, n=3):
@@ -181,32 +189,26 @@ def _picture_captions(graph, time, config, rng, n=3):
         else: meaning = Meaning(scene, (), present=tuple(phrase(e) for e in rng.permutation(list(seen.values()))[:2]))
         yield say(meaning, rng)
 
-def draw_films(
+def _picture(i, config):
+    "One picture: the frame, the moment (s) and its captions."
+    script, rng = make_clip("picture", i, config), stable_rng(config.seed, "picture", i)
+    t = int(rng.integers(config.frames))
+    told = list(_picture_captions(script.graph, t/config.fps, config, rng))
+    return render(_at(script.tracks, np.array([t])), config.side), t/config.fps, told
+
+@dataclass
+class Pictures:
+    "N pictures, that is, videos of one frame, with three captions each."
+    frames: np.ndarray # (N, 1, side, side, 3) uint8
+    times: np.ndarray # (N,) s, the moment of each in its script
+    captions: list[Caption] # `clip_id` is the picture's number
+
+def draw_pictures(
     n: int, # how many
-    n_frames: int, # T
-    pictures: int, # captioned frames of each
-    grid: int, # patches a side
     config: WorldConfig,
     workers: int = 1, # processes
-) -> Films: # the i-th film depends on the config and i alone
-    "Draw labelled films, straight from the renderer."
-    made = parallel_map(partial(_film, n_frames=n_frames, pictures=pictures, grid=grid, config=config), list(range(n)),
-                        workers, "films")
-    frames, labels, told = zip(*made)
-    return Films(np.stack(frames), {k: np.stack([l[k] for l in labels]) for k in labels[0]}, [p for t in told for p in t])
-
-# %% ../../nbs/data/stills.ipynb #35217aa7
-def picture_captions(
-    films: Films,
-) -> list[Caption]: # `clip_id` is the picture's number
-    "The pictures' captions as records."
-    return [Caption(f"{i}.{j}", str(i), text, "picture") for i, (_, _, texts) in enumerate(films.pictures)
-            for j, text in enumerate(texts)]
-
-def picture_rows(
-    films: Films,
-    features: np.ndarray, # (N, T, P, d) of the films
-) -> np.ndarray: # (pictures, 1, P, d)
-    "The pictures' features."
-    film, frame = np.array([(f, t) for f, t, _ in films.pictures]).T
-    return features[film, frame][:, None]
+) -> Pictures: # the i-th picture depends on the config and i alone
+    "Draw pictures, straight from the renderer."
+    frames, times, told = zip(*parallel_map(partial(_picture, config=config), list(range(n)), workers, "pictures"))
+    captions = [Caption(f"{i}.{j}", str(i), text, "picture") for i, some in enumerate(told) for j, text in enumerate(some)]
+    return Pictures(np.stack(frames), np.array(times), captions)

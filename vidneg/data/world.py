@@ -7,21 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations, permutations
+from itertools import permutations
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 
 from ..core import (
     Attribute, Caption, Clip, Entity, Event, SceneGraph, VidnegError, stable_rng, stable_seed, write_records)
 from .language import (
-    ACTIONS, CHANGES, CONTACTS, IT, RELATIONS, SOMETHING, Clause, Meaning, Phrase, holds, parse, say)
+    ACTIONS, CHANGES, CONTACTS, IT, RELATIONS, SOMETHING, Clause, Meaning, Phrase, say)
+from .layout import Deed, kind_of, lay_out, relation_between
 from .parallel import parallel_map
 from .render import COLOURS, MATERIALS, SCENES, SHAPES, SIZES, Tracks, render_clip
 
 # %% auto #0
-__all__ = ['WorldConfig', 'in_use', 'Deed', 'kind_of', 'draw_deeds', 'relation_between', 'Script', 'make_script', 'tell',
-           'captions', 'is_held_out', 'make_clip', 'write_world']
+__all__ = ['WorldConfig', 'in_use', 'draw_deeds', 'Script', 'make_script', 'phrase', 'tell', 'captions', 'is_held_out',
+           'make_clip', 'write_dataset', 'write_world']
 
 # %% ../../nbs/data/world.ipynb #52d0c0af
 @dataclass(frozen=True)
@@ -52,24 +54,6 @@ def in_use(
             "material": tuple(MATERIALS), "size": tuple(SIZES)}
 
 # %% ../../nbs/data/world.ipynb #02e06340
-@dataclass(frozen=True)
-class Deed:
-    "One event of a script, before there is any geometry."
-    predicate: str
-    subject: int # index of the entity
-    object: int = -1
-    value: str = "" # new value, for changes
-    start: float = 0.0 # seconds
-    end: float = 0.0
-
-def kind_of(
-    predicate: str, # base form
-) -> str: # action, contact, relation or attribute
-    "The fine-grained type of a predicate, as SPOT names them."
-    for kind, words in (("action", ACTIONS), ("contact", CONTACTS), ("relation", RELATIONS), ("attribute", CHANGES)):
-        if predicate in words: return kind
-    raise VidnegError(f"{predicate!r} is no predicate of the world")
-
 def _frequent_first(rng, words):
     "Draw a word by Zipf's law: the k-th of the list with probability proportional to 1/k, as verbs are in captions."
     p = 1/np.arange(1, len(words) + 1)
@@ -103,143 +87,6 @@ def draw_deeds(
         n += 2
     return deeds, n
 
-# %% ../../nbs/data/world.ipynb #848d4cba
-def _motion(d, u, full):
-    "Path (T, 2), factor of size (T,), angle (T,), visibility (T,) of an action at progress `u` in [0, 1]."
-    path, size, angle, alpha = np.zeros((len(u), 2)), np.ones(len(u)), np.zeros(len(u)), np.ones(len(u))
-    beats = 4 if full else 2  # how often periodic actions repeat, so that their tempo does not depend on the duration
-    reach = 0.5 if full else 0.33
-    if d.predicate.startswith("slide"):
-        sign = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[d.predicate.split()[1]]
-        path = reach*u[:, None]*np.array(sign)
-    elif d.predicate == "spin": angle = u*beats*np.pi*5/9
-    elif d.predicate == "bounce": path[:, 1] = -0.2*np.abs(np.sin(np.pi*beats/2*u))
-    elif d.predicate == "shake": path[:, 0] = 0.07*np.sin(2*np.pi*beats*u)
-    elif d.predicate == "loop":
-        turn = 2*np.pi*u*beats/4
-        path = 0.16*np.stack([np.sin(turn), 1 - np.cos(turn)], 1)
-    elif d.predicate == "grow": size = (1.7 if full else 1.4)**u
-    elif d.predicate == "shrink": size = (0.5 if full else 0.65)**u
-    elif d.predicate == "blink": alpha = (np.floor(u*beats*2 - 1e-9) % 2 == 0).astype(float)
-    return path, size, angle, alpha
-
-# %% ../../nbs/data/world.ipynb #0079005e
-def _contact(predicate, u, gap, side):
-    "Paths of subject and object (T, 2), both relative to the object's first place."
-    subject, obj = np.zeros((len(u), 2)), np.zeros((len(u), 2))
-    x, y = side*np.array((1.0, 0.0)), np.array((0.0, 1.0))
-    near = np.clip(u/0.5, 0, 1)[:, None]  # progress of the approach
-    if predicate == "touch": subject = x*(gap + 0.3*(1 - near))
-    elif predicate == "cover": subject = x*(gap + 0.2)*(1 - np.clip(u/0.7, 0, 1)[:, None])
-    elif predicate == "push":
-        obj = -x*0.35*np.clip((u - 0.25)/0.75, 0, 1)[:, None]
-        subject = obj + x*(gap + 0.15*(1 - np.clip(u/0.25, 0, 1)[:, None]))
-    elif predicate == "jump over":
-        subject = x*(gap + 0.08)*(1 - 2*u[:, None]) - y*(gap + 0.1)*np.sin(np.pi*u)[:, None]
-    elif predicate == "follow":
-        obj = -x*0.4*u[:, None]
-        subject = obj + x*(gap + 0.07)
-    return subject, obj
-
-# %% ../../nbs/data/world.ipynb #e81e297d
-def _relation_offset(predicate, r_a, r_b, rng):
-    "Where the subject of a relation stands, relative to the object."
-    if predicate == "inside": return rng.uniform(-0.02, 0.02, 2)
-    if predicate in ("in front of", "behind"):
-        turn = rng.uniform(0, 2*np.pi)
-        return 0.75*max(r_a, r_b)*np.array((np.cos(turn), np.sin(turn)))
-    far, off = r_a + r_b + rng.uniform(0.04, 0.15), rng.uniform(-0.35, 0.35)
-    main = {"to the left of": (-1, 0), "to the right of": (1, 0), "above": (0, -1), "below": (0, 1)}[predicate]
-    main = np.array(main, float)
-    return far*main + far*off*main[::-1]
-
-def relation_between(
-    a: np.ndarray, # (T, 2) places of one entity
-    b: np.ndarray, # (T, 2) of the other
-    r_a: np.ndarray, # (T,) radii
-    r_b: np.ndarray, # (T,)
-    in_front: bool, # whether `a` is drawn over `b`
-) -> np.ndarray: # (T,) the one relation in which `a` stands to `b`
-    "The seven relations divide all cases: apart, the larger coordinate decides; overlapping, depth, or 'inside'."
-    (dx, dy), distance = (a - b).T, np.hypot(*(a - b).T)
-    apart, across = distance >= 0.85*(r_a + r_b), abs(dx) >= abs(dy)
-    inside = in_front & (r_a < 0.65*r_b) & (distance + 0.5*r_a < r_b)
-    return np.select(
-        [apart & across & (dx < 0), apart & across, apart & (dy < 0), apart, inside],
-        ["to the left of", "to the right of", "above", "below", "inside"], "in front of" if in_front else "behind")
-
-# %% ../../nbs/data/world.ipynb #90b00491
-@dataclass
-class _Paths:
-    "Relative tracks of E entities over T frames."
-    path: np.ndarray # (E, T, 2)
-    size: np.ndarray # (E, T), radius
-    angle: np.ndarray
-    alpha: np.ndarray
-    depth: np.ndarray # (E,)
-    group: np.ndarray # (E,): entities of one group keep their relative places
-
-def _relative(deeds, radius, n, config, rng):
-    "Lay out everything but one offset per group."
-    T = config.frames
-    p = _Paths(np.zeros((n, T, 2)), np.repeat(radius[:, None], T, 1), np.zeros((n, T)), np.ones((n, T)),
-               rng.permutation(n).astype(float), np.arange(n))
-    time = np.arange(T)/config.fps
-    for d in deeds:
-        u = np.clip((time - d.start)/(d.end - d.start - 1/config.fps), 0, 1)
-        live = (time >= d.start - 1e-9) & (time < d.end - 1e-9)
-        if kind_of(d.predicate) == "action": _add_action(p, d, u, live, d.end - d.start > config.seconds*0.75)
-        elif kind_of(d.predicate) == "contact": _add_contact(p, d, u, live, rng)
-        elif kind_of(d.predicate) == "relation": _add_relation(p, d, rng)
-    return p
-
-def _add_action(p, d, u, live, full):
-    path, size, angle, alpha = _motion(d, u, full)
-    p.path[d.subject] += path
-    p.size[d.subject] *= size
-    p.angle[d.subject] += angle
-    p.alpha[d.subject] *= np.where(live, alpha, 1)
-
-def _add_contact(p, d, u, live, rng):
-    "The object joins the subject's group, standing where they will meet."
-    first = np.argmax(live)
-    gap = p.size[d.subject, first] + p.size[d.object, first]
-    subject, obj = _contact(d.predicate, u, gap, rng.choice((-1, 1)))
-    before = p.path[d.subject].copy()
-    place = before[first] - subject[first]  # of the object
-    p.path[d.subject] = before + subject - subject[first]
-    p.path[d.object] = place + obj
-    p.group[d.object] = p.group[d.subject]
-    if d.predicate in ("cover", "jump over"): p.depth[d.subject] = p.depth.max() + 1
-
-def _add_relation(p, d, rng):
-    "Both stand; for 'inside' the sizes are made to fit, which is why captions of relations never say a size."
-    a, b = d.subject, d.object
-    if d.predicate == "inside": p.size[a], p.size[b] = 0.07, 0.17
-    elif d.predicate in ("in front of", "behind"): p.size[a] = p.size[b] = p.size[[a, b], 0].mean()
-    if d.predicate in ("inside", "in front of"): p.depth[a] = p.depth.max() + 1
-    if d.predicate == "behind": p.depth[b] = p.depth.max() + 1
-    p.path[a] = _relation_offset(d.predicate, p.size[a, 0], p.size[b, 0], rng)
-    p.group[a] = p.group[b]
-
-# %% ../../nbs/data/world.ipynb #57c7fabc
-def _place(p, rng, tries=80):
-    "Offsets per group such that all stay inside the frame and groups keep apart, or None."
-    n = len(p.path)
-    margin = p.size.max(1)[:, None, None]
-    low, high = (p.path - margin).min(1), (p.path + margin).max(1)  # (E, 2)
-    groups = [np.flatnonzero(p.group == g) for g in np.unique(p.group)]
-    room = [(-low[g].min(0), 1 - high[g].max(0)) for g in groups]
-    pairs = [(a, b) for a, b in combinations(range(n), 2) if p.group[a] != p.group[b]]
-    apart = np.array([p.size[a] + p.size[b] for a, b in pairs])
-    for _ in range(tries):
-        at = p.path.copy()
-        for g, (a, b) in zip(groups, room):
-            a, b = np.minimum(a, (a + b)/2), np.maximum(b, (a + b)/2)  # a path too long for the frame is centred
-            at[g] += rng.uniform(a, b)
-        if all((np.hypot(*(at[a] - at[b]).T) > far).all() for (a, b), far in zip(pairs, apart)): return at
-    return None
-
 # %% ../../nbs/data/world.ipynb #52c41cac
 @dataclass(frozen=True)
 class Script:
@@ -267,18 +114,18 @@ def _events(deeds, looks):
                   f"e{d.object}" if d.object >= 0 else "", d.value or (looks[d.object]["color"] if d.object >= 0 else ""),
                   float(d.start), float(d.end), kind_of(d.predicate)) for d in deeds]
 
-def _seen_relations(p, at, looks, config):
+def _seen_relations(p, looks, config):
     "Every maximal stretch of time in which an ordered pair stands in one relation."
     events, T = [], config.frames
-    for a, b in permutations(range(len(at)), 2):
-        names = relation_between(at[a], at[b], p.size[a], p.size[b], p.depth[a] > p.depth[b])
+    for a, b in permutations(range(len(looks)), 2):
+        names = relation_between(p.path[a], p.path[b], p.size[a], p.size[b], p.depth[a] > p.depth[b])
         starts = [0, *np.flatnonzero(names[1:] != names[:-1]) + 1, T]
         events += [Event(f"e{a}", looks[a]["color"], str(names[s]), f"e{b}", looks[b]["color"],
                          float(s/config.fps), float(e/config.fps), "relation") for s, e in zip(starts, starts[1:])]
     return events
 
 # %% ../../nbs/data/world.ipynb #489367ca
-def _tracks(p, at, looks, entities, scene, config):
+def _tracks(p, looks, entities, scene, config):
     "What the renderer draws."
     time = np.arange(config.frames)/config.fps
     def over_time(kind, words):
@@ -289,23 +136,8 @@ def _tracks(p, at, looks, entities, scene, config):
         return out
     return Tracks(shape=np.array([list(SHAPES).index(l["shape"]) for l in looks]),
                   colour=over_time("color", COLOURS), material=over_time("material", MATERIALS),
-                  x=at[..., 0], y=at[..., 1], size=p.size, angle=p.angle, alpha=p.alpha,
+                  x=p.path[..., 0], y=p.path[..., 1], size=p.size, angle=p.angle, alpha=p.alpha,
                   depth=np.argsort(np.argsort(p.depth)), scene=list(SCENES).index(scene), fps=config.fps)
-
-def _layout(deeds, n, looks, config, rng):
-    "Tracks for as many of the deeds as fit; the moving ones always do."
-    for drop in range(3):
-        extra = max(0, 2 - n) if drop == 0 else 0
-        if drop == 2: deeds = [d for d in deeds if kind_of(d.predicate) != "relation"] or deeds
-        n_now = max(max(d.subject, d.object) for d in deeds) + 1 + extra
-        radius = np.array([SIZES[l["size"]] for l in looks[:n_now]])
-        for _ in range(4):
-            p = _relative(deeds, radius, n_now, config, rng)
-            at = _place(p, rng)
-            if at is not None: return deeds, p, at
-    p.group[:] = 0  # two crowded movers: let them overlap rather than change what is told
-    while (at := _place(p, rng)) is None: pass
-    return deeds, p, at
 
 # %% ../../nbs/data/world.ipynb #8d2cc1a8
 def make_script(
@@ -321,20 +153,26 @@ def make_script(
     for d in deeds:  # a change must be one: redraw what was there before, which no caption says
         kind = CHANGES.get(d.predicate, ("", ""))[1]
         while kind and looks[d.subject][kind] == d.value: looks[d.subject][kind] = str(rng.choice(vocab[kind]))
-    deeds, p, at = _layout(deeds, n, looks, config, rng)
-    looks = looks[:len(at)]
+    radius = np.array([SIZES[l["size"]] for l in looks])
+    deeds, p = lay_out(deeds, radius, config.frames, config.fps, rng)
+    looks = looks[:len(p.path)]
     entities = tuple(Entity(f"e{i}", l["shape"], _attributes(l, i, deeds, config.seconds)) for i, l in enumerate(looks))
     scripted = _events(deeds, looks)
     moving = tuple(e for e in scripted if e.kind != "relation")
     standing = tuple(e for e in scripted if e.kind == "relation")
-    events = list(moving) + _seen_relations(p, at, looks, config)
+    events = list(moving) + _seen_relations(p, looks, config)
     told = [g for g in (moving, standing, (*moving[:1], *standing) if moving and standing else ()) if g]
     told += [(e,) for e in moving if len(moving) > 1]
     return Script(clip_id, SceneGraph(clip_id, scene, entities, tuple(events)),
-                  _tracks(p, at, looks, entities, scene, config), tuple(told))
+                  _tracks(p, looks, entities, scene, config), tuple(told))
 
 # %% ../../nbs/data/world.ipynb #dfb6336e
-def _phrase(entity, time, silent, config, rng):
+def phrase(
+    entity: Entity,
+    silent: set[str], # kinds of attributes that are not to be said
+    config: WorldConfig,
+    rng: np.random.Generator,
+) -> Phrase: # the entity's name with some of its attributes
     "Mention each kind of attribute with the same probability."
     said = []
     for kind in ("size", "color", "material"):
@@ -342,6 +180,8 @@ def _phrase(entity, time, silent, config, rng):
         spans = [a for a in entity.attributes if a.kind == kind]
         if mention and kind not in silent and len(spans) == 1: said.append((kind, spans[0].value))
     return Phrase(entity.name, tuple(said))
+
+def _phrase(entity, time, silent, config, rng): return phrase(entity, silent, config, rng)
 
 def tell(
     graph: SceneGraph,
@@ -354,8 +194,8 @@ def tell(
     silent = {"size"} if any(e.kind == "relation" for e in events) else set()
     clauses = []
     for i, e in enumerate(events):
-        subject = IT if i and e.subject == events[0].subject else _phrase(entities[e.subject], e.start, silent, config, rng)
-        obj = _phrase(entities[e.object], e.start, silent, config, rng) if e.object else None
+        subject = IT if i and e.subject == events[0].subject else phrase(entities[e.subject], silent, config, rng)
+        obj = phrase(entities[e.object], silent, config, rng) if e.object else None
         clauses.append(Clause(e.predicate, subject, obj, e.object_attribute if e.kind == "attribute" else ""))
     order = "" if len(events) == 1 else "before" if events[0].end <= events[1].start else "while"
     return Meaning(graph.scene, tuple(clauses), order)
@@ -381,7 +221,7 @@ def captions(
         out.append(("broad", say(_vague(script.graph, script.told[i % len(script.told)], config, rng), rng)))
     for _ in range(2):
         two = rng.permutation(len(script.graph.entities))[:2]
-        present = tuple(_phrase(script.graph.entities[i], 0.0, set(), config, rng) for i in two)
+        present = tuple(phrase(script.graph.entities[i], set(), config, rng) for i in two)
         out.append(("broad", say(Meaning(script.graph.scene, (), present=present), rng)))
     return [Caption(f"{script.clip_id}.{i}", script.clip_id, text, grain) for i, (grain, text) in enumerate(out)]
 
@@ -413,14 +253,31 @@ def make_clip(
 
 def _renamed(script, split, number):
     clip_id = f"{split}-{number:05d}"
-    graph = SceneGraph(clip_id, script.graph.scene, script.graph.entities, script.graph.events)
-    return Script(clip_id, graph, script.tracks, script.told)
+    return replace(script, clip_id=clip_id, graph=replace(script.graph, clip_id=clip_id))
 
-# %% ../../nbs/data/world.ipynb #55548613
+# %% ../../nbs/data/world.ipynb #bc5aa5e0
+def write_dataset(
+    folder: str | Path, # gets videos/, clips.parquet, graphs.parquet and the table of texts
+    counts: dict, # split → number of clips
+    make: Callable, # ((split, number), folder) → clip, its texts, its scene graph; writes the video
+    table: str, # name of the texts' table
+    cls: type, # record class of the texts
+    workers: int = 1, # processes; the files do not depend on it
+) -> list[Clip]: # in the order of `counts`
+    "Make clips side by side and write their tables."
+    folder = Path(folder)
+    (folder/"videos").mkdir(parents=True, exist_ok=True)
+    jobs = [(split, i) for split, n in counts.items() for i in range(n)]
+    clips, texts, graphs = zip(*parallel_map(partial(make, folder=folder), jobs, workers, "render"))
+    write_records(folder/"clips.parquet", clips)
+    write_records(folder/f"{table}.parquet", [t for some in texts for t in some], cls)
+    write_records(folder/"graphs.parquet", graphs)
+    return list(clips)
+
 def _write_clip(job, folder, config, crf):
     script = make_clip(*job, config)
     path = f"videos/{script.clip_id}.mp4"
-    render_clip(Path(folder)/path, script.tracks, config.side, crf)
+    render_clip(folder/path, script.tracks, config.side, crf)
     return Clip(script.clip_id, path, 0.0, config.seconds, job[0]), captions(script, config), script.graph
 
 def write_world(
@@ -431,12 +288,5 @@ def write_world(
     crf: int = 18, # x264's quality
 ) -> list[Clip]: # in the order of `counts`
     "Render a world."
-    folder = Path(folder)
-    (folder/"videos").mkdir(parents=True, exist_ok=True)
-    jobs = [(split, i) for split, n in counts.items() for i in range(n)]
-    made = parallel_map(partial(_write_clip, folder=str(folder), config=config, crf=crf), jobs, workers, "render")
-    clips, texts, graphs = zip(*made)
-    write_records(folder/"clips.parquet", clips)
-    write_records(folder/"captions.parquet", [c for t in texts for c in t])
-    write_records(folder/"graphs.parquet", graphs)
-    return list(clips)
+    make = partial(_write_clip, config=config, crf=crf)
+    return write_dataset(folder, counts, make, "captions", Caption, workers)

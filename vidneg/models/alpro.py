@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import BertConfig, TimesformerConfig, TimesformerModel
+from transformers import TimesformerConfig, TimesformerModel
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.timesformer.modeling_timesformer import TimesformerEmbeddings, TimesformerLayer
 
@@ -20,12 +21,12 @@ from ..core import VidnegError
 from .clip_video import check_frames, normalized_pixels
 from .encoders import TextEncoder, VideoEncoder, attend, bert_attention, load_by_name, visible
 from .fusion import MatchHead, MLMHead, load_bert
-from .navero import Navero, _init_weights
+from .navero import Navero, _bert_config, _init_weights, from_pretrained_parts
 from .tokenize import tokenize
 
 # %% auto #0
-__all__ = ['TEMPLATES', 'AlproConfig', 'TimeSformerBlock', 'TimeSformer', 'load_timesformer', 'Alpro', 'random_regions',
-           'region_mask', 'crop_regions', 'EntityPrompter', 'pem', 'alpro_from_parts']
+__all__ = ['TEMPLATES', 'alpro_from_parts', 'AlproConfig', 'TimeSformerBlock', 'TimeSformer', 'load_timesformer', 'Alpro',
+           'random_regions', 'region_mask', 'crop_regions', 'EntityPrompter', 'pem']
 
 # %% ../../nbs/models/alpro.ipynb #bfbf100b
 @dataclass(frozen=True)
@@ -61,13 +62,6 @@ def _timesformer_config(c):
         image_size=c.image_size, patch_size=c.patch_size, num_frames=c.max_frames, hidden_size=c.width,
         num_hidden_layers=c.video_layers, num_attention_heads=c.heads, intermediate_size=int(c.width*c.mlp_ratio),
         hidden_dropout_prob=0., attention_probs_dropout_prob=0., layer_norm_eps=1e-6)
-
-def _bert_config(c):
-    "The `BertConfig` of an `AlproConfig`."
-    return BertConfig(
-        vocab_size=c.vocab_size, hidden_size=c.width, num_attention_heads=c.heads,
-        num_hidden_layers=c.text_layers + c.fusion_layers, intermediate_size=int(c.width*c.mlp_ratio),
-        max_position_embeddings=c.max_tokens, hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout)
 
 # %% ../../nbs/models/alpro.ipynb #6d04dce6
 def _timesformer_attention(module, x):
@@ -220,6 +214,18 @@ class Alpro(nn.Module):
         mean = (region[:, :, None]*video[:, 1:]).sum(1) / region.sum(1, keepdim=True).clamp(min=1) # (B, d)
         return self.entity_head(mean)
 
+    def load_vision(self,
+        name: str, # of a TimeSformer checkpoint, e.g. "facebook/timesformer-base-finetuned-k600", or a folder
+    ):
+        "Start the video encoder as TimeSformer."
+        load_timesformer(self.video, name)
+
+    def load_text(self,
+        name: str, # of a BERT checkpoint, or a folder
+    ):
+        "Start the text encoder, fusion and the MLM head as BERT."
+        load_bert(self.text, nn.ModuleDict({"layer": self.fusion}), self.mlm_head, name)
+
 # %% ../../nbs/models/alpro.ipynb #2ad5e204
 def random_regions(
     n: int, # clips
@@ -295,17 +301,5 @@ def pem(
     entropy = -(entity_targets*entity_logits.float().log_softmax(-1)).sum(-1) # (B,)
     return {"pem": entropy.masked_fill(~entity_mask, 0)}
 
-# %% ../../nbs/models/alpro.ipynb #0ce26e41
-def alpro_from_parts(
-    config: AlproConfig, # of the checkpoints' sizes
-    vision: str | None = None, # TimeSformer checkpoint, e.g. "facebook/timesformer-base-finetuned-k600"; None: fresh
-    text: str | None = None, # BERT checkpoint, e.g. "bert-base-uncased"; None: fresh
-    seed: int = 0, # of the fresh weights
-) -> Alpro:
-    "An ALPRO model whose video encoder starts as TimeSformer and whose text encoder starts as BERT."
-    model = Alpro(config, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if vision: load_timesformer(model.video, vision)
-        if text: load_bert(model.text, nn.ModuleDict({"layer": model.fusion}), model.mlm_head, text)
-    return model
+# %% ../../nbs/models/alpro.ipynb #92d3f6da
+alpro_from_parts = partial(from_pretrained_parts, model_class=Alpro) # config, vision, text, seed

@@ -9,33 +9,38 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from ..core import atomic_path
+from ..core import VidnegError, atomic_path
+from ..data.parallel import parallel_map
 from .navero import Navero
 
 # %% auto #0
 __all__ = ['cache_features']
 
 # %% ../../nbs/models/features.ipynb #842d70a7
-@torch.no_grad()
 def cache_features(
     model: Navero,
     frames: np.ndarray, # (N, T, H, W, 3) uint8, may be a memory map
     path: str | Path, # .npy file to write
-    batch_size: int = 64, # clips at a time
+    batch_size: int = 96, # frames at a time; on the CPU few are fast, since what they take stays in its caches
+    workers: int = 1, # threads, on the CPU
     desc: str = "features", # what the progress bar says, "" for none
 ) -> np.ndarray: # (N, T, P, d) float16, memory-mapped
     "Write `model.frame_features` of all clips to a file."
+    if not len(frames): raise VidnegError(f"no clips, so no features for {path}: check what made the frames")
     model.eval()
+    n = max(1, batch_size//frames.shape[1]) # clips
     device = next(model.parameters()).device
+    def some(start):
+        with torch.no_grad():
+            x = torch.from_numpy(np.array(frames[start:start + n])).to(device)
+            return model.frame_features(x).cpu().numpy().astype(np.float16)
+    first = some(0)
     with atomic_path(path) as part:
-        out = None
-        with tqdm(total=len(frames), desc=desc, unit="clip", disable=not desc) as bar:
-            for i in range(0, len(frames), batch_size):
-                x = model.frame_features(torch.from_numpy(np.array(frames[i:i + batch_size])).to(device))
-                if out is None: out = np.lib.format.open_memmap(part, "w+", np.float16, (len(frames), *x.shape[1:]))
-                out[i:i + len(x)] = x.cpu().numpy()
-                bar.update(len(x))
+        out = np.lib.format.open_memmap(part, "w+", np.float16, (len(frames), *first.shape[1:]))
+        out[:n] = first
+        def write(start): out[start:start + n] = some(start)
+        starts = range(n, len(frames), n)
+        parallel_map(write, starts, workers if device.type == "cpu" else 1, desc, threads=True)
         out.flush()
     return np.load(path, mmap_mode="r")

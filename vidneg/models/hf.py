@@ -15,7 +15,7 @@ from transformers import (AutoConfig, AutoImageProcessor, AutoModel, BlipForImag
 
 from ..core import Registry, VidnegError
 from ..data.video import sample_indices
-from .navero import Encoding
+from .navero import Encoding, NaveroScorer, check_aligned, each_pair
 from .tokenize import load_tokenizer
 
 # %% auto #0
@@ -105,13 +105,7 @@ class DualEncoderScorer(HFScorer):
         e = F.normalize(torch.cat([getattr(o, "pooler_output", o).float() for o in out]), dim=-1) # (U, p)
         return Encoding(e[:, None], e, None, index)
 
-    def similarity(self,
-        videos: Encoding, # Nv
-        texts: Encoding, # Nt
-    ) -> np.ndarray: # (Nv, Nt) cosine
-        "Compare all videos with all texts."
-        s = videos.embedding @ texts.embedding.T # (Uv, Ut)
-        return s.cpu().numpy()[np.ix_(videos.index, texts.index)]
+    similarity = NaveroScorer.similarity # cosine
 
 
 @ADAPTERS.register("siglip2")
@@ -184,19 +178,15 @@ class Matching:
     "`match` for a subclass that gives logits of pairs."
     @torch.no_grad()
     def _per_pair(self, videos, texts, v, t, reduce):
-        "`reduce` of the logits (n, T, classes) of pairs (N,), each pair once, so that equal pairs tie exactly."
-        pairs, index = np.unique(np.stack([v, t], 1), axis=0, return_inverse=True)
-        out = [reduce(self.pair_logits(videos, texts, *pairs[s].T)).cpu().numpy() for s in self._chunks(len(pairs))]
-        return np.concatenate(out)[index.ravel()] if out else np.zeros(0)
+        "`reduce` of the logits (n, T, classes) of pairs (N,)."
+        return each_pair(v, t, lambda *pair: reduce(self.pair_logits(videos, texts, *pair)), self.batch_size)
 
     def match(self,
         videos: Encoding, # N
         texts: Encoding, # N
     ) -> np.ndarray: # (N,) float64 in [0, 1]
         "Probability that text i fits video i, the mean over frames."
-        if len(videos) != len(texts):
-            raise VidnegError(f"match takes aligned pairs, got {len(videos)} videos and {len(texts)} texts: "
-                              "index them first")
+        check_aligned(videos, texts)
         def probability(x): return (x.softmax(-1)[..., 1] if x.shape[-1] == 2 else x[..., 0].sigmoid()).mean(1)
         return self._per_pair(videos, texts, videos.index, texts.index, lambda x: probability(x.double()))
 

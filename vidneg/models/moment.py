@@ -5,19 +5,18 @@
 # %% ../../nbs/models/moment.ipynb #77a046bf
 from __future__ import annotations
 
-import dataclasses, json, math
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from ..core import VidnegError, atomic_path
+from ..core import VidnegError
 from .encoders import attend
+from .files import load_files, save_files
 
 # %% auto #0
 __all__ = ['to_spans', 'to_windows', 'generalized_iou', 'match_windows', 'sine_embedding', 'clip_places', 'Attention', 'Residual',
@@ -361,28 +360,14 @@ def save_moment_model(
     folder: str | Path, # made if need be
 ) -> Path: # `folder`
     "Write `config.json` and `model.safetensors`, each atomically."
-    folder = Path(folder)
-    with atomic_path(folder/"config.json") as part:
-        config = {"model": type(model).__name__, **dataclasses.asdict(model.config)}
-        part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    weights = {k: w.detach().cpu().contiguous() for k, w in model.state_dict().items()}
-    with atomic_path(folder/"model.safetensors") as part: save_file(weights, part)
-    return folder
+    return save_files(model, folder, named=True)
 
 def load_moment_model(
     cls: type, # of the model: `MomentDETR` or `QDDETR`
     folder: str | Path, # that `save_moment_model` wrote
 ) -> MomentModel: # on the CPU, in training mode
     "Read a model back. Raises `VidnegError` if the files are missing or of another model."
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder/name).exists():
-            raise VidnegError(f"{folder/name} does not exist: train the model, or check the path")
-    try:
-        config = json.loads((folder/"config.json").read_text(encoding="utf-8"))
+    def build(config):
         if (name := config.pop("model", None)) != cls.__name__: raise ValueError(f"it holds {name!r}")
-        model = cls(MomentConfig(**config))
-        model.load_state_dict(load_file(folder/"model.safetensors"))
-    except (TypeError, ValueError, RuntimeError, SafetensorError) as e:
-        raise VidnegError(f"{folder} holds no {cls.__name__} of this version: {str(e)[:300]}") from e
-    return model
+        return cls(MomentConfig(**config))
+    return load_files(folder, build, cls.__name__)

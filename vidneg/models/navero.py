@@ -5,27 +5,26 @@
 # %% ../../nbs/models/navero.ipynb #3fe89215
 from __future__ import annotations
 
-import dataclasses, json
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BeitConfig, BertConfig, PreTrainedTokenizerFast
 
-from ..core import VidnegError, atomic_path
+from ..core import VidnegError
 from .encoders import SpaceTimeBlock, TextEncoder, VideoEncoder, load_beit
+from .files import load_files, save_files
 from .fusion import FusionEncoder, MatchHead, MLMHead, load_bert
 from .tokenize import tokenize
 
 # %% auto #0
 __all__ = ['NaveroConfig', 'Navero', 'count_parameters', 'save_model', 'load_model', 'from_pretrained_parts', 'Encoding',
-           'NaveroScorer']
+           'check_aligned', 'each_pair', 'NaveroScorer']
 
 # %% ../../nbs/models/navero.ipynb #c04b12d2
 @dataclass(frozen=True)
@@ -176,6 +175,18 @@ class Navero(nn.Module):
         "MLM logits."
         return self.mlm_head(fused, self.text.embeddings.word_embeddings.weight)
 
+    def load_vision(self,
+        name: str, # of a BEiT checkpoint, or a folder
+    ):
+        "Start the video encoder as BEiT."
+        load_beit(self.video, name)
+
+    def load_text(self,
+        name: str, # of a BERT checkpoint, or a folder
+    ):
+        "Start the text encoder, fusion and the MLM head as BERT."
+        load_bert(self.text, self.fusion, self.mlm_head, name)
+
 # %% ../../nbs/models/navero.ipynb #a56abdbe
 def count_parameters(
     model: nn.Module,
@@ -190,27 +201,13 @@ def save_model(
     folder: str | Path, # made if need be
 ) -> Path: # `folder`
     "Write `config.json` and `model.safetensors`, each atomically."
-    folder = Path(folder)
-    with atomic_path(folder/"config.json") as part:
-        part.write_text(json.dumps(dataclasses.asdict(model.config), indent=2) + "\n", encoding="utf-8")
-    weights = {k: w.detach().cpu().contiguous() for k, w in model.state_dict().items()}
-    with atomic_path(folder/"model.safetensors") as part: save_file(weights, part)
-    return folder
+    return save_files(model, folder)
 
 def load_model(
     folder: str | Path, # that `save_model` wrote
 ) -> Navero: # on the CPU, in training mode
     "Read a model back. Raises `VidnegError` if the files are missing or do not belong together."
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder/name).exists():
-            raise VidnegError(f"{folder/name} does not exist: run the stage that trains the model, or check the path")
-    try:
-        model = Navero(NaveroConfig(**json.loads((folder/"config.json").read_text(encoding="utf-8"))))
-        model.load_state_dict(load_file(folder/"model.safetensors"))
-    except (TypeError, ValueError, RuntimeError, SafetensorError) as e:
-        raise VidnegError(f"{folder} holds no NAVERO model of this version: {str(e)[:300]}") from e
-    return model
+    return load_files(folder, lambda config: Navero(NaveroConfig(**config)), "NAVERO model")
 
 # %% ../../nbs/models/navero.ipynb #d49e7d74
 def from_pretrained_parts(
@@ -218,13 +215,14 @@ def from_pretrained_parts(
     vision: str | None = None, # BEiT checkpoint, e.g. "microsoft/beit-base-patch16-224-pt22k-ft22k"; None: fresh
     text: str | None = None, # BERT checkpoint, e.g. "bert-base-uncased"; None: fresh
     seed: int = 0, # of the fresh weights
-) -> Navero:
-    "A NAVERO model whose video encoder starts as BEiT and whose text encoder starts as BERT."
-    model = Navero(config, seed)
+    model_class: type[nn.Module] = Navero, # with `load_vision` and `load_text`
+) -> nn.Module:
+    "A model whose video encoder starts as an image encoder and whose text encoder starts as BERT."
+    model = model_class(config, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if vision: load_beit(model.video, vision)
-        if text: load_bert(model.text, model.fusion, model.mlm_head, text)
+        if vision: model.load_vision(vision)
+        if text: model.load_text(text)
     return model
 
 # %% ../../nbs/models/navero.ipynb #8668325f
@@ -238,6 +236,26 @@ class Encoding:
 
     def __len__(self): return len(self.index)
     def __getitem__(self, i): return dataclasses.replace(self, index=np.atleast_1d(self.index[i]))
+
+def check_aligned(
+    videos: Encoding, # should be as many
+    texts: Encoding, # as these
+):
+    "Refuse what is no list of pairs."
+    if len(videos) != len(texts):
+        raise VidnegError(f"match takes aligned pairs, got {len(videos)} videos and {len(texts)} texts: "
+                          "index them first")
+
+def each_pair(
+    videos: np.ndarray, # (N,) int, which unique video
+    texts: np.ndarray, # (N,) int, which unique text
+    score: Callable, # of n pairs: videos (n,) and texts (n,), sorted, to a tensor (n,)
+    batch_size: int, # pairs at a time
+) -> np.ndarray: # (N,)
+    "Score pairs, each distinct pair once, so that equal pairs tie exactly; pairs of one video come side by side."
+    pairs, index = np.unique(np.stack([videos, texts], 1), axis=0, return_inverse=True)
+    out = [score(*pairs[i:i + batch_size].T).cpu().numpy() for i in range(0, len(pairs), batch_size)]
+    return np.concatenate(out)[index.ravel()] if out else np.zeros(0)
 
 # %% ../../nbs/models/navero.ipynb #f51c765b
 class NaveroScorer:
@@ -295,19 +313,12 @@ class NaveroScorer:
         texts: Encoding, # N
     ) -> np.ndarray: # (N,) float64 in [0, 1]
         "Probability by the VTM head that text i fits video i."
-        if len(videos) != len(texts):
-            raise VidnegError(f"match takes aligned pairs, got {len(videos)} videos and {len(texts)} texts: "
-                              "index them first")
-        # A pair that occurs twice is fused once, so that equal pairs tie exactly; pairs of one video come side by side
-        # and share its keys and values.
-        pairs, index = np.unique(np.stack([videos.index, texts.index], 1), axis=0, return_inverse=True)
-        out = []
-        for s in self._chunks(len(pairs)):
-            seen, rows = np.unique(pairs[s, 0], return_inverse=True)
-            t = pairs[s, 1]
+        check_aligned(videos, texts)
+        def probability(v, t): # pairs of one video share its keys and values
+            seen, rows = np.unique(v, return_inverse=True)
             longest = int(texts.mask[t].sum(1).max())
             fused = self.model.fuse(videos.states[seen], texts.states[t, None, :longest], texts.mask[t, None, :longest],
                                     torch.as_tensor(rows, device=self.device), first_only=True)
             # float64, or confident answers would round to 1 and tie
-            out.append(self.model.match_logits(fused).double().softmax(-1)[:, 0, 1].cpu().numpy()) # (batch,)
-        return np.concatenate(out)[index] if out else np.zeros(0)
+            return self.model.match_logits(fused).double().softmax(-1)[:, 0, 1] # (n,)
+        return each_pair(videos.index, texts.index, probability, self.batch_size)

@@ -13,13 +13,12 @@ from typing import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..core import VidnegError, atomic_path, stable_rng
+from ..core import VidnegError, stable_rng
 from ..data.batches import digest
 from ..data.questions import UNKNOWN, Question, answer_vocabulary
+from .files import load_files, save_files
 from .navero import Encoding
 
 # %% auto #0
@@ -172,27 +171,13 @@ class AnswerDecoder(nn.Module):
         folder: str | Path, # made if need be
     ) -> Path: # `folder`
         "Write `config.json` and `model.safetensors`, each atomically."
-        folder = Path(folder)
-        with atomic_path(folder/"config.json") as part:
-            part.write_text(json.dumps(dataclasses.asdict(self.config), indent=2) + "\n", encoding="utf-8")
-        weights = {k: w.detach().cpu().contiguous() for k, w in self.state_dict().items()}
-        with atomic_path(folder/"model.safetensors") as part: save_file(weights, part)
-        return folder
+        return save_files(self, folder)
 
 def load_answer_decoder(
     folder: str | Path, # that `AnswerDecoder.save` wrote
 ) -> AnswerDecoder: # on the CPU, in training mode
     "Read a decoder back. Raises `VidnegError` if the files are missing or do not belong together."
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder/name).exists():
-            raise VidnegError(f"{folder/name} does not exist: run the stage that trains the model, or check the path")
-    try:
-        model = AnswerDecoder(QAConfig(**json.loads((folder/"config.json").read_text(encoding="utf-8"))))
-        model.load_state_dict(load_file(folder/"model.safetensors"))
-    except (TypeError, ValueError, RuntimeError, SafetensorError) as e:
-        raise VidnegError(f"{folder} holds no answer decoder of this version: {str(e)[:300]}") from e
-    return model
+    return load_files(folder, lambda config: AnswerDecoder(QAConfig(**config)), "answer decoder")
 
 # %% ../../nbs/models/qa.ipynb #b04d81c7
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +14,11 @@ from torch import nn
 from transformers.models.bert.modeling_bert import BertLayer
 
 from ..core import VidnegError, stable_seed
-from .encoders import bert_attention, load_beit
-from .fusion import load_bert
-from .navero import Navero, NaveroConfig, _bert_config, _init_weights
+from .encoders import bert_attention
+from .navero import Navero, NaveroConfig, _bert_config, _init_weights, from_pretrained_parts
 
 # %% auto #0
-__all__ = ['SingularityConfig', 'Singularity', 'singularity_from_parts']
+__all__ = ['singularity_from_parts', 'SingularityConfig', 'Singularity']
 
 # %% ../../nbs/models/singularity.ipynb #0b9a551c
 @dataclass(frozen=True)
@@ -77,17 +77,5 @@ class Singularity(Navero):
         pooled = seen[:, :, int(self.video.cls_token):].mean(2) # (B, T, d)
         return tokens.flatten(1, 2), F.normalize(self.video_proj(pooled), dim=-1).mean(1)
 
-# %% ../../nbs/models/singularity.ipynb #e20ebf63
-def singularity_from_parts(
-    config: SingularityConfig, # of the checkpoints' sizes
-    vision: str | None = None, # BEiT checkpoint, e.g. "microsoft/beit-base-patch16-224-pt22k-ft22k"; None: fresh
-    text: str | None = None, # BERT checkpoint, e.g. "bert-base-uncased"; None: fresh
-    seed: int = 0, # of the fresh weights
-) -> Singularity:
-    "A Singularity model whose video encoder starts as BEiT and whose text encoder starts as BERT."
-    model = Singularity(config, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if vision: load_beit(model.video, vision)
-        if text: load_bert(model.text, model.fusion, model.mlm_head, text)
-    return model
+# %% ../../nbs/models/singularity.ipynb #89574e0c
+singularity_from_parts = partial(from_pretrained_parts, model_class=Singularity) # config, vision, text, seed

@@ -84,13 +84,7 @@ class XClip(ClipVideo):
                 "sentence–frame": attention_over_vector((frames @ sentence[..., None])[..., 0], t),
                 "frame–word": attention_over_matrix(fine @ words.mT, t, columns)}
 
-    def similarity(self,
-        frames: torch.Tensor, # (Nv, T, p)
-        video: torch.Tensor, # (Nv, p)
-        words: torch.Tensor, # (Nt, L, p)
-        sentence: torch.Tensor, # (Nt, p)
-        mask: torch.Tensor, # (Nt, L) 1 for words
-    ) -> torch.Tensor: # (Nv, Nt)
-        "Mean of the four similarities of all pairs."
+    def similarity(self, frames, video, words, sentence, mask) -> torch.Tensor: # (Nv, Nt)
+        "Mean of the four similarities of all pairs; takes what `ClipVideo.similarity` takes."
         parts = self.grains(frames[:, None], video[:, None], words[None], sentence[None], mask[None])
         return sum(parts.values())/4

@@ -5,7 +5,7 @@
 # %% ../../nbs/models/zoo.ipynb #fa2a0b55
 from __future__ import annotations
 
-import dataclasses, json, shutil, time
+import shutil, time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +15,6 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BeitModel, BertModel
@@ -24,9 +22,9 @@ from transformers import BeitModel, BertModel
 from ..core import Registry, VidnegError, atomic_path, stable_seed
 from .alpro import Alpro, AlproConfig
 from .clip_video import ClipVideo, ClipVideoConfig, DualScorer
+from .files import load_files, read_config, save_files
 from .hf import load_hf
-from .navero import (Navero, NaveroConfig, NaveroScorer, _beit_config, _bert_config, load_model,
-                                  save_model)
+from .navero import (Navero, NaveroConfig, NaveroScorer, _beit_config, _bert_config)
 from .singularity import Singularity, SingularityConfig
 from .tokenize import load_tokenizer
 from .xclip import XClip, XClipConfig
@@ -175,20 +173,19 @@ def recalls(
 # %% ../../nbs/models/zoo.ipynb #9805d97a
 _CLASSES = {c.__name__: c for c in (ClipVideo, XClip, Singularity, Alpro)}
 
+def _build(config):
+    "A model as `config.json` describes it."
+    if "model" not in config: return Navero(NaveroConfig(**config))
+    model_class = _CLASSES[config.pop("model")]
+    return model_class(model_class.config_class(**config))
+
 def save(
     model: nn.Module, # one of MODELS
     folder: str | Path, # made if need be
     tokenizer=None, # with which it was trained; kept beside the model, so that `load_scorer` needs nothing else
 ) -> Path: # `folder`
     "Write a model, each file atomically."
-    folder = Path(folder)
-    if type(model) is Navero: save_model(model, folder)
-    else:
-        about = {"model": type(model).__name__, **dataclasses.asdict(model.config)}
-        with atomic_path(folder/"config.json") as part:
-            part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        weights = {k: w.detach().cpu().contiguous() for k, w in model.state_dict().items()}
-        with atomic_path(folder/"model.safetensors") as part: save_file(weights, part)
+    folder = save_files(model, folder, named=type(model) is not Navero)
     if tokenizer is not None:
         shutil.rmtree(folder/"tokenizer", ignore_errors=True)
         with atomic_path(folder/"tokenizer") as part: tokenizer.save_pretrained(part)
@@ -198,19 +195,7 @@ def load(
     folder: str | Path, # that `save`, or `save_model` of `Navero`, wrote
 ) -> nn.Module: # on the CPU, in training mode
     "Read a model back. Raises `VidnegError` if the files are missing or do not belong together."
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder/name).exists():
-            raise VidnegError(f"{folder/name} does not exist: check the path, or save the model first")
-    try:
-        about = json.loads((folder/"config.json").read_text(encoding="utf-8"))
-        if "model" not in about: return load_model(folder)
-        model_class = _CLASSES[about.pop("model")]
-        model = model_class(model_class.config_class(**about))
-        model.load_state_dict(load_file(folder/"model.safetensors"))
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as e:
-        raise VidnegError(f"{folder} holds no model of this version: {str(e)[:300]}") from e
-    return model
+    return load_files(folder, _build)
 
 # %% ../../nbs/models/zoo.ipynb #914ff8f1
 def scorer_of(
@@ -229,8 +214,7 @@ def load_scorer(
 ):
     "A scorer from files."
     folder = Path(name_or_folder)
-    config = folder/"config.json"
-    if not config.is_file() or "model_type" in json.loads(config.read_text(encoding="utf-8")):
+    if not (folder/"config.json").is_file() or "model_type" in read_config(folder): # as `transformers` writes it
         return load_hf(name_or_folder, batch_size, device)
     places = [tokenizer] if tokenizer else [p for p in (folder/"tokenizer", folder/"tokenizer.json") if p.exists()]
     if not places: raise VidnegError(f"{folder} holds no tokenizer: pass the one with which the model was trained")

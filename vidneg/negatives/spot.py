@@ -7,255 +7,21 @@ from __future__ import annotations
 
 import difflib, re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from os.path import commonprefix
-from typing import Callable, Iterable, NamedTuple, Protocol
+from typing import Callable, Iterable, NamedTuple
 
-import numpy as np
 import pandas as pd
-from lemminflect import getAllLemmas, getInflection
 
-from ..core import Caption, Edit, Negative, SceneGraph, VidnegError, stable_rng, undo
-from ..data.language import IT, Clause, Meaning, Phrase, say
-from .tuples import Foil, Scheme, SpotTuple, Statement, Vocabulary, kinds, linear, manipulate
-from ..text.lexicon import needs_an
+from ..core import Caption, Edit, Negative, SceneGraph, stable_rng, undo
+from .faithful import faithful
+from .grammar import NOUN_KINDS, Grammar
+from .tuples import Foil, Scheme, Vocabulary, kinds, linear, manipulate
 from ..text.lm import Chat
 
 # %% auto #0
-__all__ = ['NOUN_KINDS', 'PAPER_PROMPT', 'Grammar', 'world_meaning', 'WorldGrammar', 'TemplateGrammar', 'faithful', 'Decorated',
-           'GrammarDecorator', 'ChatDecorator', 'text_edits', 'SpotSet', 'make_spot', 'graph_table', 'type_table',
-           'outcome_table']
-
-# %% ../../nbs/negatives/spot.ipynb #a7d27b7e
-class Grammar(Protocol):
-    "Something that says a statement."
-    name: str
-    def say(
-        self,
-        statement: Statement,
-        scene: str, # "" where it is unknown
-        rng: np.random.Generator, # chooses among phrasings
-    ) -> str: # a caption
-        "Put a statement into words."
-
-_CHANGE = {"color": "turn", "material": "become"}
-
-def world_meaning(
-    statement: Statement,
-    scene: str, # "" to leave it out
-) -> Meaning:
-    "A statement in the terms of the world's language."
-    tuples = statement.tuples
-    if tuples[0].predicate == "is":
-        ((kind, old),), ((_, new),) = (t.object_attributes for t in tuples)
-        if kind not in _CHANGE: raise VidnegError(f"the world's language has no verb for a change of {kind}")
-        order = ("size", "color", "material")
-        about = sorted((*tuples[0].subject_attributes, (kind, old)), key=lambda a: order.index(a[0]))
-        return Meaning(scene, (Clause(_CHANGE[kind], Phrase(tuples[0].subject, tuple(about)), value=new),))
-    named = max(range(len(tuples)), key=lambda i: len(tuples[i].subject_attributes))  # where one subject is described
-    clauses = [Clause(t.predicate, IT if statement.same and i != named else Phrase(t.subject, t.subject_attributes),
-                      Phrase(t.object, t.object_attributes) if t.object else None) for i, t in enumerate(tuples)]
-    return Meaning(scene, tuple(clauses), statement.order)
-
-class WorldGrammar:
-    "The world's own language."
-    name = "world"
-    def say(self, statement: Statement, scene: str, rng: np.random.Generator) -> str:
-        return say(world_meaning(statement, scene), rng)
-
-# %% ../../nbs/negatives/spot.ipynb #3893cda3
-NOUN_KINDS = ("age&sex", "occupation")  # attributes that are nouns: "a boy", "a cook"
-_PREPOSITIONS = frozenset("on in at above below behind beside between by inside into near next of off onto outside "
-                          "over through to towards under with".split())
-_SUBSTANCES = frozenset(  # nouns without an article
-    "alcohol bread butter cardboard cement cheese chocolate clothing coffee concrete cotton cream detergent dirt dough "
-    "dust equipment fabric fire flour foam foliage food furniture garbage gas gear glue grass gravel hair hay ice "
-    "juice leather lemonade lighting lotion makeup meat metal milk money mouthwash mud oil paint paper plastic powder "
-    "rain rubber salt sand sauce shampoo smoke snow soap soil steam straw sugar sunscreen tea toothpaste trash "
-    "vegetation water wax wood".split())
-_PAIRS = frozenset("binoculars clippers glasses goggles jeans pants scissors shears shorts sunglasses tights tongs "
-                   "trousers tweezers".split())  # plural, whatever their base form
-
-@lru_cache(maxsize=100_000)
-def _forms(word, upos, tag):
-    "The forms under `tag` of every word that `word` may be a form of."
-    return {f for base in getAllLemmas(word, upos=upos).get(upos, ()) for f in getInflection(base, tag)}
-
-def _is_plural(noun):
-    last = noun.split()[-1].lower()
-    bases = getAllLemmas(last, upos="NOUN").get("NOUN", ())
-    return last in _PAIRS or last not in bases and last in _forms(last, "NOUN", "NNS")
-
-def _with_article(phrase, noun):
-    if _is_plural(noun) or noun.split()[-1].lower() in _SUBSTANCES: return phrase
-    return f"{'an' if needs_an(phrase) else 'a'} {phrase}"
-
-def _noun_phrase(name, attributes, definite=False):
-    "A name with its attributes behind it, a noun with them before it."
-    adjectives = [v for k, v in attributes if k not in NOUN_KINDS]
-    nouns = [v for k, v in attributes if k in NOUN_KINDS]
-    if name[0].isupper():
-        said = adjectives + [_with_article(n, n) for n in nouns]
-        return f"{name}, who is {' and '.join(said)}," if said else name
-    head = " ".join(nouns or [name])  # "a boy", not "a boy person"
-    phrase = " ".join([*adjectives, head])
-    return f"the {phrase}" if definite else _with_article(phrase, head)
-
-def _predicate(predicate, kind, plural):
-    "The finite form of a predicate, with 'is' where it needs one."
-    first, _, rest = predicate.partition(" ")
-    be = "are" if plural else "is"
-    bases = getAllLemmas(first, upos="VERB").get("VERB", ())
-    if kind == "relationship" and first not in _forms(first, "VERB", "VBZ"): return f"{be} the {predicate} of"
-    if kind in ("relation", "spatial") or first in _PREPOSITIONS or not bases: return f"{be} {predicate}"
-    participle = first in _forms(first, "VERB", "VBN") and first not in bases
-    if participle or first in _forms(first, "VERB", "VBG"): return f"{be} {predicate}"
-    third = first if first in _forms(first, "VERB", "VBZ") else getInflection(bases[0], "VBZ")[0]
-    return " ".join(filter(None, (bases[0] if plural else third, rest)))
-
-# %% ../../nbs/negatives/spot.ipynb #5934949b
-_FORMS = {"before": ("{a} before {b}", "{b} after {a}", "{a}, then {b}", "after {a}, {b}", "before {b}, {a}"),
-          "while": ("{a} while {b}", "while {a}, {b}")}
-_CHANGES = ("{s} {be} {old} before becoming {new}", "{s} {be} {old} and after a while {become} {new}",
-            "at first {s} {be} {old}, then {new}")
-
-def _pick(forms, u): return forms[int(u*len(forms))]
-
-def _value_phrase(kind, value): return _with_article(value, value) if kind in NOUN_KINDS else value
-
-class TemplateGrammar:
-    "A small grammar for graphs of any kind."
-    name = "template"
-
-    def _clause(self, t, definite):
-        plural = _is_plural(t.subject) and not t.subject[0].isupper()
-        subject = _noun_phrase(t.subject, t.subject_attributes, definite)
-        if t.predicate == "is": return f"{subject} {'are' if plural else 'is'} {_value_phrase(*t.object_attributes[0])}"
-        obj = [_noun_phrase(t.object, t.object_attributes)] if t.object else []
-        return " ".join([subject, _predicate(t.predicate, t.kind, plural), *obj])
-
-    def _change(self, statement, u):
-        a, b = statement.tuples
-        plural = _is_plural(a.subject) and not a.subject[0].isupper()
-        be, become = ("are", "become") if plural else ("is", "becomes")
-        old, new = (_value_phrase(*t.object_attributes[0]) for t in (a, b))
-        about = a.subject_attributes or b.subject_attributes
-        return _pick(_CHANGES, u).format(s=_noun_phrase(a.subject, about), be=be, become=become, old=old, new=new)
-
-    def _two(self, statement, u):
-        form, tuples = _pick(_FORMS[statement.order], u), statement.tuples
-        first = form.index("{a}") < form.index("{b}")  # the one subject is described where it is named first
-        if statement.same:
-            about = tuples[0].subject_attributes or tuples[1].subject_attributes
-            again = () if tuples[0].subject[0].isupper() else tuple(a for a in about if a[0] in NOUN_KINDS)
-            tuples = [replace(t, subject_attributes=about if here else again)
-                      for t, here in zip(tuples, (first, not first))]
-        a, b = (self._clause(t, statement.same and here) for t, here in zip(tuples, (not first, first)))
-        return form.format(a=a, b=b)
-
-    def say(self, statement: Statement, scene: str, rng: np.random.Generator) -> str:
-        u, tuples = rng.random(), statement.tuples
-        if len(tuples) == 1: text = self._clause(tuples[0], False)
-        else: text = (self._change if tuples[0].predicate == "is" else self._two)(statement, u)
-        return re.sub(",+", ",", text).rstrip(",")
-
-# %% ../../nbs/negatives/spot.ipynb #c5ca40de
-_PRONOUNS = frozenset("it he she they".split())
-_NEGATIONS = frozenset("not no never without nobody nothing neither nor cannot".split())
-_ARTICLES = frozenset("a an the".split())
-
-@lru_cache(maxsize=100_000)
-def _lemmas(word):
-    return frozenset({word, *(base.lower() for bases in getAllLemmas(word).values() for base in bases)})
-
-def _read(text): return [_lemmas(w) for w in re.findall(r"[\w&'-]+|,", text.lower())]
-
-def _ends(words, phrase):
-    "Where a phrase ends in a text, up to inflection."
-    parts = _read(phrase)
-    return [i + len(parts) - 1 for i in range(len(words) - len(parts) + 1)
-            if all(w & p for w, p in zip(words[i:], parts))]
-
-def _owner(words, at, heads):
-    "The noun that an attribute belongs to: the next one, or behind 'is' the last one."
-    back = at - 1
-    while back >= 0 and words[back] & _ARTICLES: back -= 1
-    behind_be = back >= 0 and bool(words[back] & {"be", "and"}) and any(h < at for h in heads)
-    return max(h for h in heads if h < at) if behind_be else min((h for h in heads if h >= at), default=None)
-
-# %% ../../nbs/negatives/spot.ipynb #f1311b6d
-def _described(words, head, heads, attributes):
-    "Whether all attributes stand with their noun."
-    return all(any(_owner(words, at, heads) == head for at in _ends(words, value)) for _, value in attributes)
-
-def _heads(words, name, attributes):
-    return [i for phrase in (name, *(v for k, v in attributes if k in NOUN_KINDS)) for i in _ends(words, phrase)]
-
-def _in_clause(words, t, pronoun, also=()):
-    "Whether a clause has all parts of a tuple in their places; `also`: attributes that may name the subject."
-    subjects = _heads(words, t.subject, (*t.subject_attributes, *also))
-    if pronoun and not t.subject_attributes: subjects += [i for i, w in enumerate(words) if w & _PRONOUNS]
-    value = t.object_attributes[0][1] if t.predicate == "is" else t.predicate
-    objects = _heads(words, t.object, t.object_attributes) if t.object else [None]
-    for s, p, o in ((s, p, o) for s in subjects for p in _ends(words, value) for o in objects):
-        heads = [s] if o is None else [s, o]
-        active = s < p and (o is None or p < o)
-        passive = o is not None and o < p < s and any("by" in w for w in words[p:s])
-        if (active or passive) and _described(words, s, heads, t.subject_attributes) and (
-                o is None or _described(words, o, heads, t.object_attributes)): return True
-    return False
-
-def _splits(words):
-    "Ways to read a text as (what is first, what is second, order)."
-    which = {"before": "before", "after": "after", "then": "before", "while": "while", "as": "while"}
-    def named(w): return next((which[x] for x in w if x in which), "")
-    def ordered(a, b, order): return (b, a, "before") if order == "after" else (a, b, order)
-    commas = [i for i, w in enumerate(words) if "," in w]
-    starts = [i for i in (0, *(c + 1 for c in commas)) if words[i:] and named(words[i])]  # "in the park, before b, a"
-    turned = {"before": "after", "after": "before", "while": "while"}
-    leading = [ordered(words[s + 1:c], words[c + 1:], turned[named(words[s])])
-               for s in starts for c in commas if c > s and "then" not in words[s]]
-    return leading + [ordered(words[:i], words[i + 1:], named(w)) for i, w in enumerate(words) if named(w)]
-
-# %% ../../nbs/negatives/spot.ipynb #bf5d01d4
-def _both(words, statement):
-    "Whether a text tells two events in their order."
-    pronoun, tuples = statement.same, statement.tuples
-    bare = [replace(t, subject_attributes=()) for t in tuples] if statement.same else tuples
-    about = next((t.subject_attributes for t in tuples if t.subject_attributes), ())
-    full = [replace(t, subject_attributes=about) for t in tuples]
-    for a, b, order in _splits(words):
-        if order != statement.order: continue
-        ways = [(a, b)] if order == "before" else [(a, b), (b, a)]
-        for clauses in ways:
-            if all(_in_clause(c, t, pronoun, about if pronoun else ()) for c, t in zip(clauses, bare)) and (
-                not statement.same or any(_in_clause(c, t, False) for c, t in zip(clauses, full))): return True
-    return False
-
-def _changes(words, statement):
-    "Whether a text tells a change in its order."
-    a, b = statement.tuples
-    heads = _heads(words, a.subject, a.subject_attributes)
-    first, second = (_ends(words, t.object_attributes[0][1]) for t in (a, b))
-    loose = [i for i, w in enumerate(words) if "after" in w and not any("while" in v for v in words[i:i + 3])]
-    return bool(heads and first and second) and max(first) < min(second) and not loose and _described(
-        words, heads[0], heads[:1], a.subject_attributes)
-
-def faithful(
-    text: str, # a caption
-    statement: Statement, # what it should say
-    others: Iterable[str] = (), # words that may stand in a caption only where the statement has them
-) -> str: # "" where it does; otherwise the reason
-    "Whether a caption still contains its tuples, each part in its place, and no more."
-    words, known = _read(text), frozenset().union(*_read(linear(statement)))
-    if any(w & _NEGATIONS or any(x.endswith("n't") for x in w) for w in words): return "negation"
-    for other in others:
-        if _ends(words, other) and not all(w & known for w in _read(other)): return f"adds {other}"
-    if len(statement.tuples) == 1: found = _in_clause(words, statement.tuples[0], False)
-    elif statement.tuples[0].predicate == "is": found = _changes(words, statement)
-    else: found = _both(words, statement)
-    return "" if found else "parts missing or out of place"
+__all__ = ['PAPER_PROMPT', 'Decorated', 'GrammarDecorator', 'ChatDecorator', 'text_edits', 'SpotSet', 'make_spot', 'graph_table',
+           'type_table', 'outcome_table']
 
 # %% ../../nbs/negatives/spot.ipynb #37fccd93
 class Decorated(NamedTuple):
@@ -332,7 +98,7 @@ class ChatDecorator:
             answers = self._ask([foils[i] for i in left], seed + attempt) if left else []
             for i, pair in zip(left, answers):
                 u = stable_rng(seed, "sentence", keys[i]).random()
-                if all(pair): out[i] = Decorated(_pick(pair[0], u), _pick(pair[1], u), f"chat, attempt {attempt + 1}")
+                if all(pair): out[i] = Decorated(*(some[int(u*len(some))] for some in pair), f"chat, attempt {attempt + 1}")
             left = [i for i, pair in zip(left, answers) if not all(pair)]
         return out
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json, os, re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -122,19 +123,11 @@ class _Gumbel(LogitsProcessor):
         noise = torch.tensor(np.stack([r.gumbel(size=scores.shape[1]) for r in self.rngs])) # (B, vocab)
         return scores.double()/self.temperature + noise.to(scores.device)
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class TransformersChat(Pretrained):
     "A causal LM of transformers with a chat template."
     kind, auto = "chat", "AutoModelForCausalLM"
-    def __init__(self,
-        name_or_folder: str | Path, # as `Pretrained`
-        revision: str = "main", # as `Pretrained`
-        batch_size: int = 8, # conversations
-        dtype: str = "float32",
-        device: str = "auto",
-        gguf_file: str | None = None, # as `Pretrained`
-    ):
-        super().__init__(name_or_folder, revision, dtype, device, gguf_file)
-        self.batch_size = batch_size
+    batch_size: int = 8 # conversations
 
     def prompts(self, conversations: list[list[dict]]) -> list[list[int]]: # token ids
         "Conversations as the model wants them, up to where its answer begins."

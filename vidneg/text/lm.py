@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib, importlib.util, re
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -82,21 +83,23 @@ def files_digest(
     return h.hexdigest()
 
 # %% ../../nbs/text/lm.ipynb #556fae63
+@dataclass(eq=False, repr=False)
 class Pretrained:
     "A model and its tokenizer by name or folder, loaded when first used."
     auto = "AutoModel" # class of transformers that loads it
-    def __init__(self,
-        name_or_folder: str | Path, # on the Hub, or a folder that `save_pretrained` wrote
-        revision: str = "main", # commit, tag or branch on the Hub; give a commit for results that last
-        dtype: str = "float32", # to compute in: "float64", "float32", "bfloat16" or "float16"
-        device: str = "auto", # "auto": the GPU where there is one; "cpu", "cuda"
-        gguf_file: str | None = None, # a quantized model's file in the folder; needs `pip install gguf`
-    ):
-        self.source, self.dtype, self.gguf_file = str(name_or_folder), dtype, gguf_file
+    name_or_folder: str | Path # on the Hub, or a folder that `save_pretrained` wrote
+    revision: str = "main" # commit, tag or branch on the Hub; give a commit for results that last
+    _: KW_ONLY
+    dtype: str = "float32" # to compute in: "float64", "float32", "bfloat16" or "float16"
+    device: str = "auto" # "auto": the GPU where there is one; "cpu", "cuda"
+    gguf_file: str | None = None # a quantized model's file in the folder; needs `pip install gguf`
+
+    def __post_init__(self):
+        self.source = str(self.name_or_folder)
         path = Path(self.source)
         self.name = path.name if path.is_absolute() else self.source # tables shall not show where a machine keeps it
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.given = {"revision": revision} | ({"gguf_file": gguf_file} if gguf_file else {})
+        if self.device == "auto": self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.given = {"revision": self.revision} | ({"gguf_file": self.gguf_file} if self.gguf_file else {})
 
     @property
     def identity(self) -> dict: # what decides the answers, for the cache
@@ -150,18 +153,12 @@ def is_word(text: str) -> bool:
     "Letters only, and no single letter but a and i."
     return text.isalpha() and (len(text) > 1 or text in "aAiI")
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class TransformersFillMask(Pretrained):
     "Any masked LM of transformers. Computes in double precision: the order of words does not depend on the batch."
     kind, auto = "fill-mask", "AutoModelForMaskedLM"
-    def __init__(self,
-        name_or_folder: str | Path, # as `Pretrained`
-        revision: str = "main", # as `Pretrained`
-        batch_size: int = 32, # texts
-        dtype: str = "float64", # "float32" where speed matters more
-        device: str = "auto",
-    ):
-        super().__init__(name_or_folder, revision, dtype, device)
-        self.batch_size = batch_size
+    dtype: str = "float64" # "float32" where speed matters more
+    batch_size: int = 32 # texts
 
     @cached_property
     def marker(self) -> str: return space_marker(list(self.tokenizer.get_vocab()))
@@ -225,20 +222,12 @@ class TransformersFillMask(Pretrained):
         return [(words[i], -p) for p, i in sorted(found)]
 
 # %% ../../nbs/text/lm.ipynb #e70595bf
+@dataclass(eq=False, repr=False, kw_only=True)
 class TransformersLogProb(Pretrained):
     "Any causal LM of transformers."
     kind, auto = "log-prob", "AutoModelForCausalLM"
-    def __init__(self,
-        name_or_folder: str | Path, # as `Pretrained`
-        revision: str = "main", # as `Pretrained`
-        max_tokens: int = 512, # longer texts are cut; the model's own context if that is shorter
-        batch_tokens: int = 512, # tokens in a batch, with padding; memory is about 8 bytes × vocabulary × this
-        dtype: str = "float32",
-        device: str = "auto",
-        gguf_file: str | None = None, # as `Pretrained`
-    ):
-        super().__init__(name_or_folder, revision, dtype, device, gguf_file)
-        self.max_tokens, self.batch_tokens = max_tokens, batch_tokens
+    max_tokens: int = 512 # longer texts are cut; the model's own context if that is shorter
+    batch_tokens: int = 512 # tokens in a batch, with padding; memory is about 8 bytes × vocabulary × this
 
     @property
     def identity(self) -> dict: # what decides the answers, for the cache
