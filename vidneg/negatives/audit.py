@@ -248,7 +248,7 @@ def wilson(
     spread = (np.bincount(group, values - p)**2).sum()/n**2 * g/max(g - 1, 1) # variance of the mean
     n = min(n, p*(1 - p)/spread) if spread > 0 else g
     centre, width = (p + z*z/2/n)/(1 + z*z/n), z*np.sqrt(p*(1 - p)/n + (z/2/n)**2)/(1 + z*z/n)
-    return p, float(max(centre - width, 0)), float(min(centre + width, 1))
+    return p, float(min(max(centre - width, 0), p)), float(max(min(centre + width, 1), p)) # rounding moves no end past p
 
 def _won(scores, ties):
     if ties not in ("half", "against"): raise VidnegError(f"ties={ties!r}; there are: half, against")

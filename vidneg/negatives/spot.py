@@ -98,7 +98,8 @@ class ChatDecorator:
             answers = self._ask([foils[i] for i in left], seed + attempt) if left else []
             for i, pair in zip(left, answers):
                 u = stable_rng(seed, "sentence", keys[i]).random()
-                if all(pair): out[i] = Decorated(*(some[int(u*len(some))] for some in pair), f"chat, attempt {attempt + 1}")
+                taken = [some[int(u*len(some))] for some in pair if some]
+                if len(taken) == 2: out[i] = Decorated(*taken, f"chat, attempt {attempt + 1}")
             left = [i for i, pair in zip(left, answers) if not all(pair)]
         return out
 

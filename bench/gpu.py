@@ -1,0 +1,97 @@
+"""Speed, memory and repeatability of NAVERO's fine-tuning on this machine's GPU, for `reports/gpu/`.
+
+After `make reproduce SCALE=gpu`, `make gpu-record` trains some steps twice from the same start, with the parameters of
+`params.yaml`, and writes what it saw. `--device cpu` does the same without a GPU, at whatever scale was reproduced.
+"""
+import argparse, hashlib, json, platform, sys, tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vidneg.core import Negative, VidnegError, at_root, atomic_path, read_records
+from vidneg.data.datasets import read_dataset
+from vidneg.data.video import FrameCache
+from vidneg.finetune import start_model, text_batches
+from vidneg.models.tokenize import load_tokenizer
+from vidneg.run import commit, read_section
+from vidneg.tasks import NaveroTask
+from vidneg.train import TrainConfig, fit
+
+# Dense bf16 with fp32 accumulation, TFLOP/s, from NVIDIA's data sheets.
+PEAK = {"A100": 312.0, "H100": 989.4, "H200": 989.4}
+
+
+def batches_and_task(params):
+    "What the stage `finetune` trains NAVERO on."
+    data, words = read_dataset("data/dataset"), load_tokenizer(params.get("tokenizer", "data/backbone/tokenizer.json"))
+    batches = text_batches(
+        np.load("data/features.npy", mmap_mode="r"), FrameCache("data/frames").clip_ids, data.of("train", "fine"),
+        read_records("data/negatives/train.parquet", Negative), words, start_model("data/pretrain").config.max_tokens,
+        batch_size=params["batch_size"], negatives_per_clip=params["negatives_per_clip"], n_frames=params["n_frames"])
+    return batches, lambda: NaveroTask(start_model("data/pretrain"), **params["common"], **params["runs"]["navero"])
+
+
+def flops_of_a_step(task, batch):
+    "Floating-point operations of forward and backward, counted on the CPU."
+    with FlopCounterMode(display=False) as counter: sum(v.mean() for v in task(batch).values()).backward()
+    return counter.get_total_flops()
+
+
+def train(task, batches, config, folder):
+    "One run: what `fit` returned, the peak of the GPU's memory (bytes) and the hash of the weights."
+    cuda = torch.cuda.is_available() and config.device != "cpu"
+    if cuda: torch.cuda.reset_peak_memory_stats()
+    out = fit(task, batches, config, folder)
+    memory = torch.cuda.max_memory_allocated() if cuda else None
+    return out, memory, hashlib.sha256((Path(folder)/"model.safetensors").read_bytes()).hexdigest()
+
+
+def record(args):
+    "All that is written."
+    params = read_section("params.yaml", "finetune")
+    batches, task = batches_and_task(params)
+    config = TrainConfig(steps=args.steps, learning_rate=params["learning_rate"], weight_decay=params["weight_decay"],
+                         mixed_precision=params.get("mixed_precision", "no"), compile=args.compile, device=args.device)
+    cuda = torch.cuda.is_available() and args.device != "cpu"
+    flops = flops_of_a_step(task(), batches.batch(0, 0))
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [train(task(), batches, config, f"{folder}/{i}") for i in range(2)]
+    (first, memory, weights), (second, _, again) = runs
+    device = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
+    peak = args.peak or next((v for k, v in PEAK.items() if k in device), None)
+    fastest = max(first["steps_per_second"], second["steps_per_second"])
+    return {"device": device, "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
+            "commit": commit("."), "steps": args.steps, "clips": len(batches.rows),
+            "features per clip": list(batches.features.shape[1:]), "parameters": sum(p.numel() for p in task().parameters()),
+            "steps/s": [first["steps_per_second"], second["steps_per_second"]],
+            "clips/s": [first["clips_per_second"], second["clips_per_second"]],
+            "share of time waiting for data": [first["data_share"], second["data_share"]],
+            "FLOPs a step": flops, "peak TFLOP/s": peak,
+            "model FLOPs utilisation": flops*fastest/peak/1e12 if peak else None,
+            "peak memory, MB": memory and memory/1e6, "weights": [weights, again], "same weights twice": weights == again,
+            "compiled": args.compile, "params": params}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--device", default="auto", help="auto: a GPU, or an error; cpu")
+    parser.add_argument("--peak", type=float, help="the device's dense bf16 TFLOP/s, where the table has it not")
+    parser.add_argument("--compile", action="store_true", help="let torch.compile make kernels")
+    parser.add_argument("--out", default="reports/gpu/record.json")
+    args = parser.parse_args()
+    at_root()
+    if args.device == "auto" and not torch.cuda.is_available():
+        raise VidnegError("no CUDA device here: run this where one is, or pass --device cpu to try the command")
+    if not Path("data/pretrain/model.safetensors").exists():
+        raise VidnegError("data/pretrain is missing: run `make reproduce SCALE=gpu` first")
+    found = record(args)
+    with atomic_path(args.out) as part: part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps({k: v for k, v in found.items() if k != "params"}, indent=2))
+
+
+if __name__ == "__main__":
+    try: main()
+    except VidnegError as e: sys.exit(str(e))

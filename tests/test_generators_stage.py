@@ -1,0 +1,147 @@
+"The stages `generators` and `audit` on a few clips, and negatives by shards."
+import ast
+import pickle
+from collections import Counter
+from functools import partial
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+
+from vidneg.core import Caption, Clip, Negative, SceneGraph, project_root, read_records, undo, write_records
+from vidneg.data.batches import digest
+from vidneg.data.world import WorldConfig, captions, make_clip
+from vidneg.negatives.aaro import aaro, lexicon_named, verdict
+from vidneg.negatives.audit import wilson
+from vidneg.negatives.components import KINDS, make_components
+from vidneg.negatives.mixed import LmMaker, MixedGenerator, Plan
+from vidneg.negatives.rules import rules_published
+from vidneg.negatives.shards import Job, KnownParser, make_all, make_mixed
+from vidneg.negatives.substitutes import world_vocabulary
+from vidneg.text.lm import fill_mask
+from vidneg.text.mlm import CaptionMlm, word_tokenizer
+from vidneg.text.parse import PIPELINE, load_parser, write_parses
+
+pytestmark = pytest.mark.skipif(not PIPELINE.exists(), reason="the pipeline is not there: run the stage `parser`")
+CONFIG, SIZES = WorldConfig(), {"train": 8, "test": 6}
+SCRIPTS = {split: [make_clip(split, i, CONFIG) for i in range(n)] for split, n in SIZES.items()}
+TOLD = {split: [c for s in some for c in captions(s, CONFIG)] for split, some in SCRIPTS.items()}
+FINE = [c for c in TOLD["train"] if c.grain == "fine"]
+
+
+def dataset(root):
+    scripts = [(split, s) for split, some in SCRIPTS.items() for s in some]
+    write_records(root/"data/dataset/clips.parquet", [Clip(s.clip_id, "none.mp4", 0., 1., split) for split, s in scripts])
+    write_records(root/"data/dataset/captions.parquet", [c for some in TOLD.values() for c in some])
+    write_records(root/"data/dataset/graphs.parquet", [s.graph for _, s in scripts], SceneGraph)
+    items, _ = aaro([c for c in TOLD["test"] if c.grain == "fine"], "rules-published", lexicon_named("navero"))
+    for form in ("published", "balanced"): write_records(root/f"data/negatives/aaro-test-{form}.parquet", items, Negative)
+    texts = [c.text for c in TOLD["train"]]
+    CaptionMlm(word_tokenizer(texts), width=16, layers=1, heads=2).save(root/"data/lm")
+
+
+def run(stage, root, monkeypatch, **parameters):
+    "The notebook's cells in this process, with other parameters."
+    monkeypatch.chdir(root)
+    shown = []
+    names = {"display": shown.append}
+    cells = nbformat.read(project_root(__file__.rsplit("/", 1)[0])/f"nbs/pipeline/{stage}.ipynb", 4).cells
+    for cell in (c for c in cells if c.cell_type == "code"):
+        exec(compile(ast.parse(cell.source), stage, "exec"), names)
+        if "parameters" in cell.metadata.get("tags", []):
+            assert parameters.keys() <= names.keys()
+            names.update(parameters)
+    return names
+
+
+def written(*folders):
+    "Name and hash of every file."
+    return {p.name: digest(p.read_bytes()) for f in folders for p in sorted(f.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    "Both stages run in two folders, and what they left."
+    torch.set_num_threads(1)
+    roots = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for root in roots:
+            (root/"settings.ini").touch()
+            dataset(root)
+            run("generators", root, monkeypatch, clips=5, rounds=2, workers=1)
+            run("audit", root, monkeypatch, shares=[0.5], workers=1)
+    return roots
+
+
+def test_stages_write_the_same_bytes_again(done):
+    one, two = (written(root/"data/generated", root/"reports/audit") for root in done)
+    assert one == two and len(one) > 30
+
+
+def test_every_generator_and_kind_is_there(done):
+    rates = pd.read_parquet(done[0]/"data/generated/rates.parquet")
+    kinds = rates.groupby(["part", "set"]).kind.agg(set)
+    assert kinds["train", "components"] == kinds["test", "components"] == {*KINDS, "all"}
+    assert {"action", "attribute", "object", "relation", "all"} == kinds["train", "navero-mixed"] == kinds["train", "lm"]
+    assert {"neighborhood attribute", "counterfactual action", "counterfactual attribute"} < kinds["train", "spot-balanced"]
+    assert rates.covered.between(0, 1).all() and (rates.among > 0).all()
+    whole = rates[(rates.part == "train") & (rates["set"] == "navero-mixed")]
+    assert set(whole.among) == {len(FINE)}
+
+
+def test_what_is_for_testing_is_false_of_its_clip(done):
+    folder, graphs = done[0]/"data/generated", {s.clip_id: s.graph for s in SCRIPTS["test"]}
+    for name in ("aaro-lm", "aaro-mixed", "components", "spot-balanced"):
+        own = folder/f"test-{name}-captions.parquet"
+        known = {c.caption_id: c for c in (read_records(own, Caption) if own.exists() else TOLD["test"])}
+        negatives = read_records(folder/f"test-{name}.parquet", Negative)
+        said = Counter((n.kind, verdict(n.text, graphs[known[n.caption_id].clip_id])) for n in negatives)
+        assert negatives and all(v == {"positive": "true", "negated passive": "outside"}.get(k, "false") for k, v in said)
+        assert all(undo(n.text, n.edits) == known[n.caption_id].text for n in negatives)
+
+
+def test_mixed_negatives_for_training(done):
+    made = read_records(done[0]/"data/generated/navero-mixed.parquet", Negative)
+    texts = {c.caption_id: c.text for c in FINE}
+    assert max(Counter(n.caption_id for n in made).values()) <= 4
+    assert {n.caption_id for n in made} == set(texts) and all(undo(n.text, n.edits) == texts[n.caption_id] for n in made)
+
+
+def test_tables_and_pages_agree(done):
+    out = done[0]/"reports/audit"
+    table, rates = pd.read_csv(out/"audit.csv"), pd.read_csv(out/"generators.csv")
+    assert {f"{s.replace('/', '-')}.html" for s in table.set} == {p.name for p in out.glob("*.html")}
+    assert table.before.between(0, 1).all() and (table.kept_items <= table.measured).all()
+    assert (table.before_low <= table.before).all() and (table.before <= table.before_high).all()
+    tested = rates[rates.part == "test"]
+    assert (tested.wrong.dropna() == 0).all()
+    for page in out.glob("*.html"): assert "Items kept" not in page.read_text() and "<h2>Refinement</h2>" in page.read_text()
+    assert len((out/"audit.md").read_text().splitlines()) == len(table) + 6
+
+
+def test_known_parser_is_the_parser(tmp_path):
+    texts = [c.text for c in FINE[:12]]
+    write_parses(tmp_path/"p.parquet", load_parser().pipe(texts[:5]))
+    parser = pickle.loads(pickle.dumps(KnownParser(path=str(tmp_path/"p.parquet"))))
+    assert parser.parse(texts + texts[:2]) == load_parser().parse(texts + texts[:2])
+    assert list(parser.pipe(iter(texts))) == KnownParser().parse(texts) == load_parser().parse(texts)
+    assert parser.parse([]) == [] and [p.text for p in parser.parse([""])] == [""]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_shards_change_nothing(done, size):
+    rules = rules_published(lexicon_named("world"))
+    both = MixedGenerator(rules, LmMaker(fill_mask(str(done[0]/"data/lm")), KnownParser().parse))
+    jobs = {"mixed": Job(partial(make_mixed, generator=both, plan=Plan(2)), FINE[:9]),
+            "components": Job(partial(make_components, parser=KnownParser(), vocabulary=world_vocabulary()), FINE[:4]),
+            "nothing": Job(partial(make_mixed, generator=both), [])}
+    found = make_all(pickle.loads(pickle.dumps(jobs)), size=size)
+    assert found == {name: job.make(job.captions) for name, job in jobs.items()}
+    assert found["nothing"] == ([], Counter()) and found["mixed"][0]
+
+
+@pytest.mark.parametrize("n", range(1, 60))
+def test_interval_holds_its_value(n):
+    "Rounding once put the end of the interval below a share of 1."
+    for p, low, high in (wilson([1.]*n, range(n)), wilson([0.]*n, range(n))): assert low <= p <= high
