@@ -76,11 +76,10 @@ def own_rows(
     return slice(rank*n, (rank + 1)*n)
 
 # %% ../nbs/tasks.ipynb #19857390
-_AMONG_ALL = {"similarity", "neg_similarity", "neg_same"} # compare samples of the whole batch, whichever process has them
-
 class NaveroTask(Task):
     "VTC, VTM, MLM and their negative-augmented forms on one encoding of the batch. NAVERO (1)–(4), SPOT (8)."
-    provides = _AMONG_ALL | {"temperature", "pos", "neg", "neg_mask", "same", "match_logits", "match_labels",
+    among_all = frozenset({"similarity", "neg_similarity", "neg_same"}) # compare all samples, whichever process has them
+    provides = among_all | {"temperature", "pos", "neg", "neg_mask", "same", "match_logits", "match_labels",
                              "match_mask", "neg_match_logits", "mlm_logits", "mlm_labels"}
     def __init__(self,
         model: nn.Module, # encode_video, encode_text, fuse, match_logits, mlm_logits, temperature
@@ -144,7 +143,7 @@ class NaveroTask(Task):
         "What the losses say of this process's samples."
         terms = {}
         for name, loss in self.losses.items():
-            given = among_all if self.wants[name] & _AMONG_ALL else named
+            given = among_all if self.wants[name] & self.among_all else named
             values = loss(**{k: given[k] for k in self.wants[name] & given.keys()})
             terms |= {k: v[rows] for k, v in values.items()} if given is among_all else values
         return terms

@@ -17,7 +17,7 @@ from .language import ACTIONS, CHANGES, CONTACTS, Clause, Meaning, say
 from .parallel import parallel_map
 from .render import COLOURS, MATERIALS, SCENES, SHAPES, SIZES, Tracks, render
 from .video import sample_indices
-from .world import WorldConfig, _phrase, make_clip
+from .world import WorldConfig, make_clip, phrase
 
 # %% auto #0
 __all__ = ['CLASSES', 'PREDICATES', 'Stills', 'draw_stills', 'nearest', 'patch_targets', 'ArrayBatches', 'still_batches', 'Films',
@@ -182,11 +182,11 @@ def _picture_captions(graph, time, config, rng, n=3):
     standing = [e for e in graph.events if e.kind == "relation" and e.start <= time < e.end]
     for i in range(n):
         scene = graph.scene if rng.random() < 0.5 else ""
-        phrase = lambda entity: _phrase(entity, 0.0, {"size"}, config, rng)
+        said = lambda entity: phrase(entity, {"size"}, config, rng)
         if i < n - 1 and standing:
             e = standing[rng.integers(len(standing))]
-            meaning = Meaning(scene, (Clause(e.predicate, phrase(seen[e.subject]), phrase(seen[e.object])),))
-        else: meaning = Meaning(scene, (), present=tuple(phrase(e) for e in rng.permutation(list(seen.values()))[:2]))
+            meaning = Meaning(scene, (Clause(e.predicate, said(seen[e.subject]), said(seen[e.object])),))
+        else: meaning = Meaning(scene, (), present=tuple(said(e) for e in rng.permutation(list(seen.values()))[:2]))
         yield say(meaning, rng)
 
 def _picture(i, config):

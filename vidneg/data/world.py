@@ -181,8 +181,6 @@ def phrase(
         if mention and kind not in silent and len(spans) == 1: said.append((kind, spans[0].value))
     return Phrase(entity.name, tuple(said))
 
-def _phrase(entity, time, silent, config, rng): return phrase(entity, silent, config, rng)
-
 def tell(
     graph: SceneGraph,
     events: tuple[Event, ...], # one or two scripted events, in the order of time
