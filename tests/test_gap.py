@@ -35,8 +35,9 @@ def test_ranks_are_counted_among_the_clips_of_a_kind():
         some = [(c, n) for c, n in zip(captions, negatives) if n.kind == row.kind]
         text = {c.clip_id: scorer.table[c.text if row.group == "true" else n.text] for c, n in some}
         video = {c: videos[ids.index(c)] for c in text}
-        score = {o: video[o] @ text[row.clip_id] if row.direction == "t2v" else video[row.clip_id] @ text[o] for o in text}
-        assert row.rank == sum(s >= score[row.clip_id] for s in score.values())
+        own, t2v = row.clip_id, row.direction == "t2v"
+        score = {o: video[o] @ text[own] if t2v else video[own] @ text[o] for o in text}
+        assert row.rank == sum(s >= score[own] for s in score.values())
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=2, max_size=30), st.integers(1, 5))

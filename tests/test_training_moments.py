@@ -23,7 +23,8 @@ LOSSES = ("component_simple", "component_adaptive", "importance_entropy")
 def data(n=6, with_texts=True, **settings):
     "Queries on three films; the second query has no positive, the third no negatives."
     rng = np.random.default_rng(0)
-    queries = [MomentQuery(f"q{i}", f"film{i % 3}", f"query {i}", 20., ((2.*i % 12, 2.*i % 12 + 4.),)) for i in range(n)]
+    at = [2.*i % 12 for i in range(n)]
+    queries = [MomentQuery(f"q{i}", f"film{i % 3}", f"query {i}", 20., ((a, a + 4.),)) for i, a in enumerate(at)]
     videos = {f"film{i}": rng.normal(size=(10, 6)).astype(np.float32) for i in range(3)}
     negatives = {q.query_id: [f"{q.text} not {j}" for j in range(1 + i % 2)] for i, q in enumerate(queries) if i != 2}
     positives = {q.query_id: f"{q.text} again" for i, q in enumerate(queries) if i != 1}
@@ -39,8 +40,8 @@ def test_batches_are_those_of_moment_batch_with_the_texts_beside_them():
     seen = []
     for index in range(2):
         batch = batches.batch(3, index)
-        row = [next(i for i, q in enumerate(queries) if len(words[q.text]) == n and np.array_equal(words[q.text], t[:n]))
-               for t, n in zip(batch["text"].numpy(), batch["text_mask"].sum(1).tolist())]
+        texts = [t[:n] for t, n in zip(batch["text"].numpy(), batch["text_mask"].sum(1).tolist())]
+        row = [next(i for i, q in enumerate(queries) if np.array_equal(words[q.text], t)) for t in texts]
         seen += row
         some = [queries[i] for i in row]
         want = moment_batch(some, videos, {q.query_id: words[q.text] for q in some}, 0, 3)
@@ -54,7 +55,7 @@ def test_batches_are_those_of_moment_batch_with_the_texts_beside_them():
             there = 0 if q.query_id in ("q1", "q2") else len(batches.negatives[q.query_id])
             assert batch["component_mask"][b].sum() == there
     assert sorted(seen) == list(range(6))
-    assert batches.batch(0, 0)["text"].shape != () and not torch.equal(batches.batch(0, 0)["windows"], batches.batch(1, 0)["windows"])
+    assert not torch.equal(batches.batch(0, 0)["windows"], batches.batch(1, 0)["windows"])
 
 
 def test_the_fingerprint_notices_what_changes():
@@ -83,7 +84,8 @@ def test_components_are_compared_on_joint_embeddings(cls, pooling):
             return joint(text, mask)
         anchor = joint(batch["text"], batch["text_mask"])
         pos = cosine(anchor, alone(batch["pos_text"], batch["pos_text_mask"]))
-        neg = torch.stack([cosine(anchor, alone(batch["neg_text"][:, j], batch["neg_text_mask"][:, j])) for j in range(2)], 1)
+        false = [alone(batch["neg_text"][:, j], batch["neg_text_mask"][:, j]) for j in range(2)]
+        neg = torch.stack([cosine(anchor, f) for f in false], 1)
         exists = batch["component_mask"]
         weight = task.importance(pool(batch["text"], batch["text_mask"]), batch["neg_text"], batch["neg_text_mask"])
         want = component_simple(pos, neg, exists, .2) | component_adaptive(pos, neg, exists, weight, .2)
@@ -130,8 +132,8 @@ def test_films_are_read_in_clips_of_two_seconds(tmp_path):
     frames = np.repeat(rng.integers(0, 256, (3, 1, 1, 3), np.uint8), 16, 0) * np.ones((1, 32, 32, 1), np.uint8)
     encode_mp4(frames, tmp_path/"film.mp4", 8, 10) # six seconds, each two of one colour
     tokenizer = train_tokenizer(["a red star spins", "it grows"], 60, tmp_path/"words.json")
-    model = Navero(NaveroConfig(image_size=32, width=32, heads=2, stem=(8, 16, 32), embed_dim=8, vocab_size=len(tokenizer)))
-    scorer = NaveroScorer(model, tokenizer)
+    sizes = NaveroConfig(image_size=32, width=32, heads=2, stem=(8, 16, 32), embed_dim=8, vocab_size=len(tokenizer))
+    scorer = NaveroScorer(Navero(sizes), tokenizer)
     found = film_features(scorer, Clip("film", "film.mp4", 0., 6., "test"), 4, root=tmp_path)
     assert found.shape == (3, 8 + 32) and found.dtype == np.float32
     alone = scorer.encode_video(np.repeat(frames[::16][:, None], 4, 1))

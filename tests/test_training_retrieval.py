@@ -120,9 +120,11 @@ def test_components_compare_caption_positive_and_negatives(name, compare):
         false = [encoded(batch["neg_ids"][:, j], batch["neg_attention_mask"][:, j]) for j in range(2)]
         negative = torch.stack([alike(caption, f) for f in false], 1)
         exists = batch["neg_mask"] & batch["pos_mask"][:, None]
-        weight = task.importance(caption[1], torch.stack([f[0] for f in false], 1), torch.stack([f[2] for f in false], 1))
+        words, seen = (torch.stack([f[i] for f in false], 1) for i in (0, 2))
+        weight = task.importance(caption[1], words, seen)
         t = model.temperature
-        want = component_simple(positive, negative, exists, t) | component_adaptive(positive, negative, exists, weight, t)
+        want = component_simple(positive, negative, exists, t)
+        want |= component_adaptive(positive, negative, exists, weight, t)
     for k, v in want.items(): assert torch.allclose(terms[k], v, atol=1e-4), k
     assert (terms["component_discernible"] <= terms["component_adaptive"] + 1e-6).all()
     assert terms["component_simple"][2] == 0 # it has no positive
@@ -239,13 +241,13 @@ def test_every_model_trains_on_patches_of_another_encoder(name, tmp_path):
 
 # Several processes on one batch
 
-JOINT = ["hn_nce", "negclip"]
+JOINT = ["hn_nce", "negclip", "auxiliary"]
 
 def share_of_a_batch(name):
     "Terms of this process's rows, and gradients averaged over processes, as DDP does."
     rank, n = torch.distributed.get_rank(), torch.distributed.get_world_size()
     task = RetrievalTask(tiny(name).double(), JOINT, options={"hn_nce": {"scope": "all"}})
-    terms = task({k: v[rank::n] for k, v in data(positives=False).batch(0, 0).items()})
+    terms = task({k: v[rank::n] for k, v in data().batch(0, 0).items()})
     sum(v.mean() for v in terms.values()).backward()
     for p in task.parameters():
         if p.grad is not None:
@@ -257,7 +259,7 @@ def share_of_a_batch(name):
 
 def test_two_processes_say_of_x_clip_what_one_says():
     task = RetrievalTask(tiny("xclip").double(), JOINT, options={"hn_nce": {"scope": "all"}})
-    terms = task(data(positives=False).batch(0, 0))
+    terms = task(data().batch(0, 0))
     sum(v.mean() for v in terms.values()).backward()
     shares = train_together(share_of_a_batch, {"name": "xclip"}, 2)
     for k, want in terms.items():

@@ -73,7 +73,8 @@ class MomentBatches:
         if not len(queries): raise VidnegError("no queries to make batches of")
         if lost := sorted({q.clip_id for q in queries} - videos.keys()):
             raise VidnegError(f"no features of {len(lost)} films, first {lost[0]!r}")
-        self.queries, self.videos, self.words, self.batch_size, self.seed = list(queries), videos, words, batch_size, seed
+        self.queries, self.videos, self.words = list(queries), videos, words
+        self.batch_size, self.seed = batch_size, seed
         self.negatives, self.positives = negatives, positives or {}
         self.k = max((len(n) for n in negatives.values()), default=0) if negatives is not None else 0
 
@@ -92,7 +93,8 @@ class MomentBatches:
         def features(text): return none if text is None else self.words[text]
         pos, pos_mask = _padded([features(self.positives.get(q.query_id)) for q in some])
         texts = [[*self.negatives.get(q.query_id, ()), *[None]*self.k][:self.k] for q in some]
-        neg, neg_mask = (x.unflatten(0, (len(some), self.k)) for x in _padded([features(t) for row in texts for t in row]))
+        neg = _padded([features(t) for row in texts for t in row])
+        neg, neg_mask = (x.unflatten(0, (len(some), self.k)) for x in neg)
         exists = neg_mask.any(-1) & pos_mask.any(-1)[:, None]
         return dict(pos_text=pos, pos_text_mask=pos_mask, neg_text=neg, neg_text_mask=neg_mask, component_mask=exists)
 

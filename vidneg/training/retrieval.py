@@ -36,7 +36,8 @@ class WithPositives:
     ):
         self.batches, self.exists = batches, np.array([len(p) > 0 for p in positives], bool) # (C,)
         if len(positives) != batches.first[-1]:
-            raise VidnegError(f"{len(positives)} positives for {batches.first[-1]} captions: give () where there is none")
+            raise VidnegError(f"{len(positives)} positives for {batches.first[-1]} captions: "
+                              "give () where there is none")
         self.texts = Texts([p if len(p) else [batches.pad_id] for p in positives])
 
     def __len__(self): return len(self.batches)
@@ -107,6 +108,7 @@ _FUSED = {"match_logits", "neg_match_logits", "mlm_logits"} # what only a fusion
 
 class RetrievalTask(NaveroTask):
     "A retrieval model of the zoo with losses of the registry."
+    among_all = NaveroTask.among_all | {"positive_similarity"}
     provides = NaveroTask.provides | {"positive_similarity", "positive_mask", "component_pos", "component_neg",
                                       "component_mask", "importance", "entity_logits", "entity_targets", "entity_mask"}
     def __init__(self,
@@ -197,7 +199,8 @@ class RetrievalTask(NaveroTask):
         at = self._at(batch)
         if "positive_similarity" in self.every:
             with torch.autocast(mask.device.type, enabled=False):
-                found = self._similarities(video, tuple(x[:, at:at + 1] for x in text), mask[:, at:at + 1])["similarity"]
+                one = tuple(x[:, at:at + 1] for x in text), mask[:, at:at + 1]
+                found = self._similarities(video, *one)["similarity"] # (B, B)
             exists, rows = gather(batch["pos_mask"]), own_rows(len(mask))
             among_all |= {"positive_similarity": found, "positive_mask": exists}
             own |= {"positive_similarity": found[rows, rows], "positive_mask": exists[rows]}
