@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from shares import share_of
 from vidneg.core import Caption, Negative, VidnegError, stable_seed
 from vidneg.data.batches import Batches, Texts, batches_of
 from vidneg.losses.contrastive import LOSSES, neg_vtc, vtc
@@ -505,29 +506,18 @@ def joint_batch():
     features, captions, negatives = make_data(8)
     captions[1] = captions[0] # a pair off the diagonal that is true, on another process
     negatives[1] = negatives[0]
-    return Batches(features, captions, negatives, batch_size=8, negatives_per_clip=2, shuffle=False).batch(0, 0)
+    b = Batches(features, captions, negatives, batch_size=8, negatives_per_clip=2, shuffle=False).batch(0, 0)
+    return b | {"features": b["features"].double()}
 
 
-def share_of_a_batch():
-    "Terms of this process's rows, and gradients averaged over processes, as DDP does."
-    rank, n = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    task, batch = exact_task(), {k: v[rank::n] for k, v in joint_batch().items()}
-    batch["features"] = batch["features"].double()
-    terms = task(batch)
-    sum(v.mean() for v in terms.values()).backward()
-    for p in task.parameters():
-        if p.grad is not None:
-            torch.distributed.all_reduce(p.grad)
-            p.grad /= n
-    grads = {k: p.grad.numpy() for k, p in task.named_parameters() if p.grad is not None}
-    return {k: v.detach().numpy() for k, v in terms.items()}, grads
+def share_of_the_joint_batch(): return share_of(exact_task(), joint_batch())
 
 
 def test_two_processes_have_the_loss_and_gradients_of_one_on_the_joint_batch():
     task, batch = exact_task(), joint_batch()
-    terms = task(batch | {"features": batch["features"].double()})
+    terms = task(batch)
     sum(v.mean() for v in terms.values()).backward()
-    shares = train_together(share_of_a_batch, {}, 2)
+    shares = train_together(share_of_the_joint_batch, {}, 2)
     for name, want in terms.items():
         for rank, (own, _) in enumerate(shares): assert np.allclose(own[name], want.detach()[rank::2], rtol=1e-9), name
     want = {k: p.grad for k, p in task.named_parameters() if p.grad is not None}

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from shares import share_of
 from vidneg.core import VidnegError
 from vidneg.data.batches import Batches
 from vidneg.jobs import train_together
@@ -243,25 +244,17 @@ def test_every_model_trains_on_patches_of_another_encoder(name, tmp_path):
 
 JOINT = ["hn_nce", "negclip", "auxiliary"]
 
-def share_of_a_batch(name):
-    "Terms of this process's rows, and gradients averaged over processes, as DDP does."
-    rank, n = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    task = RetrievalTask(tiny(name).double(), JOINT, options={"hn_nce": {"scope": "all"}})
-    terms = task({k: v[rank::n] for k, v in data().batch(0, 0).items()})
-    sum(v.mean() for v in terms.values()).backward()
-    for p in task.parameters():
-        if p.grad is not None:
-            torch.distributed.all_reduce(p.grad)
-            p.grad /= n
-    grads = {k: p.grad.numpy() for k, p in task.named_parameters() if p.grad is not None}
-    return {k: v.detach().numpy() for k, v in terms.items()}, grads
+def joint_task(name): return RetrievalTask(tiny(name).double(), JOINT, options={"hn_nce": {"scope": "all"}})
+
+
+def share_of_the_joint_batch(name): return share_of(joint_task(name), data().batch(0, 0))
 
 
 def test_two_processes_say_of_x_clip_what_one_says():
-    task = RetrievalTask(tiny("xclip").double(), JOINT, options={"hn_nce": {"scope": "all"}})
+    task = joint_task("xclip")
     terms = task(data().batch(0, 0))
     sum(v.mean() for v in terms.values()).backward()
-    shares = train_together(share_of_a_batch, {"name": "xclip"}, 2)
+    shares = train_together(share_of_the_joint_batch, {"name": "xclip"}, 2)
     for k, want in terms.items():
         for rank, (own, _) in enumerate(shares): assert np.allclose(own[k], want.detach()[rank::2], rtol=1e-6), k
     for k, p in task.named_parameters():

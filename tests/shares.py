@@ -1,0 +1,12 @@
+"What one process of a group makes of its rows of a batch, for the tests that compare it with one process on all rows."
+import torch
+
+
+def share_of(task, batch):
+    "Terms of this process's rows, and gradients averaged over processes, as DDP does."
+    rank, n = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    terms = task({k: v[rank::n] for k, v in batch.items()})
+    sum(v.mean() for v in terms.values()).backward()
+    grads = {k: p.grad for k, p in task.named_parameters() if p.grad is not None}
+    for g in grads.values(): torch.distributed.all_reduce(g)
+    return {k: v.detach().numpy() for k, v in terms.items()}, {k: (g/n).numpy() for k, g in grads.items()}
