@@ -117,7 +117,7 @@ def _as_html(heading, table):
 def _svg(fig):
     out = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with plt.rc_context({"svg.hashsalt": "vidneg"}): fig.savefig(out, format="svg", metadata=no_metadata)
+    with plt.rc_context({"svg.hashsalt": "vidneg", "svg.fonttype": "none"}): fig.savefig(out, format="svg", metadata=no_metadata)
     plt.close(fig)
     text = out.getvalue()
     return f"<figure>{text[text.index('<svg'):]}</figure>"
