@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses, hashlib, json, os, tempfile, typing
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Iterable, Iterator
 
@@ -191,16 +192,33 @@ def _arrow_type(t):
     return {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}[t]
 
 def _schema(cls):
-    hints = typing.get_type_hints(cls)
-    return pa.schema([(f.name, _arrow_type(hints[f.name])) for f in dataclasses.fields(cls)])
+    return pa.schema([(name, _arrow_type(kind)) for name, kind in _fields(cls)])
 
-def _build(t, value):
-    "A value of type `t` from what JSON or Arrow gives back."
+@cache
+def _fields(cls):
+    "Names and types of a record class's fields. Asking for the types is slow: once for each class, not for each record."
+    hints = typing.get_type_hints(cls)
+    return tuple((f.name, hints[f.name]) for f in dataclasses.fields(cls))
+
+@cache
+def _builder(t):
+    "A function that makes a value of type `t` from what JSON or Arrow gives back; None where nothing is to be done."
     if dataclasses.is_dataclass(t):
-        hints = typing.get_type_hints(t)
-        return t(**{f.name: _build(hints[f.name], value[f.name]) for f in dataclasses.fields(t) if f.name in value})
-    if typing.get_origin(t) is tuple: return tuple(_build(typing.get_args(t)[0], v) for v in value)
-    return value
+        made = {name: _builder(kind) for name, kind in _fields(t)}
+        return lambda row: t(**{k: v if made[k] is None else made[k](v) for k, v in row.items() if k in made})
+    if typing.get_origin(t) is not tuple: return None
+    make = _builder(typing.get_args(t)[0])
+    return tuple if make is None else lambda values: tuple(map(make, values))
+
+@cache
+def _taker(t):
+    "The reverse: a function from a value of type `t` to what JSON and Arrow take; None where nothing is to be done."
+    if dataclasses.is_dataclass(t):
+        take = [(name, _taker(kind)) for name, kind in _fields(t)]
+        return lambda record: {k: getattr(record, k) if f is None else f(getattr(record, k)) for k, f in take}
+    if typing.get_origin(t) is not tuple: return None
+    take_one = _taker(typing.get_args(t)[0])
+    return list if take_one is None else lambda values: list(map(take_one, values))
 
 # %% ../nbs/core.ipynb #a498840a
 def write_records(
@@ -212,7 +230,7 @@ def write_records(
     records = list(records)
     cls = cls or (type(records[0]) if records else None)
     if cls is None: raise VidnegError(f"{path}: no records and no class given; pass cls=")
-    rows = [dataclasses.asdict(r) for r in records]
+    rows = [*map(_taker(cls), records)]
     with atomic_path(path) as part:
         if part.suffix == ".jsonl":
             part.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
@@ -238,4 +256,4 @@ def read_records(
             raise VidnegError(f"{path} holds {meta['record']} records of schema {meta['version']}, "
                               f"wanted {cls.__name__} of {SCHEMA_VERSION}: rebuild it with this version")
         rows = table.to_pylist()
-    return [_build(cls, r) for r in rows]
+    return [*map(_builder(cls), rows)]

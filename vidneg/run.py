@@ -232,6 +232,7 @@ def run_stage(
 # %% ../nbs/run.ipynb #9b2d06e0
 def _execute(root, stage, notebook, values):
     "Run the notebook through papermill, leave its normalised copy, and report a failure in a few lines."
+    sys.modules.setdefault("rfc3987_syntax", None) # jsonschema would build a grammar of IRIs: half of all time to import
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
     out, failure = root/"reports/executed"/f"{stage}.ipynb", None

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import copy, csv, dataclasses, json, math, os, shutil, time, warnings
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -29,7 +30,7 @@ from .jobs import TrainingError, bar_line, train_together
 from .tasks import Task
 
 # %% auto #0
-__all__ = ['TrainConfig', 'parameter_groups', 'learning_rate', 'fit']
+__all__ = ['TrainConfig', 'parameter_groups', 'learning_rate', 'ahead', 'fit']
 
 # %% ../nbs/train.ipynb #a761d5c3
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class TrainConfig:
     num_threads: int = 1 # of torch on the CPU
     compile: bool = False # let torch.compile make kernels of the model's parts; on GPUs
     recompute: bool = False # keep no activations inside blocks, compute them again on the way back: slower, smaller
+    prefetch: bool | None = None # prepare the next batch in a thread meanwhile; None: where there is a GPU
     checkpoint_every: int = 0 # steps; 0: never
     seed: int = 0 # of dropout, hard negatives and masked words
 
@@ -102,10 +104,24 @@ def _load_checkpoint(path, task, optimizer):
 
 def _identity(task, batches, config, total):
     "Hash of all that decides what a run computes."
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("checkpoint_every", "num_threads")}
+    without = "checkpoint_every", "num_threads", "prefetch" # which change no bit
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in without}
     about = [settings, total, len(batches), type(task).__name__, task.settings, getattr(batches, "fingerprint", str)()]
     return digest(json.dumps(about).encode(), *(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
                                                   for p in task.parameters()))
+
+# %% ../nbs/train.ipynb #4998376e
+def ahead(
+    make: Callable, # called with one item, in a thread
+    items: Iterable, # in the order in which they are wanted
+) -> Iterator: # `make(item)` of each, in that order; what `make` raises is raised where that item is due
+    "Make the next one while the last is in use."
+    with ThreadPoolExecutor(1) as pool:
+        later = None
+        for item in items:
+            now, later = later, pool.submit(make, item)
+            if now is not None: yield now.result()
+        if later is not None: yield later.result()
 
 # %% ../nbs/train.ipynb #b8a96d7a
 class _Run:
@@ -119,8 +135,7 @@ class _Run:
         self.acc = _accelerator(config)
         self.identity = _identity(task, batches, config, self.total)
         if config.recompute: _recompute_blocks(task)
-        if config.compile and self.acc.device.type == "cuda":
-            for part in task.model.children(): part.compile()
+        if config.compile and self.acc.device.type == "cuda": _compile_parts(task)
         groups = parameter_groups(task.to(self.acc.device), config.weight_decay)
         optimizer = torch.optim.AdamW(groups, config.learning_rate, config.betas, fused=True)
         with warnings.catch_warnings(): # of torch, about a name that accelerate uses
@@ -146,14 +161,25 @@ class _Run:
         if self.acc.is_main_process: _save_checkpoint(self.checkpoint, self.bare, self.optimizer, state)
         self.acc.wait_for_everyone()
 
-    def place(self, epoch, index):
-        "This process's share of a batch, on its device."
-        batch, n = self.batches.batch(epoch, index), self.acc.num_processes
+    def prepare(self, number):
+        "This process's share of batch `number` of the run, and the size of the whole; for a GPU in pinned memory."
+        n, device = self.acc.num_processes, self.acc.device
+        batch = self.batches.batch(*divmod(number, self.per_epoch * self.config.accumulate))
         size = len(next(v for v in batch.values() if torch.is_tensor(v)))
         if size % n: raise TrainingError(f"a batch of {size} does not divide among {n} processes: change its size")
+        batch = {k: v[self.acc.process_index::n] if torch.is_tensor(v) else v for k, v in batch.items()}
+        if device.type != "cuda": return batch, size
+        with torch.cuda.device(device): # a new thread would pin for the first GPU
+            return {k: v.pin_memory() if torch.is_tensor(v) else v for k, v in batch.items()}, size
+
+    def place(self):
+        "The next batch, on the device; the copy of pinned memory goes on beside the computing."
+        start = time.perf_counter()
+        batch, size = next(self.coming)
+        batch = {k: v.to(self.acc.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
         self.clips += size
-        mine = lambda v: v[self.acc.process_index::n].to(self.acc.device) if torch.is_tensor(v) else v
-        return {k: mine(v) for k, v in batch.items()}
+        self.waited += time.perf_counter() - start
+        return batch
 
     def forward_backward(self, batch):
         "Gradients of the weighted sum of a batch's mean terms; the terms' means, still on the device."
@@ -165,14 +191,11 @@ class _Run:
 
     def one_step(self):
         "Accumulate, check, clip, step; the means of loss and terms over the step's batches."
-        a, (epoch, index) = self.config.accumulate, divmod(self.step, self.per_epoch)
+        a = self.config.accumulate
         torch.manual_seed(stable_seed(self.config.seed, "step", self.step, self.acc.process_index))
         parts = []
         for i in range(a):
-            start = time.perf_counter()
-            batch = self.place(epoch, index * a + i)
-            batch["seed"] = stable_seed(self.config.seed, "task", self.step * a + i)
-            self.waited += time.perf_counter() - start
+            batch = self.place() | {"seed": stable_seed(self.config.seed, "task", self.step * a + i)}
             with self.acc.no_sync(self.task) if i < a - 1 else nullcontext(): parts.append(self.forward_backward(batch))
         norm = self.acc.clip_grad_norm_(self.bare.parameters(), self.config.clip_norm)
         values = torch.stack([torch.stack([p[k] for p in parts]).mean() for k in parts[0]] + [norm])
@@ -208,6 +231,13 @@ class _Run:
 
     def run(self, val, bar):
         "All steps that are left."
+        a, prefetch = self.config.accumulate, self.config.prefetch
+        if prefetch is None: prefetch = self.acc.device.type == "cuda"
+        numbers = range(self.step * a, self.total * a)
+        coming = closing(ahead(self.prepare, numbers)) if prefetch else nullcontext(map(self.prepare, numbers))
+        with coming as self.coming: self._steps(val, bar)
+
+    def _steps(self, val, bar):
         for _ in range(self.step, self.total):
             values = self.one_step()
             for k, v in ({"steps": 1} | values).items(): self.sums[k] = self.sums.get(k, 0) + v
@@ -220,10 +250,17 @@ class _Run:
 # %% ../nbs/train.ipynb #7780e876
 def _on_cpu(config): return config.device == "cpu" or not torch.cuda.is_available()
 
+def _blocks(task):
+    "Members of lists of layers."
+    return [block for m in task.modules() if isinstance(m, nn.ModuleList) for block in m]
+
 def _recompute_blocks(task):
-    "Gradient checkpointing of all blocks, that is, of members of lists of layers."
-    for layers in [m for m in task.modules() if isinstance(m, nn.ModuleList)]:
-        for block in layers: block.forward = partial(recompute, block.forward, use_reentrant=False)
+    "Gradient checkpointing of all blocks."
+    for block in _blocks(task): block.forward = partial(recompute, block.forward, use_reentrant=False)
+
+def _compile_parts(task, **options):
+    "Kernels for the model's parts; and for all blocks, as parts that are never called as a whole compile nothing."
+    for part in [*task.model.children(), *_blocks(task.model)]: part.compile(**options)
 
 def _accelerator(config):
     "A fresh Accelerator: accelerate itself refuses to change device or precision within a process."

@@ -49,7 +49,8 @@ def _check(clips, captions, folder):
     for what, ids in (("clip_id", [c.clip_id for c in clips]), ("caption_id", [c.caption_id for c in captions])):
         twice = [i for i, n in Counter(ids).items() if n > 1]
         if twice: raise VidnegError(f"{folder}: {what} {twice[0]!r} occurs more than once")
-    lost = [c for c in captions if c.clip_id not in {k.clip_id for k in clips}]
+    known = {c.clip_id for c in clips}
+    lost = [c for c in captions if c.clip_id not in known]
     if lost: raise VidnegError(f"{folder}: caption {lost[0].caption_id!r} is of clip {lost[0].clip_id!r}, which is not in the table of clips")
     if not clips: raise VidnegError(f"{folder}: the table of clips is empty")
 

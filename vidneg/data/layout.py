@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import numpy as np
 
@@ -155,21 +154,24 @@ def _add_relation(p, d, rng):
     p.group[a] = p.group[b]
 
 # %% ../../nbs/data/layout.ipynb #b56dde2b
-def _place(p, rng, tries=80):
+def _place(p, rng, tries=80, at_once=16):
     "Offsets per group such that all stay inside the frame and groups keep apart, or None."
-    n = len(p.path)
+    groups, group = np.unique(p.group, return_inverse=True)
     margin = p.size.max(1)[:, None, None]
     low, high = (p.path - margin).min(1), (p.path + margin).max(1)  # (E, 2)
-    groups = [np.flatnonzero(p.group == g) for g in np.unique(p.group)]
-    room = [(-low[g].min(0), 1 - high[g].max(0)) for g in groups]
-    pairs = [(a, b) for a, b in combinations(range(n), 2) if p.group[a] != p.group[b]]
-    apart = np.array([p.size[a] + p.size[b] for a, b in pairs])
-    for _ in range(tries):
-        at = p.path.copy()
-        for g, (a, b) in zip(groups, room):
-            a, b = np.minimum(a, (a + b)/2), np.maximum(b, (a + b)/2)  # a path too long for the frame is centred
-            at[g] += rng.uniform(a, b)
-        if all((np.hypot(*(at[a] - at[b]).T) > far).all() for (a, b), far in zip(pairs, apart)): return at
+    a = np.stack([-low[group == g].min(0) for g in range(len(groups))])  # (G, 2)
+    b = np.stack([1 - high[group == g].max(0) for g in range(len(groups))])
+    a, b = np.minimum(a, (a + b)/2), np.maximum(b, (a + b)/2)  # a path too long for the frame is centred
+    one, two = np.nonzero(np.triu(group[:, None] != group))  # pairs that must keep apart
+    for _ in range(0, tries, at_once):
+        before = rng.bit_generator.state
+        at = p.path + rng.uniform(a, b, (at_once, *a.shape))[:, group, None]  # (tries, E, T, 2)
+        gap = np.hypot(*np.moveaxis(at[:, one] - at[:, two], -1, 0))  # (tries, pairs, T)
+        free = np.flatnonzero((gap > p.size[one] + p.size[two]).all((1, 2)))
+        if not len(free): continue
+        rng.bit_generator.state = before  # leave the generator as if places had been tried one by one
+        rng.uniform(a, b, (free[0] + 1, *a.shape))
+        return at[free[0]]
     return None
 
 def lay_out(

@@ -36,10 +36,11 @@ def parallel_map(
     desc: str = "", # what the progress bar says, "" for no bar
     threads: bool = False, # threads in place of processes
     chunk: int = 16, # items sent to a process at a time
+    unit: str = "clip", # what the progress bar calls an item
 ) -> list: # `fn(item)` per item, in the order of `items`
     "Map `fn` over `items`; the first error raised by `fn` is raised here and stops the rest."
     items = list(items)
-    bar = dict(total=len(items), desc=desc, unit="clip", disable=not desc)
+    bar = dict(total=len(items), desc=desc, unit=unit, disable=not desc)
     workers = min(workers, len(items))
     if workers <= 1: return [fn(i) for i in tqdm(items, **bar)]
     if not threads and _only_here(fn):

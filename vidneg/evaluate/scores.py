@@ -5,17 +5,19 @@
 # %% ../../nbs/evaluate/scores.ipynb #e98ea89c
 from __future__ import annotations
 
+from functools import partial
 from typing import Iterable
 
 import numpy as np
 import pandas as pd
 
 from ..core import Caption, Negative, VidnegError
+from ..data.parallel import parallel_map
 from .probing import ITEM_COLUMNS, Scorer, score_pairs
 from .retrieval import retrieval_ranks
 
 # %% auto #0
-__all__ = ['items_table', 'first_captions', 'score_model']
+__all__ = ['items_table', 'first_captions', 'score_model', 'score_models']
 
 # %% ../../nbs/evaluate/scores.ipynb #ce959f4b
 def items_table(
@@ -53,3 +55,18 @@ def score_model(
     similarity = scorer.similarity(encoded, scorer.encode_text([c.text for c in queries]))
     ranks = retrieval_ranks(similarity, clip_ids, [c.caption_id for c in queries], [c.clip_id for c in queries], run)
     return scores, ranks
+
+def _score(named, **about): return score_model(named[1], run=named[0], **about)
+
+def score_models(
+    scorers: dict[str, Scorer], # by run; they must pickle where there are several workers
+    videos: np.ndarray, # (N, ...), as of `score_model`
+    clip_ids: list[str], # (N,)
+    items: pd.DataFrame,
+    queries: list[Caption],
+    workers: int = 1, # processes
+) -> tuple[pd.DataFrame, pd.DataFrame]: # scores and ranks of all runs
+    "Score several models on one test set."
+    one = partial(_score, videos=videos, clip_ids=clip_ids, items=items, queries=queries)
+    scores, ranks = zip(*parallel_map(one, scorers.items(), workers, "score", chunk=1, unit="model"))
+    return pd.concat(scores), pd.concat(ranks)

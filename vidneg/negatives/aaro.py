@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain, groupby
 from typing import Callable, Iterable
 
 import pandas as pd
 
 from ..core import Caption, Negative, SceneGraph, VidnegError, stable_rng
 from ..data.language import OutsideLanguage, holds, parse, word_lists
+from ..data.parallel import parallel_map
 from ..data.world import WorldConfig, is_held_out
 from .rules import GENERATORS, SlotFrequencies, make_negatives
 from ..text.lexicon import CATEGORIES, Lexicon
@@ -39,13 +41,19 @@ def states_held_out(
     return any(color and is_held_out(name, color, predicate, config) for name, color, predicate in said)
 
 # %% ../../nbs/negatives/aaro.ipynb #396e88fc
+def _judge(job): return [verdict(text, job[1]) for text in job[0]]
+
 def verdicts(
     negatives: Iterable[Negative],
     clip_of: dict[str, str], # caption_id → clip_id
     graphs: dict[str, SceneGraph], # clip_id → graph
+    workers: int = 1, # processes
 ) -> pd.DataFrame: # columns clip_id, kind, generator, verdict
     "Verdicts for many; the share of `true` is a generator's false-negative rate."
-    rows = [(clip_of[n.caption_id], n.kind, n.generator, verdict(n.text, graphs[clip_of[n.caption_id]])) for n in negatives]
+    negatives = list(negatives)
+    runs = [(clip, list(some)) for clip, some in groupby(negatives, lambda n: clip_of[n.caption_id])]
+    said = parallel_map(_judge, [([n.text for n in some], graphs[clip]) for clip, some in runs], workers, chunk=64)
+    rows = [(clip_of[n.caption_id], n.kind, n.generator, v) for n, v in zip(negatives, chain.from_iterable(said))]
     return pd.DataFrame(rows, columns=["clip_id", "kind", "generator", "verdict"])
 
 # %% ../../nbs/negatives/aaro.ipynb #a124c34d
