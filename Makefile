@@ -14,7 +14,7 @@ export MKL_NUM_THREADS ?= $(OMP_NUM_THREADS)
 export TOKENIZERS_PARALLELISM := false
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: help .venv reproduce test check lab export clean-notebooks readme bench gpu-record
+.PHONY: help .venv reproduce test check lab export clean-notebooks readme bench bench-memory gpu-record
 
 help: ## list the targets
 	@sed -nE 's/^([a-z.-]+):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ readme: .venv ## README.md from nbs/index.ipynb
 
 bench: .venv ## speeds on this machine
 	@python bench/bench.py
+
+bench-memory: .venv ## peak memory of what streams captions, at 10,000 and at many more
+	@python bench/memory.py
 
 gpu-record: .venv ## after `make reproduce SCALE=gpu`: speed, memory and repeatability on this GPU
 	@python bench/gpu.py

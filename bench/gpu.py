@@ -3,7 +3,8 @@
 After `make reproduce SCALE=gpu`, `make gpu-record` trains some steps twice from the same start, with the parameters of
 `params.yaml`, and writes what it saw. `--device cpu` does the same without a GPU, at whatever scale was reproduced.
 """
-import argparse, hashlib, json, platform, sys, tempfile
+import argparse, hashlib, json, platform, resource, sys, tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from vidneg.train import TrainConfig, fit
 
 # Dense bf16 with fp32 accumulation, TFLOP/s, from NVIDIA's data sheets.
 PEAK = {"A100": 312.0, "H100": 989.4, "H200": 989.4}
+PACKAGES = "torch", "transformers", "accelerate", "numpy"
+STAGES = "data", "frames", "backbone", "finetune" # whose parameters say what was trained on what
 
 
 def batches_and_task(params):
@@ -40,11 +43,11 @@ def flops_of_a_step(task, batch):
 
 
 def train(task, batches, config, folder):
-    "One run: what `fit` returned, the peak of the GPU's memory (bytes) and the hash of the weights."
+    "One run: what `fit` returned, the peak of the GPU's or else of the process's memory (bytes), the weights' hash."
     cuda = torch.cuda.is_available() and config.device != "cpu"
     if cuda: torch.cuda.reset_peak_memory_stats()
     out = fit(task, batches, config, folder)
-    memory = torch.cuda.max_memory_allocated() if cuda else None
+    memory = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024
     return out, memory, hashlib.sha256((Path(folder)/"model.safetensors").read_bytes()).hexdigest()
 
 
@@ -58,20 +61,23 @@ def record(args):
     flops = flops_of_a_step(task(), batches.batch(0, 0))
     with tempfile.TemporaryDirectory() as folder:
         runs = [train(task(), batches, config, f"{folder}/{i}") for i in range(2)]
-    (first, memory, weights), (second, _, again) = runs
+    (first, memory, weights), (second, further, again) = runs
     device = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
     peak = args.peak or next((v for k, v in PEAK.items() if k in device), None)
     fastest = max(first["steps_per_second"], second["steps_per_second"])
-    return {"device": device, "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
-            "commit": commit("."), "steps": args.steps, "clips": len(batches.rows),
-            "features per clip": list(batches.features.shape[1:]), "parameters": sum(p.numel() for p in task().parameters()),
+    versions = {"python": platform.python_version(), "cuda": torch.version.cuda, **{p: version(p) for p in PACKAGES}}
+    return {"device": device, "versions": versions, "commit": commit("."),
+            "steps": args.steps, "compiled": args.compile,
+            "clips": len(batches.rows), "features per clip": list(batches.features.shape[1:]),
+            "parameters": sum(p.numel() for p in task().parameters()),
             "steps/s": [first["steps_per_second"], second["steps_per_second"]],
             "clips/s": [first["clips_per_second"], second["clips_per_second"]],
             "share of time waiting for data": [first["data_share"], second["data_share"]],
             "FLOPs a step": flops, "peak TFLOP/s": peak,
             "model FLOPs utilisation": flops*fastest/peak/1e12 if peak else None,
-            "peak memory, MB": memory and memory/1e6, "weights": [weights, again], "same weights twice": weights == again,
-            "compiled": args.compile, "params": params}
+            "peak memory, MB": max(memory, further)/1e6,
+            "weights": [weights, again], "same weights twice": weights == again,
+            "params": {s: read_section("params.yaml", s) for s in STAGES}}
 
 
 def main():

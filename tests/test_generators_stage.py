@@ -15,10 +15,14 @@ from vidneg.data.world import WorldConfig, captions, make_clip
 from vidneg.negatives.aaro import aaro, lexicon_named, verdict
 from vidneg.negatives.audit import wilson
 from vidneg.negatives.components import KINDS, make_components
-from vidneg.negatives.mixed import LmMaker, MixedGenerator, Plan
+from vidneg.negatives.fill import LmMaker
+from vidneg.negatives.grammar import WorldGrammar
+from vidneg.negatives.mixed import MixedGenerator, Plan, aaro_mixed
 from vidneg.negatives.rules import rules_published
-from vidneg.negatives.shards import Job, KnownParser, make_all, make_mixed
+from vidneg.negatives.shards import Job, KnownLm, KnownParser, make_all, make_mixed, make_spot_pairs
+from vidneg.negatives.spot import GrammarDecorator, make_spot
 from vidneg.negatives.substitutes import world_vocabulary
+from vidneg.negatives.tuples import MODES, SCHEMES, count_vocabulary
 from vidneg.text.lm import fill_mask
 from vidneg.text.mlm import CaptionMlm, word_tokenizer
 from vidneg.text.parse import PIPELINE, load_parser, write_parses
@@ -132,13 +136,35 @@ def test_known_parser_is_the_parser(tmp_path):
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_shards_change_nothing(done, size):
     rules = rules_published(lexicon_named("world"))
-    both = MixedGenerator(rules, LmMaker(fill_mask(str(done[0]/"data/lm")), KnownParser().parse))
+    both = MixedGenerator(rules, LmMaker(KnownLm(str(done[0]/"data/lm")), KnownParser().parse))
     jobs = {"mixed": Job(partial(make_mixed, generator=both, plan=Plan(2)), FINE[:9]),
             "components": Job(partial(make_components, parser=KnownParser(), vocabulary=world_vocabulary()), FINE[:4]),
-            "nothing": Job(partial(make_mixed, generator=both), [])}
+            "aaro": Job(partial(aaro_mixed, generator=both), FINE[:12], whole=True),
+            "nothing": Job(partial(make_mixed, generator=both), []),
+            "nothing whole": Job(partial(aaro_mixed, generator=both), [], whole=True)}
     found = make_all(pickle.loads(pickle.dumps(jobs)), size=size)
     assert found == {name: job.make(job.captions) for name, job in jobs.items()}
-    assert found["nothing"] == ([], Counter()) and found["mixed"][0]
+    assert found["nothing"] == found["nothing whole"] == ([], Counter()) and found["mixed"][0]
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_spot_by_shards_is_spot(size):
+    graphs, scheme = [s.graph for s in SCRIPTS["train"]], SCHEMES["world"]
+    how = dict(scheme=scheme, vocabulary=count_vocabulary(graphs, scheme, True, MODES),
+               decorator=GrammarDecorator(WorldGrammar()), modes=MODES)
+    jobs = pickle.loads(pickle.dumps({"spot": Job(partial(make_spot_pairs, **how), graphs)}))
+    pairs, counts = make_all(jobs, size=size)["spot"]
+    whole = make_spot(graphs, **how)
+    assert pairs == list(zip(whole.captions, whole.negatives)) and counts == whole.counts and pairs
+
+
+@pytest.mark.parametrize("given", [str, lambda folder: {"name_or_folder": str(folder), "batch_size": 3}])
+def test_known_model_is_the_model(done, given):
+    spec = given(done[0]/"data/lm")
+    known = pickle.loads(pickle.dumps(KnownLm(spec)))
+    texts = [c.text.replace(" a ", " [MASK] ", 1) for c in FINE if " a " in c.text][:7]
+    assert known.fill(texts, 4) == fill_mask(spec).fill(texts, 4) and known.name == fill_mask(spec).name
+    assert known._backend() is KnownLm(spec)._backend() # loaded once
 
 
 @pytest.mark.parametrize("n", range(1, 60))

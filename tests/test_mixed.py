@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from vidneg.core import Caption, VidnegError, stable_rng, undo
+from vidneg.core import Caption, Edit, VidnegError, stable_rng, undo
 from vidneg.negatives.aaro import lexicon_named
-from vidneg.negatives.mixed import (Draft, LmMaker, MixedGenerator, Plan, aaro_mixed, attempts, category_of, edit_of,
-                                    fitting, in_turn, moved, overlaps, same_class, stream_negatives, words_of)
+from vidneg.negatives.fill import (REMEMBERED, Draft, LmMaker, category_of, edit_of, fitting, in_turn, moved, overlaps,
+                                   same_class, words_of)
+from vidneg.negatives.mixed import MixedGenerator, Plan, aaro_mixed, attempts, stream_negatives
 from vidneg.negatives.rules import apply_edit, make_negatives, rules_published
 from vidneg.text.lexicon import CATEGORIES, Lexicon
 from vidneg.text.lm import MASK
@@ -73,6 +74,36 @@ def test_categories_are_parts_of_speech_but_for_light_words():
         "action": ["running"], "attribute": ["old"], "relation": ["in", "outside"], "object": ["man", "cave", "dog"]}
     particle = parse_one("man sleeps in").tokens[2]._replace(dep="compound:prt", tag="RP")
     assert category_of(particle) == "" and category_of(particle._replace(dep="case", tag="IN")) == "relation"
+
+
+@pytest.mark.parametrize("pos,tag", [("NOUN", "NN"), ("VERB", "VB"), ("ADJ", "JJ"), ("ADP", "IN")])
+def test_a_letter_is_no_word(pos, tag):
+    "Neither as what is replaced (the t of 't shirt', which parsers call a noun) nor as what replaces it."
+    letter = Token("t", "t", pos, tag, "", "compound", 1, 2, 3)
+    assert category_of(letter) == "" and words_of(Parsed("a t shirt", (letter,), ())) == {}
+    word = letter._replace(text="tea", lemma="tea", end=5)
+    assert category_of(word) != "" and not same_class(word, Edit(2, 5, "tea", "t"), Parsed("a t shirt", (letter,), ()))
+
+
+def test_answers_are_asked_for_once():
+    asked, scripted = [], Scripted(ALL)
+    def noted(texts):
+        asked.extend(texts)
+        return parse(texts)
+    lm, texts = LmMaker(scripted, noted), ["the man runs", "a red owl", "the man runs"]
+    first = [attempts(MixedGenerator(lm=lm), [draft(t) for t in texts], 3) for _ in range(2)]
+    assert first[0] == first[1] == attempts(MixedGenerator(lm=LmMaker(Scripted(ALL), parse)), [draft(t) for t in texts], 3)
+    filled = [t for call in scripted.calls for t in call]
+    assert len(set(asked)) == len(asked) and len(set(filled)) == len(filled) and asked and filled
+
+
+def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr("vidneg.negatives.fill.REMEMBERED", 5)
+    lm = LmMaker(Scripted(ALL), parse)
+    some = [Caption(f"c{i}", "v", f"the {w} sleeps") for i, w in enumerate(w for w in WORDS if WORDS[w][1] == "NOUN")]
+    made = list(stream_negatives(some, MixedGenerator(lm=lm), shard=2))
+    assert max(len(lm._parses), len(lm._fills)) < 20 and len(some) > 8
+    assert made == list(stream_negatives(some, MAKERS["lm"])) and REMEMBERED > 1000
 
 
 def test_words_of_leaves_parts_of_words_edited_words_and_texts_with_a_gap():

@@ -167,6 +167,14 @@ def test_parse_does_not_depend_on_company():
     assert list(load_parser().pipe(texts, batch_size=7)) == alone
     assert list(load_parser().pipe(iter(texts[::-1]), batch_size=1000)) == alone[::-1]
 
+def test_numpys_products_change_no_parse():
+    "spaCy's own products differ from numpy's in the last digits, and in no decision."
+    texts = [text_of(words) for words in ALL]
+    own = spacy.load(PIPELINE).pipe(texts)
+    def seen(doc): return [(t.pos_, t.tag_, str(t.morph), t.dep_, t.head.i) for t in doc]
+    assert [seen(d) for d in own] == [seen(d) for d in load_parser().nlp.pipe(texts)] and len(texts) > 100
+
+
 def test_workers_change_nothing(monkeypatch):
     monkeypatch.setattr("vidneg.text.english.CHUNK", 30)
     texts = [text_of(s) for s in ALL[:130]] + ["", "\ud83d"]

@@ -18,9 +18,10 @@ from vidneg.negatives.faithful import faithful
 from vidneg.negatives.grammar import TemplateGrammar, WorldGrammar, world_meaning
 from vidneg.negatives.spot import (
     ChatDecorator, GrammarDecorator, graph_table, make_spot, outcome_table, text_edits, type_table)
+from vidneg.negatives.statements import SpotTuple, Statement, holds, linear
 from vidneg.negatives.tuples import (
-    MANIPULATIONS, MODES, SCHEMES, Foil, Scheme, SpotTuple, Statement, Vocabulary, count_vocabulary, holds, kinds,
-    linear, manipulate, manipulations, offers, state)
+    MANIPULATIONS, MODES, SCHEMES, Foil, Scheme, Vocabulary, count_vocabulary, kinds, manipulate, manipulations, offers,
+    state)
 
 WORLD, GRAMMAR = SCHEMES["world"], GrammarDecorator(WorldGrammar())
 

@@ -1,20 +1,23 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
 from shares import share_of
-from vidneg.core import VidnegError
+from vidneg.core import VidnegError, stable_rng
 from vidneg.data.batches import Batches
 from vidneg.jobs import train_together
 from vidneg.losses.components import attention_similarity, component_adaptive, component_simple, cosine
 from vidneg.losses.contrastive import LOSSES, vtc
 from vidneg.losses.hard import hn_nce
-from vidneg.models.alpro import EntityPrompter
+from vidneg.models.alpro import EntityPrompter, crop_regions, random_regions
 from vidneg.models.tokenize import train_tokenizer
-from vidneg.models.zoo import MODELS, load
+from vidneg.models.zoo import MODELS, load, save
 from vidneg.tasks import NaveroTask
 from vidneg.train import TrainConfig, fit
-from vidneg.training.retrieval import RetrievalTask, WithPositives, own_similarity, read_patches
+from vidneg.training.retrieval import (OnBackbone, RetrievalTask, WithFrames, WithPositives, load_prompter,
+                                       own_similarity, read_patches, train_retrieval)
 
 NAMES = list(MODELS)
 FUSED = [n for n in NAMES if n not in ("clip4clip-mean", "clip4clip-transformer", "xclip", "internvideo")]
@@ -201,6 +204,98 @@ def test_alpro_learns_what_the_prompter_sees(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(frozen, asked.model.parameters()))
 
 
+NAMED = {"entities": ["star", "red"], "templates": ["a {}"]}
+
+
+def patch_data(tmp_path):
+    "Patches of a backbone with the frames that they are of, both memory maps; the words; the backbone's folder."
+    words = train_tokenizer(["a red star"], 60, tmp_path/"words.json")
+    backbone, rng = tiny("navero", seed=5), np.random.default_rng(3)
+    frames = (rng.integers(0, 236, (8, 1, 1, 1, 3)) + rng.integers(0, 20, (8, 4, 32, 32, 3))).astype(np.uint8)
+    with torch.no_grad(): patches = backbone.frame_features(torch.from_numpy(frames)).numpy()
+    for name, x in {"frames": frames, "patches": patches}.items(): np.save(tmp_path/f"{name}.npy", x)
+    frames, patches = (np.load(tmp_path/f"{name}.npy", mmap_mode="r") for name in ("frames", "patches"))
+    texts = "a red star", "a star", "red", "a red", "star", "red star", "a", "star red"
+    said = [[words(t)["input_ids"]] for t in texts]
+    batches = Batches(patches, said, batch_size=4, n_frames=2, pad_id=words.pad_token_id)
+    return WithFrames(batches, frames), words, save(backbone, tmp_path/"backbone")
+
+
+def test_frames_are_those_that_the_features_are_of(tmp_path):
+    batches, _, folder = patch_data(tmp_path)
+    backbone, travelled = load(folder), pickle.dumps(batches)
+    for epoch, index in ((0, 0), (0, 1), (3, 1)):
+        b, c = batches.batch(epoch, index), pickle.loads(travelled).batch(epoch, index)
+        with torch.no_grad(): assert torch.allclose(backbone.frame_features(b["frames"]), b["features"], atol=1e-5)
+        assert b.keys() == c.keys() and all(torch.equal(b[k], c[k]) for k in b)
+    assert len(travelled) < batches.pixels.features.nbytes and len(batches) == 2
+    assert batches.batches.features.shape[2:] == (4, 64) # its own are left alone
+    other = WithFrames(batches.batches, 255 - batches.pixels.features)
+    assert batches.fingerprint() != other.fingerprint() and batches.fingerprint() != batches.batches.fingerprint()
+
+
+def test_on_patches_the_prompter_sees_crops_through_the_backbone(tmp_path):
+    batches, words, folder = patch_data(tmp_path)
+    backbone, dual = load(folder), tiny("alpro", vocab_size=len(words), seed=2)
+    asked = load_prompter(save(dual, tmp_path/"dual"), words, backbone=folder, **NAMED)
+    model = tiny("alpro", vocab_size=len(words), entities=2).eval()
+    task = RetrievalTask(model, ["pem"], prompter=asked, threshold=.5, patches=True)
+    batch, grid = batches.batch(0, 0) | {"seed": 7}, 2
+    with torch.no_grad():
+        got = task(batch)["pem"]
+        regions = random_regions(4, grid, stable_rng(7, "regions"))
+        prompts = [words(f"a {e}", return_tensors="pt") for e in NAMED["entities"]]
+        names = [dual.encode_text(p["input_ids"], p["attention_mask"])[1][0] for p in prompts]
+        for i, (top, left, bottom, right) in enumerate(regions):
+            crop = crop_regions(batch["frames"][i:i + 1], regions[i:i + 1], grid)
+            video = dual.eval().encode_video(backbone.frame_features(crop))[1][0]
+            p = torch.stack([video @ n for n in names]).div(dual.temperature).softmax(0)
+            tokens = model.encode_video(batch["features"][i:i + 1])[0]
+            hidden, mask = model.encode_text(batch["input_ids"][i:i + 1], batch["attention_mask"][i:i + 1])[0], \
+                batch["attention_mask"][i:i + 1]
+            seen = model.read(tokens, hidden, mask)[0, mask.shape[1] + 1:] # (4, d) without [CLS]
+            inside = [seen[r*grid + c] for r in range(top, bottom) for c in range(left, right)]
+            said = model.entity_head(torch.stack(inside).mean(0)).log_softmax(0)
+            assert got[i].item() == pytest.approx(-(p*said).sum().item() if p.max() >= .5 else 0., abs=1e-4)
+
+
+def test_pem_is_a_loss_by_name_and_its_prompter_comes_first(tmp_path):
+    batches, words, folder = patch_data(tmp_path)
+    start, config = {"name": "alpro", "size": "tiny", "vocab_size": len(words)}, TrainConfig(steps=3, device="cpu")
+    common = dict(tokenizer=words, patches=True, threshold=0.)
+    asked = NAMED | {"backbone": folder}
+    done = train_retrieval(start, batches, config, tmp_path/"a", ["vtc", "pem"], asked, **common)
+    assert done["history"][-1]["pem"] > 0 and load(tmp_path/"a").config.entities == 2
+    assert load(tmp_path/"a"/"prompter").config.entities == 0
+    prompter = (tmp_path/"a"/"prompter"/"model.safetensors").read_bytes()
+    train_retrieval(start, batches, config, tmp_path/"b", ["vtc"], **common)
+    assert (tmp_path/"b"/"model.safetensors").read_bytes() == prompter # it has learned with VTC alone
+    train_retrieval(start, batches, config, tmp_path/"c", ["vtc", "pem"], asked | {"folder": tmp_path/"b"}, **common)
+    assert (tmp_path/"c"/"model.safetensors").read_bytes() == (tmp_path/"a"/"model.safetensors").read_bytes()
+    assert not (tmp_path/"c"/"prompter").exists()
+    for backbone, seed in (("backbone", 5), ("other", 6)): save(tiny("navero", seed=seed), tmp_path/backbone)
+    train_retrieval(start, batches, config, tmp_path/"d", ["vtc", "pem"],
+                    asked | {"folder": tmp_path/"b", "backbone": tmp_path/"other"}, **common)
+    assert (tmp_path/"d"/"model.safetensors").read_bytes() != (tmp_path/"a"/"model.safetensors").read_bytes()
+
+
+def test_the_head_learns_the_prompters_labels(tmp_path):
+    "Cross-entropy falls to the entropy of the labels, which is the least it can be."
+    batches, words, folder = patch_data(tmp_path)
+    asked = load_prompter(save(tiny("alpro", vocab_size=len(words)), tmp_path/"dual"), words, backbone=folder, **NAMED)
+    model = tiny("alpro", vocab_size=len(words), entities=2)
+    task = RetrievalTask(model, ["pem"], prompter=asked, threshold=0., patches=True)
+    asked.prompts = asked.prompts*20 # surer, so that there is something to learn
+    batch, seeds = batches.batch(0, 0), range(8)
+    def loss():
+        with torch.no_grad(): return np.mean([task(batch | {"seed": s})["pem"].mean().item() for s in seeds])
+    regions = [random_regions(4, 2, stable_rng(s, "regions")) for s in seeds]
+    p = torch.cat([asked(crop_regions(batch["frames"], r, 2))[0] for r in regions])
+    least, before = -(p*p.clamp(min=1e-9).log()).sum(-1).mean().item(), loss()
+    fit(task, batches, TrainConfig(steps=60, learning_rate=3e-3, device="cpu"), tmp_path/"run", progress=False)
+    assert 0 <= loss() - least < (before - least)/3
+
+
 def test_bad_input_is_one_clear_error(tmp_path):
     clip = tiny("clip4clip-mean")
     for losses in (["vtm"], ["mlm"], ["neg_vtm"]):
@@ -220,6 +315,10 @@ def test_bad_input_is_one_clear_error(tmp_path):
         with pytest.raises(VidnegError, match="need positives"): RetrievalTask(clip, losses)(both)
     with pytest.raises(VidnegError, match="positives for"): WithPositives(data(positives=False), [[1]])
     with pytest.raises(VidnegError, match="patches"): read_patches(clip, torch.zeros(1, 2, 9, 64))
+    narrow = OnBackbone(clip, tiny("navero", width=32))
+    with pytest.raises(VidnegError, match="patches"): narrow.frame_features(batch["features"])
+    plain = data(positives=False)
+    with pytest.raises(VidnegError, match="same clips"): WithFrames(plain, plain.features[1:])
 
 
 @pytest.mark.parametrize("name", NAMES)

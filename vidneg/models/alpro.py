@@ -287,6 +287,8 @@ class EntityPrompter:
         threshold: float = .2, # crops whose likeliest entity is less likely are not used
     ) -> tuple[torch.Tensor, torch.Tensor]: # probabilities (B, E), use (B,) bool
         "Soft labels of crops."
+        if crops.device != self.prompts.device:
+            self.model, self.prompts = self.model.to(crops.device), self.prompts.to(crops.device)
         video = self.model.encode_video(self.model.frame_features(crops))[1] # (B, p)
         p = (video @ self.prompts.T / self.model.temperature).softmax(-1)
         return p, p.max(1).values >= threshold

@@ -9,7 +9,7 @@ import heapq, re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pandas as pd
@@ -29,11 +29,14 @@ __all__ = ['SCORERS', 'DEFECTS', 'tokens', 'window', 'differences', 'folds', 'Pr
 # %% ../../nbs/negatives/audit.ipynb #d00d854d
 _TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
+@lru_cache(maxsize=2**13) # a caption is read once for each of its negatives, and by several scorers
+def _tokens(text): return tuple(_TOKEN.findall(text.lower()))
+
 def tokens(
     text: str,
 ) -> list[str]: # words and signs, lower case
     "What the scorers see of a text."
-    return _TOKEN.findall(text.lower())
+    return list(_tokens(text))
 
 def window(
     a: list, # (A,)
@@ -307,12 +310,15 @@ def wide(
         index=table.scorer.unique(), columns=table.kind.unique()).round(1)
 
 # %% ../../nbs/negatives/audit.ipynb #a60ec31b
+_CONTROL = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f]") # without tabs and line ends
+
 DEFECTS = {"empty": lambda p: not p.caption.strip() or not p.negative.strip(),
            "no word": lambda p: not all(re.search(r"\w", t) for t in (p.caption, p.negative)),
            "one word": lambda p: min(len(tokens(p.caption)), len(tokens(p.negative))) == 1,
            "the same text": lambda p: tokens(p.caption) == tokens(p.negative),
-           "control characters": lambda p: any(ord(c) < 32 and c not in "\t\n\r" for c in p.caption + p.negative),
-           "other script": lambda p: any(c.isalpha() and ord(c) > 0x24f for c in p.caption + p.negative),
+           "control characters": lambda p: _CONTROL.search(p.caption + p.negative) is not None,
+           "other script": lambda p: not (text := p.caption + p.negative).isascii()
+           and any(c.isalpha() and ord(c) > 0x24f for c in text),
            "cut": lambda p: max(len(tokens(p.caption)), len(tokens(p.negative))) > Prepared.max_words}
 
 def defects(

@@ -8,7 +8,9 @@ from __future__ import annotations
 import html, io
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,10 +20,13 @@ from matplotlib.figure import Figure
 from ..core import Caption
 from ..data.pairs import Pair
 from .audit import blind_solvability, defects, sample_pairs, wide
-from .validity import coverage, diversity, oracle_rates, page, review_sheet, suspicion, writing
+from .refine import curve
+from .sets import NegativeSet, Oracle
+from .validity import (coverage, diversity, oracle_rates, page, review_sheet, suspicion, write_page,
+                                       writing)
 
 # %% auto #0
-__all__ = ['Dossier', 'audit_set', 'figure', 'dossier_page']
+__all__ = ['Dossier', 'audit_set', 'figure', 'dossier_page', 'AuditJob', 'audit_job', 'audit_page']
 
 # %% ../../nbs/negatives/dossier.ipynb #81fe8f84
 @dataclass
@@ -140,3 +145,37 @@ def dossier_page(
     sheet = review_sheet(dossier.sample, examples, seed)
     body.append("<h2>Examples</h2>" + sheet[sheet.index("<table>"):sheet.index("</body>")])
     return page(f"Audit: {dossier.name}", "\n".join(body))
+
+# %% ../../nbs/negatives/dossier.ipynb #364038d7
+class AuditJob(NamedTuple):
+    "A set, and what is known of it."
+    found: NegativeSet
+    oracle: Oracle
+    coverage: pd.DataFrame
+
+def audit_job(
+    found: NegativeSet, # from `read_set`
+    oracle: Oracle,
+    counts: Counter, # (category, "made" or the reason why not): how often
+) -> AuditJob:
+    "All that an audit of a set needs."
+    clips = {p.clip_id for p in found.candidates}
+    captions = [c for c in found.captions if c.clip_id in clips]
+    table = coverage(found.captions, found.negatives, counts)
+    return AuditJob(replace(found, captions=captions, negatives=[]), oracle.only(clips), table)
+
+def audit_page(
+    job: AuditJob,
+    folder: str | Path, # of the pages; this one is called after the set
+    shares: Iterable[float], # of the items that refinement keeps
+    n: int = 1000, # size of the sample: as that of `read_set`
+    seed: int = 0,
+    backend=None, # a `LogProb`
+) -> Dossier:
+    "Audit a set, refine it, and write its page."
+    found = job.found
+    dossier = audit_set(found.name, found.items, found.captions, job.oracle.is_true, backend, n=n, seed=seed)
+    dossier.tables["Coverage"] = job.coverage
+    dossier.curve = curve(found.candidates, shares=shares, seed=seed)
+    write_page(Path(folder)/f"{found.name.replace('/', '-')}.html", dossier_page(dossier, 50, seed))
+    return dossier

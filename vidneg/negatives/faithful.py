@@ -13,7 +13,7 @@ from typing import Iterable
 from lemminflect import getAllLemmas
 
 from .grammar import NOUN_KINDS
-from .tuples import Statement, linear
+from .statements import Statement, linear
 
 # %% auto #0
 __all__ = ['faithful']

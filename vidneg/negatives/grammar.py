@@ -15,7 +15,7 @@ from lemminflect import getAllLemmas, getInflection
 
 from ..core import VidnegError
 from ..data.language import IT, Clause, Meaning, Phrase, say
-from .tuples import Statement
+from .statements import Statement
 from ..text.lexicon import needs_an
 
 # %% auto #0

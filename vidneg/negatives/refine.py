@@ -121,6 +121,7 @@ class Problem:
             return sorted({t for c, t in texts if _half(seed, run, c) != h}) or [t for _, t in texts]
         lms = [[NgramLM(other_half(run, h)) for h in (0, 1)] for run in range(runs)]
         self.tilt, self.parts, self.solutions = Tilt(lms, seed, min_count, backend=backend), {}, {}
+        self.uniforms = {} # kind: the draws' random numbers, which no share changes
         for kind, (pairs, item) in parts.items(): self.parts[kind] = (pairs, item, *self._prepare(kind, pairs, item))
 
     def _prepare(self, kind, pairs, item):
@@ -157,8 +158,9 @@ class Problem:
         first, uneven = np.searchsorted(item, np.arange(item[-1] + 1)), []
         q, _ = _choose(self.solutions[kind], Phi, first, item)
         before, end = np.cumsum(q) - q, np.append(first[1:], len(item))
-        for draw in range(tries):
-            u = np.array([_uniform(self.tilt.seed, draw, pairs[i]) for i in first])
+        if kind not in self.uniforms:
+            self.uniforms[kind] = np.array([[_uniform(self.tilt.seed, d, pairs[i]) for i in first] for d in range(tries)])
+        for u in self.uniforms[kind]:
             at = np.searchsorted(before + q, before[first] + u, side="right")
             uneven.append(np.abs(signs[at[at < end]].sum(0)).max())
         self.tilt.draw[kind] = int(np.argmin(uneven))

@@ -5,21 +5,24 @@
 # %% ../../nbs/negatives/shards.ipynb #3ddc2b33
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Callable, Iterable, Iterator, NamedTuple
 
-from ..core import Caption, Negative
+from ..core import Caption, Negative, SceneGraph
 from ..data.parallel import parallel_map
 from .mixed import MixedGenerator, Plan, stream_negatives
+from .spot import make_spot
 from ..text.english import CHUNK
+from ..text.lm import fill_mask
 from ..text.parse import load_parser, read_parses
 from ..text.ud import Parsed
 
 # %% auto #0
-__all__ = ['KnownParser', 'make_mixed', 'Job', 'make_all']
+__all__ = ['KnownParser', 'KnownLm', 'make_mixed', 'make_spot_pairs', 'Job', 'make_all']
 
 # %% ../../nbs/negatives/shards.ipynb #488bc5f0
 @lru_cache(2)
@@ -43,6 +46,24 @@ class KnownParser:
         texts = iter(texts)
         while some := list(islice(texts, CHUNK)): yield from self.parse(some)
 
+# %% ../../nbs/negatives/shards.ipynb #f4ce0b8c
+@lru_cache(2)
+def _model(spec): return fill_mask(json.loads(spec))
+
+@dataclass(frozen=True)
+class KnownLm:
+    "A masked language model that each process loads for itself, once."
+    spec: str | dict # as `fill_mask`
+
+    def _backend(self): return _model(json.dumps(self.spec, sort_keys=True))
+
+    @property
+    def name(self) -> str: return self._backend().name
+
+    def fill(self, texts: list[str], top_k: int = 20) -> list[list[tuple[str, float]]]:
+        "As `FillMask`."
+        return self._backend().fill(texts, top_k)
+
 # %% ../../nbs/negatives/shards.ipynb #ff35c198
 def make_mixed(
     captions: Iterable[Caption], # a shard
@@ -53,10 +74,19 @@ def make_mixed(
     counts = Counter()
     return list(stream_negatives(captions, generator, plan, counts=counts)), counts
 
+def make_spot_pairs(
+    graphs: Iterable[SceneGraph], # a shard
+    **how, # all else that `make_spot` takes
+) -> tuple[list[tuple[Caption, Negative]], Counter]: # captions with their negatives; as `make_mixed`
+    "All pairs of `make_spot`, with the counts."
+    done = make_spot(graphs, **how)
+    return list(zip(done.captions, done.negatives)), done.counts
+
 class Job(NamedTuple):
     "Captions, and what shall be done with each shard of them."
-    make: Callable[[list[Caption]], tuple[list[Negative], Counter]] # of a module, or a `partial` of such a function
-    captions: list[Caption]
+    make: Callable[[list], tuple[list, Counter]] # of a module, or a `partial` of such a function
+    captions: list # or graphs
+    whole: bool = False # is the result for a caption another where others are missing?
 
 def _do(job): return job.make(job.captions)
 
@@ -65,10 +95,11 @@ def make_all(
     workers: int = 1, # processes
     size: int = 500, # captions a shard
     desc: str = "", # what the progress bar says, "" for no bar
-) -> dict[str, tuple[list[Negative], Counter]]: # name → as `make` gives it, in the captions' order
+) -> dict[str, tuple[list, Counter]]: # name → as `make` gives it, in the captions' order
     "Do all jobs, shard by shard."
-    parts = [(name, Job(job.make, job.captions[k:k + size]))
-             for name, job in jobs.items() for k in range(0, len(job.captions), size)]
+    parts = [(name, job._replace(captions=job.captions[k:k + step]))
+             for name, job in jobs.items() for step in [max(len(job.captions), 1) if job.whole else size]
+             for k in range(0, len(job.captions), step)]
     done = {name: ([], Counter()) for name in jobs}
     for (name, _), (made, counts) in zip(parts, parallel_map(_do, [p for _, p in parts], workers, desc, chunk=1)):
         done[name][0].extend(made)

@@ -16,7 +16,8 @@ import pandas as pd
 from ..core import Caption, Edit, Negative, SceneGraph, stable_rng, undo
 from .faithful import faithful
 from .grammar import NOUN_KINDS, Grammar
-from .tuples import Foil, Scheme, Vocabulary, kinds, linear, manipulate
+from .statements import linear
+from .tuples import Foil, Scheme, Vocabulary, kinds, manipulate
 from ..text.lm import Chat
 
 # %% auto #0

@@ -189,6 +189,7 @@ class WordNet:
 @lru_cache(maxsize=4)
 def _wordnet(folder): return WordNet(folder)
 
+@lru_cache(maxsize=2**16) # few words of a language model, or of a list, are compared over and over
 def related(
     a: str, # a word or phrase in any form
     b: str, # another

@@ -5,7 +5,7 @@
 # %% ../../nbs/training/retrieval.ipynb #2e5033db
 from __future__ import annotations
 
-import inspect
+import copy, inspect
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -18,14 +18,15 @@ from ..core import VidnegError, stable_rng, stable_seed
 from ..data.batches import Batches, Texts, digest
 from ..losses.components import Importance, attention_similarity, cosine
 from ..losses.contrastive import LOSSES, _full
-from ..models.alpro import EntityPrompter, crop_regions, pem, random_regions, region_mask
+from ..models.alpro import TEMPLATES, EntityPrompter, crop_regions, pem, random_regions, region_mask
 from ..models.clip_video import ClipVideo
 from ..models.zoo import MODELS, load, save, similarity_of
 from ..tasks import NaveroTask, gather, own_rows
 from ..train import TrainConfig, fit
 
 # %% auto #0
-__all__ = ['WithPositives', 'own_similarity', 'read_patches', 'RetrievalTask', 'train_retrieval']
+__all__ = ['WithPositives', 'WithFrames', 'own_similarity', 'read_patches', 'OnBackbone', 'RetrievalTask', 'load_prompter',
+           'train_retrieval']
 
 # %% ../../nbs/training/retrieval.ipynb #a1291d7d
 class WithPositives:
@@ -52,6 +53,30 @@ class WithPositives:
     def fingerprint(self) -> str: # changes when the data or their order would
         "A hash of batches and positives."
         return digest(self.batches.fingerprint().encode(), self.texts.ids, self.texts.starts, self.exists)
+
+# %% ../../nbs/training/retrieval.ipynb #364c2f15
+class WithFrames:
+    "Batches of features, with the frames that they are of."
+    def __init__(self,
+        batches: Batches,
+        frames: np.ndarray, # (N, F, H, W, 3) uint8, row for row those of `batches.features`; may be a memory map
+    ):
+        if frames.shape[:2] != batches.features.shape[:2]:
+            raise VidnegError(f"frames {frames.shape[:2]} for features {batches.features.shape[:2]}: "
+                              "both must be of the same clips and of the same frames")
+        self.batches, self.pixels = batches, copy.copy(batches)
+        self.pixels.features = frames
+
+    def __len__(self): return len(self.batches)
+
+    def batch(self, epoch: int, index: int) -> dict: # as `Batches`; frames (B, T, H, W, 3) uint8
+        "One batch."
+        out = self.batches.batch(epoch, index)
+        return out | {"frames": torch.from_numpy(self.pixels._shown(epoch, out["clip"].numpy()))}
+
+    def fingerprint(self) -> str: # changes when the data or their order would
+        "A hash of features and frames."
+        return digest(self.batches.fingerprint().encode(), self.pixels.fingerprint().encode())
 
 # %% ../../nbs/training/retrieval.ipynb #55974043
 def own_similarity(
@@ -83,6 +108,32 @@ def read_patches(
     if c.temporal == "joint": return x
     x = vision.encoder(inputs_embeds=vision.pre_layrnorm(x.flatten(0, 1))).last_hidden_state # (B·T, 1+N, d)
     return model.clip.visual_projection(vision.post_layernorm(x[:, 0]))[:, None].unflatten(0, shape)
+
+# %% ../../nbs/training/retrieval.ipynb #b3c4adc0
+class OnBackbone(nn.Module):
+    "A model of another encoder's patches, joined with that encoder: a model of frames."
+    def __init__(self,
+        model: nn.Module, # of `MODELS`
+        backbone: nn.Module, # whose `frame_features` are patches
+    ):
+        super().__init__()
+        self.model, self.backbone, self.config = model, backbone, model.config
+
+    @property
+    def temperature(self) -> torch.Tensor: # scalar
+        "That of the model."
+        return self.model.temperature
+
+    def frame_features(self,
+        frames: torch.Tensor, # (B, T, H, W, 3) uint8
+    ) -> torch.Tensor: # what `encode_video` takes
+        "Patches, as the model reads them."
+        return read_patches(self.model, self.backbone.frame_features(frames))
+
+    def encode_video(self, features: torch.Tensor): return self.model.encode_video(features)
+
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor):
+        return self.model.encode_text(input_ids, attention_mask)
 
 # %% ../../nbs/training/retrieval.ipynb #f364e1d0
 def _inserted(x, more, at):
@@ -143,8 +194,9 @@ class RetrievalTask(NaveroTask):
         self.compare, self.attention_temperature, self.patches = compare, attention_temperature, patches
         self.prompter, self.threshold, self.tokenizer = prompter, threshold, tokenizer
         if "importance" in self.every: self.importance = _importance(model, seed)
+        asked = None if prompter is None else [threshold, digest(prompter.prompts.cpu().numpy())]
         self.settings = self.settings | {"compare": [compare, attention_temperature], "patches": patches,
-                                         "model": type(model).__name__, "threshold": threshold if prompter else None}
+                                         "model": type(model).__name__, "prompter": asked}
 
     def save(self, folder: str | Path):
         "Write the model as `zoo.load` reads it."
@@ -222,28 +274,53 @@ class RetrievalTask(NaveroTask):
 
     def _entities(self, batch, tokens, hidden, mask):
         "What the model calls a region of each clip, and what the prompter calls it."
-        c, frames = self.model.config, batch["features"]
-        if frames.ndim != 5: raise VidnegError("pem crops frames: give Batches frames, not features")
+        c, frames = self.model.config, batch.get("frames", batch["features"])
+        if frames.ndim != 5: raise VidnegError("pem crops frames, and these are features: see `WithFrames`")
         grid = c.image_size//c.patch_size
         regions = random_regions(len(frames), grid, stable_rng(batch.get("seed", 0), "regions"))
-        crops = crop_regions(frames, regions, grid).to(self.prompter.prompts.device)
-        targets, use = self.prompter(crops, self.threshold)
+        targets, use = self.prompter(crop_regions(frames, regions, grid), self.threshold)
         seen = self.model.read(tokens, hidden, mask)[:, mask.shape[1]:] # (B, 1+N, d)
         logits = self.model.entity_logits(seen, region_mask(regions, grid).to(seen.device))
-        return {"entity_logits": logits, "entity_targets": targets.to(logits), "entity_mask": use.to(logits.device)}
+        return {"entity_logits": logits, "entity_targets": targets.to(logits), "entity_mask": use}
+
+# %% ../../nbs/training/retrieval.ipynb #9c82e86e
+def load_prompter(
+    folder: str | Path, # of a model that was trained with VTC
+    tokenizer, # with which it was trained
+    entities: Sequence[str], # E nouns
+    templates: Sequence[str] = TEMPLATES, # with {} for the noun
+    backbone: str | Path | None = None, # folder of the encoder whose patches it reads; None: it reads frames
+) -> EntityPrompter:
+    "A prompter from files."
+    model = load(folder)
+    return EntityPrompter(OnBackbone(model, load(backbone)) if backbone else model, tokenizer, entities, templates)
 
 # %% ../../nbs/training/retrieval.ipynb #5a86f614
+def _start(start, seed, losses, entities):
+    "The model that a training begins with, and a head for entities where a fresh one needs it."
+    if not isinstance(start, dict): return load(start)
+    head = {"entities": len(entities)} if "pem" in losses else {}
+    sizes = head | start
+    return MODELS[sizes.pop("name")](seed=seed, **sizes)
+
 def train_retrieval(
     start: str | Path | dict, # folder of a saved model; or {"name": in MODELS, "size": ..., and fields of its config}
-    batches, # `Batches` or `WithPositives`
+    batches, # `Batches`, `WithPositives` or `WithFrames`
     config: TrainConfig,
     folder: str | Path, # gets the model and metrics.csv
+    losses: Sequence[str] = ("vtc",), # names in LOSSES
+    prompter: dict | None = None, # for pem: arguments of `load_prompter`; without `folder` one is trained with VTC
     **settings, # of `RetrievalTask`
 ) -> dict: # what `fit` returned
     "One training, in whatever process."
-    if isinstance(start, dict):
-        sizes = dict(start)
-        model = MODELS[sizes.pop("name")](seed=config.seed, **sizes)
-    else: model = load(start)
+    asked = dict(prompter or {})
+    if asked: # before the model is made, so that only one of them is in memory
+        if "folder" not in asked:
+            quiet = {k: v for k, v in settings.items() if k in ("patches", "tokenizer")}
+            asked["folder"] = Path(folder)/"prompter"
+            train_retrieval(start, batches, config, asked["folder"], **quiet)
+        settings["prompter"] = load_prompter(tokenizer=settings["tokenizer"], **asked)
+    model = _start(start, config.seed, losses, asked.get("entities", ()))
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors" # outlives an emptied folder
-    return fit(RetrievalTask(model, **settings), batches, config, folder, checkpoint=checkpoint, progress=False)
+    task = RetrievalTask(model, losses, **settings)
+    return fit(task, batches, config, folder, checkpoint=checkpoint, progress=False)

@@ -1,0 +1,46 @@
+"The rooms of bench/memory.py on a few captions."
+import importlib.util, json, sys
+from pathlib import Path
+
+import pytest
+
+from vidneg.text.lm import MASK
+from vidneg.text.parse import PIPELINE
+
+PATH = Path(__file__).parents[1]/"bench/memory.py"
+memory = importlib.util.module_from_spec(spec := importlib.util.spec_from_file_location("bench_memory", PATH))
+spec.loader.exec_module(memory)
+TEXTS = ["a man in a red shirt runs in the park", "Two dogs run across a small field.", "a woman throws a ball"]
+
+
+@pytest.mark.skipif(not PIPELINE.exists(), reason="the pipeline is not there: run the stage `parser`")
+@pytest.mark.parametrize("name", memory.ROOMS)
+def test_every_room_makes_something_of_every_caption(name):
+    made = memory.ROOMS[name](TEXTS, 7)
+    assert made == 7 or name == "components" and 7 < made <= 42
+
+
+def test_captions_come_again_under_new_ids():
+    told = list(memory.stream(TEXTS, 8))
+    assert len({c.caption_id for c in told}) == 8 and [c.text for c in told[:3]] == [c.text for c in told[3:6]] == TEXTS
+
+
+def test_pairs_say_what_followed():
+    lm = memory.Pairs(["a dog runs", "a dog sleeps", "a cat runs"])
+    assert [dict(r) for r in lm.fill([f"the dog {MASK}", f"a {MASK} runs", f"zebra {MASK}"])] == [
+        {"runs": .5, "sleeps": .5}, {"dog": 2/3, "cat": 1/3}, {}]
+    assert lm.fill([f"a {MASK} runs"], 1) == [[("dog", 2/3)]]
+
+
+def test_peak_grows_with_what_is_held():
+    before = memory.peak()
+    held = bytearray(b"x")*(before_bytes := int((before + 64)*2**20))
+    assert memory.peak() >= before + 50 and len(held) == before_bytes
+
+
+def test_child_prints_its_peak(monkeypatch, capsys, tmp_path):
+    (tmp_path/"captions.txt").write_text("\n".join([*TEXTS, ""]))
+    monkeypatch.setattr(sys, "argv", ["memory.py", "--room", "rules", "--n", "5", "--captions", str(tmp_path/"captions.txt")])
+    memory.main()
+    told = json.loads(capsys.readouterr().out)
+    assert told["made"] == 5 and told["peak"] > 10 and told["seconds"] > 0
