@@ -51,11 +51,12 @@ def _result(pipe, process, name):
 # %% ../nbs/jobs.ipynb #a11448b7
 def train_many(
     jobs: Sequence[tuple[Callable, dict]], # functions that can be imported, as `fit`, and their keyword arguments
-    workers: int = 2, # processes at a time, each with one thread
+    workers: int = 2, # processes at a time, each with one thread; 0: this process, one job after another
 ) -> list: # what the functions returned, in the order of the jobs
     "Run trainings in parallel processes. Raises `TrainingError` with the traceback of the first that fails."
+    if not workers: return [func(**kwargs) for func, kwargs in jobs]
     context, waiting, running, results = process_context(), list(enumerate(jobs)), {}, {}
-    lock, slots = context.RLock(), list(range(max(1, workers)))[::-1]
+    lock, slots = context.RLock(), list(range(workers))[::-1]
     try:
         while waiting or running:
             while waiting and slots:
