@@ -5,8 +5,9 @@
 # %% ../nbs/finetune.ipynb #40119cd8
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Iterable, Sequence
+from typing import Callable, Iterable, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -52,15 +53,17 @@ def finetune(
     config: TrainConfig,
     folder: str | Path, # gets a folder per run
     workers: int = 2, # trainings at a time, each on one thread
+    val: Callable | None = None, # of the model, after each epoch; → columns of metrics.csv; must pickle
 ) -> dict[str, dict]: # name → what `fit` returned
     "Train all runs."
-    jobs = [(_train, dict(start=str(start), settings=dict(settings), config=config, folder=Path(folder)/name,
+    jobs = [(_train, dict(start=str(start), settings=dict(settings), config=config, folder=Path(folder)/name, val=val,
                           batches=batches[name] if isinstance(batches, dict) else batches))
             for name, settings in runs.items()]
     done = train_many(jobs, workers) if workers > 1 else [train(**kwargs) for train, kwargs in jobs]
     return dict(zip(runs, done))
 
-def _train(start, settings, batches, config, folder):
+def _train(start, settings, batches, config, folder, val):
     "One run, in a process of its own."
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"
-    return fit(NaveroTask(start_model(start), **settings), batches, config, folder, checkpoint=checkpoint)
+    task = NaveroTask(start_model(start), **settings)
+    return fit(task, batches, config, folder, val and partial(val, task.model), checkpoint=checkpoint)

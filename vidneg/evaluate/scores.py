@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Iterable
+from typing import Callable, Iterable
 
 import numpy as np
 import pandas as pd
 
 from ..core import Caption, Negative, VidnegError
 from ..data.parallel import parallel_map
-from .probing import ITEM_COLUMNS, Scorer, score_pairs
+from .probing import ITEM_COLUMNS, Scorer, acc, score_pairs
 from .retrieval import retrieval_ranks
 
 # %% auto #0
-__all__ = ['items_table', 'first_captions', 'score_model', 'score_models']
+__all__ = ['items_table', 'first_captions', 'score_model', 'score_models', 'validation_accuracy']
 
 # %% ../../nbs/evaluate/scores.ipynb #ce959f4b
 def items_table(
@@ -70,3 +70,16 @@ def score_models(
     one = partial(_score, videos=videos, clip_ids=clip_ids, items=items, queries=queries)
     scores, ranks = zip(*parallel_map(one, scorers.items(), workers, "score", chunk=1, unit="model"))
     return pd.concat(scores), pd.concat(ranks)
+
+# %% ../../nbs/evaluate/scores.ipynb #5d0c7a22
+def validation_accuracy(
+    model, # in training
+    scorer: Callable[..., Scorer], # makes a scorer of it
+    videos: np.ndarray, # (N, ...), as of `score_model`
+    clip_ids: list[str], # (N,)
+    items: pd.DataFrame, # columns ITEM_COLUMNS, of these clips
+) -> dict[str, float]: # val_acc, the mean over categories of NAVERO (5)
+    "Columns for metrics.csv."
+    made = scorer(model)
+    scores = score_pairs(made, made.encode_video(videos), clip_ids, items, "val")
+    return {"val_acc": float(pd.Series(acc(scores)).groupby(scores.kind.to_numpy()).mean().mean())}

@@ -57,12 +57,18 @@ def verdicts(
     return pd.DataFrame(rows, columns=["clip_id", "kind", "generator", "verdict"])
 
 # %% ../../nbs/negatives/aaro.ipynb #a124c34d
+def _fewer_actions():
+    "The world's lists with the more frequent half of its actions and of its contacts."
+    return {slot: (category, how, entries[:len(entries)//2] if category == "action" else entries)
+            for slot, (category, how, entries) in word_lists().items()}
+
 def lexicon_named(
-    name: str, # "navero", "navero-old" (its smaller action list), "world", or several joined by "+", the first wins
+    name: str, # "navero", "world", "-old" behind it for the smaller list of actions; several joined by "+", the first wins
 ) -> Lexicon:
     "A lexicon by the name that stands in `params.yaml`."
     known = {"navero": Lexicon.navero, "navero-old": lambda: Lexicon.navero("old"),
-             "world": lambda: Lexicon.from_lists(word_lists())}
+             "world": lambda: Lexicon.from_lists(word_lists()),
+             "world-old": lambda: Lexicon.from_lists(_fewer_actions())}
     parts = name.split("+")
     if wrong := [p for p in parts if p not in known]:
         raise VidnegError(f"no lexicon {wrong[0]!r}; there are: {', '.join(known)}, joined by +")
