@@ -42,22 +42,30 @@ def run_order(
     return sorted(set(runs), key=lambda r: (known.index(r.lower()) if r.lower() in known else len(known), r))
 
 # %% ../../nbs/report/tables.ipynb #e757bcd7
+_PAPERS = resources.files("vidneg.report")/"paper"
+
 @lru_cache
-def _paper():
-    return json.loads(resources.files("vidneg.report").joinpath("paper/navero.json").read_text(encoding="utf-8"))
+def _paper(name):
+    names = sorted(f.name.removesuffix(".json") for f in _PAPERS.iterdir() if f.name.endswith(".json"))
+    if name not in names: raise VidnegError(f"no tables of a paper {name!r}; there are: {', '.join(names)}")
+    return json.loads((_PAPERS/f"{name}.json").read_text(encoding="utf-8"))
 
 def paper_table(
-    number: int, # 2, 3, 4 or 6
-) -> pd.DataFrame: # as printed, percent; accuracies in columns like "action acc_hat"
-    "A table of the NAVERO paper."
-    paper = _paper()
-    if f"table{number}" not in paper: raise VidnegError(f"Table {number} is not in the file; there are: 2, 3, 4, 6")
-    table = paper[f"table{number}"]
+    number: int, # of the tables that are kept; for NAVERO 2, 3, 4 or 6
+    paper: str = "navero", # whose
+) -> pd.DataFrame: # as printed, mostly percent; NAVERO's accuracies in columns like "action acc_hat"
+    "A table of a paper."
+    kept = {k.removeprefix("table"): t for k, t in _paper(paper).items() if k.startswith("table")}
+    if str(number) not in kept:
+        raise VidnegError(f"Table {number} of {paper!r} is not in its file; there are: {', '.join(kept)}")
+    table = kept[str(number)]
     return pd.DataFrame(table["rows"], columns=table["columns"])
 
-def paper_notes() -> list: # of sentences
-    "Where the paper's printed numbers disagree with each other."
-    return list(_paper()["notes"])
+def paper_notes(
+    paper: str = "navero", # whose
+) -> list: # of sentences
+    "Where what a paper prints disagrees with itself."
+    return list(_paper(paper)["notes"])
 
 # %% ../../nbs/report/tables.ipynb #5e383e31
 COLUMNS = ["source", "data", "model", "form", "metric", "category", "value", "low", "high", "n", "clips"]
