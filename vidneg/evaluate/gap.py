@@ -10,12 +10,12 @@ from typing import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from ..core import Caption, Negative, VidnegError
+from ..core import Caption, Negative, VidnegError, stable_rng
 from .retrieval import RANK_COLUMNS, retrieval_ranks
 from .stats import Estimate, _checked, _interval, _stratum_means, bootstrap
 
 # %% auto #0
-__all__ = ['GAP_COLUMNS', 'gap_ranks', 'relative_gap', 'gap_table', 'check_gaps', 'joint_gaps']
+__all__ = ['GAP_COLUMNS', 'gap_ranks', 'relative_gap', 'gap_table', 'check_gaps', 'toy_gaps', 'joint_gaps']
 
 # %% ../../nbs/evaluate/gap.ipynb #16c7062b
 GAP_COLUMNS = ["kind", "group", *RANK_COLUMNS]
@@ -95,9 +95,29 @@ def check_gaps(
         raise VidnegError("a query is there twice for one run, kind and group: read each file once")
     return table
 
+# %% ../../nbs/evaluate/gap.ipynb #b7c00006
+def toy_gaps(
+    gaps: dict, # run → gap, or run → kind → gap; 0–1
+    kinds: Sequence[str] = ("temporal action", "neighborhood attribute", "counterfactual action",
+                            "counterfactual spatial relationship"),
+    clips: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame: # columns GAP_COLUMNS
+    "Ranks of imaginary runs that find four true captions of five and notice a share of the false ones."
+    rows = []
+    for kind in kinds:
+        for run, gap in gaps.items():
+            for d in ("t2v", "v2t"):
+                rng, ids = stable_rng(seed, "gap", kind, run, d), [f"clip{i:04d}" for i in range(clips)]
+                true = np.where(rng.random(clips) < .8, 1, 9)
+                noticed = rng.random(clips) < (gap[kind] if isinstance(gap, dict) else gap)
+                for group, rank in (("true", true), ("manipulated", np.where(noticed, 9, true))):
+                    rows += [(kind, group, run, c, c if d == "t2v" else "", d, r) for c, r in zip(ids, rank)]
+    return pd.DataFrame(rows, columns=GAP_COLUMNS)
+
 # %% ../../nbs/evaluate/gap.ipynb #b7c00003
 def _cells(table, runs, kinds):
-    "Rows of these runs and kinds, and the cell of each row: (direction, run, kind, group), flat; the shape of the cells."
+    "Rows of these runs and kinds, the flat cell (direction, run, kind, group) of each, and the shape of the cells."
     sides = ["t2v", "v2t"], list(runs), list(kinds), ["true", "manipulated"]
     part = table[table.run.isin(runs) & table.kind.isin(kinds)]
     codes = [pd.Categorical(part[c], names).codes for c, names in zip(("direction", "run", "kind", "group"), sides)]
