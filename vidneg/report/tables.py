@@ -112,9 +112,10 @@ def table2(
 def markdown_table(
     header, # (C,) names of the columns
     rows, # iterable of (C,) cells
+    left: int = 2, # columns that hold words, not numbers
 ) -> str: # with a line break at the end
-    "A Markdown table: the first two columns to the left, numbers to the right."
-    lines = [list(header), [":--" if i < 2 else "--:" for i in range(len(header))], *map(list, rows)]
+    "A Markdown table: words to the left, numbers to the right."
+    lines = [list(header), [":--" if i < left else "--:" for i in range(len(header))], *map(list, rows)]
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
 
 def _cell(value, digits=1): return "–" if value is None or pd.isna(value) else f"{value:.{digits}f}"
@@ -247,7 +248,8 @@ def write_table2(
 ) -> Path: # the Markdown page
     "Write Table 2 in all forms."
     numbers = table2(scores, **kwargs)
-    page = ["# Composition (Table 2)\n\nCells of the first tables: acc/acc-hat.\n", *_by_form(numbers, scores.form), FOOT]
+    page = ["# Composition (Table 2)\n\nCells of the first tables: acc/acc-hat.\n", *_by_form(numbers, scores.form),
+            FOOT]
     return _write(folder, "table2", numbers, "\n".join(page))
 
 def write_ablation(
