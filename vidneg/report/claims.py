@@ -309,9 +309,11 @@ _gap_claim("spot-temporal", f"Models notice little of temporal manipulations: th
 _gap_claim("spot-counterfactual", "Counterfactual manipulations are more distinguishable than temporal and "
            "neighborhood ones (difference of mean gaps).", "Tables 8, 9, §3.6", _counterfactual, above=0)
 _gap_claim("spot-spatial", f"Most models show no sensitivity to spatial relationships: at least four of six have a gap "
-           f"below {LITTLE * 100:g} %.", "Table 8, §3.6", _most, kinds="spatial", tables=(8,), signed=False, below=LITTLE)
+           f"below {LITTLE * 100:g} %.", "Table 8, §3.6", _most, kinds="spatial", tables=(8,), signed=False,
+           below=LITTLE)
 _gap_claim("spot-internvideo", f"A foundation model shows low sensitivity too: InternVideo's mean gap is below "
-           f"{LOW * 100:g} % (ours is as small as the other models).", "Tables 8, 9, §3.6", _mean_gap, ("internvideo",), signed=False, below=LOW)
+           f"{LOW * 100:g} % (ours is as small as the other models).", "Tables 8, 9, §3.6",
+           _mean_gap, ("internvideo",), signed=False, below=LOW)
 _gap_claim("spot-alpro", "ALPRO, which learns of entities, has larger gaps than the others (difference of means).",
            "Tables 8, 9, §3.6", _first, ("alpro", *(m for m in PROBED if m != "alpro")), above=0)
 
@@ -339,7 +341,8 @@ _question_claim("overall", "all questions together")
 
 # %% ../../nbs/report/claims.ipynb #b7e00018
 PRINTED = {"MomentDETR": "Moment-DETR", "QDDETR": "QD-DETR", "plain": "Baseline", "baseline": "Baseline",
-           "simple": "Simple Contrastive Loss", "discernible": "Most Discernable", "adaptive": "Adaptive"} # ours → theirs
+           "simple": "Simple Contrastive Loss", "discernible": "Most Discernable",
+           "adaptive": "Adaptive"} # our name → the paper's
 
 def _moment_claim(model, a, b):
     "Of a model, run `a` is better than `b`."
@@ -347,7 +350,8 @@ def _moment_claim(model, a, b):
         table = paper_table(2, "components").set_index(["model", "run"]).mAP
         return _signed(table[PRINTED[model], PRINTED[a]] - table[PRINTED[model], PRINTED[b]], 2) + " (QVHighlights)"
     than = b.replace("plain", "the baseline")
-    @claim(f"{model}-{a}-{b}", f"{PRINTED[model]}, average mAP: {a} is better than {than}.", "Table 2", above=0, of="components", stage="moments", paper=printed)
+    @claim(f"{model}-{a}-{b}", f"{PRINTED[model]}, average mAP: {a} is better than {than}.", "Table 2",
+           above=0, of="components", stage="moments", paper=printed)
     def _(e): return e.moment(f"{model}/{a}", f"{model}/{b}")
 
 for model in ("MomentDETR", "QDDETR"):
