@@ -169,7 +169,7 @@ def ablation_table(
     **kwargs, # `n`, `seed`, `level` of `bootstrap`
 ) -> pd.DataFrame: # COLUMNS, percent; runs without scores are left out
     "Table 3 or 4: our runs with intervals, each one's difference from the first, the paper's rows."
-    labels, parts = ABLATIONS[number], []
+    labels, parts, scores = ABLATIONS[number], [], _in_order(scores, "form")
     runs = [r for r in labels if r in set(scores.run)]
     for run in runs:
         own = accuracy_table(scores[scores.run == run], ("acc", "acc_hat"), **kwargs)
