@@ -177,6 +177,6 @@ def test_gaps_that_are_not_defined_are_errors():
 def test_wrong_tables_of_ranks_are_refused():
     table = toy_gaps({"x": .5}, ("a",), clips=5)
     assert check_gaps(table) is table
-    for bad, word in ((table.drop(columns="group"), "'group'"), (table[:0], "empty"), (pd.concat([table, table]), "twice"),
-                      (table.replace({"group": {"true": "other"}}), "'other'")):
+    for bad, word in ((table.drop(columns="group"), "'group'"), (table[:0], "empty"),
+                      (pd.concat([table, table]), "twice"), (table.replace({"group": {"true": "other"}}), "'other'")):
         with pytest.raises(VidnegError, match=word): check_gaps(bad)

@@ -15,8 +15,9 @@ from vidneg.report.claims import (CLAIMS, PAPERS, PROBED, Evidence, claims_markd
                                   read_evidence, verdict, write_claims)
 from vidneg.report.figures import (RUN_COLOURS, _lines, accuracy_figure, case_study, choose_cases, marked_words,
                                    negatives_figure, run_colours, save_figure, shortcut_figure, training_figure)
-from vidneg.report.tables import (ABLATIONS, DIFFERENCE, ablation_table, paper_table, run_order, table2, table2_compact, table2_intervals, table6,
-                                  table6_markdown, write_ablation, write_table2, write_table6)
+from vidneg.report.tables import (ABLATIONS, DIFFERENCE, ablation_table, paper_table, run_order, table2, table2_compact,
+                                  table2_intervals, table6, table6_markdown, write_ablation, write_table2,
+                                  write_table6)
 
 
 # the paper's numbers
@@ -78,7 +79,8 @@ def test_paper_tables_of_gaps():
         assert list(table.direction) == ["t2v", "v2t"] * 6
         kinds = [c.rsplit(" ", 1)[0] for c in table.columns[3::2]]
         assert [k.split()[0] for k in kinds] == ["temporal"] * 3 + ["neighborhood"] + ["counterfactual"] * 4
-    def cell(table, model, direction, column): return table.set_index(["model", "direction"]).loc[(model, direction), column]
+    def cell(table, model, direction, column):
+        return table.set_index(["model", "direction"]).loc[(model, direction), column]
     assert cell(eight, "Clip4clip(transf)", "t2v", "temporal attribute 2nd") == .64
     assert cell(eight, "ALPRO", "v2t", "counterfactual attribute 1st") == .34
     assert cell(eight, "InternVideo", "t2v", "counterfactual spatial relationship 2nd") == .60
@@ -297,6 +299,10 @@ def some_moments(skills, queries=120):
 def a_copy(scores, run, name): return scores[scores.run == run].assign(run=name)
 
 
+def some_pairs(baseline, adaptive):
+    return toy_scores({"baseline": baseline, "adaptive": adaptive}, forms=["balanced"], kinds=("verb", "subject"))
+
+
 def all_true():
     "Evidence by which every claim holds."
     vanilla = dict(zip(KINDS, (0, 1, 0, 1)))
@@ -313,14 +319,14 @@ def all_true():
     return Evidence(pd.concat([scores, *parts]), toy_ranks({"vanilla": 3, "navero": 4}), {"n": 300},
                     toy_gaps(gaps | post), some_answers(8, 3),
                     some_moments({"plain": 0, "simple": .1, "discernible": .1, "adaptive": .2}),
-                    pd.concat([t2v[t2v.direction == "t2v"], v2t[v2t.direction == "v2t"]]))
+                    pd.concat([t2v[t2v.direction == "t2v"], v2t[v2t.direction == "v2t"]]), some_pairs(0, 1))
 
 
 def all_false():
     "Evidence by which every claim is reversed."
     vanilla = dict(zip(KINDS, (3, 1.5, 3, 1.5)))
-    scores = toy_scores({"blind": .5, "vanilla": vanilla, "negvidl": 1, "navero": -.6, "navero_negvtc": .6, "mixed_5r": .5,
-                         "mixed_1r": 0, "rule_5r": 1.5, "lm_5r": 1.5, "mixed_5r_old": 1.5}, 400, forms=["balanced"])
+    scores = toy_scores({"blind": .5, "vanilla": vanilla, "negvidl": 1, "navero": -.6, "navero_negvtc": .6,
+                         "mixed_5r": .5, "mixed_1r": 0, "rule_5r": 1.5, "lm_5r": 1.5, "mixed_5r_old": 1.5}, 400, forms=["balanced"])
     weak = {"temporal action": .5, "neighborhood attribute": .5, "counterfactual action": .1,
             "counterfactual spatial relationship": .3}
     gaps = {f"{m}/weak": weak for m in PROBED} | {"alpro/weak": dict.fromkeys(weak, .2)}
@@ -331,7 +337,7 @@ def all_false():
     return Evidence(pd.concat([scores, toy_scores({"blind": -1}, 100, forms=["published"])]),
                     toy_ranks({"vanilla": 4, "navero": 1}), {"n": 300}, toy_gaps(gaps | post), some_answers(3, 8),
                     some_moments({"plain": .3, "simple": .2, "discernible": .2, "adaptive": .1}),
-                    pd.concat([t2v[t2v.direction == "t2v"], v2t[v2t.direction == "v2t"]]))
+                    pd.concat([t2v[t2v.direction == "t2v"], v2t[v2t.direction == "v2t"]]), some_pairs(1, 0))
 
 
 @pytest.mark.parametrize("evidence, word", [(all_true, "holds"), (all_false, "reversed")])
@@ -344,9 +350,8 @@ def test_every_claim_follows_its_evidence(evidence, word, tmp_path):
     assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == list(PAPERS.values())
     counts = [len(CLAIMS) * (w == word) for w in ("holds", "reversed", "open")]
     assert f"| All | {len(CLAIMS)} | {' | '.join(map(str, counts))} | 0 |" in page
-    kept = pd.read_csv(tmp_path/"claims.csv").set_index("key")
-    assert (kept.verdict == word).all() and np.allclose(kept[["value", "low", "high"]], decided[["value", "low", "high"]],
-                                                        atol=1e-4)
+    kept, numbers = pd.read_csv(tmp_path/"claims.csv").set_index("key"), ["value", "low", "high"]
+    assert (kept.verdict == word).all() and np.allclose(kept[numbers], decided[numbers], atol=1e-4)
 
 
 def test_without_evidence_all_is_open(tmp_path):
@@ -362,7 +367,8 @@ def test_without_evidence_all_is_open(tmp_path):
 
 
 def test_missing_runs_leave_their_claims_open():
-    evidence = Evidence(toy_scores({"vanilla": .3, "navero": 1}, 40), settings={"n": 50}, gaps=toy_gaps({"xclip/weak": .1}))
+    evidence = Evidence(toy_scores({"vanilla": .3, "navero": 1}, 40), settings={"n": 50},
+                        gaps=toy_gaps({"xclip/weak": .1}))
     reason = decide(evidence).set_index("key").reason
     assert reason["rounds"] == "no balanced scores of run 'mixed_1r' (stage ablation)"
     assert reason["spot-hard"] == "no model was post-trained with and without hard negatives (stage spot)"
@@ -382,10 +388,12 @@ def test_a_gap_that_is_not_defined_leaves_its_claims_open():
 def test_evidence_is_what_the_stages_left(tmp_path):
     scores = toy_scores({"vanilla": .3, "mixed_5r": 1}, 5, forms=["balanced"])
     for name, part in (("scores/scores-test", scores[scores.run == "vanilla"]),
-                       ("ablation/scores", scores[scores.run == "mixed_5r"]), ("spot/ranks", toy_gaps({"x/hn": .1}, clips=3))):
+                       ("ablation/scores", scores[scores.run == "mixed_5r"]),
+                       ("spot/ranks", toy_gaps({"x/hn": .1}, clips=3))):
         (tmp_path/name).parent.mkdir()
         part.to_parquet(tmp_path/f"{name}.parquet", index=False)
-    asked = [Question(f"q{i}", f"c{i // 2}", "what?", "red", kind, "t") for i, kind in enumerate(("temporal", "object", "object"))]
+    kinds = "temporal", "object", "object"
+    asked = [Question(f"q{i}", f"c{i // 2}", "what?", "red", kind, "t") for i, kind in enumerate(kinds)]
     write_records(tmp_path/"qa/questions-test.parquet", asked, Question)
     said = pd.DataFrame({"question_id": ["q2", "q0", "q1"], "hn": ["red", "red", "blue"], "plain": ["red", "", "blue"]})
     said.to_parquet(tmp_path/"qa/answers.parquet", index=False)
@@ -419,11 +427,13 @@ def test_paper_figures_in_the_claims():
     assert CLAIMS["navero-vanilla"].paper() == "+14.6 (MSRVTT), +19.4 (DiDeMo), +11.7 (ActivityNet)"
     assert CLAIMS["vanilla-static"].paper() == "+12.2 (MSRVTT), −0.4 (DiDeMo), +0.6 (ActivityNet)"
     assert CLAIMS["rounds"].paper() == "−0.04 (MSRVTT)" and CLAIMS["mixed-lm"].paper() == "+3.62 (MSRVTT)"
-    assert CLAIMS["qa-temporal"].paper() == "+4.45 (AnetQA)" and CLAIMS["QDDETR-adaptive-plain"].paper() == "+0.80 (QVHighlights)"
+    assert CLAIMS["qa-temporal"].paper() == "+4.45 (AnetQA)"
+    assert CLAIMS["QDDETR-adaptive-plain"].paper() == "+0.80 (QVHighlights)"
     assert CLAIMS["xclip-adaptive-v2t-t2v"].paper() == "+4.7 (MSVD)"
     table = paper_table(9, "spot")
-    names = [c for c in table if c.startswith("counterfactual")], [c for c in table if c.startswith(("temporal", "neigh"))]
-    value = 100*(table[names[0]].mean(axis=None) - table[names[1]].mean(axis=None))
+    cells = table.iloc[:, 3:]
+    counterfactual = cells.columns.str.startswith("counterfactual")
+    value = 100*(cells.loc[:, counterfactual].mean(axis=None) - cells.loc[:, ~counterfactual].mean(axis=None))
     assert CLAIMS["spot-counterfactual"].paper().endswith(f"+{value:.1f} (MovieGraphs)")
 
 
@@ -431,5 +441,6 @@ def test_broken_files_are_an_error_not_an_open_claim():
     scores = toy_scores({"vanilla": .3, "navero": 1}, 5)
     gaps, moments = toy_gaps({"x/hn": .1}, clips=3), some_moments({"plain": 0}, 3)
     for twice in (Evidence(pd.concat([scores, scores])), Evidence(gaps=pd.concat([gaps, gaps])),
-                  Evidence(moments=pd.concat([moments, moments])), Evidence(components=pd.concat([toy_ranks({"a": 1}, 3)]*2))):
+                  Evidence(moments=pd.concat([moments, moments])), Evidence(pairs=pd.concat([scores, scores])),
+                  Evidence(components=pd.concat([toy_ranks({"a": 1}, 3)]*2))):
         with pytest.raises(VidnegError, match="twice"): decide(twice)
