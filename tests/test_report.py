@@ -303,6 +303,12 @@ def some_pairs(baseline, adaptive):
     return toy_scores({"baseline": baseline, "adaptive": adaptive}, forms=["balanced"], kinds=("verb", "subject"))
 
 
+def some_events(within, counterfactual):
+    kinds = "temporal action", "neighborhood attribute", "counterfactual action"
+    skill = dict(zip(kinds, (within, within, counterfactual)))
+    return toy_scores({f"{m}/weak": skill for m in PROBED}, 1500, ["balanced"], kinds)
+
+
 def all_true():
     "Evidence by which every claim holds."
     vanilla = dict(zip(KINDS, (0, 1, 0, 1)))
@@ -319,7 +325,8 @@ def all_true():
     return Evidence(pd.concat([scores, *parts]), toy_ranks({"vanilla": 3, "navero": 4}), {"n": 300},
                     toy_gaps(gaps | post), some_answers(8, 3),
                     some_moments({"plain": 0, "simple": .1, "discernible": .1, "adaptive": .2}),
-                    pd.concat([t2v[t2v.direction == "t2v"], v2t[v2t.direction == "v2t"]]), some_pairs(0, 1))
+                    pd.concat([t2v[t2v.direction == "t2v"], v2t[v2t.direction == "v2t"]]), some_pairs(0, 1),
+                    some_events(0, 1))
 
 
 def all_false():
@@ -337,7 +344,7 @@ def all_false():
     return Evidence(pd.concat([scores, toy_scores({"blind": -1}, 100, forms=["published"])]),
                     toy_ranks({"vanilla": 4, "navero": 1}), {"n": 300}, toy_gaps(gaps | post), some_answers(3, 8),
                     some_moments({"plain": .3, "simple": .2, "discernible": .2, "adaptive": .1}),
-                    pd.concat([t2v[t2v.direction == "t2v"], v2t[v2t.direction == "v2t"]]), some_pairs(1, 0))
+                    pd.concat([t2v[t2v.direction == "t2v"], v2t[v2t.direction == "v2t"]]), some_pairs(1, 0), some_events(1, 0))
 
 
 @pytest.mark.parametrize("evidence, word", [(all_true, "holds"), (all_false, "reversed")])
@@ -368,10 +375,11 @@ def test_without_evidence_all_is_open(tmp_path):
 
 def test_missing_runs_leave_their_claims_open():
     evidence = Evidence(toy_scores({"vanilla": .3, "navero": 1}, 40), settings={"n": 50},
-                        gaps=toy_gaps({"xclip/weak": .1}))
+                        gaps=toy_gaps({"xclip/weak": .1}), events=some_events(0, 1).replace("temporal action", "other"))
     reason = decide(evidence).set_index("key").reason
     assert reason["rounds"] == "no balanced scores of run 'mixed_1r' (stage ablation)"
     assert reason["spot-hard"] == "no model was post-trained with and without hard negatives (stage spot)"
+    assert reason["pairs-temporal"] == "no kind of manipulation begins with 'temporal' (stage spot)"
     assert reason["spot-internvideo"].startswith("no t2v ranks of run 'internvideo/weak'")
 
 

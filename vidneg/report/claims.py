@@ -50,6 +50,7 @@ class Evidence:
     moments: pd.DataFrame | None = None # of the stage moments: run "model/run", query_id, clip_id, length, measures
     components: pd.DataFrame | None = None # of the stage components, columns RANK_COLUMNS
     pairs: pd.DataFrame | None = None # of the same, columns SCORE_COLUMNS
+    events: pd.DataFrame | None = None # of the stage spot, columns SCORE_COLUMNS; runs as in `gaps`
 
     def table(self, name): # of one of the fields
         "Evidence that has to be there."
@@ -61,7 +62,7 @@ class Evidence:
         kinds: dict | None = None, # category → coefficient; default: the average of all
         metric: str = "acc", # name in METRICS
         form: str = "balanced", # balanced or published
-        of: str = "scores", # scores or pairs
+        of: str = "scores", # scores, pairs or events
     ) -> Estimate:
         "Σ coefficient · accuracy of a run, combined item by item, then over categories."
         m = item_matrix(self.table(of), metric, form, list(coefficients))
@@ -146,7 +147,8 @@ def read_evidence(
     if said is not None: said = marked(read_records(folder/"qa/questions-test.parquet", Question), said)
     return Evidence(read("scores/scores-test.parquet", "ablation/scores.parquet"), read("scores/ranks-test.parquet"),
                     settings, read("spot/ranks.parquet"), said, read("moments/values.parquet"),
-                    read("components/ranks.parquet"), read("components/scores.parquet"))
+                    read("components/ranks.parquet"), read("components/scores.parquet"),
+                    read("spot/scores.parquet"))
 
 # %% ../../nbs/report/claims.ipynb #f67c9e78
 PAPERS = {"navero": "NAVERO", "spot": "SPOT Prober", "components": "Sentence components", "ours": "Ours"}
@@ -394,6 +396,27 @@ def _(e): return e.accuracy({"blind": 1})
        signed=False)
 def _(e): return e.accuracy({"blind": 1}, form="published")
 
+# %% ../../nbs/report/claims.ipynb #b7e00021
+def _own_pair(key, text, weights, **range_):
+    "A claim on the accuracy of the probed models; `weights` gives each kind its coefficient."
+    @claim(key, text, "–", of="ours", stage="spot", **range_)
+    def _(e):
+        runs = {f"{m}/weak": 1 / len(PROBED) for m in PROBED}
+        return e.accuracy(runs, weights(sorted(set(e.table("events").kind))), "acc_vtc", of="events")
+
+def _share(kinds, start, sign=1):
+    "Equal coefficients for the kinds that begin with `start`."
+    some = [k for k in kinds if k.startswith(start)]
+    if not some: raise VidnegError(f"no kind of manipulation begins with {start!r}")
+    return {k: sign / len(some) for k in some}
+
+_own_pair("pairs-temporal", f"Of a clip's own caption and a temporal manipulation, SPOT's models are at chance which "
+          f"is nearer (50 ± {CHANCE * 100:g} %).", lambda kinds: _share(kinds, "temporal"), signed=False,
+          above=.5 - CHANCE, below=.5 + CHANCE)
+_own_pair("pairs-counterfactual", "They do better on counterfactual manipulations than on temporal and neighborhood "
+          "ones (difference of means).", lambda kinds: _share(kinds, "counterfactual") | _share(
+              kinds, ("temporal", "neighborhood"), -1), above=0)
+
 # %% ../../nbs/report/claims.ipynb #fa883dc8
 NOTHING = Estimate(np.nan, np.nan, np.nan, 0, 0)
 
@@ -402,7 +425,7 @@ def _check_moments(table):
         raise VidnegError("a query is there twice for one run and length of window: read each file once")
 
 CHECKS = {"scores": check_scores, "ranks": check_ranks, "gaps": check_gaps, "components": check_ranks,
-          "pairs": check_scores, "moments": _check_moments}
+          "pairs": check_scores, "events": check_scores, "moments": _check_moments}
 
 def decide(
     evidence: Evidence,
