@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from vidneg.core import Caption, Negative, VidnegError, stable_rng
-from vidneg.evaluate.gap import GAP_COLUMNS, gap_ranks, gap_table, relative_gap
+from vidneg.evaluate.gap import GAP_COLUMNS, check_gaps, gap_ranks, gap_table, joint_gaps, relative_gap, toy_gaps
+from vidneg.evaluate.stats import _weights
 
 
 class Numbers:
@@ -98,3 +99,84 @@ def test_bad_input_is_one_clear_error():
     with pytest.raises(VidnegError, match="one to one"): gap_ranks(scorer, videos, ids, captions, negatives[::-1], "r")
     with pytest.raises(VidnegError, match="two captions of kind 'a'"):
         gap_ranks(scorer, videos, ids, [*captions, captions[0]], [*negatives, negatives[0]], "r")
+
+
+# many gaps at once
+
+def mean(gaps): return gaps.mean((-2, -1))
+def difference(gaps): return gaps[..., 0, :].mean(-1) - gaps[..., 1, :].mean(-1)
+
+
+def loop(table, runs, kinds, combine, ks, weight):
+    "Every clip counts `weight` times: the gaps as (7) has them, in plain Python; None where one is not defined."
+    gaps = np.zeros((len(runs), len(kinds)))
+    for i, run in enumerate(runs):
+        for j, kind in enumerate(kinds):
+            for d in ("t2v", "v2t"):
+                for k in ks:
+                    found, asked = {"true": 0., "manipulated": 0.}, 0.
+                    for row in table.itertuples():
+                        if (row.run, row.kind, row.direction) != (run, kind, d): continue
+                        found[row.group] += weight[row.clip_id] * (row.rank <= k)
+                        asked += weight[row.clip_id] * (row.group == "true")
+                    if not found["true"]: return None
+                    p, q = found["true"] / asked, found["manipulated"] / asked
+                    gaps[i, j] += (p - q) / p / 2 / len(ks)
+    return combine(gaps)
+
+
+@pytest.mark.parametrize("combine", [mean, difference])
+def test_joint_gaps_are_those_of_a_loop(combine):
+    table = toy_gaps({"x": .5, "y": {"a": .1, "b": .9, "c": 0}, "not asked": 1}, ("a", "b", "c"), clips=12)
+    table = table[(table.kind != "b") | (table.clip_id < "clip0009")] # kinds have clips of their own
+    runs, kinds, n = ["x", "y"], ["b", "a"], 40
+    clips = sorted(set(table.clip_id))
+    e = joint_gaps(table, runs, kinds, combine, (1, 9), n=n, seed=3)
+    assert e.value == pytest.approx(loop(table, runs, kinds, combine, (1, 9), dict.fromkeys(clips, 1)))
+    drawn = [loop(table, runs, kinds, combine, (1, 9), dict(zip(clips, w))) for w in _weights(12, n, 3, 0)]
+    assert [e.low, e.high] == pytest.approx(list(np.quantile([d for d in drawn if d is not None], [.025, .975])))
+    assert e.n == 12 + 9 and e.clips == 12
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=4, max_size=20))
+def test_one_gap_of_many_is_the_gap(pairs):
+    ids = [f"c{i}" for i in range(len(pairs))]
+    rows = [("a", group, "r", c, c if d == "t2v" else "", d, pair[at]) for d in ("t2v", "v2t")
+            for at, group in enumerate(("true", "manipulated")) for c, pair in zip(ids, pairs)]
+    table, (true, false) = pd.DataFrame(rows, columns=GAP_COLUMNS), np.array(pairs).T
+    single = relative_gap(true, false, np.arange(len(pairs)), 1, n=50)
+    try: e = joint_gaps(table, ["r"], ["a"], ks=(1,), n=50)
+    except VidnegError as error:
+        assert "P = 0" in str(error) and (true == 1).mean() < .9
+        return
+    assert e.value == pytest.approx(single.value) and len(pairs) == e.n == e.clips
+
+
+def test_paired_runs_make_a_narrower_interval():
+    table = toy_gaps({"x": .5, "z": .5}, ("a",), clips=60)
+    twin = pd.concat([table[table.run == "x"], table[table.run == "x"].assign(run="y"), table[table.run == "z"]])
+    same, other = (joint_gaps(twin, ["x", run], ["a"], difference, n=300) for run in "yz")
+    assert same.value == same.low == same.high == 0
+    assert other.low < other.high
+
+
+def test_gaps_that_are_not_defined_are_errors():
+    table = toy_gaps({"x": .5, "y": .2}, ("a", "b"), clips=20)
+    never = table.assign(**{"rank": table["rank"].where((table.run != "y") | (table.kind != "b"), 9)})
+    with pytest.raises(VidnegError, match="P = 0.*y finds no true caption of kind 'b', t2v R@1"):
+        joint_gaps(never, ["x", "y"], ["a", "b"])
+    assert joint_gaps(never, ["x"], ["a", "b"], n=20).n == 40 # others are not concerned
+    once = never.copy()
+    once.loc[(once.run == "y") & (once.kind == "b") & (once.clip_id == "clip0003"), "rank"] = 1
+    with pytest.raises(VidnegError, match="P = 0.*of the resamples"): joint_gaps(once, ["y"], ["b"], ks=(1,))
+    with pytest.raises(VidnegError, match="no t2v ranks of run 'z' of kind 'a'"): joint_gaps(table, ["x", "z"], ["a"])
+    less = table[(table.run != "y") | (table.clip_id != "clip0001")]
+    with pytest.raises(VidnegError, match="different clips"): joint_gaps(less, ["x", "y"], ["a"])
+
+
+def test_wrong_tables_of_ranks_are_refused():
+    table = toy_gaps({"x": .5}, ("a",), clips=5)
+    assert check_gaps(table) is table
+    for bad, word in ((table.drop(columns="group"), "'group'"), (table[:0], "empty"),
+                      (pd.concat([table, table]), "twice"), (table.replace({"group": {"true": "other"}}), "'other'")):
+        with pytest.raises(VidnegError, match=word): check_gaps(bad)

@@ -5,17 +5,17 @@
 # %% ../../nbs/evaluate/gap.ipynb #5cc478c1
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from ..core import Caption, Negative, VidnegError
+from ..core import Caption, Negative, VidnegError, stable_rng
 from .retrieval import RANK_COLUMNS, retrieval_ranks
 from .stats import Estimate, _checked, _interval, _stratum_means, bootstrap
 
 # %% auto #0
-__all__ = ['GAP_COLUMNS', 'gap_ranks', 'relative_gap', 'gap_table']
+__all__ = ['GAP_COLUMNS', 'gap_ranks', 'relative_gap', 'gap_table', 'check_gaps', 'toy_gaps', 'joint_gaps']
 
 # %% ../../nbs/evaluate/gap.ipynb #16c7062b
 GAP_COLUMNS = ["kind", "group", *RANK_COLUMNS]
@@ -81,3 +81,80 @@ def gap_table(
                      f"Δ R@{k}": relative_gap(true, false, clip, k, **kwargs)}
             rows += [dict(run=run, kind=kind, direction=direction, metric=m, **vars(e)) for m, e in found.items()]
     return pd.DataFrame(rows)
+
+# %% ../../nbs/evaluate/gap.ipynb #b7c00002
+def check_gaps(
+    table: pd.DataFrame, # columns GAP_COLUMNS, any number of runs
+) -> pd.DataFrame: # the same
+    "Refuse a table that would give wrong gaps."
+    if missing := [c for c in GAP_COLUMNS if c not in table.columns]:
+        raise VidnegError(f"ranks lack the column {missing[0]!r}; there are: {', '.join(map(str, table.columns))}")
+    if not len(table): raise VidnegError("the table of ranks is empty: check that the stage spot ran")
+    if odd := sorted(set(table.group) - {"true", "manipulated"}): raise VidnegError(f"ranks of a group {odd[0]!r}")
+    if table.duplicated([c for c in GAP_COLUMNS if c != "rank"]).any():
+        raise VidnegError("a query is there twice for one run, kind and group: read each file once")
+    return table
+
+# %% ../../nbs/evaluate/gap.ipynb #b7c00006
+def toy_gaps(
+    gaps: dict, # run → gap, or run → kind → gap; 0–1
+    kinds: Sequence[str] = ("temporal action", "neighborhood attribute", "counterfactual action",
+                            "counterfactual spatial relationship"),
+    clips: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame: # columns GAP_COLUMNS
+    "Ranks of imaginary runs that find four true captions of five and notice a share of the false ones."
+    rows = []
+    for kind in kinds:
+        for run, gap in gaps.items():
+            for d in ("t2v", "v2t"):
+                rng, ids = stable_rng(seed, "gap", kind, run, d), [f"clip{i:04d}" for i in range(clips)]
+                true = np.where(rng.random(clips) < .8, 1, 9)
+                noticed = rng.random(clips) < (gap[kind] if isinstance(gap, dict) else gap)
+                for group, rank in (("true", true), ("manipulated", np.where(noticed, 9, true))):
+                    rows += [(kind, group, run, c, c if d == "t2v" else "", d, r) for c, r in zip(ids, rank)]
+    return pd.DataFrame(rows, columns=GAP_COLUMNS)
+
+# %% ../../nbs/evaluate/gap.ipynb #b7c00003
+def _cells(table, runs, kinds):
+    "Rows of these runs and kinds, the flat cell (direction, run, kind, group) of each, and the shape of the cells."
+    sides = ["t2v", "v2t"], list(runs), list(kinds), ["true", "manipulated"]
+    part = table[table.run.isin(runs) & table.kind.isin(kinds)]
+    codes = [pd.Categorical(part[c], names).codes for c, names in zip(("direction", "run", "kind", "group"), sides)]
+    shape = tuple(map(len, sides))
+    cell = np.ravel_multi_index(codes, shape) if len(part) else np.zeros(0, int)
+    count = np.bincount(cell, minlength=np.prod(shape)).reshape(shape)
+    for d, r, k, _ in np.argwhere(count == 0)[:1]:
+        raise VidnegError(f"no {sides[0][d]} ranks of run {sides[1][r]!r} of kind {sides[2][k]!r}")
+    if (count != count[:1, :1, :, :1]).any(): raise VidnegError("runs were ranked on different clips of a kind")
+    return part, cell, shape
+
+def joint_gaps(
+    table: pd.DataFrame, # columns GAP_COLUMNS
+    runs: Sequence[str], # R
+    kinds: Sequence[str], # K
+    combine: Callable = lambda gaps: gaps.mean((-2, -1)), # gaps (..., R, K) → numbers (...)
+    ks: Sequence[int] = (1, 5), # of R@K
+    n: int = 2000, # resamples
+    seed: int = 0,
+    level: float = .95, # coverage of the interval
+) -> Estimate: # n counts clips of each kind
+    "A number made of relative gaps, each its mean over `ks` and both directions; clips are resampled for all at once."
+    part, cell, shape = _cells(table, runs, kinds)
+    value, samples = np.zeros(shape[:-1]), np.zeros((n, *shape[:-1])) # (2, R, K), (n, 2, R, K)
+    for k in ks:
+        hits, clip = _checked((part["rank"] <= k).to_numpy(float), part.clip_id, n, level)
+        p = (np.bincount(cell, hits) / np.bincount(cell)).reshape(shape)
+        for d, r, j in np.argwhere(p[..., 0] == 0)[:1]:
+            raise VidnegError(f"P = 0, the gap is not defined: {runs[r]} finds no true caption of kind {kinds[j]!r}, "
+                              f"{('t2v', 'v2t')[d]} R@{k}")
+        drawn = _stratum_means(hits, clip, cell, n, seed).reshape(n, *shape)
+        drawn[..., 0][drawn[..., 0] == 0] = np.nan
+        value += (1 - p[..., 1] / p[..., 0]) / len(ks)
+        samples += (1 - drawn[..., 1] / drawn[..., 0]) / len(ks)
+    lost = np.isnan(samples).any((1, 2, 3)) # (n,)
+    if lost.mean() > 1 - level:
+        raise VidnegError(f"P = 0, the gap is not defined, in {lost.mean():.0%} of the resamples: too few clips")
+    samples, clips = combine(samples[~lost].mean(1)), int(clip.max()) + 1
+    asked = len(part[["clip_id", "kind"]].drop_duplicates())
+    return Estimate(float(combine(value.mean(0))), *_interval(samples, hits, clips, level, None), asked, clips)

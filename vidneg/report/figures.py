@@ -133,6 +133,7 @@ def _band(ax, own, x, at, colour, label=None):
     own = own.sort_values(x)
     place = own[x].map(at)
     ax.fill_between(place, own.low * 100, own.high * 100, color=colour, alpha=.18, lw=0)
+    if len(own) == 1: ax.errorbar(place, own.value * 100, _whisker(own), color=colour, elinewidth=1.2, capsize=3)
     ax.plot(place, own.value * 100, "-o", ms=3.5, color=colour, label=label)
 
 # %% ../../nbs/report/figures.ipynb #7e21767c
