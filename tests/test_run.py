@@ -194,27 +194,10 @@ stages:
 
 def test_log_shows_a_bar_once_in_a_while():
     log = LiveStream(io.StringIO(), every=1000)
-    for i in range(100): log.write(f"\rclips: {i:3d}%|...")
-    log.write("\rclips: 100%|###")
-    log.write("\rclips: 100%|###\nsaved")
-    log.write(" 5% of\n\nall\n")
-    assert log.stream.getvalue() == "clips: 100%|###\nsaved 5% of\nall\n"
-
-
-def test_log_shows_each_of_several_bars():
-    log = LiveStream(io.StringIO(), every=1000)
-    for i in range(0, 101, 5): # the second is drawn one line below, then the cursor goes up again
-        log.write(f"\rone: {i:3d}%|#\n\rtwo: {i//2:3d}%|#\x1b[A")
-    log.write("\n\rone: 100%|#\rtwo: 100%|#\n")
-    assert log.stream.getvalue() == "one: 100%|#\ntwo: 100%|#\n"
-
-
-def test_log_shows_a_bar_again_when_its_time_has_come():
-    log = LiveStream(io.StringIO(), every=0)
-    drawn = ["films:  10%|#", "films:  20%|#", "pages: 7it [00:01, 5it/s]", "pages: 9it [00:02, 5it/s]"]
-    for text in drawn: log.write("\r" + text)
-    log.write("\n")
-    assert log.stream.getvalue().splitlines() == drawn
+    for i in range(100): log.write(f"\rclips: {i:3d}% ")
+    log.write("\rclips: 100%\nsaved")
+    log.write(" all\n")
+    assert log.stream.getvalue() == "clips: 100%\nsaved all\n"
 
 
 def test_terminal_gets_what_the_kernel_wrote():

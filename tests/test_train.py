@@ -1,4 +1,4 @@
-import os, pickle, signal, subprocess, sys, time
+import io, os, pickle, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +8,10 @@ import torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
+from tqdm import tqdm
 
 from shares import share_of
+from vidneg import jobs
 from vidneg.core import Caption, Negative, VidnegError, stable_seed
 from vidneg.data.batches import Batches, Texts, batches_of
 from vidneg.losses.contrastive import LOSSES, neg_vtc, vtc
@@ -511,6 +513,19 @@ def joint_batch():
 
 
 def share_of_the_joint_batch(): return share_of(exact_task(), joint_batch())
+
+
+@pytest.mark.parametrize("line, terminal, wanted", [
+    (None, False, {"mininterval": 0.5}), (1, True, {"position": 1}), (1, False, {"mininterval": 15.0})])
+def test_bars_side_by_side_are_lines_in_a_log(monkeypatch, line, terminal, wanted):
+    log = io.StringIO()
+    log.isatty = lambda: terminal
+    monkeypatch.setattr(jobs, "_LINE", line)
+    monkeypatch.setattr("sys.stderr", log)
+    options = jobs.bar_options()
+    assert wanted.items() <= options.items()
+    with tqdm(total=3, desc="run", file=log, **options) as bar: bar.update(3)
+    if line and not terminal: assert log.getvalue().count("\n") >= 1 and "\x1b" not in log.getvalue()
 
 
 def test_two_processes_have_the_loss_and_gradients_of_one_on_the_joint_batch():

@@ -17,7 +17,7 @@ from .core import VidnegError
 from .data.parallel import process_context
 
 # %% auto #0
-__all__ = ['TrainingError', 'bar_line', 'train_many', 'train_together']
+__all__ = ['TrainingError', 'bar_options', 'train_many', 'train_together']
 
 # %% ../nbs/jobs.ipynb #820ac06e
 class TrainingError(VidnegError):
@@ -25,9 +25,11 @@ class TrainingError(VidnegError):
 
 _LINE = None # of the progress bar; set in the processes of `train_many`
 
-def bar_line() -> int | None: # None: wherever tqdm puts it
-    "The terminal line of this process's progress bar."
-    return _LINE
+def bar_options() -> dict: # arguments of tqdm
+    "How this process draws its bar: beside others on a line of its own, or, where no terminal is, as a line now and then."
+    if _LINE is None: return {"mininterval": 0.5, "dynamic_ncols": True}
+    if sys.stderr.isatty(): return {"mininterval": 0.5, "dynamic_ncols": True, "position": _LINE}
+    return {"mininterval": 15.0, "ncols": 100, "bar_format": "{l_bar}{bar}{r_bar}\n"}
 
 def _job(pipe, func, kwargs, slot, lock):
     "Body of a process of `train_many`."

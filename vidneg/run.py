@@ -115,8 +115,6 @@ def own_kernel(env):
     return OwnKernel
 
 # %% ../nbs/run.ipynb #8aa49f65
-_BAR = re.compile(r"\s*(.*?):?\s*(?:(\d+)%\||\d+\S* \[\d+:\d\d, )") # as tqdm draws it: name, percent
-
 class LiveStream:
     "Passes a kernel's output on to a terminal, or to a log without its redrawn lines."
     def __init__(self,
@@ -124,27 +122,25 @@ class LiveStream:
         every: float = 15.0, # seconds between two lines of the same bar, when `stream` is no terminal
     ):
         self.stream, self.every = stream, every
-        self.line, self.shown = "", {} # bar → when it was last shown, None when it is full
+        self.line, self.shown = "", time.monotonic()
 
     def write(self, text):
         if self.stream.isatty(): return self.stream.write(text)
-        *lines, self.line = re.split(r"[\r\n]+|\x1b\[A", self.line + text)
-        for line in lines:
-            if line.strip() and self._is_due(line): self.stream.write(line.rstrip() + "\n")
+        *lines, self.line = (self.line + text).split("\n")
+        for line in lines: self._show(line)
+        if "\r" in self.line and time.monotonic() - self.shown >= self.every: self._show(self.line)
+        self.line = _redrawn(self.line)
 
     def flush(self): self.stream.flush()
 
-    def _is_due(self, line):
-        "Of a bar: the first line after a while, and the last."
-        bar = _BAR.match(line)
-        if not bar: return True
-        (name, percent), now = bar.groups(), time.monotonic()
-        last = self.shown.get(name, now)
-        if percent == "100": due, self.shown[name] = last is not None, None
-        else:
-            due = last is not None and now - last >= self.every
-            self.shown[name] = now if due or last is None else last
-        return due
+    def _show(self, line):
+        self.stream.write(_redrawn(line).rstrip() + "\n")
+        self.shown = time.monotonic()
+
+
+def _redrawn(line):
+    "What is left to see of a line after its carriage returns."
+    return ([part for part in line.split("\r") if part.strip()] or [""])[-1]
 
 # %% ../nbs/run.ipynb #6b5af8e4
 def commit(

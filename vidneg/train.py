@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .core import VidnegError, atomic_path, stable_seed
 from .data.batches import digest
-from .jobs import TrainingError, bar_line, train_together
+from .jobs import TrainingError, bar_options, train_together
 from .tasks import Task
 
 # %% auto #0
@@ -312,8 +312,8 @@ def fit(
         if resume: run.resume()
         first, start = run.step, time.perf_counter()
         silent = not (progress and run.acc.is_main_process)
-        with tqdm(total=run.total, initial=first, desc=label or folder.name, unit="step", position=bar_line(),
-                  mininterval=0.5, disable=silent, dynamic_ncols=True) as bar: run.run(val, bar)
+        with tqdm(total=run.total, initial=first, desc=label or folder.name, unit="step",
+                  disable=silent, **bar_options()) as bar: run.run(val, bar)
         seconds = max(time.perf_counter() - start, 1e-9)
     run.acc.unwrap_model(run.task, keep_fp32_wrapper=False).eval() # `task` as it was, without accelerate's casts
     if run.acc.is_main_process:

@@ -1,0 +1,58 @@
+"Several trainings from one start: validation is written down and changes nothing."
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+from vidneg.core import Caption, Negative
+from vidneg.evaluate.probing import accuracy_table, score_pairs
+from vidneg.evaluate.scores import items_table, validation_accuracy
+from vidneg.finetune import finetune, text_batches
+from vidneg.models.navero import Navero, NaveroConfig, NaveroScorer, load_model, save_model
+from vidneg.models.tokenize import train_tokenizer
+from vidneg.train import TrainConfig
+
+TINY = NaveroConfig(width=16, heads=2, spatial_layers=1, spacetime_layers=1, text_layers=1, fusion_layers=1, vocab_size=100)
+SHAPES, COLOURS, ACTS = ("star", "ring", "heart", "cross"), ("red", "blue", "green", "pink"), ("spins", "grows", "blinks", "shakes")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finetune")
+    told = [Caption(f"c{i}.0", f"c{i}", f"a {COLOURS[i % 4]} {SHAPES[i//4 % 4]} {ACTS[i//2 % 4]}") for i in range(16)]
+    swap = lambda c, words: next(c.text.replace(w, words[(i + 1) % 4]) for i, w in enumerate(words) if w in c.text)
+    false = [Negative(c.caption_id, swap(c, words), kind, "demo", (), 1, 0)
+             for c in told for kind, words in (("attribute", COLOURS), ("action", ACTS), ("object", SHAPES))]
+    tokenizer = train_tokenizer([c.text for c in told], 100, folder/"tokenizer.json")
+    save_model(Navero(TINY), folder/"start")
+    features = np.random.default_rng(0).normal(size=(16, 8, 16, 16)).astype(np.float32)
+    return folder, told, false, tokenizer, features
+
+
+def test_validation_is_logged_and_changes_no_weight(world):
+    folder, told, false, tokenizer, features = world
+    ids, runs = [c.clip_id for c in told], {"navero": dict(losses=("vtc", "vtm", "neg_vtm")), "vanilla": dict(losses=("vtc", "vtm"))}
+    batches = text_batches(features, ids, told, false, tokenizer, 48, batch_size=4)
+    val = partial(validation_accuracy, scorer=partial(NaveroScorer, tokenizer=tokenizer), videos=features, clip_ids=ids,
+                  items=items_table(false, told, "balanced"))
+    train = partial(finetune, runs, folder/"start", batches, TrainConfig(epochs=2))
+    train(folder/"with", workers=2, val=val)
+    train(folder/"without", workers=1)
+    for run in runs:
+        logged = pd.read_csv(folder/"with"/run/"metrics.csv")
+        assert len(logged) == 2 and logged.val_acc.between(0, 1).all()
+        one, other = (load_file(folder/kind/run/"model.safetensors") for kind in ("with", "without"))
+        assert all(np.array_equal(one[k], other[k]) for k in one | other)
+        assert logged.val_acc.iloc[-1] == pytest.approx(val(load_model(folder/"with"/run))["val_acc"], abs=1e-5)
+
+
+def test_validation_accuracy_is_the_average_of_the_table(world):
+    folder, told, false, tokenizer, features = world
+    items, ids = items_table(false[3:20], told, "balanced"), [c.clip_id for c in told]
+    scorer = partial(NaveroScorer, tokenizer=tokenizer)
+    found = validation_accuracy(load_model(folder/"start"), scorer, features, ids, items)["val_acc"]
+    made = scorer(load_model(folder/"start"))
+    table = accuracy_table(score_pairs(made, made.encode_video(features), ids, items, "x"), ("acc",), n=10)
+    assert found == pytest.approx(table[table.kind.isin(["action", "attribute", "object"])]["value"].mean())
