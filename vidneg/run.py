@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse, ast, os, re, shutil, subprocess, sys, time
 from pathlib import Path
 
-from .core import VidnegError, atomic_path, project_root
+from .core import Skipped, VidnegError, atomic_path, project_root
 
 # %% auto #0
 __all__ = ['RunError', 'read_yaml', 'read_section', 'declared', 'check_parameters', 'set_scale', 'kernel_environment',
@@ -244,7 +244,8 @@ def _execute(root, stage, notebook, values):
             kernel_manager_class=own_kernel(env),
             stdout_file=LiveStream(sys.stdout), stderr_file=LiveStream(sys.stderr))
     except PapermillExecutionError as e:
-        failure = f"{stage} failed in cell [{e.exec_count}] of {notebook}: {e.ename}: {e.evalue}"
+        if e.ename == Skipped.__name__: print(f"{stage} skipped: {e.evalue}")
+        else: failure = f"{stage} failed in cell [{e.exec_count}] of {notebook}: {e.ename}: {e.evalue}"
     except DeadKernelError:
         failure = f"{stage}: the kernel died in {notebook}, which is often a lack of memory"
     _finish(out, stage, commit(root))
