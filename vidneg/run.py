@@ -69,7 +69,7 @@ def check_parameters(
 # %% ../nbs/run.ipynb #3e68f1a3
 def set_scale(
     path: str | Path, # params.yaml
-    scale: str, # smoke, laptop, gpu or paper
+    scale: str, # smoke, laptop, gpu, folder or paper
 ):
     "Point the merge line of `path` at another scale; the file is left alone when it is already there."
     text = Path(path).read_text(encoding="utf-8")
