@@ -254,8 +254,8 @@ def read_records(
     rows = _json_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path, cls)
     try: return [*map(_builder(cls), rows)]
     except (TypeError, AttributeError) as e:
-        fields = ", ".join(name for name, _ in _fields(cls))
-        raise VidnegError(f"{path} has a row that is no {cls.__name__} ({e}); its fields are: {fields}") from None
+        why, fields = str(e).rpartition("() ")[2], ", ".join(name for name, _ in _fields(cls))
+        raise VidnegError(f"{path} has a row that is no {cls.__name__} ({why}); its fields are: {fields}") from None
 
 def _json_rows(path):
     "What each line says. A line ends with a line feed only: other separators may stand in a text."

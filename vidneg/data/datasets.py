@@ -74,7 +74,8 @@ def _check(clips, captions, folder):
     known = {c.clip_id for c in clips}
     for c in captions:
         if c.clip_id not in known:
-            raise VidnegError(f"{folder}: caption {c.caption_id!r} is of clip {c.clip_id!r}, which is not in the table of clips")
+            raise VidnegError(f"{folder}: caption {c.caption_id!r} is of clip {c.clip_id!r}, "
+                              "which is not in the table of clips")
         if c.grain not in ("fine", "broad"):
             raise VidnegError(f"{folder}: the grain of caption {c.caption_id!r} is {c.grain!r}: fine or broad")
 
@@ -101,7 +102,8 @@ def _check_splits(data, folder):
     "Every split has a known name, and somebody is to be trained and tested on."
     there = ", ".join(f"{split!r} {n}" for split, n in data.splits().items())
     if unknown := [s for s in data.splits() if s not in SPLITS]:
-        raise VidnegError(f"{folder}: no split is called {unknown[0]!r}; clips by split: {there}; name them {', '.join(SPLITS)}")
+        raise VidnegError(f"{folder}: no split is called {unknown[0]!r}; clips by split: {there}; "
+                          f"name them {', '.join(SPLITS)}")
     for split in ("train", "test"):
         if not data.of(split, "fine"):
             raise VidnegError(f"{folder}: no clip of split {split!r} has a fine caption; clips by split: {there}")
@@ -125,7 +127,8 @@ def write_dataset(
         limit = counts.get(c.split, 0)
         if not limit or taken[c.split] <= limit: keep.append(c.clip_id)
     data = data.only(keep)
-    write_records(folder/"clips.parquet", [dataclasses.replace(c, path=str(Path(c.path).absolute())) for c in data.clips])
+    clips = [dataclasses.replace(c, path=str(Path(c.path).absolute())) for c in data.clips]
+    write_records(folder/"clips.parquet", clips)
     write_records(folder/"captions.parquet", data.captions, Caption)
     if data.graphs: write_records(folder/"graphs.parquet", data.graphs.values())
     return dataclasses.replace(read_dataset(folder), wordless=data.wordless)
