@@ -47,6 +47,8 @@ def test_bad_tables(tmp_path, clips, captions, says):
 
 
 def test_missing_tables(tmp_path):
+    with pytest.raises(VidnegError, match="data.source is 'nowhere': neither"):
+        write_dataset("nowhere", tmp_path/"taken", {}, WorldConfig())
     with pytest.raises(VidnegError, match="no clips.parquet or clips.jsonl"): read_dataset(tmp_path)
 
 

@@ -120,6 +120,7 @@ def write_dataset(
     if source == "world":
         write_world(folder, counts, config, workers)
         return read_dataset(folder)
+    if not Path(source).is_dir(): raise VidnegError(f"data.source is {source!r}: neither \"world\" nor a folder")
     data, taken, keep = read_dataset(source), Counter(), []
     _check_splits(data, source)
     for c in data.clips:
