@@ -273,7 +273,8 @@ def ask_clip(
     seed: int = 0, # of the phrasing
 ) -> list[Question]: # answers not balanced
     "All questions that a clip can be asked."
-    if not askable(graph): raise VidnegError(f"no questions of clip {graph.clip_id!r}: its graph is not in the world's words")
+    if not askable(graph):
+        raise VidnegError(f"clip {graph.clip_id!r} cannot be asked about: its graph is not in the world's words")
     out = []
     for name, (kind, ask) in TEMPLATES.items():
         view = View(graph, stable_rng(seed, "questions", graph.clip_id, name))
