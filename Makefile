@@ -23,7 +23,7 @@ help: ## list the targets
 .venv: ## the Python environment, from requirements.lock
 	@if ! cmp -s requirements.lock $(VENV)/requirements.lock || ! [ -x $(VENV)/bin/python ]; then .ci/venv $(VENV); fi
 
-reproduce: .venv ## every table and figure; SCALE=smoke|laptop|gpu|paper switches params.yaml first
+reproduce: .venv ## every table and figure; SCALE=smoke|laptop|gpu|folder|paper switches params.yaml first
 	@$(if $(SCALE),python -m vidneg.run --scale $(SCALE))
 	@if dvc status -q; then echo "Nothing to do: all results are up to date."; else dvc repro; fi
 	@echo; cat reports/tables/main.md; echo

@@ -1,9 +1,11 @@
 "Datasets on disk, stills, cached features, scores."
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from vidneg.core import Caption, Clip, VidnegError, stable_rng, write_records
+from vidneg.core import Caption, Clip, VidnegError, read_records, stable_rng, write_records
 from vidneg.data.batches import Batches
 from vidneg.data.datasets import read_dataset, write_dataset
 from vidneg.data.render import SIZES
@@ -36,15 +38,86 @@ def test_a_folder_of_ones_own(tmp_path):
 @pytest.mark.parametrize("clips, captions, says", [
     (CLIPS*2, [], "clip_id 'a' occurs more than once"),
     (CLIPS, [Caption("c", "a", "x")]*2, "caption_id 'c' occurs more than once"),
-    (CLIPS, [Caption("c", "z", "x")], "not in the table of clips"),
-    ([], [], "empty")])
+    (CLIPS, [Caption("c", "z", "x")], "'c' is of clip 'z', which is not in the table of clips"),
+    (CLIPS, [Caption("c", "a", "x", "short")], "grain of caption 'c' is 'short': fine or broad"),
+    ([], [], "table of clips is empty"),
+    (CLIPS, [], "table of captions is empty")])
 def test_bad_tables(tmp_path, clips, captions, says):
     with pytest.raises(VidnegError, match=says): read_dataset(folder(tmp_path, clips, captions))
 
 
 def test_missing_tables(tmp_path):
+    with pytest.raises(VidnegError, match="data.source is 'nowhere': neither"):
+        write_dataset("nowhere", tmp_path/"taken", {}, WorldConfig())
     with pytest.raises(VidnegError, match="no clips.parquet or clips.jsonl"): read_dataset(tmp_path)
 
+
+GOOD = {"clips.jsonl": '{"clip_id": "a", "path": "a.mp4", "split": "train"}\n{"clip_id": "b", "path": "b.mp4", "split": "test"}',
+        "captions.jsonl": '{"caption_id": "1", "clip_id": "a", "text": "a dog"}\n{"caption_id": "2", "clip_id": "b", "text": "a cat"}'}
+
+def written(folder, **files):
+    folder.mkdir(exist_ok=True)
+    for name, text in (GOOD | {k.replace("_jsonl", ".jsonl"): v for k, v in files.items()}).items():
+        (folder/name).write_bytes(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
+    return folder
+
+def taken(folder, **counts): return write_dataset(str(folder), folder.parent/"taken", counts, WorldConfig())
+
+def test_seconds_and_grain_may_be_left_out(tmp_path):
+    data = taken(written(tmp_path/"own"))
+    assert data.splits() == {"train": 1, "test": 1} and (data.clips[0].start, data.clips[0].end) == (0, 0)
+    assert [c.text for c in data.of("test", "fine")] == ["a cat"]
+
+def test_tables_of_other_programs_are_read(tmp_path):
+    import pandas as pd
+    written(tmp_path/"own")
+    for name in ("clips", "captions"):
+        path = tmp_path/f"own/{name}.jsonl"
+        pd.read_json(path, lines=True, dtype=str).assign(note="more").to_parquet(path.with_suffix(".parquet"))
+        path.unlink()
+    assert taken(tmp_path/"own").captions == taken(written(tmp_path/"lines")).captions
+    assert taken(written(tmp_path/"bom", clips_jsonl="\ufeff" + GOOD["clips.jsonl"].replace("\n", "\r\n"))).splits() == {"train": 1, "test": 1}
+
+LINE = '{"caption_id": "3", "clip_id": "a", "text": %s}\n' + GOOD["captions.jsonl"]
+
+@pytest.mark.parametrize("files, says", [
+    ({"captions_jsonl": ""}, "table of captions is empty"),
+    ({"clips_jsonl": ""}, "table of clips is empty"),
+    ({"captions_jsonl": "a dog runs"}, "captions.jsonl, line 1 is not JSON"),
+    ({"captions_jsonl": GOOD["captions.jsonl"] + "\n{"}, "line 3 is not JSON"),
+    ({"captions_jsonl": '["a", "b"]'}, "a row that is no Caption"),
+    ({"captions_jsonl": '{"clip_id": "a", "text": "a dog"}'}, r"no Caption \(missing .* 'caption_id'\); its fields are: caption_id, clip_id, text"),
+    ({"captions_jsonl": LINE % 17}, "text is 17, which is no text"),
+    ({"captions_jsonl": LINE % "null"}, "text is None, which is no text"),
+    ({"clips_jsonl": GOOD["clips.jsonl"].replace('"b.mp4"', '"b.mp4", "start": "0:10"')}, "start is '0:10', which is no number"),
+    ({"captions_jsonl": GOOD["captions.jsonl"].encode("utf-16")}, "is not UTF-8"),
+    ({"clips.parquet": "no table"}, "clips.parquet is no Parquet file"),
+    ({"clips_jsonl": GOOD["clips.jsonl"].replace("test", "validation")}, "no split is called 'validation'; clips by split: 'train' 1, 'v"),
+    ({"clips_jsonl": GOOD["clips.jsonl"].replace("test", "val")}, "no clip of split 'test' has a fine caption"),
+    ({"clips_jsonl": GOOD["clips.jsonl"].replace(', "split": "test"', "")}, "no split is called ''"),
+    ({"captions_jsonl": LINE[:LINE.index("\n")] % '"\U0001F600"'}, "no clip of split 'train' has a fine caption")],
+    ids=lambda x: x[:40] if isinstance(x, str) else "")
+def test_bad_folders_are_one_clear_error(tmp_path, files, says):
+    with pytest.raises(VidnegError, match=says): taken(written(tmp_path/"own", **files))
+
+def test_odd_captions_are_cleaned_or_set_aside(tmp_path):
+    odd = ["\U0001F600\U0001F600", " ", "", "...", "a dog\x00 runs\ud83d fast\u2028and\nfar", "狗在跑"]
+    lines = [json.dumps({"caption_id": f"o{i}", "clip_id": "a", "text": t}) for i, t in enumerate(odd)]
+    data = taken(written(tmp_path/"own", captions_jsonl="\n".join([*lines, GOOD["captions.jsonl"]])))
+    assert [c.caption_id for c in data.wordless] == ["o0", "o1", "o2", "o3"]
+    assert [c.text for c in data.of("train")] == ["a dog  runs  fast and far", "狗在跑", "a dog"]
+    assert not read_dataset(tmp_path/"taken").wordless
+
+def test_lines_of_records_end_at_line_feeds_only(tmp_path):
+    some = [Caption("1", "a", "a\u2028b\x85c\x1cd"), Caption("2", "a", "e\r\nf")]
+    assert read_records(write_records(tmp_path/"c.jsonl", some), Caption) == some
+
+def test_only_some_clips(tmp_path):
+    world = write_dataset("world", tmp_path/"world", {"train": 3, "test": 2}, WorldConfig(frames=8))
+    kept = [c.clip_id for c in world.clips if c.split == "test"]
+    part = world.only(iter(kept))
+    assert [c.clip_id for c in part.clips] == kept and set(part.graphs) == {c.clip_id for c in part.captions} == set(kept)
+    assert part.of("test") == world.of("test") and not part.of("train")
 
 def test_a_source_folder_keeps_its_videos_where_they_are(tmp_path):
     world = write_dataset("world", tmp_path/"world", {"train": 3, "test": 2}, WorldConfig(frames=8))

@@ -1,15 +1,14 @@
 "The stages `generators` and `audit` on a few clips, and negatives by shards."
-import ast
 import pickle
 from collections import Counter
 from functools import partial
 
-import nbformat
 import pandas as pd
 import pytest
 import torch
 
-from vidneg.core import Caption, Clip, Negative, SceneGraph, project_root, read_records, undo, write_records
+from stages import run
+from vidneg.core import Caption, Clip, Negative, SceneGraph, read_records, undo, write_records
 from vidneg.data.batches import digest
 from vidneg.data.world import WorldConfig, captions, make_clip
 from vidneg.negatives.aaro import aaro, lexicon_named, verdict
@@ -43,20 +42,6 @@ def dataset(root):
     for form in ("published", "balanced"): write_records(root/f"data/negatives/aaro-test-{form}.parquet", items, Negative)
     texts = [c.text for c in TOLD["train"]]
     CaptionMlm(word_tokenizer(texts), width=16, layers=1, heads=2).save(root/"data/lm")
-
-
-def run(stage, root, monkeypatch, **parameters):
-    "The notebook's cells in this process, with other parameters."
-    monkeypatch.chdir(root)
-    shown = []
-    names = {"display": shown.append}
-    cells = nbformat.read(project_root(__file__.rsplit("/", 1)[0])/f"nbs/pipeline/{stage}.ipynb", 4).cells
-    for cell in (c for c in cells if c.cell_type == "code"):
-        exec(compile(ast.parse(cell.source), stage, "exec"), names)
-        if "parameters" in cell.metadata.get("tags", []):
-            assert parameters.keys() <= names.keys()
-            names.update(parameters)
-    return names
 
 
 def written(*folders):

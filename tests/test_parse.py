@@ -209,6 +209,32 @@ def test_captions_that_must_come_out_right():
     assert (passive["ball"], passive["is"], passive["girl"]) == ("nsubj:pass", "aux:pass", "obl:agent")
     assert [t.lemma for t in parser("she doesn't see her").tokens] == ["she", "do", "not", "see", "she"]
 
+HYPHENED_IN = [ # caption, token: lemma and tag
+    ("a man in a white t-shirt runs", {"t-shirt": ("t-shirt", "NN")}),
+    ("T-shirts hang on a line", {"T-shirts": ("t-shirt", "NNS")}),
+    ("two boys in red t-shirts play soccer", {"t-shirts": ("t-shirt", "NNS")}),
+    ("a doctor looks at an X-ray of a hand", {"X-ray": ("x-ray", "NN")}),
+    ("the car makes a U-turn on the street", {"U-turn": ("u-turn", "NN")}),
+    ("a woman writes an e-mail on her laptop", {"e-mail": ("e-mail", "NN")}),
+    ("a chef cooks a t-bone steak", {"t-bone": ("t-bone", "NN")}),
+    ("a girl in a V-Neck sweater is waving", {"V-Neck": ("v-neck", "NN")}),
+    ("she checks her e-mails and x-rays", {"e-mails": ("e-mail", "NNS"), "x-rays": ("x-ray", "NNS")}),
+    ("a kid wears a T-SHIRT, and the t-shirt's logo is red", {"T-SHIRT": ("t-shirt", "NN"), "t-shirt": ("t-shirt", "NN")})]
+
+@pytest.mark.parametrize("text, found", HYPHENED_IN, ids=lambda x: x if isinstance(x, str) else "")
+def test_letters_with_a_hyphen_are_one_noun(text, found):
+    parsed = load_parser()(text)
+    check(parsed, text)
+    assert {t.text: (t.lemma, t.tag) for t in parsed.tokens if "-" in t.text} == found
+    assert all(t.pos == "NOUN" for t in parsed.tokens if "-" in t.text)
+    assert next(t for t in parsed.tokens if t.dep == "root").pos == "VERB"
+
+def test_other_words_with_a_hyphen_are_cut_as_in_training():
+    nlp, trained = load_parser().nlp, CaptionEnglish()
+    for text in ("a well-known three-legged dog", "push-ups", "e-mailing", "jeans/shirts", "10-12", "x - ray"):
+        assert [t.text for t in nlp.make_doc(text)] == [t.text for t in trained.make_doc(text)]
+    assert [t.pos for t in load_parser()("they x-ray the hand").tokens][1] == "VERB"
+
 
 # Words
 

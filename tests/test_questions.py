@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from vidneg.core import Attribute, Entity, Event, SceneGraph, VidnegError, read_records, write_records
 from vidneg.data.language import ACTIONS, ATTRIBUTES, CONTACTS, RELATIONS
 from vidneg.data.questions import (
-    KINDS, TEMPLATES, UNKNOWN, Question, answer_vocabulary, ask_clip, ask_questions, balance, chance,
+    KINDS, TEMPLATES, UNKNOWN, Question, answer_vocabulary, ask_clip, ask_questions, askable, balance, chance,
     read_anetqa_answers, read_anetqa_questions, read_answer_vocabulary, write_anetqa_answers)
 from vidneg.data.render import SHAPES
 from vidneg.data.world import WorldConfig, make_clip
@@ -310,3 +310,13 @@ def test_real_anetqa_files():
     answers = read_answer_vocabulary(folder/"anetqa_trainval_ans2label.json")
     assert len(answers) == 12911 and answers[:3] == (UNKNOWN, "yes", "no")
     assert set(read_anetqa_answers(folder/"fake_res.json").values()) == {"red", "yes"}
+
+
+def test_graphs_in_other_words_are_refused():
+    assert all(map(askable, GRAPHS))
+    graph = GRAPHS[0]
+    for other in (replace(graph, events=(replace(graph.events[0], predicate="chew"), *graph.events[1:])),
+                  replace(graph, events=(replace(graph.events[0], kind="spatial"),)),
+                  replace(graph, entities=(replace(graph.entities[0], name="woman"), *graph.entities[1:]))):
+        assert not askable(other)
+        with pytest.raises(VidnegError, match="not in the world's words"): ask_clip(other)

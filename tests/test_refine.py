@@ -115,6 +115,13 @@ def test_a_tilt_serves_captions_it_has_not_seen(pool):
     assert choose(tilt, [Pair("1", "c", "no such kind", "a", "b")]) is None
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_curve_of_few_items_leaves_out_shares_that_are_none(n):
+    some = [Pair(f"{i}", f"c{i}", "object", f"a {w} dog runs", f"a {w} cat runs") for i, w in enumerate("abcde"[:n])]
+    table = curve(some, (.9, .1))
+    assert table.kept.gt(0).all() and {1.} <= set(table.keep) <= {1., .9} and (table[table.keep == 1].n == n).all()
+
+
 def test_curve_begins_with_what_was_given(pool):
     some = [p for p in pool if int(p.clip_id[4:]) < 300]
     table = curve(some, (.8, .5), audit=lambda pairs: blind_solvability(pairs, ["bag"]))

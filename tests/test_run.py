@@ -159,6 +159,14 @@ def test_failure_names_the_cell_and_keeps_the_traceback(root, monkeypatch, capsy
     assert "Traceback" in (root/"reports/executed/draw.ipynb").read_text()
 
 
+def test_skipped_stage_says_why_and_is_no_failure(root, monkeypatch, capsys):
+    write_stage(root, "draw", "from vidneg.core import Skipped", "raise Skipped('no graphs')", "raise ValueError('after')")
+    monkeypatch.chdir(root)
+    assert main(["draw"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "draw skipped: no graphs\n" and "ValueError" not in said.err
+
+
 def test_dead_kernel_is_reported(root, monkeypatch, capsys):
     write_stage(root, "draw", "import os; os._exit(1)")
     monkeypatch.chdir(root)

@@ -17,13 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 # %% auto #0
-__all__ = ['SCHEMA_VERSION', 'VidnegError', 'stable_seed', 'stable_rng', 'Clip', 'Caption', 'Attribute', 'Entity', 'Event',
-           'SceneGraph', 'Edit', 'Negative', 'undo', 'Registry', 'atomic_path', 'project_root', 'at_root',
+__all__ = ['SCHEMA_VERSION', 'VidnegError', 'Skipped', 'stable_seed', 'stable_rng', 'Clip', 'Caption', 'Attribute', 'Entity',
+           'Event', 'SceneGraph', 'Edit', 'Negative', 'undo', 'Registry', 'atomic_path', 'project_root', 'at_root',
            'write_records', 'read_records']
 
 # %% ../nbs/core.ipynb #d8ab0b47
 class VidnegError(Exception):
     "Bad input: the message names the thing that is wrong and the way out."
+
+
+class Skipped(VidnegError):
+    "A stage finds nothing to ask of these data. Its notebook writes empty tables, then raises this with the reason."
 
 # %% ../nbs/core.ipynb #9d6483a2
 def stable_seed(
@@ -48,9 +52,9 @@ class Clip:
     "A stretch of a video file."
     clip_id: str # unique within a dataset
     path: str # file, relative to the dataset's folder
-    start: float # seconds
-    end: float # seconds
-    split: str # train, val, test, ...
+    start: float = 0.0 # seconds
+    end: float = 0.0 # seconds; 0: to the end of the file
+    split: str = "" # train, val, test, ...
 
 
 @dataclass(frozen=True)
@@ -241,19 +245,33 @@ def write_records(
 
 # %% ../nbs/core.ipynb #c5a0cff7
 def read_records(
-    path: str | Path, # a file that `write_records` wrote, or JSON lines of the same fields
+    path: str | Path, # a file that `write_records` wrote, or somebody's JSON lines or Parquet of the same fields
     cls: type, # record class
 ) -> list: # of `cls`
     "Read records back; a file of other records or of a newer schema is refused."
     path = Path(path)
     if not path.exists(): raise VidnegError(f"{path} does not exist: run the stage that makes it, or check the path")
-    if path.suffix == ".jsonl":
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    else:
-        table = pq.read_table(path)
-        meta = json.loads((table.schema.metadata or {}).get(b"vidneg", b'{"record": null, "version": 0}'))
-        if (meta["record"], meta["version"]) != (cls.__name__, SCHEMA_VERSION):
-            raise VidnegError(f"{path} holds {meta['record']} records of schema {meta['version']}, "
-                              f"wanted {cls.__name__} of {SCHEMA_VERSION}: rebuild it with this version")
-        rows = table.to_pylist()
-    return [*map(_builder(cls), rows)]
+    rows = _json_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path, cls)
+    try: return [*map(_builder(cls), rows)]
+    except (TypeError, AttributeError) as e:
+        why, fields = str(e).rpartition("() ")[2], ", ".join(name for name, _ in _fields(cls))
+        raise VidnegError(f"{path} has a row that is no {cls.__name__} ({why}); its fields are: {fields}") from None
+
+def _json_rows(path):
+    "What each line says. A line ends with a line feed only: other separators may stand in a text."
+    try: lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError: raise VidnegError(f"{path} is not UTF-8: save it as UTF-8") from None
+    for i, line in enumerate(lines, 1):
+        try:
+            if line.strip(): yield json.loads(line)
+        except ValueError as e: raise VidnegError(f"{path}, line {i} is not JSON: {e}") from None
+
+def _parquet_rows(path, cls):
+    "The rows of a table of this version, or of one that somebody else wrote."
+    try: table = pq.read_table(path)
+    except pa.ArrowInvalid: raise VidnegError(f"{path} is no Parquet file: write it again") from None
+    meta = json.loads((table.schema.metadata or {}).get(b"vidneg", b"null"))
+    if meta and (meta["record"], meta["version"]) != (cls.__name__, SCHEMA_VERSION):
+        raise VidnegError(f"{path} holds {meta['record']} records of schema {meta['version']}, "
+                          f"wanted {cls.__name__} of {SCHEMA_VERSION}: rebuild it with this version")
+    return table.to_pylist()

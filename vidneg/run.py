@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse, ast, os, re, shutil, subprocess, sys, time
 from pathlib import Path
 
-from .core import VidnegError, atomic_path, project_root
+from .core import Skipped, VidnegError, atomic_path, project_root
 
 # %% auto #0
 __all__ = ['RunError', 'read_yaml', 'read_section', 'declared', 'check_parameters', 'set_scale', 'kernel_environment',
@@ -69,7 +69,7 @@ def check_parameters(
 # %% ../nbs/run.ipynb #3e68f1a3
 def set_scale(
     path: str | Path, # params.yaml
-    scale: str, # smoke, laptop, gpu or paper
+    scale: str, # smoke, laptop, gpu, folder or paper
 ):
     "Point the merge line of `path` at another scale; the file is left alone when it is already there."
     text = Path(path).read_text(encoding="utf-8")
@@ -181,7 +181,7 @@ def _tidy(outputs):
     for output in tidy:
         if output.output_type == "stream": output.text = _plain_text(output.text)
         if "text/plain" in output.get("data", {}): output.data["text/plain"] = _plain_text(output.data["text/plain"])
-    return [o for o in tidy if o.get("text") != ""]
+    return [o for o in tidy if o.get("text", "output").strip()]
 
 
 def _plain_text(text):
@@ -244,7 +244,8 @@ def _execute(root, stage, notebook, values):
             kernel_manager_class=own_kernel(env),
             stdout_file=LiveStream(sys.stdout), stderr_file=LiveStream(sys.stderr))
     except PapermillExecutionError as e:
-        failure = f"{stage} failed in cell [{e.exec_count}] of {notebook}: {e.ename}: {e.evalue}"
+        if e.ename == Skipped.__name__: print(f"{stage} skipped: {e.evalue}")
+        else: failure = f"{stage} failed in cell [{e.exec_count}] of {notebook}: {e.ename}: {e.evalue}"
     except DeadKernelError:
         failure = f"{stage}: the kernel died in {notebook}, which is often a lack of memory"
     _finish(out, stage, commit(root))

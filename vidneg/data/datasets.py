@@ -5,10 +5,11 @@
 # %% ../../nbs/data/datasets.ipynb #3c93dce2
 from __future__ import annotations
 
-import dataclasses
+import dataclasses, re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterable
 
 import pandas as pd
 
@@ -16,7 +17,7 @@ from ..core import Caption, Clip, SceneGraph, VidnegError, read_records, write_r
 from .world import WorldConfig, write_world
 
 # %% auto #0
-__all__ = ['Dataset', 'read_dataset', 'write_dataset']
+__all__ = ['SPLITS', 'Dataset', 'read_dataset', 'write_dataset']
 
 # %% ../../nbs/data/datasets.ipynb #5fd5da62
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Dataset:
     clips: tuple[Clip, ...] # paths are relative to the working folder
     captions: tuple[Caption, ...]
     graphs: dict[str, SceneGraph] # clip_id → graph; empty where truth is not known
+    wordless: tuple[Caption, ...] = () # left out of `captions`: no letter and no digit in them
 
     def of(self, split: str, grain: str | None = None) -> list[Caption]: # captions in the order of clips
         "Captions of a split."
@@ -32,59 +34,102 @@ class Dataset:
         found = [c for c in self.captions if c.clip_id in order and grain in (None, c.grain)]
         return sorted(found, key=lambda c: order[c.clip_id])
 
+    def only(self, clip_ids: Iterable[str]) -> Dataset: # such as those of a frame cache, which skips broken files
+        "The same, of some clips."
+        kept = set(clip_ids)
+        return Dataset(tuple(c for c in self.clips if c.clip_id in kept),
+                       tuple(c for c in self.captions if c.clip_id in kept),
+                       {i: g for i, g in self.graphs.items() if i in kept}, self.wordless)
+
     def splits(self) -> dict[str, int]: # split → number of clips
         "Sizes of the splits."
         return dict(Counter(c.split for c in self.clips))
 
 # %% ../../nbs/data/datasets.ipynb #8c97b38e
+SPLITS = "train", "val", "test", "compositional"
+
 def _table(folder, name, cls, needed=True):
     "Records of one table, whichever form it has."
-    for suffix in (".parquet", ".jsonl"):
-        if (folder/f"{name}{suffix}").exists(): return read_records(folder/f"{name}{suffix}", cls)
+    for path in (folder/f"{name}.parquet", folder/f"{name}.jsonl"):
+        if path.exists(): return _typed(read_records(path, cls), path)
     if needed: raise VidnegError(f"{folder} has no {name}.parquet or {name}.jsonl: see vidneg.data.datasets for its fields")
     return []
 
+def _typed(records, path):
+    "Refuse numbers in the place of texts, and the reverse."
+    kinds = {"str": (str, "text"), "float": ((int, float), "number")}
+    for r in records:
+        for f in dataclasses.fields(r):
+            kind, called = kinds.get(f.type, (object, ""))
+            if not isinstance(value := getattr(r, f.name), kind):
+                raise VidnegError(f"{path}: {f.name} is {value!r}, which is no {called}, in {r}")
+    return records
+
 def _check(clips, captions, folder):
-    "Ids are unique, captions have their clip, and somebody is to be trained and tested on."
+    "Ids are unique, captions have their clip, and there are some of both."
     for what, ids in (("clip_id", [c.clip_id for c in clips]), ("caption_id", [c.caption_id for c in captions])):
         twice = [i for i, n in Counter(ids).items() if n > 1]
         if twice: raise VidnegError(f"{folder}: {what} {twice[0]!r} occurs more than once")
+        if not ids: raise VidnegError(f"{folder}: the table of {what.removesuffix('_id')}s is empty")
     known = {c.clip_id for c in clips}
-    lost = [c for c in captions if c.clip_id not in known]
-    if lost: raise VidnegError(f"{folder}: caption {lost[0].caption_id!r} is of clip {lost[0].clip_id!r}, which is not in the table of clips")
-    if not clips: raise VidnegError(f"{folder}: the table of clips is empty")
+    for c in captions:
+        if c.clip_id not in known:
+            raise VidnegError(f"{folder}: caption {c.caption_id!r} is of clip {c.clip_id!r}, "
+                              "which is not in the table of clips")
+        if c.grain not in ("fine", "broad"):
+            raise VidnegError(f"{folder}: the grain of caption {c.caption_id!r} is {c.grain!r}: fine or broad")
+
+def _readable(caption):
+    "The caption with a space for each character that nobody reads: controls, line ends, halves of a pair."
+    text = re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", " ", caption.text)
+    return caption if text == caption.text else dataclasses.replace(caption, text=text)
 
 def read_dataset(
     folder: str | Path, # has tables of clips and captions
 ) -> Dataset: # with paths relative to the working folder
-    "Read a dataset from disk; raises `VidnegError` for missing tables, double ids and captions without a clip."
+    "Read a dataset from disk; raises `VidnegError` for missing or bad tables, double ids and captions without a clip."
     folder = Path(folder)
-    clips, captions = _table(folder, "clips", Clip), _table(folder, "captions", Caption)
-    _check(clips, captions, folder)
+    clips, told = _table(folder, "clips", Clip), [*map(_readable, _table(folder, "captions", Caption))]
+    _check(clips, told, folder)
     clips = tuple(dataclasses.replace(c, path=str(folder/c.path)) for c in clips)
-    return Dataset(clips, tuple(captions), {g.clip_id: g for g in _table(folder, "graphs", SceneGraph, needed=False)})
+    captions = tuple(c for c in told if any(map(str.isalnum, c.text)))
+    wordless = tuple(c for c in told if not any(map(str.isalnum, c.text)))
+    graphs = {g.clip_id: g for g in _table(folder, "graphs", SceneGraph, needed=False)}
+    return Dataset(clips, captions, graphs, wordless)
 
 # %% ../../nbs/data/datasets.ipynb #7d49fa49
+def _check_splits(data, folder):
+    "Every split has a known name, and somebody is to be trained and tested on."
+    there = ", ".join(f"{split!r} {n}" for split, n in data.splits().items())
+    if unknown := [s for s in data.splits() if s not in SPLITS]:
+        raise VidnegError(f"{folder}: no split is called {unknown[0]!r}; clips by split: {there}; "
+                          f"name them {', '.join(SPLITS)}")
+    for split in ("train", "test"):
+        if not data.of(split, "fine"):
+            raise VidnegError(f"{folder}: no clip of split {split!r} has a fine caption; clips by split: {there}")
+
 def write_dataset(
     source: str, # "world", or a folder that `read_dataset` reads
     folder: str | Path, # where to write; videos of a source folder stay where they are
     counts: dict[str, int], # split → clips; of a source folder, at most so many (0: all)
     config: WorldConfig, # of the world
     workers: int = 1, # processes for rendering
-) -> Dataset:
+) -> Dataset: # of a source folder: with its wordless captions, which are not written
     "Bring a dataset under the pipeline's roof."
     folder = Path(folder)
     if source == "world":
         write_world(folder, counts, config, workers)
         return read_dataset(folder)
-    data, taken = read_dataset(source), Counter()
-    keep = []
+    if not Path(source).is_dir(): raise VidnegError(f"data.source is {source!r}: neither \"world\" nor a folder")
+    data, taken, keep = read_dataset(source), Counter(), []
+    _check_splits(data, source)
     for c in data.clips:
         taken[c.split] += 1
         limit = counts.get(c.split, 0)
-        if not limit or taken[c.split] <= limit: keep.append(dataclasses.replace(c, path=str(Path(c.path).absolute())))
-    ids = {c.clip_id for c in keep}
-    write_records(folder/"clips.parquet", keep)
-    write_records(folder/"captions.parquet", [c for c in data.captions if c.clip_id in ids])
-    if data.graphs: write_records(folder/"graphs.parquet", [g for i, g in data.graphs.items() if i in ids])
-    return read_dataset(folder)
+        if not limit or taken[c.split] <= limit: keep.append(c.clip_id)
+    data = data.only(keep)
+    clips = [dataclasses.replace(c, path=str(Path(c.path).absolute())) for c in data.clips]
+    write_records(folder/"clips.parquet", clips)
+    write_records(folder/"captions.parquet", data.captions, Caption)
+    if data.graphs: write_records(folder/"graphs.parquet", data.graphs.values())
+    return dataclasses.replace(read_dataset(folder), wordless=data.wordless)

@@ -19,7 +19,7 @@ from .language import ACTIONS, ATTRIBUTES, CHANGES, CONTACTS, RELATIONS
 from .render import SHAPES
 
 # %% auto #0
-__all__ = ['KINDS', 'NOUNS', 'THING', 'TEMPLATES', 'UNKNOWN', 'Question', 'View', 'template', 'ask_clip', 'balance',
+__all__ = ['KINDS', 'NOUNS', 'THING', 'TEMPLATES', 'UNKNOWN', 'Question', 'View', 'template', 'askable', 'ask_clip', 'balance',
            'ask_questions', 'chance', 'read_anetqa_questions', 'answer_vocabulary', 'read_answer_vocabulary',
            'write_anetqa_answers', 'read_anetqa_answers']
 
@@ -260,11 +260,21 @@ def _exist(view, absent: int = 8):
             f"{color} {shape}"
 
 # %% ../../nbs/data/questions.ipynb #c9618617
+def askable(
+    graph: SceneGraph,
+) -> bool: # of the world, or in its words
+    "Do the templates know all that a graph says happens, and to what?"
+    verbs = {"action": ACTIONS, "contact": CONTACTS, "attribute": CHANGES, "relation": RELATIONS}
+    return (all(e.predicate in verbs.get(e.kind, ()) for e in graph.events)
+            and all(e.name in SHAPES for e in graph.entities))
+
 def ask_clip(
     graph: SceneGraph, # of the world
     seed: int = 0, # of the phrasing
 ) -> list[Question]: # answers not balanced
     "All questions that a clip can be asked."
+    if not askable(graph):
+        raise VidnegError(f"clip {graph.clip_id!r} cannot be asked about: its graph is not in the world's words")
     out = []
     for name, (kind, ask) in TEMPLATES.items():
         view = View(graph, stable_rng(seed, "questions", graph.clip_id, name))

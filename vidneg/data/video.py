@@ -249,7 +249,7 @@ def _decode_row(job, frames, root, mode, seed, size, skip):
             raise VideoError(clip.path, f"is {w}×{h}, the first clip is {width}×{height}: pass size=")
     except VideoError as e:
         if skip: return BadClip(clip.clip_id, clip.path, e.cause)
-        raise
+        raise VideoError(e.path, f"{e.cause}; on_error=\"skip\" would leave the clip out") from None
     frames[row] = got
     return FrameRow(clip.clip_id, tuple(times.tolist()))
 

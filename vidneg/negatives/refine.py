@@ -242,7 +242,7 @@ def curve(
     problem, tables = Problem(candidates, seed, **options), [audit(list(first.values())).assign(keep=1., kept=1.)]
     for share in sorted(shares, reverse=True):
         problem.fit(share)
-        chosen = problem.choose()
+        if not (chosen := problem.choose()): continue # of few items a small share is none
         tables.append(audit(chosen).assign(keep=share, kept=len(chosen)/len(first)))
     return pd.concat(tables, ignore_index=True)
 

@@ -15,7 +15,7 @@ from typing import Callable, Iterable, Iterator
 
 import spacy
 from lemminflect import getAllLemmas, getAllLemmasOOV
-from spacy.attrs import PREFIX
+from spacy.attrs import NORM, ORTH, PREFIX
 from spacy.lang.en import English
 from spacy.tokens import Doc
 from thinc.api import use_ops
@@ -23,7 +23,8 @@ from thinc.api import use_ops
 from .ud import Parsed, Token, clearnlp_to_ud, noun_chunks
 
 # %% auto #0
-__all__ = ['CHUNK', 'word_classes', 'CaptionEnglish', 'dictionary_lemma', 'encodable', 'from_doc', 'Parser']
+__all__ = ['HYPHENED', 'CHUNK', 'word_classes', 'CaptionEnglish', 'dictionary_lemma', 'keep_whole', 'encodable', 'from_doc',
+           'Parser']
 
 # %% ../../nbs/text/english.ipynb #f4929c2a
 @lru_cache(2**17)
@@ -55,7 +56,29 @@ def dictionary_lemma(
     found = getAllLemmas(lower, pos) if pos in ("NOUN", "VERB", "AUX", "ADJ", "ADV") else {}
     if not found and pos in ("NOUN", "VERB") and lower.isalpha(): found = getAllLemmasOOV(lower, pos)
     if found: return found[pos][0]
+    first, dash, last = lower.rpartition("-")
+    if pos == "NOUN" and first and last: return first + dash + dictionary_lemma(last, pos) # t-shirts
     return word if pos == "PROPN" else lower
+
+# %% ../../nbs/text/english.ipynb #5b1c7e02
+HYPHENED = ("t-shirt", "tee-shirt", "x-ray", "e-mail", "e-bike", "e-book", "e-scooter", "e-cigarette", "u-turn",
+            "t-bone", "v-neck", "b-boy", "b-girl", "g-string", "i-beam", "o-ring", "q-tip") # nouns, in the singular
+
+def keep_whole(
+    nlp: spacy.Language, # changed in place
+    words: Iterable[str] = HYPHENED, # in lower case
+):
+    "Make one noun of each word and of its plural, with or without capitals."
+    ruler = nlp.add_pipe("attribute_ruler", "hyphened")
+    for ending, tag, number in (("", "NN", "Sing"), ("s", "NNS", "Plur")):
+        lower = [w + ending for w in words]
+        for form in (write(w) for w in lower for write in (str, str.capitalize, str.title, str.upper)):
+            kind = form.lower().rpartition("-")[2]
+            nlp.tokenizer.add_special_case(form, [{ORTH: form, NORM: kind}])
+            lexeme, like = nlp.vocab[form], nlp.vocab[kind]
+            lexeme.prefix_, lexeme.suffix_, lexeme.shape_ = like.prefix_, like.suffix_, like.shape_
+        ruler.add([[{"LOWER": {"IN": lower}, "POS": {"NOT_IN": ["VERB"]}}]],
+                  {"POS": "NOUN", "TAG": tag, "MORPH": f"Number={number}"})
 
 # %% ../../nbs/text/english.ipynb #0e430561
 def encodable(
@@ -99,6 +122,7 @@ class Parser:
         self.name, self.source, self.lemmas = name, source, lemmas
         with use_ops("numpy", use_blis=False): # numpy multiplies matrices three times as fast as spaCy's own library
             self.nlp = spacy.load(source, exclude=["ner"])
+        keep_whole(self.nlp)
         self.nlp.max_length = 10**9 # the default stops at a million characters
         self.version = self.nlp.meta["version"]
         self.clearnlp = "pobj" in self.nlp.get_pipe("parser").labels

@@ -1,0 +1,20 @@
+"A stage of the pipeline in the test's own process."
+import ast
+
+import nbformat
+
+from vidneg.core import project_root
+
+
+def run(stage, root, monkeypatch, **parameters):
+    "The notebook's cells in this process, with other parameters."
+    monkeypatch.chdir(root)
+    shown = []
+    names = {"display": shown.append}
+    cells = nbformat.read(project_root(__file__.rsplit("/", 1)[0])/f"nbs/pipeline/{stage}.ipynb", 4).cells
+    for cell in (c for c in cells if c.cell_type == "code"):
+        exec(compile(ast.parse(cell.source), stage, "exec"), names)
+        if "parameters" in cell.metadata.get("tags", []):
+            assert parameters.keys() <= names.keys()
+            names.update(parameters)
+    return names

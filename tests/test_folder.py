@@ -1,0 +1,160 @@
+"A dataset of one's own, without scene graphs and with a broken file, through the stages up to the scores."
+import os
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+
+from stages import run
+from vidneg.core import Caption, Clip, Negative, Skipped, VidnegError, read_records, stable_rng, write_records
+from vidneg.data.datasets import read_dataset
+from vidneg.data.video import FrameCache
+from vidneg.data.world import WorldConfig, write_world
+from vidneg.negatives.sets import set_file
+from vidneg.run import declared, read_yaml, set_scale
+from vidneg.text.parse import PIPELINE
+
+ROOT = Path(__file__).parents[1]
+WORDS = [["man", "woman", "boy", "girl"], ["red", "blue", "green", "black"], ["rides", "carries", "pushes", "holds"],
+         ["bike", "chair", "dog", "ball"], ["behind", "near", "above", "below"]]
+TINY = {"width": 16, "embed_dim": 16, "heads": 2, "stem": [8, 8, 16], "spatial_layers": 1, "spacetime_layers": 1,
+        "text_layers": 1, "fusion_layers": 1, "mlp_ratio": 1.0}
+
+
+def sentence(key):
+    "A caption, as people write them."
+    who, color, does, what, where = (some[stable_rng(0, key, i).integers(4)] for i, some in enumerate(WORDS))
+    return f"a {who} in a {color} t-shirt {does} a {what} {where} a table"
+
+
+BROKEN = {"train-1": "cut off", "test-0": "cut off", "train-2": "no such file", "val-1": "is not a video|holds no video"}
+
+def folder(root, sizes):
+    "Films, of which some are broken and the last has no caption, and tables as a user would write them."
+    write_world(root, {"train": 2}, WorldConfig(frames=8))
+    film = next((root/"videos").rglob("*.mp4")).read_bytes()
+    for old in [*root.glob("*.parquet"), *root.glob("*.jsonl")]: old.unlink()
+    clips = [Clip(f"{split}-{i}", f"{split}-{i}.mp4", split=split) for split, n in sizes.items() for i in range(n)]
+    for c in clips: (root/c.path).write_bytes(film[:len(film)//3] if BROKEN.get(c.clip_id) == "cut off" else film)
+    (root/"train-2.mp4").unlink()
+    (root/"val-1.mp4").write_text("<html>not found</html>"*50)
+    write_records(root/"clips.jsonl", clips)
+    told = [Caption(f"{c.clip_id}.{k}", c.clip_id, sentence((c.clip_id, k))) for c in clips for k in range(2)]
+    silent = f"{clips[-1].clip_id}."
+    write_records(root/"captions.jsonl", [c for c in told if not c.caption_id.startswith(silent)]
+                  + [Caption("odd", clips[0].clip_id, "\U0001F600")])
+    return root
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    "The root of a run, what the stages left in their notebooks, and the reasons of those that were skipped."
+    torch.set_num_threads(1)
+    root, left = tmp_path_factory.mktemp("root"), {}
+    (root/"settings.ini").touch()
+    own = folder(tmp_path_factory.mktemp("own"), {"train": 12, "val": 2, "test": 10})
+    short = dict(epochs=1, batch_size=4, n_frames=2)
+    with pytest.MonkeyPatch.context() as patch:
+        def stage(name, **parameters):
+            try: left[name] = run(name, root, patch, **parameters)
+            except Skipped as e: left[name] = str(e)
+        stage("data", source=str(own), train=0, val=0, test=0, compositional=0)
+        stage("frames", n_frames=4, on_error="skip", workers=1)
+        stage("negatives", lexicon="navero")
+        stage("lm", width=16, layers=1, heads=2, batch_size=8)
+        stage("generators", lexicon="navero", vocabulary="", scheme="activitynet", rounds=2, workers=1)
+        stage("audit", shares=[0.5], workers=1)
+        stage("backbone", model=TINY, stills=0, vocab_size=200)
+        stage("features", workers=1)
+        stage("pretrain", **short)
+        stage("finetune", fewer_negatives=[], workers=1, **short)
+        stage("score", n_frames=2)
+        stage("spot", scheme="activitynet")
+        stage("qa")
+        stage("dial", shortcuts=[])
+    return root, left
+
+
+def test_broken_files_are_listed_and_never_asked_about(done):
+    cache = FrameCache(done[0]/"data/frames")
+    assert len(cache) == 24 - len(BROKEN) == 24 - len(cache.bad)
+    assert all(re.search(BROKEN[b.clip_id], b.cause) for b in cache.bad)
+    scores, ranks = (pd.read_parquet(done[0]/f"data/scores/{name}-test.parquet") for name in ("scores", "ranks"))
+    asked = {f"test-{i}" for i in range(1, 9)}
+    assert set(scores.clip_id) <= asked == set(ranks.clip_id)
+    assert set(scores.run) == {"blind", "pretrain", "vanilla", "negvidl", "navero"} and scores.score_pos.notna().all()
+
+
+def test_captions_without_a_word_are_counted(done):
+    left = done[1]["data"]["data"]
+    assert [c.caption_id for c in left.wordless] == ["odd"] and len(read_dataset(done[0]/"data/dataset").captions) == 46
+
+
+def test_negatives_of_all_generators(done):
+    made = done[0]/"data/generated"
+    rates = pd.read_parquet(made/"rates.parquet")
+    assert (rates.unknown > 0).all() and (rates.n == 0).all() and rates.wrong.isna().all() # nobody knows the truth
+    for part, name in (("train", "navero-mixed"), ("train", "components"), ("test", "aaro-mixed"), ("test", "components")):
+        negatives = read_records(set_file(made, part, name), Negative)
+        assert len(negatives) > 5
+        assert not any(w in ("t", "-") for n in negatives for e in n.edits for w in (e.old, e.new)), "a t for an object"
+    assert not list(made.glob("*spot*"))
+    audit = pd.read_csv(done[0]/"reports/audit/audit.csv")
+    assert (audit.judged == 0).all() and (audit.unknown > 0).all()
+    assert all((done[0]/f"reports/audit/{name.replace('/', '-')}.html").exists() for name in audit.set)
+
+
+def test_stages_without_scene_graphs_are_skipped_with_empty_tables(done):
+    for name, table in (("spot", "gaps"), ("spot", "accuracy"), ("spot", "ranks"), ("spot", "scores"), ("qa", "table"),
+                        ("qa", "differences"), ("qa", "answers"), ("dial", "scores"), ("dial", "ranks")):
+        found = pd.read_parquet(done[0]/f"data/{name}/{table}.parquet")
+        assert not len(found) and len(found.columns)
+    assert "graphs" in done[1]["spot"] and "graphs" in done[1]["qa"] and "shortcuts" in done[1]["dial"]
+    assert isinstance(done[1]["score"], dict)
+
+
+@pytest.mark.parametrize("on_error, says", [
+    ("raise", "train-1.mp4: .*cut off.*skip"), ("skip", "none of the 1 clips could be read")])
+def test_broken_files_stop_the_run_where_they_shall(done, tmp_path, monkeypatch, on_error, says):
+    (tmp_path/"settings.ini").touch()
+    shutil.copytree(done[0]/"data/dataset", tmp_path/"data/dataset")
+    if on_error == "skip":
+        clips = [c for c in read_records(tmp_path/"data/dataset/clips.parquet", Clip) if c.clip_id == "train-1"]
+        write_records(tmp_path/"data/dataset/clips.parquet", clips)
+        said = [c for c in read_records(tmp_path/"data/dataset/captions.parquet", Caption) if c.clip_id == "train-1"]
+        write_records(tmp_path/"data/dataset/captions.parquet", said)
+    with pytest.raises(VidnegError, match=says): run("frames", tmp_path, monkeypatch, on_error=on_error, workers=1)
+
+
+@pytest.mark.parametrize("scale", read_yaml(ROOT/"params.yaml")["scales"])
+def test_every_scale_declares_what_the_notebooks_take(tmp_path, scale):
+    shutil.copy(ROOT/"params.yaml", tmp_path)
+    set_scale(tmp_path/"params.yaml", scale)
+    params = read_yaml(tmp_path/"params.yaml")
+    for stage, values in params.items():
+        if stage in ("defaults", "scales"): continue
+        assert set(values) <= set(declared(nbformat.read(ROOT/f"nbs/pipeline/{stage}.ipynb", 4))), stage
+    if scale in ("folder", "paper"):
+        assert "world" not in [params["data"]["source"], params["negatives"]["lexicon"], params["generators"]["lexicon"],
+                               params["generators"]["vocabulary"], params["generators"]["scheme"], params["spot"]["scheme"]]
+        assert params["frames"]["on_error"] == "skip" and not any(params["data"][s] for s in ("train", "val", "test"))
+
+
+@pytest.mark.skipif("VIDNEG_REAL_DATA" not in os.environ, reason="VIDNEG_REAL_DATA names no folder with real clips")
+def test_real_clips_as_a_folder(tmp_path, monkeypatch):
+    source = Path(os.environ["VIDNEG_REAL_DATA"])/"clips"
+    said = pd.read_json(source/"captions.jsonl", lines=True)
+    (tmp_path/"settings.ini").touch()
+    splits = ["train"]*18 + ["val"]*4 + ["test"]*8
+    write_records(tmp_path/"own/clips.jsonl", [Clip(n, str(source/n), split=s) for n, s in zip(said["clip"], splits)])
+    write_records(tmp_path/"own/captions.jsonl", [Caption(f"{n}.0", n, t) for n, t in zip(said["clip"], said["caption"])])
+    left = run("data", tmp_path, monkeypatch, source=str(tmp_path/"own"), train=0, val=0, test=0, compositional=0)
+    assert left["data"].splits() == {"train": 18, "val": 4, "test": 8} and left["shown"] == {"train", "val", "test"}
+    run("negatives", tmp_path, monkeypatch, lexicon="navero")
+    for form in ("published", "balanced"):
+        items = read_records(tmp_path/f"data/negatives/aaro-test-{form}.parquet", Negative)
+        assert items and {n.caption_id.removesuffix(".0") for n in items} <= {c.clip_id for c in left["data"].of("test")}
