@@ -312,7 +312,7 @@ def some_events(within, counterfactual):
 def all_true():
     "Evidence by which every claim holds."
     vanilla = dict(zip(KINDS, (0, 1, 0, 1)))
-    scores = toy_scores({"blind": 0, "vanilla": vanilla, "negvidl": .9, "navero": 2.4, "mixed_5r": 1.5, "rule_5r": .7,
+    scores = toy_scores({"blind": 0, "vanilla": vanilla, "negvidl": .9, "navero": 2.4, "navero_k1": 2.2, "mixed_5r": 1.5, "rule_5r": .7,
                          "lm_5r": .7, "mixed_5r_old": .5}, 400, forms=["balanced"])
     parts = [a_copy(scores, "mixed_5r", "mixed_1r"), a_copy(scores, "navero", "navero_negvtc"),
              toy_scores({"blind": 1}, 100, forms=["published"])]
@@ -333,7 +333,7 @@ def all_false():
     "Evidence by which every claim is reversed."
     vanilla = dict(zip(KINDS, (3, 1.5, 3, 1.5)))
     scores = toy_scores({"blind": .5, "vanilla": vanilla, "negvidl": 1, "navero": -.6, "navero_negvtc": .6,
-                         "mixed_5r": .5, "mixed_1r": 0, "rule_5r": 1.5, "lm_5r": 1.5, "mixed_5r_old": 1.5}, 400, forms=["balanced"])
+                         "navero_k1": -.8, "mixed_5r": .5, "mixed_1r": 0, "rule_5r": 1.5, "lm_5r": 1.5, "mixed_5r_old": 1.5}, 400, forms=["balanced"])
     weak = {"temporal action": .5, "neighborhood attribute": .5, "counterfactual action": .1,
             "counterfactual spatial relationship": .3}
     gaps = {f"{m}/weak": weak for m in PROBED} | {"alpro/weak": dict.fromkeys(weak, .2)}

@@ -396,6 +396,14 @@ def _(e): return e.accuracy({"blind": 1})
        signed=False)
 def _(e): return e.accuracy({"blind": 1}, form="published")
 
+@claim("giveaway", "Balanced negatives, of which the words give nothing away, teach more than mixed ones (one negative a "
+       "caption, one round).", "–", above=0, of="ours", stage="ablation")
+def _(e): return e.accuracy({"navero_k1": 1, "mixed_1r": -1})
+
+@claim("one-edit", "A negative with one edit teaches more than one with five (rules, one negative a caption).", "–", above=0,
+       of="ours", stage="ablation")
+def _(e): return e.accuracy({"navero_k1": 1, "rule_5r": -1})
+
 # %% ../../nbs/report/claims.ipynb #b7e00021
 def _own_pair(key, text, weights, **range_):
     "A claim on the accuracy of the probed models; `weights` gives each kind its coefficient."

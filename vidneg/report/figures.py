@@ -21,8 +21,8 @@ from .tables import KIND_LABELS, METRIC_LABELS, run_label, run_order
 
 # %% auto #0
 __all__ = ['STYLE', 'RUN_COLOURS', 'OTHER_COLOURS', 'TRUE_COLOUR', 'FALSE_COLOUR', 'NOT_CURVES', 'INCH', 'LINE', 'run_colours',
-           'styled', 'save_figure', 'accuracy_figure', 'shortcut_figure', 'negatives_figure', 'training_figure',
-           'choose_cases', 'marked_words', 'case_study']
+           'styled', 'save_figure', 'accuracy_figure', 'shortcut_figure', 'negatives_figure', 'giveaway_figure',
+           'training_figure', 'choose_cases', 'marked_words', 'case_study']
 
 # %% ../../nbs/report/figures.ipynb #b798d6df
 STYLE = {
@@ -162,6 +162,27 @@ def negatives_figure(
         for run in run_order(own.run): _band(ax, own[own.run == run], "negatives", at, colours[run], run_label(run))
     fig, axes = _panels(table, "negatives", draw, "negatives per video", "acc (%)")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(colours), handlelength=1.4)
+    return fig
+
+# %% ../../nbs/report/figures.ipynb #5d0c7a42
+@styled
+def giveaway_figure(
+    table: pd.DataFrame, # a row per run: run, value, low, high (acc), blind, blind_low, blind_high (of its negatives); fractions
+    labels: dict[str, str] | None = None, # run → label; default: `run_label`
+    base: float | None = None, # acc without negatives, a line
+) -> Figure:
+    "Accuracy after training against the accuracy of the best blind scorer on the training negatives."
+    _need(table, ["run", "value", "low", "high", "blind", "blind_low", "blind_high"], "giveaway")
+    fig, colours = Figure((7.2, 3.2), layout="constrained"), run_colours(table.run)
+    ax = fig.add_subplot()
+    if base is not None:
+        ax.axhline(base * 100, color="#999999", lw=1.2, ls=(0, (4, 3)), zorder=1, label="no negatives")
+    for r in table.sort_values("blind").itertuples():
+        spread = lambda value, low, high: [[100*max(value - low, 0)], [100*max(high - value, 0)]]
+        ax.errorbar(r.blind * 100, r.value * 100, spread(r.value, r.low, r.high), spread(r.blind, r.blind_low, r.blind_high), fmt="o",
+                    ms=6, color=colours[r.run], elinewidth=1, capsize=2, label=(labels or {}).get(r.run) or run_label(r.run))
+    ax.set(xlabel="best blind scorer on the training negatives (%)", ylabel="acc after training (%)")
+    fig.legend(loc="outside right upper", handlelength=1.2, fontsize=8.5)
     return fig
 
 # %% ../../nbs/report/figures.ipynb #1e86aa3d
