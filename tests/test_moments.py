@@ -18,8 +18,8 @@ from vidneg.data.moments import (
 from vidneg.data.video import probe
 from vidneg.data.world import WorldConfig
 from vidneg.evaluate.moments import (
-    LENGTHS, LEVELS, THRESHOLDS, evaluate_moments, highlight_values, moment_values, moments_table, read_predictions,
-    write_predictions)
+    LENGTHS, LEVELS, THRESHOLDS, evaluate_moments, highlight_values, moment_values, moments_table, query_values,
+    read_predictions, write_predictions)
 
 REAL = os.environ.get("VIDNEG_REAL_DATA")
 needs_real = pytest.mark.skipif(not REAL, reason="VIDNEG_REAL_DATA is not set: no real annotations to read")
@@ -154,6 +154,15 @@ def test_intervals_contain_their_value_and_predictions_survive_files(tmp_path):
     made = [predicted(((4., 10. + i, .9),), range(10), qid=str(i)) for i in range(8)]
     table = moments_table(moment_values(made, queries), highlight_values(made, queries), n=100)
     assert (table.low <= table.value).all() and (table.value <= table.high).all() and (table.clips == 4).all()
+    each = query_values(moment_values(made, queries)).set_index("query_id")
+    share = [6/(6 + i) for i in range(8)] # of the union, that the true window is
+    assert each.length.isin(LENGTHS).all()
+    for length, part in each.groupby("length"):
+        said = table[table["part"] == length].set_index("metric").value
+        assert np.allclose(part[list(said.index)].mean(), said)
+    full = each[each.length == "full"]
+    assert full["R1@0.7"].tolist() == [float(s >= .7) for s in share]
+    assert full.mAP.tolist() == pytest.approx([np.mean([s >= t for t in THRESHOLDS]) for s in share])
     assert read_predictions(write_predictions(tmp_path/"p.jsonl", made)) == json.loads(json.dumps(
         made, default=list))
 
