@@ -2288,5 +2288,7 @@ d = { 'settings': { 'branch': 'main',
                                                                                          'vidneg/training/retrieval.py'),
                                            'vidneg.training.retrieval.read_patches': ( 'training/retrieval.html#read_patches',
                                                                                        'vidneg/training/retrieval.py'),
+                                           'vidneg.training.retrieval.score_retrieval': ( 'training/retrieval.html#score_retrieval',
+                                                                                          'vidneg/training/retrieval.py'),
                                            'vidneg.training.retrieval.train_retrieval': ( 'training/retrieval.html#train_retrieval',
                                                                                           'vidneg/training/retrieval.py')}}}

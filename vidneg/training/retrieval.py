@@ -18,6 +18,7 @@ from torch import nn
 
 from ..core import Caption, Negative, VidnegError, atomic_path, stable_rng, stable_seed
 from ..data.batches import Batches, Texts, digest
+from ..evaluate.scores import score_model
 from ..losses.components import Importance, attention_similarity, cosine
 from ..losses.contrastive import LOSSES, _full
 from ..models.alpro import TEMPLATES, EntityPrompter, crop_regions, pem, random_regions, region_mask
@@ -29,7 +30,7 @@ from ..train import TrainConfig, fit
 
 # %% auto #0
 __all__ = ['WithPositives', 'WithFrames', 'own_similarity', 'read_patches', 'OnBackbone', 'RetrievalTask', 'load_prompter',
-           'train_retrieval', 'component_weights']
+           'train_retrieval', 'score_retrieval', 'component_weights']
 
 # %% ../../nbs/training/retrieval.ipynb #a1291d7d
 class WithPositives:
@@ -330,6 +331,15 @@ def train_retrieval(
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors" # outlives an emptied folder
     task = RetrievalTask(model, losses, **settings)
     return fit(task, batches, config, folder, checkpoint=checkpoint, progress=False)
+def score_retrieval(
+    folder: str | Path, # that `train_retrieval` wrote, with a tokenizer
+    patches: torch.Tensor, # (N, T, P, d) of another encoder, see `read_patches`
+    **asked, # of `score_model`: clip_ids, items, queries, run
+) -> tuple[pd.DataFrame, pd.DataFrame]: # scores per item (SCORE_COLUMNS), ranks per query (RANK_COLUMNS)
+    "One model's scores, in whatever process."
+    model = load(folder).eval()
+    with torch.no_grad(): videos = torch.cat([read_patches(model, x) for x in patches.split(64)])
+    return score_model(scorer_of(model, load_tokenizer(Path(folder)/"tokenizer")), videos, **asked)
 
 # %% ../../nbs/training/retrieval.ipynb #f2b86d37
 @torch.no_grad()
