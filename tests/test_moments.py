@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import precision_recall_curve
 
-from vidneg.core import VidnegError, read_records, stable_rng
+from vidneg.core import Caption, VidnegError, read_records, stable_rng
 from vidneg.data.language import holds, parse
 from vidneg.data.moments import (
-    CLIP_SECONDS, FilmConfig, MomentQuery, cut, film_frames, film_queries, make_film, moment_batch, oracle_features,
-    overlap, read_charades_sta, read_qvhighlights, saliency_pairs, saliency_scores, true_windows, word_features,
-    write_films)
+    CLIP_SECONDS, FilmConfig, MomentOracle, MomentQuery, cut, film_frames, film_queries, make_film, moment_batch,
+    oracle_features, overlap, read_charades_sta, read_qvhighlights, saliency_pairs, saliency_scores, true_windows,
+    word_features, write_films)
 from vidneg.data.video import probe
 from vidneg.data.world import WorldConfig
 from vidneg.evaluate.moments import (
@@ -204,6 +204,20 @@ def test_true_windows_are_the_shortest_stretches_that_make_a_sentence_true():
                     e for e in film.graph.events if a <= e.start and e.end <= b)))
             several += len(q.windows) > 1
     assert several
+
+
+def test_the_oracle_of_moments_knows_its_queries():
+    oracle = MomentOracle({f.clip_id: f.graph for f in FILMS})
+    asked = [Caption(q.query_id, q.clip_id, q.text) for f in FILMS for q in film_queries(f, WORLD)]
+    truth = {q.query_id: q.windows for f in FILMS for q in film_queries(f, WORLD)}
+    assert all(oracle.windows(q.clip_id, q.text) == truth[q.caption_id] for q in asked)
+    assert all(oracle.same(q, q.text) and not oracle.nowhere(q, q.text) for q in asked)
+    others = [(q, other.text) for q, other in zip(asked, asked[1:] + asked[:1]) if other.clip_id != q.clip_id]
+    graphs = {f.clip_id: f.graph for f in FILMS}
+    for q, text in others: # of another film: true here or not
+        assert oracle.nowhere(q, text) == (not brute_windows(parse(text), graphs[q.clip_id]))
+    assert 0 < sum(oracle.nowhere(q, text) for q, text in others)
+    assert oracle.nowhere(asked[0], "nothing of the kind") and not oracle.same(asked[0], "nothing of the kind")
 
 
 def test_queries_agree_with_the_oracle_and_their_saliency_with_the_windows():

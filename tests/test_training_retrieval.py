@@ -7,17 +7,19 @@ import torch
 from shares import share_of
 from vidneg.core import Caption, Negative, VidnegError, stable_rng
 from vidneg.data.batches import Batches
+from vidneg.evaluate.scores import items_table
 from vidneg.jobs import train_together
 from vidneg.losses.components import attention_similarity, component_adaptive, component_simple, cosine
 from vidneg.losses.contrastive import LOSSES, vtc
 from vidneg.losses.hard import hn_nce
 from vidneg.models.alpro import EntityPrompter, crop_regions, random_regions
 from vidneg.models.tokenize import train_tokenizer
-from vidneg.models.zoo import MODELS, load, save
+from vidneg.models.zoo import MODELS, load, save, similarity_of
 from vidneg.tasks import NaveroTask
 from vidneg.train import TrainConfig, fit
 from vidneg.training.retrieval import (OnBackbone, RetrievalTask, WithFrames, WithPositives, component_weights,
-                                       load_prompter, own_similarity, read_patches, train_retrieval)
+                                       load_prompter, own_similarity, read_patches, score_retrieval,
+                                       train_retrieval)
 
 NAMES = list(MODELS)
 FUSED = [n for n in NAMES if n not in ("clip4clip-mean", "clip4clip-transformer", "xclip", "internvideo")]
@@ -182,6 +184,29 @@ def test_weights_of_components_are_those_of_the_task(name, tmp_path):
     RetrievalTask(tiny(name), ["vtc"], tokenizer=tokenizer).save(tmp_path/"plain")
     with pytest.raises(VidnegError, match="train with component_adaptive"):
         component_weights(tmp_path/"plain", said, false)
+
+
+@pytest.mark.parametrize("name", ["xclip", "navero"])
+def test_a_saved_model_scores_as_it_does_itself(name, tmp_path):
+    said = [Caption(c, c, f"a {c} star spins") for c in ("red", "green", "blue")]
+    false = [Negative(c.caption_id, c.text.replace("star", "ring"), "object", "", (), 1, 0) for c in said]
+    tokenizer = train_tokenizer([t.text for t in (*said, *false)], 60, tmp_path/"words.json")
+    model = tiny(name).eval()
+    save(model, tmp_path, tokenizer)
+    shape = model.frame_features(data(clips=3).batch(0, 0)["features"]).shape if name == "navero" else (3, 2, 4, 64)
+    patches = torch.from_numpy(np.random.default_rng(0).normal(size=(3, *shape[1:])).astype(np.float32))
+    asked = dict(clip_ids=[c.clip_id for c in said], queries=said, items=items_table(false, said, "balanced"), run="it")
+    scores, ranks = score_retrieval(tmp_path, patches, **asked)
+    with torch.no_grad():
+        video = model.encode_video(read_patches(model, patches))
+        def similarity(texts):
+            read = tokenizer(texts, padding=True, return_tensors="pt")
+            return similarity_of(model, video, model.encode_text(read["input_ids"], read["attention_mask"]),
+                                 read["attention_mask"])
+        want = similarity([c.text for c in said])
+        assert np.allclose(scores.score_pos, want.diagonal(), atol=1e-5)
+        assert np.allclose(scores.score_neg, similarity([n.text for n in false]).diagonal(), atol=1e-5)
+    assert ranks["rank"].tolist() == [*(1 + (want > want.diagonal()).sum(0)), *(1 + (want.T > want.diagonal()).sum(0))]
 
 
 @pytest.mark.parametrize("losses", [["negclip"], ["vtc", "svlc_neg"], ["vfc"], ["vtc", "neg_vtc"]])

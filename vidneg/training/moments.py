@@ -104,8 +104,9 @@ class MomentBatches:
         about = [[q.query_id, q.text, q.windows, q.saliency] for q in self.queries]
         settings = self.batch_size, self.seed, self.compared
         others = [[i, list(t)] for i, t in (self.negatives or {}).items()], list(self.positives.items())
+        plain = json.dumps([about, settings, others]).encode()
         arrays = [self.videos[c] for c in sorted({q.clip_id for q in self.queries})]
-        return digest(json.dumps([about, settings, others]).encode(), *arrays, *(self.words[t] for t in sorted(self.words)))
+        return digest(plain, *arrays, *(self.words[t] for t in sorted(self.words)))
 
 # %% ../../nbs/training/moments.ipynb #4de27243
 class MomentTask(Task):
