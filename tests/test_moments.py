@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import precision_recall_curve
 
-from vidneg.core import VidnegError, read_records, stable_rng
+from vidneg.core import Caption, VidnegError, read_records, stable_rng
 from vidneg.data.language import holds, parse
 from vidneg.data.moments import (
-    CLIP_SECONDS, FilmConfig, MomentQuery, cut, film_frames, film_queries, make_film, moment_batch, oracle_features,
-    overlap, read_charades_sta, read_qvhighlights, saliency_pairs, saliency_scores, true_windows, word_features,
-    write_films)
+    CLIP_SECONDS, FilmConfig, MomentOracle, MomentQuery, cut, film_frames, film_queries, make_film, moment_batch,
+    oracle_features, overlap, read_charades_sta, read_qvhighlights, saliency_pairs, saliency_scores, true_windows,
+    word_features, write_films)
 from vidneg.data.video import probe
 from vidneg.data.world import WorldConfig
 from vidneg.evaluate.moments import (
-    LENGTHS, LEVELS, THRESHOLDS, evaluate_moments, highlight_values, moment_values, moments_table, read_predictions,
-    write_predictions)
+    LENGTHS, LEVELS, THRESHOLDS, evaluate_moments, highlight_values, moment_values, moments_table, query_values,
+    read_predictions, write_predictions)
 
 REAL = os.environ.get("VIDNEG_REAL_DATA")
 needs_real = pytest.mark.skipif(not REAL, reason="VIDNEG_REAL_DATA is not set: no real annotations to read")
@@ -154,6 +154,15 @@ def test_intervals_contain_their_value_and_predictions_survive_files(tmp_path):
     made = [predicted(((4., 10. + i, .9),), range(10), qid=str(i)) for i in range(8)]
     table = moments_table(moment_values(made, queries), highlight_values(made, queries), n=100)
     assert (table.low <= table.value).all() and (table.value <= table.high).all() and (table.clips == 4).all()
+    each = query_values(moment_values(made, queries)).set_index("query_id")
+    share = [6/(6 + i) for i in range(8)] # of the union, that the true window is
+    assert each.length.isin(LENGTHS).all()
+    for length, part in each.groupby("length"):
+        said = table[table["part"] == length].set_index("metric").value
+        assert np.allclose(part[list(said.index)].mean(), said)
+    full = each[each.length == "full"]
+    assert full["R1@0.7"].tolist() == [float(s >= .7) for s in share]
+    assert full.mAP.tolist() == pytest.approx([np.mean([s >= t for t in THRESHOLDS]) for s in share])
     assert read_predictions(write_predictions(tmp_path/"p.jsonl", made)) == json.loads(json.dumps(
         made, default=list))
 
@@ -195,6 +204,20 @@ def test_true_windows_are_the_shortest_stretches_that_make_a_sentence_true():
                     e for e in film.graph.events if a <= e.start and e.end <= b)))
             several += len(q.windows) > 1
     assert several
+
+
+def test_the_oracle_of_moments_knows_its_queries():
+    oracle = MomentOracle({f.clip_id: f.graph for f in FILMS})
+    asked = [Caption(q.query_id, q.clip_id, q.text) for f in FILMS for q in film_queries(f, WORLD)]
+    truth = {q.query_id: q.windows for f in FILMS for q in film_queries(f, WORLD)}
+    assert all(oracle.windows(q.clip_id, q.text) == truth[q.caption_id] for q in asked)
+    assert all(oracle.same(q, q.text) and not oracle.nowhere(q, q.text) for q in asked)
+    others = [(q, other.text) for q, other in zip(asked, asked[1:] + asked[:1]) if other.clip_id != q.clip_id]
+    graphs = {f.clip_id: f.graph for f in FILMS}
+    for q, text in others: # of another film: true here or not
+        assert oracle.nowhere(q, text) == (not brute_windows(parse(text), graphs[q.clip_id]))
+    assert 0 < sum(oracle.nowhere(q, text) for q, text in others)
+    assert oracle.nowhere(asked[0], "nothing of the kind") and not oracle.same(asked[0], "nothing of the kind")
 
 
 def test_queries_agree_with_the_oracle_and_their_saliency_with_the_windows():

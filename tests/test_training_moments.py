@@ -61,10 +61,10 @@ def test_batches_are_those_of_moment_batch_with_the_texts_beside_them():
 def test_the_fingerprint_notices_what_changes():
     base = data()[3].fingerprint()
     assert base == data()[3].fingerprint()
-    others = [data(with_texts=False)[3], data(seed=1)[3], data(batch_size=3)[3], data(n=5)[3]]
+    others = [data(with_texts=False)[3], data(seed=1)[3], data(batch_size=3)[3], data(n=5)[3], data(compared=2)[3]]
     changed = data()[3]
     changed.videos["film0"][0, 0] += 1
-    assert len({base, changed.fingerprint(), *(b.fingerprint() for b in others)}) == 6
+    assert len({base, changed.fingerprint(), *(b.fingerprint() for b in others)}) == 7
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
@@ -93,6 +93,16 @@ def test_components_are_compared_on_joint_embeddings(cls, pooling):
     for k, v in want.items(): assert torch.allclose(terms[k], v, atol=1e-5), k
     for k, v in own.items(): assert torch.allclose(terms[k], v), k
     assert set(terms) == set(own) | set(LOSSES) and exists.any() and not exists.all()
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_some_rows_are_compared_as_if_all_were(cls):
+    task, every, some = MomentTask(cls(SIZES), LOSSES).eval(), data()[3].batch(0, 0), data(compared=4)[3].batch(0, 0)
+    with torch.no_grad(): want, got = task(every), task(some)
+    for k, v in want.items(): assert torch.allclose(got[k], v[:4] if k in LOSSES else v, atol=1e-5), k
+    assert all(len(got[k]) == 4 for k in LOSSES) and want["component_simple"][4:].any()
+    rows = [data(compared=4, batch_size=3)[3].batch(0, i)["component_mask"] for i in range(2)]
+    assert [len(r) for r in rows] == [3, 3]
 
 
 @pytest.mark.parametrize("cls", MODELS)

@@ -5,19 +5,21 @@ import pytest
 import torch
 
 from shares import share_of
-from vidneg.core import VidnegError, stable_rng
+from vidneg.core import Caption, Negative, VidnegError, stable_rng
 from vidneg.data.batches import Batches
+from vidneg.evaluate.scores import items_table
 from vidneg.jobs import train_together
 from vidneg.losses.components import attention_similarity, component_adaptive, component_simple, cosine
 from vidneg.losses.contrastive import LOSSES, vtc
 from vidneg.losses.hard import hn_nce
 from vidneg.models.alpro import EntityPrompter, crop_regions, random_regions
 from vidneg.models.tokenize import train_tokenizer
-from vidneg.models.zoo import MODELS, load, save
+from vidneg.models.zoo import MODELS, load, save, similarity_of
 from vidneg.tasks import NaveroTask
 from vidneg.train import TrainConfig, fit
-from vidneg.training.retrieval import (OnBackbone, RetrievalTask, WithFrames, WithPositives, load_prompter,
-                                       own_similarity, read_patches, train_retrieval)
+from vidneg.training.retrieval import (OnBackbone, RetrievalTask, WithFrames, WithPositives, component_weights,
+                                       load_prompter, own_similarity, read_patches, score_retrieval,
+                                       train_retrieval)
 
 NAMES = list(MODELS)
 FUSED = [n for n in NAMES if n not in ("clip4clip-mean", "clip4clip-transformer", "xclip", "internvideo")]
@@ -154,6 +156,57 @@ def test_the_importance_module_learns_and_its_entropy_is_only_watched(tmp_path):
     row = done["history"][-1]
     assert row["loss"] == pytest.approx(row["vtc"] + row["component_adaptive"], rel=1e-4)
     assert 0 < row["importance_entropy"] <= np.log(2) + 1e-6
+
+
+@pytest.mark.parametrize("name", ["xclip", "navero"])
+def test_weights_of_components_are_those_of_the_task(name, tmp_path):
+    said = [Caption(c, c, f"a {c} star spins") for c in ("red", "green", "blue")]
+    new = {"verb": "a {} star grows", "object": "a {} ring spins", "modifier": "a gray star spins"}
+    false = [Negative(c.caption_id, text.format(c.text.split()[1]), kind, "", (), 1, 0)
+             for i, c in enumerate(said) for kind, text in list(new.items())[i:]]
+    tokenizer = train_tokenizer([t.text for t in (*said, *false)], 60, tmp_path/"words.json")
+    task = RetrievalTask(tiny(name), ["component_adaptive"], tokenizer=tokenizer).eval()
+    task.save(tmp_path)
+    got = component_weights(tmp_path, said, [*false, Negative("other", "a star", "verb", "", (), 1, 0)], batch_size=2)
+    assert got[["caption_id", "kind"]].to_numpy().tolist() == [[n.caption_id, n.kind] for n in false]
+    def encoded(text):
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        hidden, sentence = task.model.encode_text(ids, torch.ones_like(ids))
+        if hasattr(task.model, "text_proj"): hidden = torch.nn.functional.normalize(task.model.text_proj(hidden), dim=-1)
+        return hidden, sentence
+    with torch.no_grad():
+        for c in said: # each caption by itself, each text by itself
+            own = [encoded(n.text)[0] for n in false if n.caption_id == c.caption_id]
+            logits = [task.importance(encoded(c.text)[1], w[:, None], torch.ones(1, 1, w.shape[1]).bool()) for w in own]
+            want = torch.cat(logits, 1).softmax(1)[0]
+            assert np.allclose(got[got.caption_id == c.caption_id].weight, want, atol=1e-5)
+    assert got.weight.nunique() > 4
+    RetrievalTask(tiny(name), ["vtc"], tokenizer=tokenizer).save(tmp_path/"plain")
+    with pytest.raises(VidnegError, match="train with component_adaptive"):
+        component_weights(tmp_path/"plain", said, false)
+
+
+@pytest.mark.parametrize("name", ["xclip", "navero"])
+def test_a_saved_model_scores_as_it_does_itself(name, tmp_path):
+    said = [Caption(c, c, f"a {c} star spins") for c in ("red", "green", "blue")]
+    false = [Negative(c.caption_id, c.text.replace("star", "ring"), "object", "", (), 1, 0) for c in said]
+    tokenizer = train_tokenizer([t.text for t in (*said, *false)], 60, tmp_path/"words.json")
+    model = tiny(name).eval()
+    save(model, tmp_path, tokenizer)
+    shape = model.frame_features(data(clips=3).batch(0, 0)["features"]).shape if name == "navero" else (3, 2, 4, 64)
+    patches = torch.from_numpy(np.random.default_rng(0).normal(size=(3, *shape[1:])).astype(np.float32))
+    asked = dict(clip_ids=[c.clip_id for c in said], queries=said, items=items_table(false, said, "balanced"), run="it")
+    scores, ranks = score_retrieval(tmp_path, patches, **asked)
+    with torch.no_grad():
+        video = model.encode_video(read_patches(model, patches))
+        def similarity(texts):
+            read = tokenizer(texts, padding=True, return_tensors="pt")
+            return similarity_of(model, video, model.encode_text(read["input_ids"], read["attention_mask"]),
+                                 read["attention_mask"])
+        want = similarity([c.text for c in said])
+        assert np.allclose(scores.score_pos, want.diagonal(), atol=1e-5)
+        assert np.allclose(scores.score_neg, similarity([n.text for n in false]).diagonal(), atol=1e-5)
+    assert ranks["rank"].tolist() == [*(1 + (want > want.diagonal()).sum(0)), *(1 + (want.T > want.diagonal()).sum(0))]
 
 
 @pytest.mark.parametrize("losses", [["negclip"], ["vtc", "svlc_neg"], ["vfc"], ["vtc", "neg_vtc"]])

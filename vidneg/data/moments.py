@@ -14,16 +14,16 @@ from typing import Mapping, Sequence
 import numpy as np
 import torch
 
-from ..core import Clip, Event, SceneGraph, VidnegError, stable_rng
-from .language import ACTIONS, CHANGES, CONTACTS, Meaning, holds, parse, say
+from ..core import Caption, Clip, Event, SceneGraph, VidnegError, stable_rng
+from .language import ACTIONS, CHANGES, CONTACTS, Meaning, OutsideLanguage, holds, parse, say
 from .language import words as language_words
 from .render import SCENES, encode_mp4, render
 from .world import Script, WorldConfig, in_use, make_script, tell, write_dataset
 
 # %% auto #0
 __all__ = ['CLIP_SECONDS', 'MomentQuery', 'read_qvhighlights', 'read_charades_sta', 'FilmConfig', 'Film', 'make_film',
-           'film_frames', 'true_windows', 'overlap', 'saliency_scores', 'film_queries', 'write_films', 'cut',
-           'oracle_features', 'word_features', 'saliency_pairs', 'moment_batch']
+           'film_frames', 'true_windows', 'MomentOracle', 'overlap', 'saliency_scores', 'film_queries', 'write_films',
+           'cut', 'oracle_features', 'word_features', 'saliency_pairs', 'moment_batch']
 
 # %% ../../nbs/data/moments.ipynb #53437fd1
 CLIP_SECONDS = 2.0 # length of the clips that saliency is given for
@@ -205,6 +205,25 @@ def true_windows(
         if out and start <= out[-1][1]: out[-1] = (out[-1][0], max(end, out[-1][1]))
         else: out.append((start, end))
     return tuple(out)
+
+# %% ../../nbs/data/moments.ipynb #c7a93e52
+@dataclass(frozen=True)
+class MomentOracle:
+    "Says where in their films texts are true."
+    graphs: Mapping[str, SceneGraph] # of the films, by clip_id
+
+    def windows(self, clip_id: str, text: str) -> tuple | None: # as `true_windows`; None: it cannot say
+        "Where a text is true."
+        try: return true_windows(parse(text), self.graphs[clip_id])
+        except OutsideLanguage: return None
+
+    def nowhere(self, query: Caption, text: str) -> bool: # also where it cannot say
+        "Is a text true nowhere in the query's film?"
+        return not self.windows(query.clip_id, text)
+
+    def same(self, query: Caption, text: str) -> bool:
+        "Is a text true where the query is?"
+        return self.windows(query.clip_id, text) == self.windows(query.clip_id, query.text)
 
 # %% ../../nbs/data/moments.ipynb #af858bcd
 def overlap(

@@ -19,7 +19,7 @@ from .stats import bootstrap
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'LENGTHS', 'LEVELS', 'window_iou', 'average_precision', 'highlight_precision', 'write_predictions',
-           'read_predictions', 'moment_values', 'highlight_values', 'evaluate_moments', 'moments_table']
+           'read_predictions', 'moment_values', 'highlight_values', 'evaluate_moments', 'query_values', 'moments_table']
 
 # %% ../../nbs/evaluate/moments.ipynb #28b8a534
 def window_iou(
@@ -246,22 +246,27 @@ def evaluate_moments(
     return {"brief": _brief(report), **report}
 
 # %% ../../nbs/evaluate/moments.ipynb #a0fc9ca4
+def query_values(
+    values: pd.DataFrame, # of `moment_values`
+) -> pd.DataFrame: # query_id, clip_id, length, R1@0.5, R1@0.7, mAP@0.5, mAP@0.75, mAP; fractions
+    "What each query adds to R1 and mAP: these are the means of the columns, by length."
+    columns = [c for c in values.columns if c.startswith("AP@")]
+    r1 = {f"R1@{t:g}": (values["iou"] >= t).astype(float) for t in (.5, .7)}
+    ap = {f"m{c}": values[c] for c in ("AP@0.5", "AP@0.75") if c in columns}
+    return values[["query_id", "clip_id", "length"]].assign(**r1, **ap, mAP=values[columns].mean(axis=1))
+
+# %% ../../nbs/evaluate/moments.ipynb #e83b4d06
 def moments_table(
     values: pd.DataFrame, # of `moment_values`
     highlights: pd.DataFrame | None = None, # of `highlight_values`
     **kwargs, # `n`, `seed`, `level` of `bootstrap`
 ) -> pd.DataFrame: # tidy: part, metric, value, low, high, n, clips; values are fractions
     "R1, mAP and HIT@1 with intervals by bootstrap over clips."
-    columns = [c for c in values.columns if c.startswith("AP@")]
-    rows = []
-    for length, part in values.groupby("length", sort=False):
-        measures = {f"R1@{t:g}": part["iou"].to_numpy() >= t for t in (.5, .7)}
-        measures |= {f"m{c}": part[c].to_numpy() for c in ("AP@0.5", "AP@0.75") if c in columns}
-        measures["mAP"] = part[columns].to_numpy().mean(1)
-        rows += [dict(part=length, metric=m, **vars(bootstrap(v, part["clip_id"], bounds=(0, 1), **kwargs)))
-                 for m, v in measures.items()]
-    for level, part in ([] if highlights is None else highlights.groupby("level", sort=False)):
-        for name, column in (("mAP", "AP"), ("HIT@1", "HIT@1")):
-            estimate = bootstrap(part[column].to_numpy(), part["clip_id"], bounds=(0, 1), **kwargs)
-            rows.append(dict(part=level, metric=name, **vars(estimate)))
-    return pd.DataFrame(rows)
+    parts = [(query_values(values), "length", {})]
+    if highlights is not None: parts.append((highlights, "level", {"AP": "mAP"}))
+    about = ["query_id", "clip_id", "length", "level"]
+    return pd.DataFrame([
+        dict(part=name, metric=names.get(metric, metric),
+             **vars(bootstrap(part[metric].to_numpy(), part["clip_id"], bounds=(0, 1), **kwargs)))
+        for table, by, names in parts for name, part in table.groupby(by, sort=False)
+        for metric in part.columns if metric not in about])

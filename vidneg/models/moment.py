@@ -291,17 +291,26 @@ class MomentModel(nn.Module):
         text_mask: torch.Tensor, # (B, L) 1 for words
     ) -> tuple[torch.Tensor, ...]: # clips (B, T, d), their positions, mask; words (B, L, d), positions, mask
         "Check and project both inputs."
-        c = self.config
-        video, video_mask = _checked("video", video, video_mask, c.video_dim)
-        text, text_mask = _checked("text", text, text_mask, c.text_dim)
+        clips, words = self._clips(video, video_mask), self._words(text, text_mask)
         if len(video) != len(text): raise VidnegError(f"{len(video)} videos, {len(text)} texts: give one text a video")
-        place = clip_places(video_mask)
+        return *clips, *words
+
+    def _clips(self, video, mask):
+        "Clips (B, T, d), their positions and mask."
+        c = self.config
+        video, mask = _checked("video", video, mask, c.video_dim)
+        place = clip_places(mask)
         if c.endpoints:
             first = place[:, :1] # 1/n
             video = torch.cat([video, torch.stack([place - first, place], -1).to(video)], -1)
-        words = sine_embedding(clip_places(text_mask), c.width, c.turns)*c.text_positions # (B, L, d)
-        return (self.video_proj(video), sine_embedding(place, c.width, c.turns).to(video), video_mask,
-                self.text_proj(text), words.to(text), text_mask)
+        return self.video_proj(video), sine_embedding(place, c.width, c.turns).to(video), mask
+
+    def _words(self, text, mask):
+        "Words (B, L, d), their positions and mask."
+        c = self.config
+        text, mask = _checked("text", text, mask, c.text_dim)
+        words = sine_embedding(clip_places(mask), c.width, c.turns)*c.text_positions # (B, L, d)
+        return self.text_proj(text), words.to(text), mask
 
     def joint(self,
         video: torch.Tensor, # (B, T, d_v)
@@ -314,7 +323,7 @@ class MomentModel(nn.Module):
         shape, text_mask = text_mask.shape[:-1], text_mask.bool().flatten(0, -2) # (M, L)
         text, there = text.flatten(0, -3), text_mask.any(1) # (M, L, d_t), (M,)
         row = torch.arange(len(video), device=video.device).repeat_interleave(len(text)//max(len(video), 1))[there]
-        tokens = self.tokens(video[row], video_mask[row], text[there], text_mask[there])
+        tokens = *(x[row] for x in self._clips(video, video_mask)), *self._words(text[there], text_mask[there])
         pooled = pool_joint(self._joint(*tokens), tokens[2], pooling)
         out = pooled.new_zeros(len(there), pooled.shape[-1])
         out[there] = pooled

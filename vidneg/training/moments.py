@@ -69,24 +69,25 @@ class MomentBatches:
         positives: Mapping[str, str] | None = None, # query_id → text
         batch_size: int = 32, # queries
         seed: int = 0, # of the order and of pairs of clips
+        compared: int | None = None, # queries of a batch that bring their negatives and positives; None: all
     ):
         if not len(queries): raise VidnegError("no queries to make batches of")
         if lost := sorted({q.clip_id for q in queries} - videos.keys()):
             raise VidnegError(f"no features of {len(lost)} films, first {lost[0]!r}")
         self.queries, self.videos, self.words = list(queries), videos, words
         self.batch_size, self.seed = batch_size, seed
-        self.negatives, self.positives = negatives, positives or {}
+        self.negatives, self.positives, self.compared = negatives, positives or {}, compared
         self.k = max((len(n) for n in negatives.values()), default=0) if negatives is not None else 0
 
     def __len__(self): return -(-len(self.queries)//self.batch_size)
 
     def batch(self, epoch: int, index: int) -> dict[str, torch.Tensor]: # of `moment_batch`; with negatives pos_text
-        # (B, L, d_t), pos_text_mask, neg_text (B, K, L, d_t), neg_text_mask, component_mask (B, K)
+        # (C, L, d_t), pos_text_mask, neg_text (C, K, L, d_t), neg_text_mask, component_mask (C, K) of the first C rows
         "One batch, a pure function of its arguments."
         order = stable_rng(self.seed, "queries", epoch).permutation(len(self.queries))
         some = [self.queries[i] for i in order[index*self.batch_size:(index + 1)*self.batch_size]]
         out = moment_batch(some, self.videos, {q.query_id: self.words[q.text] for q in some}, self.seed, epoch)
-        return out | self._components(some) if self.k else out
+        return out | self._components(some[:self.compared]) if self.k else out
 
     def _components(self, some):
         none = np.zeros((0, len(next(iter(self.words.values()))[0])), np.float32)
@@ -100,10 +101,12 @@ class MomentBatches:
 
     def fingerprint(self) -> str: # changes when the data or their order would
         "A hash of queries, texts, settings and features."
-        about = [[q.query_id, q.text, q.windows, q.saliency] for q in self.queries], self.batch_size, self.seed
+        about = [[q.query_id, q.text, q.windows, q.saliency] for q in self.queries]
+        settings = self.batch_size, self.seed, self.compared
         others = [[i, list(t)] for i, t in (self.negatives or {}).items()], list(self.positives.items())
+        plain = json.dumps([about, settings, others]).encode()
         arrays = [self.videos[c] for c in sorted({q.clip_id for q in self.queries})]
-        return digest(json.dumps([about, others]).encode(), *arrays, *(self.words[t] for t in sorted(self.words)))
+        return digest(plain, *arrays, *(self.words[t] for t in sorted(self.words)))
 
 # %% ../../nbs/training/moments.ipynb #4de27243
 class MomentTask(Task):
@@ -136,7 +139,7 @@ class MomentTask(Task):
         "Write the model as `load_moment_model` reads it."
         save_moment_model(self.model, folder)
 
-    def forward(self, batch: dict) -> dict[str, torch.Tensor]: # {name: (B,)}
+    def forward(self, batch: dict) -> dict[str, torch.Tensor]: # {name: (B,)}; losses on components: (C,)
         "The terms of all losses."
         if self.losses and "neg_text" not in batch:
             raise VidnegError(f"the losses {', '.join(self.losses)} need negatives: give them to MomentBatches")
@@ -149,16 +152,17 @@ class MomentTask(Task):
 
     def _compared(self, batch, out):
         "The film with its query, with the positive and with the negatives."
-        anchor = pool_joint(out.joint, out.video_mask, self.pooling) # (B, d)
+        n = len(batch["component_mask"]) # C
+        anchor = pool_joint(out.joint[:n], out.video_mask[:n], self.pooling) # (C, d)
         def joint(text, mask): # 0 for a text that does not exist
             if not mask.any(): return anchor.new_zeros(*mask.shape[:-1], anchor.shape[-1])
-            return self.model.joint(batch["video"], batch["video_mask"], text, mask, self.pooling)
-        positive = joint(batch["pos_text"], batch["pos_text_mask"]) # (B, d)
-        negative = joint(batch["neg_text"], batch["neg_text_mask"]) # (B, K, d)
+            return self.model.joint(batch["video"][:n], batch["video_mask"][:n], text, mask, self.pooling)
+        positive = joint(batch["pos_text"], batch["pos_text_mask"]) # (C, d)
+        negative = joint(batch["neg_text"], batch["neg_text_mask"]) # (C, K, d)
         named = {"component_pos": cosine(anchor, positive), "component_neg": cosine(anchor[:, None], negative),
                  "component_mask": batch["component_mask"], "temperature": self.temperature}
         if not hasattr(self, "importance"): return named
-        sentence = pool(batch["text"], batch["text_mask"].bool()) # (B, d_t)
+        sentence = pool(batch["text"][:n], batch["text_mask"][:n].bool()) # (C, d_t)
         return named | {"importance": self.importance(sentence, batch["neg_text"], batch["neg_text_mask"].bool())}
 
 # %% ../../nbs/training/moments.ipynb #2f22054e

@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import copy, inspect
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable, Iterable, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..core import VidnegError, stable_rng, stable_seed
+from ..core import Caption, Negative, VidnegError, atomic_path, stable_rng, stable_seed
 from ..data.batches import Batches, Texts, digest
+from ..evaluate.scores import score_model
 from ..losses.components import Importance, attention_similarity, cosine
 from ..losses.contrastive import LOSSES, _full
 from ..models.alpro import TEMPLATES, EntityPrompter, crop_regions, pem, random_regions, region_mask
 from ..models.clip_video import ClipVideo
-from ..models.zoo import MODELS, load, save, similarity_of
+from ..models.tokenize import load_tokenizer
+from ..models.zoo import MODELS, load, save, scorer_of, similarity_of
 from ..tasks import NaveroTask, gather, own_rows
 from ..train import TrainConfig, fit
 
 # %% auto #0
 __all__ = ['WithPositives', 'WithFrames', 'own_similarity', 'read_patches', 'OnBackbone', 'RetrievalTask', 'load_prompter',
-           'train_retrieval']
+           'train_retrieval', 'score_retrieval', 'component_weights']
 
 # %% ../../nbs/training/retrieval.ipynb #a1291d7d
 class WithPositives:
@@ -199,8 +203,11 @@ class RetrievalTask(NaveroTask):
                                          "model": type(model).__name__, "prompter": asked}
 
     def save(self, folder: str | Path):
-        "Write the model as `zoo.load` reads it."
+        "Write the model as `zoo.load` reads it, and the importance module beside it."
         save(self.model, folder, self.tokenizer)
+        if not hasattr(self, "importance"): return
+        weights = {k: w.detach().cpu().contiguous() for k, w in self.importance.state_dict().items()}
+        with atomic_path(Path(folder)/"importance.safetensors") as part: save_file(weights, part)
 
     def _check(self, batch):
         "Refuse a batch that lacks what a loss cannot do without."
@@ -324,3 +331,40 @@ def train_retrieval(
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors" # outlives an emptied folder
     task = RetrievalTask(model, losses, **settings)
     return fit(task, batches, config, folder, checkpoint=checkpoint, progress=False)
+def score_retrieval(
+    folder: str | Path, # that `train_retrieval` wrote, with a tokenizer
+    patches: torch.Tensor, # (N, T, P, d) of another encoder, see `read_patches`
+    **asked, # of `score_model`: clip_ids, items, queries, run
+) -> tuple[pd.DataFrame, pd.DataFrame]: # scores per item (SCORE_COLUMNS), ranks per query (RANK_COLUMNS)
+    "One model's scores, in whatever process."
+    model = load(folder).eval()
+    with torch.no_grad(): videos = torch.cat([read_patches(model, x) for x in patches.split(64)])
+    return score_model(scorer_of(model, load_tokenizer(Path(folder)/"tokenizer")), videos, **asked)
+
+# %% ../../nbs/training/retrieval.ipynb #f2b86d37
+@torch.no_grad()
+def component_weights(
+    folder: str | Path, # that `RetrievalTask.save` wrote, with a tokenizer and after training with component_adaptive
+    captions: Iterable[Caption],
+    negatives: Iterable[Negative], # those of other captions are ignored
+    batch_size: int = 256, # negatives
+) -> pd.DataFrame: # caption_id, kind, weight: a row per negative; the weights of a caption sum to 1
+    "How a trained importance module weighs the components of captions. Sentence components (4)."
+    folder, of = Path(folder), {c.caption_id: c.text for c in captions}
+    if not (folder/"importance.safetensors").exists():
+        raise VidnegError(f"{folder} holds no importance module: train with component_adaptive")
+    negatives = [n for n in negatives if n.caption_id in of]
+    model = load(folder).eval()
+    module, reader = _importance(model, 0), scorer_of(model, load_tokenizer(folder/"tokenizer"))
+    module.load_state_dict(load_file(folder/"importance.safetensors"))
+    logits = []
+    for i in range(0, len(negatives), batch_size):
+        some = negatives[i:i + batch_size]
+        anchor, false = reader.encode_text([of[n.caption_id] for n in some]), reader.encode_text([n.text for n in some])
+        a, f = torch.as_tensor(anchor.index), torch.as_tensor(false.index)
+        words = _full(_words(model, false.states[f])) # (n, L, d)
+        logits += module(_full(anchor.embedding[a]), words[:, None], false.mask[f].bool()[:, None])[:, 0].tolist()
+    table = pd.DataFrame([(n.caption_id, n.kind) for n in negatives], columns=["caption_id", "kind"])
+    def each(x): return pd.Series(x, table.index, float).groupby(table.caption_id)
+    e = np.exp(logits - each(logits).transform("max"))
+    return table.assign(weight=e/each(e).transform("sum"))
