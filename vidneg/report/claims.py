@@ -138,11 +138,11 @@ def read_evidence(
     folder: str | Path = "data", # where the stages leave their files
     **settings, # `n`, `seed`, `level` of `bootstrap`
 ) -> Evidence:
-    "All evidence that is there."
+    "All evidence that is there. A stage that had nothing to ask leaves an empty table, which is none."
     folder = Path(folder)
     def read(*names):
         found = [pd.read_parquet(folder/name) for name in names if (folder/name).exists()]
-        return pd.concat(found, ignore_index=True) if found else None
+        return pd.concat(filled, ignore_index=True) if (filled := [t for t in found if len(t)]) else None
     said = read("qa/answers.parquet")
     if said is not None: said = marked(read_records(folder/"qa/questions-test.parquet", Question), said)
     return Evidence(read("scores/scores-test.parquet", "ablation/scores.parquet"), read("scores/ranks-test.parquet"),
