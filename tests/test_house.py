@@ -15,7 +15,8 @@ from vidneg.run import declared, read_section, read_yaml, stage_deps
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p.relative_to(ROOT) for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-ROOMS = ["core", "data", "text", "negatives", "models", "losses", "train", "evaluate", "report"]
+ROOMS = ["core", "data", "text", "negatives", "models", "losses", "jobs", "tasks", "train", "finetune", "training", "evaluate",
+         "report"]
 STAGES = read_yaml(ROOT/"dvc.yaml").get("stages", {}) if (ROOT/"dvc.yaml").exists() else {}
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=str)

@@ -7,7 +7,7 @@ import torch
 from shares import share_of
 from vidneg.core import Caption, Negative, VidnegError, stable_rng
 from vidneg.data.batches import Batches
-from vidneg.evaluate.scores import items_table
+from vidneg.evaluate.scores import items_table, score_model
 from vidneg.jobs import train_together
 from vidneg.losses.components import attention_similarity, component_adaptive, component_simple, cosine
 from vidneg.losses.contrastive import LOSSES, vtc
@@ -17,9 +17,8 @@ from vidneg.models.tokenize import train_tokenizer
 from vidneg.models.zoo import MODELS, load, save, similarity_of
 from vidneg.tasks import NaveroTask
 from vidneg.train import TrainConfig, fit
-from vidneg.training.retrieval import (OnBackbone, RetrievalTask, WithFrames, WithPositives, component_weights,
-                                       load_prompter, own_similarity, read_patches, score_retrieval,
-                                       train_retrieval)
+from vidneg.training.retrieval import (OnBackbone, PatchScorer, RetrievalTask, WithFrames, WithPositives,
+                                       component_weights, load_prompter, own_similarity, read_patches, train_retrieval)
 
 NAMES = list(MODELS)
 FUSED = [n for n in NAMES if n not in ("clip4clip-mean", "clip4clip-transformer", "xclip", "internvideo")]
@@ -196,7 +195,9 @@ def test_a_saved_model_scores_as_it_does_itself(name, tmp_path):
     shape = model.frame_features(data(clips=3).batch(0, 0)["features"]).shape if name == "navero" else (3, 2, 4, 64)
     patches = torch.from_numpy(np.random.default_rng(0).normal(size=(3, *shape[1:])).astype(np.float32))
     asked = dict(clip_ids=[c.clip_id for c in said], queries=said, items=items_table(false, said, "balanced"), run="it")
-    scores, ranks = score_retrieval(tmp_path, patches, **asked)
+    scorer = pickle.loads(pickle.dumps(PatchScorer(load(tmp_path), tokenizer, 2)))  # as it travels to other processes
+    assert hasattr(scorer, "match") == hasattr(model, "fuse")
+    scores, ranks = score_model(scorer, patches.numpy(), **asked)
     with torch.no_grad():
         video = model.encode_video(read_patches(model, patches))
         def similarity(texts):

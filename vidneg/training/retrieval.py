@@ -18,7 +18,6 @@ from torch import nn
 
 from ..core import Caption, Negative, VidnegError, atomic_path, stable_rng, stable_seed
 from ..data.batches import Batches, Texts, digest
-from ..evaluate.scores import score_model
 from ..losses.components import Importance, attention_similarity, cosine
 from ..losses.contrastive import LOSSES, _full
 from ..models.alpro import TEMPLATES, EntityPrompter, crop_regions, pem, random_regions, region_mask
@@ -29,8 +28,8 @@ from ..tasks import NaveroTask, gather, own_rows
 from ..train import TrainConfig, fit
 
 # %% auto #0
-__all__ = ['WithPositives', 'WithFrames', 'own_similarity', 'read_patches', 'OnBackbone', 'RetrievalTask', 'load_prompter',
-           'train_retrieval', 'score_retrieval', 'component_weights']
+__all__ = ['WithPositives', 'WithFrames', 'own_similarity', 'read_patches', 'OnBackbone', 'PatchScorer', 'RetrievalTask',
+           'load_prompter', 'train_retrieval', 'component_weights']
 
 # %% ../../nbs/training/retrieval.ipynb #a1291d7d
 class WithPositives:
@@ -138,6 +137,25 @@ class OnBackbone(nn.Module):
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor):
         return self.model.encode_text(input_ids, attention_mask)
+
+# %% ../../nbs/training/retrieval.ipynb #5d0c7a52
+class PatchScorer:
+    "A retrieval model as `evaluate` wants it, for another encoder's patches."
+    def __init__(self,
+        model: nn.Module, # of `MODELS`
+        tokenizer, # the one that the model was trained with
+        batch_size: int = 64, # clips at a time
+    ):
+        self.model, self.batch_size, self.scorer = model.eval(), batch_size, scorer_of(model, tokenizer)
+        self.encode_text, self.similarity = self.scorer.encode_text, self.scorer.similarity
+        if hasattr(self.scorer, "match"): self.match = self.scorer.match
+
+    @torch.no_grad()
+    def encode_video(self,
+        patches: np.ndarray | torch.Tensor, # (N, T, P, d)
+    ): # what the model's own scorer gives
+        "Encode videos."
+        return self.scorer.encode_video(torch.cat([read_patches(self.model, x) for x in torch.as_tensor(patches).split(self.batch_size)]))
 
 # %% ../../nbs/training/retrieval.ipynb #f364e1d0
 def _inserted(x, more, at):
@@ -331,15 +349,6 @@ def train_retrieval(
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors" # outlives an emptied folder
     task = RetrievalTask(model, losses, **settings)
     return fit(task, batches, config, folder, checkpoint=checkpoint, progress=False)
-def score_retrieval(
-    folder: str | Path, # that `train_retrieval` wrote, with a tokenizer
-    patches: torch.Tensor, # (N, T, P, d) of another encoder, see `read_patches`
-    **asked, # of `score_model`: clip_ids, items, queries, run
-) -> tuple[pd.DataFrame, pd.DataFrame]: # scores per item (SCORE_COLUMNS), ranks per query (RANK_COLUMNS)
-    "One model's scores, in whatever process."
-    model = load(folder).eval()
-    with torch.no_grad(): videos = torch.cat([read_patches(model, x) for x in patches.split(64)])
-    return score_model(scorer_of(model, load_tokenizer(Path(folder)/"tokenizer")), videos, **asked)
 
 # %% ../../nbs/training/retrieval.ipynb #f2b86d37
 @torch.no_grad()
