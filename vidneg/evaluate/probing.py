@@ -57,7 +57,7 @@ def score_pairs(
     clip_ids, # (N,) clip of each encoded video
     items: pd.DataFrame, # one row per (caption, negative): columns ITEM_COLUMNS
     run: str, # name under which the scores are kept
-    chunk: int = 1024, # pairs scored at a time
+    chunk: int = 128, # pairs at a time; of these every video is compared with every text
 ) -> pd.DataFrame: # columns SCORE_COLUMNS, one row per item; p_* are NaN without a fusion head
     "Score captions and negatives against their clips."
     _need(items, ITEM_COLUMNS, "items")
