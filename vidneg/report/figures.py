@@ -33,7 +33,7 @@ STYLE = {
     "svg.hashsalt": "vidneg", "svg.fonttype": "path"}
 RUN_COLOURS = {"blind": "#000000", "pretrain": "#CC79A7", "vanilla": "#999999", "negvidl": "#56B4E9",
                "navero": "#0072B2"}
-OTHER_COLOURS = "#E69F00", "#882255", "#44AA99", "#DDCC77", "#AA4499"
+OTHER_COLOURS = "#E69F00", "#882255", "#44AA99", "#DDCC77", "#AA4499", "#117733"
 TRUE_COLOUR, FALSE_COLOUR = "#00795A", "#C04A00" # caption and negative, dark enough for text
 
 def run_colours(
