@@ -102,20 +102,29 @@ def figure(
 _SAYS = {
     "Blind solvability": "Per cent of pairs in which the caption is found by the text alone; scorers fitted on other "
                          "clips, ties count half, 95 % intervals over groups of clips.",
-    "Accidentally true": "Share of negatives that are true of their clip, by the oracle.",
+    "Accidentally true": "Negatives that are true of their clip, by the oracle, in per cent of those that it can read.",
     "Signs of false negatives": "Guard: the new words may describe the same thing. Agreement: another caption of the "
-                                "clip says them. Signs, not error rates; unknown where a clip has one caption.",
+                                "clip says them. In per cent: signs, not error rates; unknown where a clip has one caption.",
     "Writing": "Mean log-probability of a token (nats); gap: caption minus negative. Slips of grammar in a hundred "
                "texts.",
     "Diversity": "Words that the negatives bring in.",
-    "Coverage": "Shares of captions, and of what was asked for in a category.",
+    "Coverage": "In per cent of captions, and of what was asked for in a category.",
     "Refinement": "Accuracy of the best blind scorer (per cent), after choosing and dropping; scorers fitted anew."}
 
+def _with_interval(table, value):
+    "A value and its interval in one cell; shares in per cent."
+    scale, digits = (1, 2) if value == "gap" else (100, 1)
+    def cell(r): return "–" if pd.isna(r[value]) else "{} [{}, {}]".format(
+        *(f"{scale*r[c]:.{digits}f}" for c in (value, "low", "high")))
+    return table.assign(**{value: [cell(r) for _, r in table.iterrows()]}).drop(columns=["low", "high"])
+
 def _as_html(heading, table):
+    for value in ("accuracy", "share", "gap"):
+        if {value, "low", "high"} <= set(table): table = _with_interval(table, value)
     if heading == "Blind solvability":
-        cell = table.apply(lambda r: f"{100*r.accuracy:.1f} [{100*r.low:.1f}, {100*r.high:.1f}]", axis=1)
-        table = table.assign(cell=cell).pivot(index="scorer", columns="kind", values="cell").reindex(
-            index=table.scorer.unique(), columns=table.kind.unique()).reset_index()
+        table = table.pivot(index="scorer", columns="kind", values="accuracy").reindex(
+            index=table.scorer.unique(), columns=table.kind.unique()).rename_axis(columns=None).reset_index()
+    if heading == "Coverage": table = table.assign(share=(100*table.share).round(1))
     body = table.to_html(index=False, border=0, float_format=lambda x: f"{x:.3g}")
     return f"<h2>{html.escape(heading)}</h2><p>{_SAYS.get(heading, '')}</p>{body}"
 
