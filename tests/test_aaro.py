@@ -4,10 +4,8 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, strategies as st
 
 from vidneg.core import VidnegError, undo
-from vidneg.data.language import parse
 from vidneg.data.world import WorldConfig, captions, make_clip
 from vidneg.evaluate.probing import accuracy_table, blind_scores
 from vidneg.evaluate.scores import items_table

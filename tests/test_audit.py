@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidneg.core import Caption, VidnegError, stable_rng
-from vidneg.data.pairs import Pair, pairs_of, read_pairs
-from vidneg.negatives import audit, dossier, validity
+from vidneg.data.pairs import Pair, read_pairs
+from vidneg.negatives import dossier, validity
 from vidneg.negatives.audit import (
     NgramLM, Prepared, blind_scores, blind_solvability, defects, differences, folds, logistic_ranker, pick_shorter,
     sample_pairs, tokens, wilson, window)
 from vidneg.negatives.validity import (
-    agrees, changed, coverage, diversity, fluency, guarded, review_sheet, slips, suspicion, writing)
+    agrees, changed, coverage, fluency, guarded, review_sheet, slips, suspicion, writing)
 from vidneg.text.ud import Parsed, Token
 
 REAL = os.environ.get("VIDNEG_REAL_DATA")

@@ -14,7 +14,7 @@ from vidneg.data.world import WorldConfig, captions, make_clip
 from vidneg.negatives.aaro import verdict
 from vidneg.negatives.components import (KINDS, PROMPTS, conversation, difference, edits_between, fault, grammar_faults,
                                          make_components, paraphrases, proposals, read_answer)
-from vidneg.negatives.substitutes import CHANGED, Slot, Vocabulary, read_vocabulary, replacements, world_vocabulary
+from vidneg.negatives.substitutes import CHANGED, Slot, Vocabulary, read_vocabulary, world_vocabulary
 from vidneg.text.english import Parser
 from vidneg.text.lexicon import inflect
 from vidneg.text.parse import load_parser

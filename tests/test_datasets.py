@@ -14,7 +14,6 @@ from vidneg.data.stills import (
     CLASSES, PREDICATES, draw_films, draw_pictures, draw_stills, patch_targets, still_batches)
 from vidneg.data.world import WorldConfig, is_held_out, make_clip
 from vidneg.data.video import sample_indices
-from vidneg.data.world import WorldConfig
 from vidneg.models.features import cache_features
 from vidneg.models.navero import Navero, NaveroConfig
 

@@ -16,7 +16,6 @@ from vidneg.data.video import FrameCache
 from vidneg.data.world import WorldConfig, write_world
 from vidneg.negatives.sets import set_file
 from vidneg.run import declared, read_yaml, set_scale
-from vidneg.text.parse import PIPELINE
 
 ROOT = Path(__file__).parents[1]
 WORDS = [["man", "woman", "boy", "girl"], ["red", "blue", "green", "black"], ["rides", "carries", "pushes", "holds"],

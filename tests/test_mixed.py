@@ -179,7 +179,6 @@ def test_reasons(text, filled, why):
 
 def test_coin_is_fair_and_the_other_is_the_remedy():
     rng, generator = range(600), MAKERS["mixed"]
-    fill = generator.lm.fill_mask
     rule_words = {"dog", "cat", "fish", "ape"}
     made = [attempts(generator, [draft("the man", name=f"c{i}")])[0][0] for i in rng]
     share = np.mean([n.text.split()[-1] in rule_words for n in made])

@@ -9,8 +9,7 @@ from transformers import BeitConfig, BeitForImageClassification, BeitModel, Bert
 from transformers.utils import logging
 
 from vidneg.core import VidnegError
-from vidneg.models.encoders import TextEncoder, VideoEncoder, attend, load_beit
-from vidneg.models.fusion import FusionEncoder
+from vidneg.models.encoders import VideoEncoder, attend, load_beit
 from vidneg.models.navero import (Navero, NaveroConfig, NaveroScorer, count_parameters, from_pretrained_parts,
                                   load_model, save_model)
 from vidneg.models.stills import StillModel, still_accuracy

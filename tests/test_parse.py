@@ -275,7 +275,6 @@ POS = st.sampled_from("NOUN NOUN PROPN PRON VERB ADJ DET ADP".split())
 
 @given(heads(), st.data())
 def test_noun_chunks_hold_nouns_and_do_not_overlap(found, data):
-    n = len(found)
     some = tokens_of([("w", data.draw(POS), "", "root" if h == i else data.draw(DEPS), h) for i, h in enumerate(found)])
     chunks = noun_chunks(some)
     for a, b in chunks:

@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 from vidneg.core import Attribute, Entity, Event, SceneGraph, VidnegError, write_records
 from vidneg.data.pickles import Inert, load_inert
-from vidneg.data.scenegraph import READERS, anetqa_graph, check_graph, graph_from_json, read_graphs, read_moviegraphs
+from vidneg.data.scenegraph import anetqa_graph, graph_from_json, read_graphs, read_moviegraphs
 from vidneg.data.world import WorldConfig, make_clip
 
 REAL = os.environ.get("VIDNEG_REAL_DATA")

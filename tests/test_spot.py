@@ -62,7 +62,7 @@ def without(statement, *fields):
 
 
 def test_only_what_the_kind_names_is_changed(graphs, made):
-    ids, times = ("subject_id", "object_id"), ("start", "end")
+    times = "start", "end"
     words = {e.predicate: e.kind for g in graphs for e in g.events}
     for f in made.foils:
         a, b = f.original, f.manipulated

@@ -10,7 +10,7 @@ from vidneg.data.batches import Batches
 from vidneg.evaluate.scores import items_table, score_model
 from vidneg.jobs import train_together
 from vidneg.losses.components import attention_similarity, component_adaptive, component_simple, cosine
-from vidneg.losses.contrastive import LOSSES, vtc
+from vidneg.losses.contrastive import vtc
 from vidneg.losses.hard import hn_nce
 from vidneg.models.alpro import EntityPrompter, crop_regions, random_regions
 from vidneg.models.tokenize import train_tokenizer

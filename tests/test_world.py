@@ -3,12 +3,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from vidneg.core import VidnegError, read_records, Caption, SceneGraph
 from vidneg.data import language as lang
 from vidneg.data.language import IT, Clause, Meaning, OutsideLanguage, Phrase, holds, parse, say
-from vidneg.data.render import COLOURS, MATERIALS, SCENES, SHAPES, SIZES
+from vidneg.data.render import COLOURS, MATERIALS, SCENES, SHAPES
 from vidneg.data.world import WorldConfig, captions, in_use, is_held_out, make_clip, make_script, write_world
 
 phrases = st.builds(
