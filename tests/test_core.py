@@ -1,10 +1,11 @@
 "Records, seeds, registries and files."
 import subprocess, sys
 
+import pandas as pd
 import pytest
 
-from vidneg.core import (
-    Caption, Edit, Negative, Registry, VidnegError, atomic_path, read_records, stable_rng, stable_seed, undo, write_records)
+from vidneg.core import (Caption, Edit, Negative, Registry, Skipped, VidnegError, atomic_path, read_records, skip, stable_rng,
+                         stable_seed, undo, write_records)
 
 
 def test_seeds_are_the_same_in_every_process():
@@ -55,3 +56,11 @@ def test_other_records_are_refused(tmp_path):
 
 def test_undo_refuses_edits_that_do_not_fit():
     with pytest.raises(VidnegError, match="does not fit"): undo("a red star", (Edit(2, 5, "x", "blue"),))
+
+
+def test_a_skipped_stage_leaves_empty_tables_and_its_reason(tmp_path):
+    with pytest.raises(Skipped, match="no scene graphs"):
+        skip(tmp_path/"spot", {"ranks": ("run", "rank"), "scores": ["item"]}, "no scene graphs")
+    left = {p.stem: pd.read_parquet(p) for p in (tmp_path/"spot").iterdir()}
+    assert {name: [*table] for name, table in left.items()} == {"ranks": ["run", "rank"], "scores": ["item"]}
+    assert not any(map(len, left.values()))

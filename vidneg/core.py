@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 # %% auto #0
 __all__ = ['SCHEMA_VERSION', 'VidnegError', 'Skipped', 'stable_seed', 'stable_rng', 'Clip', 'Caption', 'Attribute', 'Entity',
            'Event', 'SceneGraph', 'Edit', 'Negative', 'undo', 'Registry', 'atomic_path', 'project_root', 'at_root',
-           'write_records', 'read_records']
+           'write_records', 'read_records', 'skip']
 
 # %% ../nbs/core.ipynb #d8ab0b47
 class VidnegError(Exception):
@@ -27,7 +27,7 @@ class VidnegError(Exception):
 
 
 class Skipped(VidnegError):
-    "A stage finds nothing to ask of these data. Its notebook writes empty tables, then raises this with the reason."
+    "A stage finds nothing to ask of these data: see `skip`."
 
 # %% ../nbs/core.ipynb #9d6483a2
 def stable_seed(
@@ -275,3 +275,14 @@ def _parquet_rows(path, cls):
         raise VidnegError(f"{path} holds {meta['record']} records of schema {meta['version']}, "
                           f"wanted {cls.__name__} of {SCHEMA_VERSION}: rebuild it with this version")
     return table.to_pylist()
+
+# %% ../nbs/core.ipynb #5d0c7a62
+def skip(
+    folder: str | Path, # of the stage's output
+    tables: dict[str, Iterable[str]], # file name without suffix → columns
+    reason: str, # what is missing, and where it would come from
+):
+    "End a stage that has nothing to ask. Raises `Skipped`."
+    for name, columns in tables.items():
+        with atomic_path(Path(folder)/f"{name}.parquet") as part: pq.write_table(pa.table({c: pa.nulls(0) for c in columns}), part)
+    raise Skipped(reason)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable
 
-import pandas as pd
-
 from ..core import Caption, Clip, SceneGraph, VidnegError, read_records, write_records
 from .world import WorldConfig, write_world
 

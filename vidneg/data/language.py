@@ -10,10 +10,10 @@ from functools import lru_cache
 from importlib.resources import files
 
 import numpy as np
-from lark import Lark, Token, Transformer
+from lark import Lark, Transformer
 from lark.exceptions import UnexpectedInput
 
-from ..core import Attribute, Entity, Event, SceneGraph, VidnegError
+from ..core import SceneGraph, VidnegError
 from .render import COLOURS, MATERIALS, PLACES, SCENES, SHAPES, SIZES
 
 # %% auto #0

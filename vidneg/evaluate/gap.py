@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import Caption, Negative, VidnegError, stable_rng
-from .retrieval import RANK_COLUMNS, retrieval_ranks
+from .retrieval import RANK_COLUMNS, check_ranks, retrieval_ranks
 from .stats import Estimate, _checked, _interval, _stratum_means, bootstrap
 
 # %% auto #0
@@ -87,12 +87,8 @@ def check_gaps(
     table: pd.DataFrame, # columns GAP_COLUMNS, any number of runs
 ) -> pd.DataFrame: # the same
     "Refuse a table that would give wrong gaps."
-    if missing := [c for c in GAP_COLUMNS if c not in table.columns]:
-        raise VidnegError(f"ranks lack the column {missing[0]!r}; there are: {', '.join(map(str, table.columns))}")
-    if not len(table): raise VidnegError("the table of ranks is empty: check that the stage spot ran")
+    check_ranks(table, GAP_COLUMNS)
     if odd := sorted(set(table.group) - {"true", "manipulated"}): raise VidnegError(f"ranks of a group {odd[0]!r}")
-    if table.duplicated([c for c in GAP_COLUMNS if c != "rank"]).any():
-        raise VidnegError("a query is there twice for one run, kind and group: read each file once")
     return table
 
 # %% ../../nbs/evaluate/gap.ipynb #b7c00006

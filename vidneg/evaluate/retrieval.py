@@ -81,13 +81,14 @@ def retrieval_estimate(
 
 # %% ../../nbs/evaluate/retrieval.ipynb #cc30966e
 def check_ranks(
-    table: pd.DataFrame, # columns RANK_COLUMNS, any number of runs
+    table: pd.DataFrame, # any number of runs
+    columns=RANK_COLUMNS, # that it has to have; all but the rank together name a query
 ) -> pd.DataFrame: # the same
     "Refuse a rank table that would give wrong numbers."
-    if missing := [c for c in RANK_COLUMNS if c not in table.columns]:
+    if missing := [c for c in columns if c not in table.columns]:
         raise VidnegError(f"ranks lack the column {missing[0]!r}; there are: {', '.join(map(str, table.columns))}")
     if not len(table): raise VidnegError("the rank table is empty: check that the scoring stage ran")
-    if table.duplicated(["run", "direction", "clip_id", "caption_id"]).any():
+    if table.duplicated([c for c in columns if c != "rank"]).any():
         raise VidnegError("a query is there twice for one run: read each file once")
     return table
 

@@ -21,14 +21,14 @@ __all__ = ['items_table', 'first_captions', 'score_model', 'score_models', 'vali
 
 # %% ../../nbs/evaluate/scores.ipynb #ce959f4b
 def items_table(
-    negatives: Iterable[Negative], # of a test set
-    captions: Iterable[Caption], # at least those of the negatives
+    negatives: Iterable[Negative], # of a test set; those of other captions, such as of clips that cannot be read, are ignored
+    captions: Iterable[Caption],
     form: str, # balanced or published
 ) -> pd.DataFrame: # columns ITEM_COLUMNS, a row per negative
     "The items of a test set."
     of = {c.caption_id: c for c in captions}
-    rows = [(f"{n.caption_id}/{n.kind}", of[n.caption_id].clip_id, n.kind, form, n.generator, of[n.caption_id].text, n.text)
-            for n in negatives]
+    rows = [(f"{n.caption_id}/{n.kind}", c.clip_id, n.kind, form, n.generator, c.text, n.text)
+            for n in negatives if (c := of.get(n.caption_id))]
     return pd.DataFrame(rows, columns=ITEM_COLUMNS)
 
 # %% ../../nbs/evaluate/scores.ipynb #f51f00c8

@@ -142,11 +142,11 @@ def contrast(
     if c.min() < 0 or not np.isclose(c.sum(), 1): bounds = None # the bounds of an item are not those of the result
     values = values.astype(float)
     means = np.array([values[stratum == k].mean() for k in range(len(names))]) # (strata,)
-    used, clips = c != 0, int(clip.max()) + 1
+    used = c != 0
     samples = _stratum_means(values, clip, stratum, n, seed)[:, used] @ c[used] # (n,)
     kept = used[stratum]
-    interval = _interval(samples, values[kept], len(np.unique(clip[kept])), level, bounds)
-    return Estimate(float(means @ c), *interval, int(kept.sum()), len(np.unique(clip[kept])))
+    clips = len(np.unique(clip[kept]))
+    return Estimate(float(means @ c), *_interval(samples, values[kept], clips, level, bounds), int(kept.sum()), clips)
 
 # %% ../../nbs/evaluate/stats.ipynb #46ee85a0
 def paired_difference(

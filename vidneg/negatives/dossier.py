@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from ..core import Caption
 from ..data.pairs import Pair
-from .audit import blind_solvability, defects, sample_pairs, wide
+from .audit import blind_solvability, defects, sample_pairs
 from .refine import curve
 from .sets import NegativeSet, Oracle
 from .validity import (coverage, diversity, oracle_rates, page, review_sheet, suspicion, write_page,

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array, hstack
 
 from ..core import Caption, Negative, VidnegError, stable_rng, stable_seed
 from ..data.pairs import Pair
-from .audit import NgramLM, blind_solvability, differences, tokens, wide
+from .audit import NgramLM, blind_solvability, differences, tokens
 
 # %% auto #0
 __all__ = ['balance', 'Tilt', 'Problem', 'choose', 'refine', 'redraw', 'curve', 'best_share']

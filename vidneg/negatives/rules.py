@@ -15,7 +15,7 @@ import pandas as pd
 from IPython.display import HTML
 from fastcore.basics import patch
 
-from ..core import Caption, Edit, Negative, Registry, VidnegError, stable_rng, undo
+from ..core import Caption, Edit, Negative, Registry, VidnegError, stable_rng
 from ..text.lexicon import CATEGORIES, Lexicon, Match, Reading, substitute
 
 # %% auto #0
