@@ -3,8 +3,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
+# No function of make that works on file names here: they take a space for the end of a name. Recipes read "$$VENV".
 VENV ?= .venv
-override VENV := $(abspath $(VENV))
+override VENV := $(if $(filter /%,$(firstword $(VENV))),$(VENV),$(CURDIR)/$(VENV))
+export VENV
 export PATH := $(VENV)/bin:$(PATH)
 # Notebooks, DVC stages and tests import this checkout, whichever one the environment was made for.
 export PYTHONPATH := $(CURDIR)
@@ -17,11 +19,11 @@ export JUPYTER_PLATFORM_DIRS := 1
 .PHONY: help .venv reproduce test check lab export clean-notebooks readme bench bench-memory gpu-record
 
 help: ## list the targets
-	@sed -nE 's/^([a-z.-]+):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z.-]+):[^#]*## /\1\t/p' Makefile | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
 
 # Made anew only when the lock file differs from the one that it was made from.
 .venv: ## the Python environment, from requirements.lock
-	@if ! cmp -s requirements.lock $(VENV)/requirements.lock || ! [ -x $(VENV)/bin/python ]; then .ci/venv $(VENV); fi
+	@if ! cmp -s requirements.lock "$$VENV/requirements.lock" || ! [ -x "$$VENV/bin/python" ]; then .ci/venv "$$VENV"; fi
 
 reproduce: .venv ## every table and figure; SCALE=smoke|laptop|gpu|folder|paper switches params.yaml first
 	@$(if $(SCALE),python -m vidneg.run --scale $(SCALE))
@@ -31,8 +33,8 @@ reproduce: .venv ## every table and figure; SCALE=smoke|laptop|gpu|folder|paper 
 
 test: check ## export in sync, notebooks clean, README current, nbdev_test, pytest
 # A process for each notebook: one that registers a loss and the module made from it must not meet in the same process.
-	@find nbs -name '*.ipynb' -not -path 'nbs/pipeline/*' -not -name index.ipynb -not -path '*/.*' | sort \
-	  | xargs -P 2 -I{} nbdev_test --path {} --n_workers 0
+	@find nbs -name '*.ipynb' -not -path 'nbs/pipeline/*' -not -name index.ipynb -not -path '*/.*' -print0 | sort -z \
+	  | xargs -0 -P 2 -I{} nbdev_test --path {} --n_workers 0
 	@python -m pytest -q tests
 
 check: .venv ## the quick part of `make test`

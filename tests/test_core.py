@@ -64,3 +64,20 @@ def test_a_skipped_stage_leaves_empty_tables_and_its_reason(tmp_path):
     left = {p.stem: pd.read_parquet(p) for p in (tmp_path/"spot").iterdir()}
     assert {name: [*table] for name, table in left.items()} == {"ranks": ["run", "rank"], "scores": ["item"]}
     assert not any(map(len, left.values()))
+
+
+def test_folder_with_foreign_files_is_not_replaced(tmp_path):
+    (tmp_path/"cache").mkdir()
+    for name in ("frames.npy", "notes.txt"): (tmp_path/"cache"/name).write_text("old")
+    with pytest.raises(VidnegError, match="notes.txt"):
+        with atomic_path(tmp_path/"cache", replaces=["frames.npy"]) as part: part.mkdir()
+    assert {p.name: p.read_text() for p in (tmp_path/"cache").iterdir()} == {"frames.npy": "old", "notes.txt": "old"}
+
+
+def test_foreign_file_that_comes_meanwhile_survives(tmp_path):
+    with pytest.raises(VidnegError, match="notes.txt"):
+        with atomic_path(tmp_path/"cache", replaces=["frames.npy"]) as part:
+            part.mkdir()
+            (tmp_path/"cache").mkdir()
+            (tmp_path/"cache/notes.txt").write_text("mine")
+    assert (tmp_path/"cache/notes.txt").read_text() == "mine"

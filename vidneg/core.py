@@ -162,15 +162,26 @@ class Registry(dict):
 @contextmanager
 def atomic_path(
     path: str | Path, # where the finished file (or folder) shall be
+    replaces: Iterable[str] = (), # names that an older folder of the same kind may hold; any other entry is not ours
 ) -> Iterator[Path]: # where to write it meanwhile, in the same folder and with the same suffix
     "Write to a temporary name, then rename; if the block fails, nothing is left behind."
     path = Path(path)
+    _check_ours(path, replaces)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as tmp:
         part = Path(tmp)/path.name
         yield part
         if part.is_file(): os.chmod(part, 0o644)
+        _check_ours(path, replaces) # something may have been put there meanwhile
+        if part.is_dir() and path.is_dir(): os.replace(path, Path(tmp)/".old")
         os.replace(part, path)
+
+
+def _check_ours(path, names):
+    "Refuse to replace a folder that holds anything but what this project writes there."
+    if not path.is_dir(): return
+    foreign = sorted(p.name for p in path.iterdir() if p.name not in names and not p.name.startswith(".part-"))
+    if foreign: raise VidnegError(f"{path} holds {foreign[0]!r}, which was not written here: choose another folder")
 
 # %% ../nbs/core.ipynb #a231c61f
 def project_root(

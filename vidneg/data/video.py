@@ -5,7 +5,7 @@
 # %% ../../nbs/data/video.ipynb #8a866716
 from __future__ import annotations
 
-import math, shutil
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterable
@@ -286,7 +286,7 @@ def read_clips(
     "Decode a dataset once. Raises `VideoError` for a bad clip, unless it is to be skipped."
     clips, out = list(clips), Path(out)
     _check_request(clips, out, n_frames, mode, on_error)
-    with atomic_path(out) as part:
+    with atomic_path(out, replaces=["frames.npy", "rows.parquet", "bad.parquet"]) as part:
         part.mkdir()
         shape = (len(clips), n_frames, *_frame_size(clips, root, size), 3)
         frames = np.lib.format.open_memmap(part/"frames.npy", "w+", np.uint8, shape)
@@ -299,7 +299,6 @@ def read_clips(
         if bad: _keep(part/"frames.npy", good)
         write_records(part/"rows.parquet", [results[i] for i in good], FrameRow)
         write_records(part/"bad.parquet", bad, BadClip)
-        if out.exists(): shutil.rmtree(out)
     return FrameCache(out)
 
 def _check_request(clips, out, n_frames, mode, on_error):
@@ -310,5 +309,4 @@ def _check_request(clips, out, n_frames, mode, on_error):
     if n_frames < 1: raise VidnegError(f"n_frames is {n_frames}: ask for at least one frame per clip")
     if mode not in ("uniform", "segment"): raise VidnegError(f"mode {mode!r}: a cache takes uniform or segment")
     if on_error not in ("raise", "skip"): raise VidnegError(f"on_error is {on_error!r}: raise or skip")
-    if out.exists() and any(out.iterdir()) and not (out/"frames.npy").exists():
-        raise VidnegError(f"{out} exists and is no frame cache: choose another folder")
+    if out.is_file(): raise VidnegError(f"{out} is a file: choose another folder")

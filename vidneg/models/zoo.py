@@ -5,7 +5,7 @@
 # %% ../../nbs/models/zoo.ipynb #fa2a0b55
 from __future__ import annotations
 
-import shutil, time
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,8 +30,8 @@ from .tokenize import load_tokenizer
 from .xclip import XClip, XClipConfig
 
 # %% auto #0
-__all__ = ['SIZES', 'MODELS', 'PUBLISHED', 'Builder', 'count', 'similarity_of', 'match_logits_of', 'memorise', 'recalls', 'save',
-           'load', 'scorer_of', 'load_scorer', 'step_time_ratio']
+__all__ = ['SIZES', 'MODELS', 'PUBLISHED', 'TOKENIZER_FILES', 'Builder', 'count', 'similarity_of', 'match_logits_of', 'memorise',
+           'recalls', 'save', 'load', 'scorer_of', 'load_scorer', 'step_time_ratio']
 
 # %% ../../nbs/models/zoo.ipynb #8a171ce8
 SIZES = "tiny", "laptop", "paper"
@@ -179,6 +179,10 @@ def _build(config):
     model_class = _CLASSES[config.pop("model")]
     return model_class(model_class.config_class(**config))
 
+# What tokenizers of transformers write: a folder that holds anything else is not replaced.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+                   "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+
 def save(
     model: nn.Module, # one of MODELS
     folder: str | Path, # made if need be
@@ -187,8 +191,7 @@ def save(
     "Write a model, each file atomically."
     folder = save_files(model, folder, named=type(model) is not Navero)
     if tokenizer is not None:
-        shutil.rmtree(folder/"tokenizer", ignore_errors=True)
-        with atomic_path(folder/"tokenizer") as part: tokenizer.save_pretrained(part)
+        with atomic_path(folder/"tokenizer", replaces=TOKENIZER_FILES) as part: tokenizer.save_pretrained(part)
     return folder
 
 def load(

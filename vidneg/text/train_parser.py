@@ -5,7 +5,7 @@
 # %% ../../nbs/text/train_parser.ipynb #863cd3f1
 from __future__ import annotations
 
-import itertools, json, shutil
+import itertools, json
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Callable, Iterable, Iterator
@@ -210,9 +210,8 @@ def save_pipeline(
     labels = {label for _, pipe in nlp.pipeline for label in getattr(pipe, "labels", ())}
     parts = {part for label in labels for part in label.replace("=", "|").split("|")}
     files = {"vocab/strings.json": sorted(words | labels | parts), "lemmas.json": lemmas}
-    with atomic_path(folder) as part:
+    with atomic_path(folder, replaces=["config.cfg", "meta.json", "tokenizer", "vocab", *nlp.component_names, *files, "README.md"]) as part:
         nlp.to_disk(part)
         for name, content in files.items():
             (part/name).write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
         (part/"README.md").write_text(readme, encoding="utf-8")
-        if Path(folder).exists(): shutil.rmtree(folder)

@@ -1,0 +1,84 @@
+"Make and shell in a path with a space, an accent and a quote: every target runs there, and what lies beside it survives."
+import os, re, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TARGETS = re.findall(r"^([a-z.-]+):[^#\n]*## ", (ROOT/"Makefile").read_text(), re.M)
+TOOLS = "python", "dvc", "jupyter", "nbdev_test", "nbdev_export", "nbdev_clean"
+RECORD = '#!/bin/sh\nprintf "%s\\n" "$PWD" >> "$RECORD"\n'
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    "A copy of what make needs, beside a folder with the name of the path's first word."
+    root = tmp_path/"it's a café"/"vid neg"
+    for name in ("Makefile", ".ci", "requirements.lock", "nbs/core.ipynb"):
+        (root/name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT/name).is_dir() else shutil.copy)(ROOT/name, root/name)
+    for beside in (tmp_path/"it's", tmp_path/"it's a café"/"vid"):
+        beside.mkdir()
+        (beside/"thesis.tex").write_text("chapter 1")
+    yield root
+    for beside in (tmp_path/"it's", tmp_path/"it's a café"/"vid"):
+        assert (beside/"thesis.tex").read_text() == "chapter 1"
+        assert [p.name for p in beside.iterdir()] == ["thesis.tex"]
+
+
+def make(root, *words, **env):
+    env = {k: v for k, v in os.environ.items() if k not in ("VENV", "MAKEFLAGS", "PYTHON")} | env
+    return subprocess.run(["make", "-C", root, *words], capture_output=True, text=True, env=env)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_target_runs_in_its_own_checkout(checkout, target, tmp_path):
+    venv, record = checkout/".venv", tmp_path/"record"
+    (venv/"bin").mkdir(parents=True)
+    shutil.copy(checkout/"requirements.lock", venv/"requirements.lock")
+    for tool in TOOLS:
+        (venv/"bin"/tool).write_text(RECORD)
+        (venv/"bin"/tool).chmod(0o755)
+    (checkout/"reports/tables").mkdir(parents=True)
+    (checkout/"reports/tables/main.md").touch()
+    record.touch()
+    done = make(checkout, target, RECORD=str(record))
+    assert done.returncode == 0, done.stderr
+    assert set(record.read_text().splitlines()) <= {str(checkout)}
+    if target not in (".venv", "help"): assert record.read_text(), "no tool was called"
+
+
+PIP = """import os, sys
+open(os.environ["RECORD"], "a").write(sys.prefix + " " + " ".join(sys.argv[1:]) + chr(10))
+"""
+
+
+@pytest.mark.parametrize("venv", [None, "my env", "absolute"])
+def test_environment_is_made_where_it_is_named(checkout, venv, tmp_path):
+    where = {None: checkout/".venv", "my env": checkout/"my env", "absolute": tmp_path/"an env"}[venv]
+    (checkout/"pip.py").write_text(PIP) # found before the real one, which would install for minutes
+    words = [] if venv is None else [f"VENV={where if venv == 'absolute' else venv}"]
+    done = make(checkout, ".venv", *words, RECORD=str(tmp_path/"record"), PYTHON=sys.executable)
+    assert done.returncode == 0, done.stderr
+    assert (where/"bin/python").exists() and (where/".made-by-vidneg").exists()
+    calls = (tmp_path/"record").read_text().splitlines()
+    assert len(calls) == 2 and all(c.startswith(f"{where} ") for c in calls)
+    assert "installing" not in make(checkout, ".venv", *words).stdout, "it is up to date"
+
+
+@pytest.mark.parametrize("content", ["thesis.tex", "requirements.lock", "pyvenv.cfg"])
+def test_folder_of_somebody_else_is_no_environment(checkout, content):
+    foreign = checkout/".venv"
+    foreign.mkdir()
+    (foreign/content).write_text("mine")
+    done = make(checkout, ".venv", PYTHON=sys.executable)
+    assert done.returncode != 0 and "was not made here and is left alone" in done.stderr
+    assert [p.name for p in foreign.iterdir()] == [content] and (foreign/content).read_text() == "mine"
+
+
+def test_environment_that_was_cut_short_is_taken_up_again(checkout, tmp_path):
+    (checkout/".venv").mkdir()
+    (checkout/".venv/.made-by-vidneg").touch()
+    (checkout/"pip.py").write_text(PIP)
+    done = make(checkout, ".venv", RECORD=str(tmp_path/"record"), PYTHON=sys.executable)
+    assert done.returncode == 0, done.stderr
