@@ -29,8 +29,8 @@ def timed(function, *args, **kwargs):
 @part
 def render(at):
     "Scripts, pictures, H.264 and captions."
-    from vidneg.core import Caption, read_records
-    from vidneg.data.world import WorldConfig, write_world
+    from vidneg.core.records import Caption, read_records
+    from vidneg.world.script import WorldConfig, write_world
     at.clips, one = timed(write_world, at.folder, {"train": CLIPS}, WorldConfig())
     at.captions = [c for c in read_records(at.folder/"captions.parquet", Caption) if c.grain == "fine"]
     _, all_ = timed(write_world, at.folder/"again", {"train": CLIPS}, WorldConfig(), workers=WORKERS)
@@ -82,9 +82,9 @@ def train(at):
     import torch
     from vidneg.data.batches import batches_of
     from vidneg.models.navero import Navero, NaveroConfig
-    from vidneg.models.tokenize import train_tokenizer
-    from vidneg.tasks import NaveroTask
-    from vidneg.train import TrainConfig, fit
+    from vidneg.text.tokenize import train_tokenizer
+    from vidneg.train.tasks import NaveroTask
+    from vidneg.train.loop import TrainConfig, fit
     torch.set_num_threads(THREADS)
     texts = [t.text for t in at.captions + at.negatives]
     at.tokenizer = train_tokenizer(texts, 1000, at.folder/"tokenizer.json")
@@ -109,7 +109,7 @@ def train(at):
 def evaluate(at):
     "Scores of every negative, retrieval, and their tables with intervals."
     import pandas as pd
-    from vidneg.evaluate.probing import ITEM_COLUMNS, accuracy_table, score_pairs
+    from vidneg.evaluate.accuracy import ITEM_COLUMNS, accuracy_table, score_pairs
     from vidneg.evaluate.retrieval import retrieval_ranks, retrieval_table
     from vidneg.models.navero import NaveroScorer
     caption = {c.caption_id: c for c in at.captions}
@@ -153,7 +153,7 @@ def plain_moment_ap(predictions, queries, thresholds):
 def moments(at):
     "mAP of moments: all queries and thresholds at once, against plain Python over windows and thresholds."
     import numpy as np
-    from vidneg.core import stable_rng
+    from vidneg.core.seeds import stable_rng
     from vidneg.data.moments import MomentQuery
     from vidneg.evaluate.moments import LENGTHS, THRESHOLDS, moment_values
     rng, queries, predictions = stable_rng(0, "bench moments"), [], []

@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidneg.core import Negative, VidnegError, at_root, atomic_path, read_records
-from vidneg.data.datasets import read_dataset
+from vidneg.core.errors import VidnegError
+from vidneg.core.files import at_root, atomic_path
+from vidneg.core.records import Negative, read_records
+from vidneg.data.dataset import read_dataset
 from vidneg.data.video import FrameCache
-from vidneg.finetune import start_model, text_batches
-from vidneg.models.tokenize import load_tokenizer
-from vidneg.run import commit, read_section
-from vidneg.tasks import NaveroTask
-from vidneg.train import TrainConfig, fit
+from vidneg.train.finetune import start_model, text_batches
+from vidneg.text.tokenize import load_tokenizer
+from vidneg.pipeline.runner import commit, read_section
+from vidneg.train.tasks import NaveroTask
+from vidneg.train.loop import TrainConfig, fit
 
 # Dense bf16 with fp32 accumulation, TFLOP/s, from NVIDIA's data sheets.
 PEAK = {"A100": 312.0, "H100": 989.4, "H200": 989.4}

@@ -21,13 +21,13 @@ def room(function):
 def texts_of(path):
     "Captions to repeat."
     if path: return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    from vidneg.data.world import WorldConfig, captions, make_clip
+    from vidneg.world.script import WorldConfig, captions, make_clip
     return [c.text for i in range(SMALL//8) for c in captions(make_clip("train", i, WorldConfig()), WorldConfig())]
 
 
 def stream(texts, n):
     "So many captions, one after another."
-    from vidneg.core import Caption
+    from vidneg.core.records import Caption
     for i in range(n): yield Caption(f"c{i}", f"v{i//4}", texts[i % len(texts)])
 
 
@@ -41,7 +41,7 @@ class Pairs:
         self.after = {a: [(w, n/found.total()) for w, n in found.most_common(20)] for a, found in after.items()}
 
     def fill(self, texts, top_k=20):
-        from vidneg.text.lm import MASK
+        from vidneg.lm.pretrained import MASK
         return [self.after.get((t.lower().split(MASK.lower())[0].split() or [""])[-1], [])[:top_k] for t in texts]
 
 
@@ -66,7 +66,7 @@ def parse(texts, n):
 def mixed(texts, n):
     "Rules and a language model by turns."
     from vidneg.negatives.aaro import lexicon_named
-    from vidneg.negatives.fill import LmMaker
+    from vidneg.negatives.mlm import LmMaker
     from vidneg.negatives.mixed import MixedGenerator, stream_negatives
     from vidneg.negatives.rules import rules_published
     from vidneg.text.parse import load_parser
@@ -77,7 +77,7 @@ def mixed(texts, n):
 @room
 def components(texts, n):
     "All sentence components, shard by shard."
-    from vidneg.negatives.components import make_components
+    from vidneg.negatives.components.make.make import make_components
     from vidneg.text.parse import load_parser
     captions, parser, made = stream(texts, n), load_parser(), 0
     while some := list(islice(captions, SHARD)): made += len(make_components(some, parser)[0])
@@ -88,7 +88,7 @@ def components(texts, n):
 def audit(texts, n):
     "Defects of all pairs, and everything else on a sample of 2,000."
     from vidneg.data.pairs import Pair
-    from vidneg.negatives.dossier import audit_set
+    from vidneg.audit.page import audit_set
     pairs = (Pair(c.caption_id, c.clip_id, "any", c.text, texts[(i + 1) % len(texts)])
              for i, c in zip(count(), stream(texts, n)))
     return audit_set("pairs", pairs, n=2000).found["pairs"]

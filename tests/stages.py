@@ -3,7 +3,7 @@ import ast
 
 import nbformat
 
-from vidneg.core import project_root
+from vidneg.core.files import project_root
 
 
 def run(stage, root, monkeypatch, **parameters):
@@ -11,7 +11,7 @@ def run(stage, root, monkeypatch, **parameters):
     monkeypatch.chdir(root)
     shown = []
     names = {"display": shown.append}
-    cells = nbformat.read(project_root(__file__.rsplit("/", 1)[0])/f"nbs/pipeline/{stage}.ipynb", 4).cells
+    cells = nbformat.read(project_root(__file__.rsplit("/", 1)[0])/f"nbs/stages/{stage}.ipynb", 4).cells
     for cell in (c for c in cells if c.cell_type == "code"):
         exec(compile(ast.parse(cell.source), stage, "exec"), names)
         if "parameters" in cell.metadata.get("tags", []):

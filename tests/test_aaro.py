@@ -5,10 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vidneg.core import VidnegError, undo
-from vidneg.data.world import WorldConfig, captions, make_clip
-from vidneg.evaluate.probing import accuracy_table, blind_scores
-from vidneg.evaluate.scores import items_table
+from vidneg.core.errors import VidnegError
+from vidneg.text.edits import undo
+from vidneg.world.script import WorldConfig, captions, make_clip
+from vidneg.evaluate.accuracy import accuracy_table, blind_scores
+from vidneg.evaluate.score import items_table
 from vidneg.negatives.aaro import aaro, lexicon_named, one_caption_per_clip, states_held_out, verdict, verdicts
 from vidneg.negatives.rules import GENERATORS, SlotFrequencies, make_negatives
 from vidneg.text.lexicon import CATEGORIES

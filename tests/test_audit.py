@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidneg.core import Caption, VidnegError, stable_rng
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Caption
+from vidneg.core.seeds import stable_rng
 from vidneg.data.pairs import Pair, read_pairs
-from vidneg.negatives import dossier, validity
-from vidneg.negatives.audit import (
-    NgramLM, Prepared, blind_scores, blind_solvability, defects, differences, folds, logistic_ranker, pick_shorter,
-    sample_pairs, tokens, wilson, window)
-from vidneg.negatives.validity import (
-    agrees, changed, coverage, fluency, guarded, review_sheet, slips, suspicion, writing)
+from vidneg.audit import page as dossier, validity
+from vidneg.audit.blind import (NgramLM, Prepared, blind_scores, blind_solvability, defects, differences, folds,
+                                logistic_ranker, pick_shorter, sample_pairs, tokens, wilson, window)
+from vidneg.audit.validity import agrees, changed, coverage, fluency, guarded, review_sheet, slips, suspicion, writing
 from vidneg.text.ud import Parsed, Token
 
 REAL = os.environ.get("VIDNEG_REAL_DATA")
@@ -239,7 +239,7 @@ def test_writing_sees_scrambled_negatives():
 def test_coverage_counts():
     captions = [Caption(str(k), "c", "a dog") for k in range(4)]
     pairs_made = Counter({("object", "made"): 3, ("object", "no match"): 1})
-    from vidneg.core import Negative
+    from vidneg.core.records import Negative
     made = [Negative(str(k), "a cat", "object", "g", (), 1, 0) for k in range(3)]
     table = coverage(captions, made, pairs_made).set_index("what")
     assert table.share["captions with a negative"] == .75 and table.n["object: no match"] == 1

@@ -5,11 +5,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-import vidneg.train
+import vidneg.train.loop
 from vidneg.data.batches import Batches
 from vidneg.models.zoo import MODELS
-from vidneg.train import TrainConfig, _compile_parts, fit
-from vidneg.training.retrieval import RetrievalTask
+from vidneg.train.loop import TrainConfig, _compile_parts, fit
+from vidneg.train.retrieval import RetrievalTask
 
 MLM = dict(mask_id=4, vocab_size=100, first_word=5, p=.5)
 LOSSES = {"navero": ["vtc", "vtm", "neg_vtm", "mlm"], "xclip": ["hn_nce"], "alpro": ["vtc", "vtm", "mlm"]}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from vidneg.core import VidnegError
+from vidneg.core.errors import VidnegError
 from vidneg.losses.components import (Importance, attention_similarity, auxiliary, component_adaptive,
                                       component_discernible, component_simple, cosine, importance_entropy,
                                       importance_weights, pool)

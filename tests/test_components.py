@@ -8,13 +8,16 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from test_rewrite import CAVE, CHASED, FRAGMENT, GIRL, GROUP, HAPPY, KICK, RED, SLICE, SLOWLY, TWO, hand
-from vidneg.core import Caption, VidnegError, stable_rng, undo
-from vidneg.data.language import OutsideLanguage, parse
-from vidneg.data.world import WorldConfig, captions, make_clip
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Caption
+from vidneg.core.seeds import stable_rng
+from vidneg.text.edits import undo
+from vidneg.world.language import OutsideLanguage, parse
+from vidneg.world.script import WorldConfig, captions, make_clip
 from vidneg.negatives.aaro import verdict
-from vidneg.negatives.components import (KINDS, PROMPTS, conversation, difference, edits_between, fault, grammar_faults,
-                                         make_components, paraphrases, proposals, read_answer)
-from vidneg.negatives.substitutes import CHANGED, Slot, Vocabulary, read_vocabulary, world_vocabulary
+from vidneg.negatives.components.make.make import (KINDS, PROMPTS, conversation, difference, edits_between, fault,
+                                              grammar_faults, make_components, paraphrases, proposals, read_answer)
+from vidneg.negatives.components.substitutes import CHANGED, Slot, Vocabulary, read_vocabulary, world_vocabulary
 from vidneg.text.english import Parser
 from vidneg.text.lexicon import inflect
 from vidneg.text.parse import load_parser

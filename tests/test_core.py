@@ -4,8 +4,12 @@ import subprocess, sys
 import pandas as pd
 import pytest
 
-from vidneg.core import (Caption, Edit, Negative, Registry, Skipped, VidnegError, atomic_path, read_records, skip, stable_rng,
-                         stable_seed, undo, write_records)
+from vidneg.core.errors import Skipped, VidnegError
+from vidneg.core.files import atomic_path, skip
+from vidneg.core.records import Caption, Edit, Negative, read_records, write_records
+from vidneg.core.registry import Registry
+from vidneg.core.seeds import stable_rng, stable_seed
+from vidneg.text.edits import undo
 
 
 def test_seeds_are_the_same_in_every_process():

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from vidneg.core import Caption, Clip, VidnegError, read_records, stable_rng, write_records
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Caption, Clip, read_records, write_records
+from vidneg.core.seeds import stable_rng
 from vidneg.data.batches import Batches
-from vidneg.data.datasets import read_dataset, write_dataset
-from vidneg.data.render import SIZES
-from vidneg.data.language import holds, parse
-from vidneg.data.stills import (
-    CLASSES, PREDICATES, draw_films, draw_pictures, draw_stills, patch_targets, still_batches)
-from vidneg.data.world import WorldConfig, is_held_out, make_clip
+from vidneg.data.dataset import read_dataset, write_dataset
+from vidneg.world.render import SIZES
+from vidneg.world.language import holds, parse
+from vidneg.world.stills import (CLASSES, PREDICATES, draw_films, draw_pictures, draw_stills, patch_targets,
+                                 still_batches)
+from vidneg.world.script import WorldConfig, is_held_out, make_clip
 from vidneg.data.video import sample_indices
 from vidneg.models.features import cache_features
 from vidneg.models.navero import Navero, NaveroConfig

@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from vidneg.core import Caption, Negative
-from vidneg.evaluate.probing import accuracy_table, score_pairs
-from vidneg.evaluate.scores import items_table, validation_accuracy
-from vidneg.finetune import finetune, text_batches
+from vidneg.core.records import Caption, Negative
+from vidneg.evaluate.accuracy import accuracy_table, score_pairs
+from vidneg.evaluate.score import items_table, validation_accuracy
+from vidneg.train.finetune import finetune, text_batches
 from vidneg.models.navero import Navero, NaveroConfig, NaveroScorer, load_model, save_model
-from vidneg.models.tokenize import train_tokenizer
-from vidneg.train import TrainConfig
+from vidneg.text.tokenize import train_tokenizer
+from vidneg.train.loop import TrainConfig
 
 TINY = NaveroConfig(width=16, heads=2, spatial_layers=1, spacetime_layers=1, text_layers=1, fusion_layers=1, vocab_size=100)
 SHAPES, COLOURS, ACTS = ("star", "ring", "heart", "cross"), ("red", "blue", "green", "pink"), ("spins", "grows", "blinks", "shakes")

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from stages import run
-from vidneg.core import Caption, Clip, Negative, Skipped, VidnegError, read_records, stable_rng, write_records
-from vidneg.data.datasets import read_dataset
+from vidneg.core.errors import Skipped, VidnegError
+from vidneg.core.records import Caption, Clip, Negative, read_records, write_records
+from vidneg.core.seeds import stable_rng
+from vidneg.data.dataset import read_dataset
 from vidneg.data.video import FrameCache
-from vidneg.data.world import WorldConfig, write_world
+from vidneg.world.script import WorldConfig, write_world
 from vidneg.negatives.sets import set_file
-from vidneg.run import declared, read_yaml, set_scale
+from vidneg.pipeline.runner import declared, read_yaml, set_scale
 
 ROOT = Path(__file__).parents[1]
 WORDS = [["man", "woman", "boy", "girl"], ["red", "blue", "green", "black"], ["rides", "carries", "pushes", "holds"],
@@ -136,7 +138,7 @@ def test_every_scale_declares_what_the_notebooks_take(tmp_path, scale):
     params = read_yaml(tmp_path/"params.yaml")
     for stage, values in params.items():
         if stage in ("defaults", "scales"): continue
-        assert set(values) <= set(declared(nbformat.read(ROOT/f"nbs/pipeline/{stage}.ipynb", 4))), stage
+        assert set(values) <= set(declared(nbformat.read(ROOT/f"nbs/stages/{stage}.ipynb", 4))), stage
     if scale in ("folder", "paper"):
         assert "world" not in [params["data"]["source"], params["negatives"]["lexicon"], params["generators"]["lexicon"],
                                params["generators"]["vocabulary"], params["generators"]["scheme"], params["spot"]["scheme"]]

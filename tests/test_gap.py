@@ -3,7 +3,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
-from vidneg.core import Caption, Negative, VidnegError, stable_rng
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Caption, Negative
+from vidneg.core.seeds import stable_rng
 from vidneg.evaluate.gap import GAP_COLUMNS, check_gaps, gap_ranks, gap_table, joint_gaps, relative_gap, toy_gaps
 from vidneg.evaluate.stats import _weights
 

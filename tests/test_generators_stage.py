@@ -8,22 +8,23 @@ import pytest
 import torch
 
 from stages import run
-from vidneg.core import Caption, Clip, Negative, SceneGraph, read_records, undo, write_records
+from vidneg.core.records import Caption, Clip, Negative, SceneGraph, read_records, write_records
+from vidneg.text.edits import undo
 from vidneg.data.batches import digest
-from vidneg.data.world import WorldConfig, captions, make_clip
+from vidneg.world.script import WorldConfig, captions, make_clip
 from vidneg.negatives.aaro import aaro, lexicon_named, verdict
-from vidneg.negatives.audit import wilson
-from vidneg.negatives.components import KINDS, make_components
-from vidneg.negatives.fill import LmMaker
-from vidneg.negatives.grammar import WorldGrammar
+from vidneg.audit.blind import wilson
+from vidneg.negatives.components.make.make import KINDS, make_components
+from vidneg.negatives.mlm import LmMaker
+from vidneg.negatives.spot.grammar import WorldGrammar
 from vidneg.negatives.mixed import MixedGenerator, Plan, aaro_mixed
 from vidneg.negatives.rules import rules_published
 from vidneg.negatives.shards import Job, KnownLm, KnownParser, make_all, make_mixed, make_spot_pairs
-from vidneg.negatives.spot import GrammarDecorator, make_spot
-from vidneg.negatives.substitutes import world_vocabulary
-from vidneg.negatives.tuples import MODES, SCHEMES, count_vocabulary
-from vidneg.text.lm import fill_mask
-from vidneg.text.mlm import CaptionMlm, word_tokenizer
+from vidneg.negatives.spot.captions.captions import GrammarDecorator, make_spot
+from vidneg.negatives.components.substitutes import world_vocabulary
+from vidneg.negatives.spot.events import MODES, SCHEMES, count_vocabulary
+from vidneg.lm.pretrained import fill_mask
+from vidneg.lm.mlm import CaptionMlm, word_tokenizer
 from vidneg.text.parse import PIPELINE, load_parser, write_parses
 
 pytestmark = pytest.mark.skipif(not PIPELINE.exists(), reason="the pipeline is not there: run the stage `parser`")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from vidneg.core import VidnegError
+from vidneg.core.errors import VidnegError
 from vidneg.data.batches import Batches
 from vidneg.models.navero import Navero, NaveroConfig
-from vidneg.tasks import NaveroTask
+from vidneg.train.tasks import NaveroTask
 
 SPEC = importlib.util.spec_from_file_location("gpu", Path(__file__).parents[1]/"bench"/"gpu.py")
 gpu = importlib.util.module_from_spec(SPEC)

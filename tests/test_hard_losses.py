@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from vidneg.core import VidnegError
+from vidneg.core.errors import VidnegError
 from vidneg.losses.contrastive import LOSSES, neg_vtc, vtc
 from vidneg.losses.hard import (LOSS_SETS, calibration, duplicate_negatives, hn_nce, log_hardness, negclip, svlc_neg,
                                 vfc)

@@ -9,9 +9,9 @@ from transformers import (BertConfig, BertModel, BlipConfig, BlipForImageTextRet
                           XCLIPModel)
 from transformers.utils import logging
 
-from vidneg.core import VidnegError
+from vidneg.core.errors import VidnegError
 from vidneg.models.hf import (BlipScorer, DualEncoderScorer, MicrosoftXClipScorer, SiglipScorer, ViltScorer, load_hf)
-from vidneg.models.tokenize import train_tokenizer
+from vidneg.text.tokenize import train_tokenizer
 from vidneg.models.zoo import load_scorer
 
 logging.set_verbosity_error()

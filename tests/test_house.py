@@ -11,7 +11,7 @@ from nbdev.config import get_config
 from nbdev.doclinks import _get_modidx
 from nbdev.export import nb_export
 
-from vidneg.run import declared, read_section, read_yaml, stage_deps
+from vidneg.pipeline.runner import declared, read_section, read_yaml, stage_deps
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p.relative_to(ROOT) for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -116,10 +116,10 @@ def test_no_paths_of_one_machine():
 def stage_notebook(stage):
     "The notebook that a stage runs, None when its command is not the runner."
     spec = STAGES[stage].get("do", STAGES[stage])
-    if "vidneg.report.readme" in spec["cmd"]: return "nbs/index.ipynb"
+    if "vidneg.pipeline.readme" in spec["cmd"]: return "nbs/index.ipynb"
     if "vidneg.run" not in spec["cmd"]: return None
     named = re.search(r"--notebook[ =](\S+)", spec["cmd"])
-    return named[1] if named else f"nbs/pipeline/{stage}.ipynb"
+    return named[1] if named else f"nbs/stages/{stage}.ipynb"
 
 
 @each_stage

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from vidneg.core import VidnegError
+from vidneg.core.errors import VidnegError
 from vidneg.text.lexicon import (CATEGORIES, LISTS, NAVERO_SLOTS, Lexicon, _read, _tokens, inflect, needs_an, read_list,
                                  substitute)
 

@@ -13,13 +13,14 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from vidneg.core import VidnegError, stable_rng
-from vidneg.text.cache import Cached, Store
-from vidneg.text.chat import OpenAIChat, TransformersChat, chat_backend
-from vidneg.text.lm import MASK, TransformersFillMask, TransformersLogProb, fill_mask, is_word, log_prob
-from vidneg.text.mlm import CaptionMlm, MlmBatches, SPECIAL, gaps, guessed, hide_words, save_pretrained, word_tokenizer
-from vidneg.tasks import Task
-from vidneg.train import TrainConfig, fit
+from vidneg.core.errors import VidnegError
+from vidneg.core.seeds import stable_rng
+from vidneg.lm.cache import Cached, Store
+from vidneg.lm.chat import OpenAIChat, TransformersChat, chat_backend
+from vidneg.lm.pretrained import MASK, TransformersFillMask, TransformersLogProb, fill_mask, is_word, log_prob
+from vidneg.lm.mlm import CaptionMlm, MlmBatches, SPECIAL, gaps, guessed, hide_words, save_pretrained, word_tokenizer
+from vidneg.train.tasks import Task
+from vidneg.train.loop import TrainConfig, fit
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

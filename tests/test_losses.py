@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from vidneg.core import VidnegError
+from vidneg.core.errors import VidnegError
 from vidneg.losses.contrastive import LOSSES, neg_vtc, vtc
 from vidneg.losses.matching import hard_negatives, mask_tokens, mlm, neg_vtm, vtm
 

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from vidneg.core import Caption, Edit, VidnegError, stable_rng, undo
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Caption, Edit
+from vidneg.core.seeds import stable_rng
+from vidneg.text.edits import undo
 from vidneg.negatives.aaro import lexicon_named
-from vidneg.negatives.fill import (REMEMBERED, Draft, LmMaker, category_of, edit_of, fitting, in_turn, moved, overlaps,
-                                   same_class, words_of)
+from vidneg.negatives.mlm import (Draft, LmMaker, REMEMBERED, category_of, edit_of, fitting, in_turn, moved, overlaps,
+                                  same_class, words_of)
 from vidneg.negatives.mixed import MixedGenerator, Plan, aaro_mixed, attempts, stream_negatives
 from vidneg.negatives.rules import apply_edit, make_negatives, rules_published
 from vidneg.text.lexicon import CATEGORIES, Lexicon
-from vidneg.text.lm import MASK
+from vidneg.lm.pretrained import MASK
 from vidneg.text.parse import PIPELINE, load_parser
 from vidneg.text.synonyms import lemmas
 from vidneg.text.ud import Parsed, Token
@@ -98,7 +101,7 @@ def test_answers_are_asked_for_once():
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr("vidneg.negatives.fill.REMEMBERED", 5)
+    monkeypatch.setattr("vidneg.negatives.mlm.REMEMBERED", 5)
     lm = LmMaker(Scripted(ALL), parse)
     some = [Caption(f"c{i}", "v", f"the {w} sleeps") for i, w in enumerate(w for w in WORDS if WORDS[w][1] == "NOUN")]
     made = list(stream_negatives(some, MixedGenerator(lm=lm), shard=2))

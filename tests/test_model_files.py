@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from vidneg.core import VidnegError
-from vidneg.models.files import load_files, read_config, save_files
+from vidneg.core.errors import VidnegError
+from vidneg.models.io import load_files, read_config, save_files
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch):
     def fail(weights, path):
         path.write_bytes(b"half")
         raise OSError("disk full")
-    monkeypatch.setattr("vidneg.models.files.save_file", fail)
+    monkeypatch.setattr("vidneg.models.io.save_file", fail)
     with pytest.raises(OSError, match="disk full"): save_files(Line(Sizes()), tmp_path)
     assert (tmp_path/"model.safetensors").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]

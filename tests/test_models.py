@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from transformers import BeitConfig, BeitForImageClassification, BeitModel, BertConfig, BertForMaskedLM, BertModel
 from transformers.utils import logging
 
-from vidneg.core import VidnegError
+from vidneg.core.errors import VidnegError
 from vidneg.models.encoders import VideoEncoder, attend, load_beit
 from vidneg.models.navero import (Navero, NaveroConfig, NaveroScorer, count_parameters, from_pretrained_parts,
                                   load_model, save_model)
-from vidneg.models.stills import StillModel, still_accuracy
-from vidneg.models.tokenize import load_tokenizer, tokenize, train_tokenizer
+from vidneg.train.backbone import StillModel, still_accuracy
+from vidneg.text.tokenize import load_tokenizer, tokenize, train_tokenizer
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -303,7 +303,7 @@ def test_small_vocabulary_spells_rare_words(tmp_path):
 
 def test_tokenizer_is_the_same_in_every_process(tmp_path):
     train_tokenizer(CORPUS, 60, tmp_path/"a.json")
-    code = (f"from vidneg.models.tokenize import train_tokenizer; "
+    code = (f"from vidneg.text.tokenize import train_tokenizer; "
             f"train_tokenizer({CORPUS[::-1]!r}, 60, {str(tmp_path/'b.json')!r})")
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (tmp_path/"a.json").read_bytes() == (tmp_path/"b.json").read_bytes()

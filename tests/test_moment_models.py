@@ -10,11 +10,12 @@ from torch import nn
 from transformers import DabDetrConfig
 from transformers.models.dab_detr.modeling_dab_detr import DabDetrDecoderLayer
 
-from vidneg.core import VidnegError, stable_rng
+from vidneg.core.errors import VidnegError
+from vidneg.core.seeds import stable_rng
 from vidneg.data.moments import (
     FilmConfig, cut, film_queries, make_film, moment_batch, oracle_features, word_features, write_films)
 from vidneg.data.video import read_clips
-from vidneg.data.world import WorldConfig
+from vidneg.world.script import WorldConfig
 from vidneg.evaluate.moments import evaluate_moments
 from vidneg.losses.contrastive import LOSSES
 from vidneg.losses.moment import (

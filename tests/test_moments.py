@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import precision_recall_curve
 
-from vidneg.core import Caption, VidnegError, read_records, stable_rng
-from vidneg.data.language import holds, parse
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Caption, read_records
+from vidneg.core.seeds import stable_rng
+from vidneg.world.language import holds, parse
 from vidneg.data.moments import (
     CLIP_SECONDS, FilmConfig, MomentOracle, MomentQuery, cut, film_frames, film_queries, make_film, moment_batch,
     oracle_features, overlap, read_charades_sta, read_qvhighlights, saliency_pairs, saliency_scores, true_windows,
     word_features, write_films)
 from vidneg.data.video import probe
-from vidneg.data.world import WorldConfig
+from vidneg.world.script import WorldConfig
 from vidneg.evaluate.moments import (
     LENGTHS, LEVELS, THRESHOLDS, evaluate_moments, highlight_values, moment_values, moments_table, query_values,
     read_predictions, write_predictions)

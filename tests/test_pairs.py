@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vidneg.core import Caption, Negative, VidnegError
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Caption, Negative
 from vidneg.data.pairs import CAPTION_SETS, PAIR_SETS, Pair, pairs_of, read_captions, read_pairs
 
 REAL = os.environ.get("VIDNEG_REAL_DATA")

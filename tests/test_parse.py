@@ -10,7 +10,8 @@ from spacy.tokens import Doc
 from spacy.training import Example
 
 import vidneg
-from vidneg.core import VidnegError, stable_rng
+from vidneg.core.errors import VidnegError
+from vidneg.core.seeds import stable_rng
 from vidneg.text.english import CaptionEnglish, Parser, dictionary_lemma, encodable, word_classes
 from vidneg.text.parse import PIPELINE, load_parser, read_parses, write_parses
 from vidneg.text.train_parser import (accuracy, count_right, epoch_examples, fit_pipeline, lemma_table, save_pipeline,

@@ -3,10 +3,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vidneg.core import VidnegError, stable_rng
-from vidneg.evaluate.probing import (ITEM_COLUMNS, KINDS, METRICS, SCORE_COLUMNS, BlindRanker, acc, acc_hat,
-                                     accuracy_difference, accuracy_table, blind_scores, check_scores, item_matrix,
-                                     score_pairs, toy_scores)
+from vidneg.core.errors import VidnegError
+from vidneg.core.seeds import stable_rng
+from vidneg.evaluate.accuracy import (BlindRanker, ITEM_COLUMNS, KINDS, METRICS, SCORE_COLUMNS, acc, acc_hat,
+                                      accuracy_difference, accuracy_table, blind_scores, check_scores, item_matrix,
+                                      score_pairs, toy_scores)
 
 
 class MockScorer:

@@ -6,14 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vidneg.core import VidnegError, stable_rng
+from vidneg.core.errors import VidnegError
+from vidneg.core.seeds import stable_rng
 from vidneg.data.questions import UNKNOWN, Question
-from vidneg.evaluate.qa import above_chance, best_answers, blind_answers, qa_table, right
+from vidneg.evaluate.answers import above_chance, best_answers, blind_answers, qa_table, right
 from vidneg.models.navero import Encoding
 from vidneg.models.qa import (
     HEADS, AnswerDecoder, QABatches, QAConfig, QAFeatures, answer_questions, load_answer_decoder, qa_features, spell)
-from vidneg.tasks import Task
-from vidneg.train import TrainConfig, fit
+from vidneg.train.tasks import Task
+from vidneg.train.loop import TrainConfig, fit
 
 ANSWERS = ("no", "to the left of", "to the right of", "yes")
 SMALL = QAConfig(video_dim=12, text_dim=8, answers=ANSWERS, width=16, heads=2, mlp_ratio=2.)

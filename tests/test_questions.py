@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from vidneg.core import Attribute, Entity, Event, SceneGraph, VidnegError, read_records, write_records
-from vidneg.data.language import ACTIONS, ATTRIBUTES, CONTACTS, RELATIONS
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Attribute, Entity, Event, SceneGraph, read_records, write_records
+from vidneg.world.language import ACTIONS, ATTRIBUTES, CONTACTS, RELATIONS
 from vidneg.data.questions import (
     KINDS, TEMPLATES, UNKNOWN, Question, answer_vocabulary, ask_clip, ask_questions, askable, balance, chance,
     read_anetqa_answers, read_anetqa_questions, read_answer_vocabulary, write_anetqa_answers)
-from vidneg.data.render import SHAPES
-from vidneg.data.world import WorldConfig, make_clip
-from vidneg.evaluate.qa import above_chance, blind_answers
+from vidneg.world.render import SHAPES
+from vidneg.world.script import WorldConfig, make_clip
+from vidneg.evaluate.answers import above_chance, blind_answers
 
 N = 300
 WORLD = WorldConfig()

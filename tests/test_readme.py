@@ -5,7 +5,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from vidneg.report.readme import main, render_readme, to_markdown, write_readme
+from vidneg.pipeline.readme import main, render_readme, to_markdown, write_readme
 
 PNG = base64.b64encode(b"\x89PNG picture").decode()
 

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
-from vidneg.core import Caption, VidnegError, stable_rng
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Caption
+from vidneg.core.seeds import stable_rng
 from vidneg.data.pairs import Pair
-from vidneg.negatives.audit import blind_solvability
-from vidneg.negatives.refine import Problem, _cells, _choose, balance, best_share, choose, curve, redraw, refine
+from vidneg.audit.blind import blind_solvability
+from vidneg.audit.refine import Problem, _cells, _choose, balance, best_share, choose, curve, redraw, refine
 from vidneg.negatives.rules import GENERATORS, make_negatives
 from vidneg.text.lexicon import Lexicon
 

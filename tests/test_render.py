@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from vidneg.core import VidnegError
-from vidneg.data import render as r
-from vidneg.data.parallel import in_background, parallel_map
+from vidneg.core.errors import VidnegError
+from vidneg.world import render as r
+from vidneg.core.parallel import in_background, parallel_map
 from vidneg.data.video import read_frames
 
 BACK = "room"

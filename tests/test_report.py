@@ -5,10 +5,11 @@ import pytest
 
 from hypothesis import given, strategies as st
 
-from vidneg.core import VidnegError, write_records
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import write_records
 from vidneg.data.questions import Question
 from vidneg.evaluate.gap import toy_gaps
-from vidneg.evaluate.probing import ITEM_COLUMNS, KINDS, SCORE_COLUMNS, accuracy_difference, accuracy_table, toy_scores
+from vidneg.evaluate.accuracy import ITEM_COLUMNS, KINDS, SCORE_COLUMNS, accuracy_difference, accuracy_table, toy_scores
 from vidneg.evaluate.retrieval import RANK_COLUMNS, RETRIEVAL_METRICS, toy_ranks
 from vidneg.evaluate.stats import Estimate
 from vidneg.report.claims import (CLAIMS, PAPERS, PROBED, Evidence, claims_markdown, count_verdicts, decide, marked,

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vidneg.core import VidnegError, stable_rng
+from vidneg.core.errors import VidnegError
+from vidneg.core.seeds import stable_rng
 from vidneg.evaluate.retrieval import (RETRIEVAL_METRICS, rank_matrix, ranks, retrieval_difference, retrieval_estimate,
                                        retrieval_ranks, retrieval_table, toy_ranks)
 

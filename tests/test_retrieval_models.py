@@ -10,7 +10,8 @@ from transformers import BeitConfig, BeitModel, BertConfig, BertForMaskedLM, Tim
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import logging
 
-from vidneg.core import VidnegError, stable_rng
+from vidneg.core.errors import VidnegError
+from vidneg.core.seeds import stable_rng
 from vidneg.data.video import sample_indices
 from vidneg.evaluate.retrieval import ranks
 from vidneg.losses.contrastive import vtc
@@ -19,7 +20,7 @@ from vidneg.models.alpro import (AlproConfig, EntityPrompter, TimeSformer, _time
 from vidneg.models.clip_video import ClipVideo, ClipVideoConfig, DualScorer, from_clip, normalized_pixels
 from vidneg.models.navero import Navero, save_model
 from vidneg.models.singularity import SingularityConfig, singularity_from_parts
-from vidneg.models.tokenize import train_tokenizer
+from vidneg.text.tokenize import train_tokenizer
 from vidneg.models.xclip import XClip, XClipConfig, attention_over_matrix, attention_over_vector
 from vidneg.models.zoo import (MODELS, PUBLISHED, _pairs, _recall, count, load, load_scorer, memorise, save, scorer_of,
                                similarity_of, step_time_ratio)

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
-from vidneg.core import Caption, Negative, VidnegError, stable_rng, undo
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Caption, Negative
+from vidneg.core.seeds import stable_rng
+from vidneg.text.edits import undo
 from vidneg.negatives.rules import (GENERATORS, SlotFrequencies, apply_edit, counts_table, make_negatives, mark_edits,
                                     offers, rules_balanced, rules_published, show_edits, symmetric_joint, word_log_odds)
 from vidneg.text.lexicon import CATEGORIES, Lexicon

@@ -5,9 +5,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from vidneg.core import VidnegError
-from vidneg.run import (LiveStream, check_parameters, declared, main, output_folders, project_root, read_section,
-                        read_yaml, run_stage, set_scale, stage_deps)
+from vidneg.core.errors import VidnegError
+from vidneg.pipeline.runner import (LiveStream, check_parameters, declared, main, output_folders, project_root,
+                                    read_section, read_yaml, run_stage, set_scale, stage_deps)
 
 PARAMS = """
 defaults:
@@ -25,7 +25,7 @@ TAG = {"tags": ["parameters"]}
 
 def write_stage(root, stage, *sources, parameters="count = 1\nrate = 1.0"):
     nb = new_notebook(cells=[new_code_cell(parameters, metadata=TAG), *map(new_code_cell, sources)])
-    nbformat.write(nb, root/f"nbs/pipeline/{stage}.ipynb")
+    nbformat.write(nb, root/f"nbs/stages/{stage}.ipynb")
 
 
 @pytest.fixture
@@ -220,19 +220,19 @@ def test_deps_follow_imports_and_data_files(root):
     modules = {
         "__init__": "from . import unused", "unused": "", "core": "import os",
         "data/__init__": "from .world import *", "data/world": "from ..core import x\nGRAMMAR = open('world.lark')",
-        "text/__init__": "", "text/lm": "import vidneg.data.world",
+        "text/__init__": "", "text/lm": "import vidneg.world.script",
         "text/lexicon": "from vidneg.core import x\nLISTS, TABLE = 'lists', 'more/words.json'",
     }
     for name, source in modules.items():
         path = root/f"vidneg/{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source)
-    (root/"vidneg/data/world.lark").touch()
+    (root/"vidneg/world/script.lark").touch()
     (root/"vidneg/text/lists").mkdir()
     (root/"vidneg/text/more").mkdir()
     (root/"vidneg/text/more/words.json").touch()
     write_stage(root, "draw", "%matplotlib inline\nfrom vidneg.text import lexicon",
-                "def f():\n    from vidneg.data.world import *\n    return numpy")
-    assert stage_deps("nbs/pipeline/draw.ipynb", root) == [
-        "nbs/pipeline/draw.ipynb", "vidneg/core.py", "vidneg/data/world.lark", "vidneg/data/world.py",
+                "def f():\n    from vidneg.world.script import *\n    return numpy")
+    assert stage_deps("nbs/stages/draw.ipynb", root) == [
+        "nbs/stages/draw.ipynb", "vidneg/core.py", "vidneg/world/script.lark", "vidneg/world/script.py",
         "vidneg/text/lexicon.py", "vidneg/text/lists", "vidneg/text/more/words.json"]

@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from vidneg.core import Attribute, Entity, Event, SceneGraph, VidnegError, write_records
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Attribute, Entity, Event, SceneGraph, write_records
 from vidneg.data.pickles import Inert, load_inert
-from vidneg.data.scenegraph import anetqa_graph, graph_from_json, read_graphs, read_moviegraphs
-from vidneg.data.world import WorldConfig, make_clip
+from vidneg.data.graphs import anetqa_graph, graph_from_json, read_graphs, read_moviegraphs
+from vidneg.world.script import WorldConfig, make_clip
 
 REAL = os.environ.get("VIDNEG_REAL_DATA")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from vidneg.core import Caption, Edit, Negative
+from vidneg.core.records import Caption, Edit, Negative
 from vidneg.data.pairs import Pair
-from vidneg.data.world import WorldConfig, captions as world_captions, make_clip
+from vidneg.world.script import WorldConfig, captions as world_captions, make_clip
 from vidneg.negatives.aaro import lexicon_named, states_held_out, verdict
 from vidneg.negatives.rules import make_negatives, rules_published
 from vidneg.negatives.sets import Oracle, read_set, set_file, set_rates, write_set

@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from vidneg.core import Attribute, Entity, Event, SceneGraph, VidnegError, stable_rng, undo
-from vidneg.data import language
-from vidneg.data.scenegraph import anetqa_graph, graph_from_json
-from vidneg.data.world import WorldConfig, make_clip
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Attribute, Entity, Event, SceneGraph
+from vidneg.core.seeds import stable_rng
+from vidneg.text.edits import undo
+from vidneg.world import language
+from vidneg.data.graphs import anetqa_graph, graph_from_json
+from vidneg.world.script import WorldConfig, make_clip
 from vidneg.negatives.aaro import verdict
-from vidneg.negatives.faithful import faithful
-from vidneg.negatives.grammar import TemplateGrammar, WorldGrammar, world_meaning
-from vidneg.negatives.spot import (
-    ChatDecorator, GrammarDecorator, graph_table, make_spot, outcome_table, text_edits, type_table)
-from vidneg.negatives.statements import SpotTuple, Statement, holds, linear
-from vidneg.negatives.tuples import (
-    MANIPULATIONS, MODES, SCHEMES, Foil, Scheme, Vocabulary, count_vocabulary, kinds, manipulate, manipulations, offers,
-    state)
+from vidneg.negatives.spot.faithful import faithful
+from vidneg.negatives.spot.grammar import TemplateGrammar, WorldGrammar, world_meaning
+from vidneg.negatives.spot.captions.captions import (ChatDecorator, GrammarDecorator, graph_table, make_spot, outcome_table,
+                                            text_edits, type_table)
+from vidneg.negatives.spot.statements import SpotTuple, Statement, holds, linear
+from vidneg.negatives.spot.events import (Foil, MANIPULATIONS, MODES, SCHEMES, Scheme, Vocabulary, count_vocabulary,
+                                          kinds, manipulate, manipulations, offers, state)
 
 WORLD, GRAMMAR = SCHEMES["world"], GrammarDecorator(WorldGrammar())
 

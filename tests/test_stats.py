@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from vidneg.core import VidnegError, stable_rng
+from vidneg.core.errors import VidnegError
+from vidneg.core.seeds import stable_rng
 from vidneg.evaluate.stats import Estimate, _weights, bootstrap, contrast, estimate_of, fmt, paired_difference
 
 

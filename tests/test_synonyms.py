@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidneg.core import VidnegError
+from vidneg.core.errors import VidnegError
 from vidneg.text.lexicon import LISTS, read_list
 from vidneg.text.synonyms import Thesaurus, WordNet, lemmas, load_thesaurus, related
 

@@ -11,14 +11,16 @@ from torch import nn
 from tqdm import tqdm
 
 from shares import share_of
-from vidneg import jobs
-from vidneg.core import Caption, Negative, VidnegError, stable_seed
+from vidneg.train import jobs
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Caption, Negative
+from vidneg.core.seeds import stable_seed
 from vidneg.data.batches import Batches, Texts, batches_of
 from vidneg.losses.contrastive import LOSSES, neg_vtc, vtc
 from vidneg.losses.matching import hard_negatives, mask_tokens, neg_vtm, vtm
-from vidneg.jobs import TrainingError, train_many, train_together
-from vidneg.tasks import NaveroTask, Task, gather, own_rows
-from vidneg.train import TrainConfig, fit, learning_rate, parameter_groups
+from vidneg.train.jobs import TrainingError, train_many, train_together
+from vidneg.train.tasks import NaveroTask, Task, gather, own_rows
+from vidneg.train.loop import TrainConfig, fit, learning_rate, parameter_groups
 
 D, VOCAB = 8, 30
 

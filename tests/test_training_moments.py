@@ -2,18 +2,19 @@ import numpy as np
 import pytest
 import torch
 
-from vidneg.core import Clip, VidnegError
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Clip
 from vidneg.data.moments import MomentQuery, moment_batch
-from vidneg.data.render import encode_mp4
+from vidneg.world.render import encode_mp4
 from vidneg.losses.components import component_adaptive, component_simple, cosine, pool
 from vidneg.losses.moment import moment_losses
 from vidneg.models.moment import MomentConfig, pool_joint
 from vidneg.models.moment_detr import MomentDETR
 from vidneg.models.navero import Navero, NaveroConfig, NaveroScorer
 from vidneg.models.qd_detr import QDDETR
-from vidneg.models.tokenize import train_tokenizer
-from vidneg.train import TrainConfig, fit
-from vidneg.training.moments import MomentBatches, MomentTask, film_features, find_moments, text_features
+from vidneg.text.tokenize import train_tokenizer
+from vidneg.train.loop import TrainConfig, fit
+from vidneg.train.moments import MomentBatches, MomentTask, film_features, find_moments, text_features
 
 SIZES = MomentConfig(6, 5, 16, 2, cross_layers=1, encoder_layers=1, decoder_layers=2, queries=4)
 MODELS = [MomentDETR, QDDETR]

@@ -5,20 +5,22 @@ import pytest
 import torch
 
 from shares import share_of
-from vidneg.core import Caption, Negative, VidnegError, stable_rng
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Caption, Negative
+from vidneg.core.seeds import stable_rng
 from vidneg.data.batches import Batches
-from vidneg.evaluate.scores import items_table, score_model
-from vidneg.jobs import train_together
+from vidneg.evaluate.score import items_table, score_model
+from vidneg.train.jobs import train_together
 from vidneg.losses.components import attention_similarity, component_adaptive, component_simple, cosine
 from vidneg.losses.contrastive import vtc
 from vidneg.losses.hard import hn_nce
 from vidneg.models.alpro import EntityPrompter, crop_regions, random_regions
-from vidneg.models.tokenize import train_tokenizer
+from vidneg.text.tokenize import train_tokenizer
 from vidneg.models.zoo import MODELS, load, save, similarity_of
-from vidneg.tasks import NaveroTask
-from vidneg.train import TrainConfig, fit
-from vidneg.training.retrieval import (OnBackbone, PatchScorer, RetrievalTask, WithFrames, WithPositives,
-                                       component_weights, load_prompter, own_similarity, read_patches, train_retrieval)
+from vidneg.train.tasks import NaveroTask
+from vidneg.train.loop import TrainConfig, fit
+from vidneg.train.retrieval import (OnBackbone, PatchScorer, RetrievalTask, WithFrames, WithPositives,
+                                    component_weights, load_prompter, own_similarity, read_patches, train_retrieval)
 
 NAMES = list(MODELS)
 FUSED = [n for n in NAMES if n not in ("clip4clip-mean", "clip4clip-transformer", "xclip", "internvideo")]

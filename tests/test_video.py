@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from vidneg.core import Clip, VidnegError, stable_rng
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Clip
+from vidneg.core.seeds import stable_rng
 from vidneg.data import video as v
 
 counts = st.integers(1, 200)

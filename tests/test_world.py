@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from vidneg.core import VidnegError, read_records, Caption, SceneGraph
-from vidneg.data import language as lang
-from vidneg.data.language import IT, Clause, Meaning, OutsideLanguage, Phrase, holds, parse, say
-from vidneg.data.render import COLOURS, MATERIALS, SCENES, SHAPES
-from vidneg.data.world import WorldConfig, captions, in_use, is_held_out, make_clip, make_script, write_world
+from vidneg.core.errors import VidnegError
+from vidneg.core.records import Caption, SceneGraph, read_records
+from vidneg.world import language as lang
+from vidneg.world.language import Clause, IT, Meaning, OutsideLanguage, Phrase, holds, parse, say
+from vidneg.world.render import COLOURS, MATERIALS, SCENES, SHAPES
+from vidneg.world.script import WorldConfig, captions, in_use, is_held_out, make_clip, make_script, write_world
 
 phrases = st.builds(
     lambda name, kinds: Phrase(name, tuple(k for k in kinds if k[1])), st.sampled_from(SHAPES),

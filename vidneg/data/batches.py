@@ -12,7 +12,9 @@ from typing import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from ..core import Caption, Negative, VidnegError, stable_rng, stable_seed
+from ..core.errors import VidnegError
+from ..core.records import Caption, Negative
+from ..core.seeds import stable_rng, stable_seed
 from .video import sample_indices
 
 # %% auto #0

@@ -14,11 +14,13 @@ from typing import Mapping, Sequence
 import numpy as np
 import torch
 
-from ..core import Caption, Clip, Event, SceneGraph, VidnegError, stable_rng
-from .language import ACTIONS, CHANGES, CONTACTS, Meaning, OutsideLanguage, holds, parse, say
-from .language import words as language_words
-from .render import SCENES, encode_mp4, render
-from .world import Script, WorldConfig, in_use, make_script, tell, write_dataset
+from ..core.errors import VidnegError
+from ..core.records import Caption, Clip, Event, SceneGraph
+from ..core.seeds import stable_rng
+from ..world.language import ACTIONS, CHANGES, CONTACTS, Meaning, OutsideLanguage, holds, parse, say
+from ..world.language import words as language_words
+from ..world.render import SCENES, encode_mp4, render
+from ..world.script import Script, WorldConfig, in_use, make_script, tell, write_dataset
 
 # %% auto #0
 __all__ = ['CLIP_SECONDS', 'MomentQuery', 'read_qvhighlights', 'read_charades_sta', 'FilmConfig', 'Film', 'make_film',

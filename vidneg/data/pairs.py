@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
-from ..core import Caption, Negative, Registry, VidnegError
+from ..core.errors import VidnegError
+from ..core.records import Caption, Negative
+from ..core.registry import Registry
 
 # %% auto #0
 __all__ = ['PAIR_SETS', 'CAPTION_SETS', 'Pair', 'pairs_of', 'Source', 'declare', 'read_pairs', 'read_captions']

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io, pickle, re
 from typing import Iterable
 
-from ..core import VidnegError
+from ..core.errors import VidnegError
 
 # %% auto #0
 __all__ = ['Inert', 'load_inert']

@@ -14,9 +14,13 @@ from typing import Iterable, Iterator
 
 import numpy as np
 
-from ..core import Event, Registry, SceneGraph, VidnegError, atomic_path, stable_rng, stable_seed
-from .language import ACTIONS, ATTRIBUTES, CHANGES, CONTACTS, RELATIONS
-from .render import SHAPES
+from ..core.errors import VidnegError
+from ..core.files import atomic_path
+from ..core.records import Event, SceneGraph
+from ..core.registry import Registry
+from ..core.seeds import stable_rng, stable_seed
+from ..world.language import ACTIONS, ATTRIBUTES, CHANGES, CONTACTS, RELATIONS
+from ..world.render import SHAPES
 
 # %% auto #0
 __all__ = ['KINDS', 'NOUNS', 'THING', 'TEMPLATES', 'UNKNOWN', 'Question', 'View', 'template', 'askable', 'ask_clip', 'balance',

@@ -15,8 +15,11 @@ import decord
 import numpy as np
 from PIL import Image
 
-from ..core import Clip, VidnegError, atomic_path, read_records, stable_rng, write_records
-from .parallel import parallel_map
+from ..core.errors import VidnegError
+from ..core.files import atomic_path
+from ..core.records import Clip, read_records, write_records
+from ..core.seeds import stable_rng
+from ..core.parallel import parallel_map
 
 # %% auto #0
 __all__ = ['strip', 'sample_indices', 'VideoError', 'VideoInfo', 'probe', 'read_frames', 'FrameRow', 'BadClip', 'FrameCache',

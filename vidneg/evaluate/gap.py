@@ -10,7 +10,9 @@ from typing import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from ..core import Caption, Negative, VidnegError, stable_rng
+from ..core.errors import VidnegError
+from ..core.records import Caption, Negative
+from ..core.seeds import stable_rng
 from .retrieval import RANK_COLUMNS, check_ranks, retrieval_ranks
 from .stats import Estimate, _checked, _interval, _stratum_means, bootstrap
 

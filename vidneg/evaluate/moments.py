@@ -13,7 +13,8 @@ from typing import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ..core import VidnegError, atomic_path
+from ..core.errors import VidnegError
+from ..core.files import atomic_path
 from ..data.moments import MomentQuery
 from .stats import bootstrap
 

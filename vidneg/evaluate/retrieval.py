@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..core import VidnegError, stable_rng
+from ..core.errors import VidnegError
+from ..core.seeds import stable_rng
 from .stats import Estimate, bootstrap, paired_difference
 
 # %% auto #0

@@ -10,7 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..core import VidnegError, stable_rng
+from ..core.errors import VidnegError
+from ..core.seeds import stable_rng
 
 # %% auto #0
 __all__ = ['Estimate', 'estimate_of', 'fmt', 'bootstrap', 'contrast', 'paired_difference']

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import VidnegError
+from ..core.errors import VidnegError
 from .contrastive import LOSSES, _full, neg_vtc, vtc
 
 # %% auto #0

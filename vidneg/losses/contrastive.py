@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..core import Registry, VidnegError
+from ..core.errors import VidnegError
+from ..core.registry import Registry
 
 # %% auto #0
 __all__ = ['LOSSES', 'vtc', 'neg_vtc']

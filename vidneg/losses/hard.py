@@ -9,7 +9,8 @@ import math
 
 import torch
 
-from ..core import Registry, VidnegError
+from ..core.errors import VidnegError
+from ..core.registry import Registry
 from .contrastive import LOSSES, _full, neg_vtc
 
 # %% auto #0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..core import VidnegError
+from ..core.errors import VidnegError
 from .contrastive import LOSSES, _full, _masked_mean
 
 # %% auto #0

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from ..core import VidnegError
+from ..core.errors import VidnegError
 from .contrastive import LOSSES, _full, _masked_mean
 from ..models.moment import generalized_iou, match_windows, to_spans, to_windows
 

@@ -17,12 +17,12 @@ from transformers import TimesformerConfig, TimesformerModel
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.timesformer.modeling_timesformer import TimesformerEmbeddings, TimesformerLayer
 
-from ..core import VidnegError
+from ..core.errors import VidnegError
 from .clip_video import check_frames, normalized_pixels
 from .encoders import TextEncoder, VideoEncoder, attend, bert_attention, load_by_name, visible
 from .fusion import MatchHead, MLMHead, load_bert
 from .navero import Navero, _bert_config, _init_weights, from_pretrained_parts
-from .tokenize import tokenize
+from ..text.tokenize import tokenize
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'alpro_from_parts', 'AlproConfig', 'TimeSformerBlock', 'TimeSformer', 'load_timesformer', 'Alpro',

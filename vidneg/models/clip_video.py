@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.clip.modeling_clip import CLIPEncoder
 
-from ..core import VidnegError
+from ..core.errors import VidnegError
 from .encoders import VideoEncoder
 from .navero import Encoding, NaveroScorer
 

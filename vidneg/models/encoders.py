@@ -14,7 +14,7 @@ from transformers import BeitModel
 from transformers.models.beit.modeling_beit import BeitAttention, BeitLayer, BeitPatchEmbeddings
 from transformers.models.bert.modeling_bert import BertAttention, BertEmbeddings, BertLayer
 
-from ..core import VidnegError
+from ..core.errors import VidnegError
 
 # %% auto #0
 __all__ = ['attend', 'beit_attention', 'bert_attention', 'ConvStem', 'FrameEmbeddings', 'SpatialBlock', 'SpaceTimeBlock',

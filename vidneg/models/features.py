@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core import VidnegError, atomic_path
-from ..data.parallel import parallel_map
+from ..core.errors import VidnegError
+from ..core.files import atomic_path
+from ..core.parallel import parallel_map
 from .navero import Navero
 
 # %% auto #0

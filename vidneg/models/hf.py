@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from transformers import (AutoConfig, AutoImageProcessor, AutoModel, BlipForImageTextRetrieval,
                           ViltForImageAndTextRetrieval, XCLIPModel)
 
-from ..core import Registry, VidnegError
+from ..core.errors import VidnegError
+from ..core.registry import Registry
 from ..data.video import sample_indices
 from .navero import Encoding, NaveroScorer, check_aligned, each_pair
-from .tokenize import load_tokenizer
+from ..text.tokenize import load_tokenizer
 
 # %% auto #0
 __all__ = ['ADAPTERS', 'HFScorer', 'DualEncoderScorer', 'SiglipScorer', 'MicrosoftXClipScorer', 'Matching', 'BlipScorer',

@@ -14,9 +14,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from ..core import VidnegError
+from ..core.errors import VidnegError
 from .encoders import attend
-from .files import load_files, save_files
+from .io import load_files, save_files
 
 # %% auto #0
 __all__ = ['to_spans', 'to_windows', 'generalized_iou', 'match_windows', 'sine_embedding', 'clip_places', 'Attention', 'Residual',

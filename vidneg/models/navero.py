@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import BeitConfig, BertConfig, PreTrainedTokenizerFast
 
-from ..core import VidnegError
+from ..core.errors import VidnegError
 from .encoders import SpaceTimeBlock, TextEncoder, VideoEncoder, load_beit
-from .files import load_files, save_files
+from .io import load_files, save_files
 from .fusion import FusionEncoder, MatchHead, MLMHead, load_bert
-from .tokenize import tokenize
+from ..text.tokenize import tokenize
 
 # %% auto #0
 __all__ = ['NaveroConfig', 'Navero', 'count_parameters', 'save_model', 'load_model', 'from_pretrained_parts', 'Encoding',

@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import VidnegError, stable_rng
+from ..core.errors import VidnegError
+from ..core.seeds import stable_rng
 from ..data.batches import digest
 from ..data.questions import UNKNOWN, Question, answer_vocabulary
-from .files import load_files, save_files
+from .io import load_files, save_files
 from .navero import Encoding
 
 # %% auto #0

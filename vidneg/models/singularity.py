@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.models.bert.modeling_bert import BertLayer
 
-from ..core import VidnegError, stable_seed
+from ..core.errors import VidnegError
+from ..core.seeds import stable_seed
 from .encoders import bert_attention
 from .navero import Navero, NaveroConfig, _bert_config, _init_weights, from_pretrained_parts
 

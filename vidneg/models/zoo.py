@@ -19,14 +19,17 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BeitModel, BertModel
 
-from ..core import Registry, VidnegError, atomic_path, stable_seed
+from ..core.errors import VidnegError
+from ..core.files import atomic_path
+from ..core.registry import Registry
+from ..core.seeds import stable_seed
 from .alpro import Alpro, AlproConfig
 from .clip_video import ClipVideo, ClipVideoConfig, DualScorer
-from .files import load_files, read_config, save_files
+from .io import load_files, read_config, save_files
 from .hf import load_hf
 from .navero import (Navero, NaveroConfig, NaveroScorer, _beit_config, _bert_config)
 from .singularity import Singularity, SingularityConfig
-from .tokenize import load_tokenizer
+from ..text.tokenize import load_tokenizer
 from .xclip import XClip, XClipConfig
 
 # %% auto #0

@@ -11,10 +11,12 @@ from typing import Callable, Iterable
 
 import pandas as pd
 
-from ..core import Caption, Negative, SceneGraph, VidnegError, stable_rng
-from ..data.language import OutsideLanguage, holds, parse, word_lists
-from ..data.parallel import parallel_map
-from ..data.world import WorldConfig, is_held_out
+from ..core.errors import VidnegError
+from ..core.records import Caption, Negative, SceneGraph
+from ..core.seeds import stable_rng
+from ..world.language import OutsideLanguage, holds, parse, word_lists
+from ..core.parallel import parallel_map
+from ..world.script import WorldConfig, is_held_out
 from .rules import GENERATORS, SlotFrequencies, make_negatives
 from ..text.lexicon import CATEGORIES, Lexicon
 

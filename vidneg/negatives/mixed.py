@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Callable, Iterable, Iterator
 
-from ..core import Caption, Negative, VidnegError, stable_rng
+from ..core.errors import VidnegError
+from ..core.records import Caption, Negative
+from ..core.seeds import stable_rng
 from .aaro import one_caption_per_clip
-from .fill import Draft, LmMaker, overlaps, words_of
+from .mlm import Draft, LmMaker, overlaps, words_of
 from .rules import GENERATORS, RuleGenerator, SlotFrequencies
 from ..text.lexicon import CATEGORIES, Lexicon
 

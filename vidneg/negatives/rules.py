@@ -15,7 +15,10 @@ import pandas as pd
 from IPython.display import HTML
 from fastcore.basics import patch
 
-from ..core import Caption, Edit, Negative, Registry, VidnegError, stable_rng
+from ..core.errors import VidnegError
+from ..core.records import Caption, Edit, Negative
+from ..core.registry import Registry
+from ..core.seeds import stable_rng
 from ..text.lexicon import CATEGORIES, Lexicon, Match, Reading, substitute
 
 # %% auto #0

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import Caption, Negative, SceneGraph, read_records, write_records
+from ..core.records import Caption, Negative, SceneGraph, read_records, write_records
 from ..data.pairs import Pair, pairs_of
-from ..data.world import WorldConfig
+from ..world.script import WorldConfig
 from .aaro import states_held_out, verdict
-from .audit import sample_pairs
-from .validity import oracle_rates
+from ..audit.blind import sample_pairs
+from ..audit.validity import oracle_rates
 
 # %% auto #0
 __all__ = ['Oracle', 'set_file', 'write_set', 'NegativeSet', 'read_set', 'set_rates']

@@ -12,12 +12,12 @@ from functools import lru_cache
 from itertools import islice
 from typing import Callable, Iterable, Iterator, NamedTuple
 
-from ..core import Caption, Negative, SceneGraph
-from ..data.parallel import parallel_map
+from ..core.records import Caption, Negative, SceneGraph
+from ..core.parallel import parallel_map
 from .mixed import MixedGenerator, Plan, stream_negatives
-from .spot import make_spot
+from .spot.captions.captions import make_spot
 from ..text.english import CHUNK
-from ..text.lm import fill_mask
+from ..lm.pretrained import fill_mask
 from ..text.parse import load_parser, read_parses
 from ..text.ud import Parsed
 

@@ -13,11 +13,14 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from ..core import Registry, VidnegError, atomic_path, read_records
+from ..core.errors import VidnegError
+from ..core.files import atomic_path
+from ..core.records import read_records
+from ..core.registry import Registry
 from ..data.questions import Question
 from ..evaluate.gap import check_gaps, joint_gaps
-from ..evaluate.probing import KINDS, check_scores, item_matrix
-from ..evaluate.qa import right
+from ..evaluate.accuracy import KINDS, check_scores, item_matrix
+from ..evaluate.answers import right
 from ..evaluate.retrieval import RETRIEVAL_METRICS, check_ranks, rank_matrix
 from ..evaluate.stats import Estimate, contrast, fmt, paired_difference
 from .tables import markdown_table, paper_table

@@ -15,8 +15,9 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from ..core import VidnegError, atomic_path
-from ..evaluate.probing import KINDS
+from ..core.errors import VidnegError
+from ..core.files import atomic_path
+from ..evaluate.accuracy import KINDS
 from .tables import KIND_LABELS, METRIC_LABELS, run_label, run_order
 
 # %% auto #0

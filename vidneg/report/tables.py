@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import VidnegError, atomic_path
-from ..evaluate.probing import KINDS, accuracy_difference, accuracy_table
+from ..core.errors import VidnegError
+from ..core.files import atomic_path
+from ..evaluate.accuracy import KINDS, accuracy_difference, accuracy_table
 from ..evaluate.retrieval import RETRIEVAL_METRICS, retrieval_difference, retrieval_table
 from ..evaluate.stats import estimate_of, fmt
 

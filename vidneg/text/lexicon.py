@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from lemminflect import getInflection
 
 import vidneg
-from ..core import Edit, VidnegError
+from ..core.errors import VidnegError
+from ..core.records import Edit
 
 # %% auto #0
 __all__ = ['CATEGORIES', 'LISTS', 'VERB_FORMS', 'NAVERO_SLOTS', 'read_list', 'Entry', 'inflect', 'Reading', 'Match', 'Lexicon',

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from spacy.util import is_package
 
 import vidneg
-from ..core import VidnegError, atomic_path
+from ..core.errors import VidnegError
+from ..core.files import atomic_path
 from .english import Parser
 from .ud import Parsed, Token
 

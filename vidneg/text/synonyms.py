@@ -12,7 +12,7 @@ from pathlib import Path
 
 import lemminflect
 
-from ..core import VidnegError
+from ..core.errors import VidnegError
 from .lexicon import LISTS, read_list
 
 # %% auto #0

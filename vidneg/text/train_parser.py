@@ -17,7 +17,8 @@ from spacy.training import Example
 from spacy.util import fix_random_seed
 from thinc.api import Adam
 
-from ..core import atomic_path, stable_rng
+from ..core.files import atomic_path
+from ..core.seeds import stable_rng
 from .english import CaptionEnglish, Parser, dictionary_lemma
 from .treebank import Augmentation, Sentence, Word, augment, drop_final_stop, lower_case, text_of
 
@@ -180,7 +181,7 @@ Percent right of all words, punctuation and subtypes of relations included, from
 
 {table}
 
-`vidneg.text.parse.load_parser()` opens it; `nbs/pipeline/parser.ipynb` makes it anew.
+`vidneg.text.parse.load_parser()` opens it; `nbs/stages/parser.ipynb` makes it anew.
 """
 
 def pipeline_notes(

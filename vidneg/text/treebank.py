@@ -12,7 +12,7 @@ from typing import Iterable, NamedTuple
 import numpy as np
 from lemminflect import getInflection
 
-from ..core import VidnegError
+from ..core.errors import VidnegError
 from .english import dictionary_lemma
 
 # %% auto #0
