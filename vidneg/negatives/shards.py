@@ -15,7 +15,7 @@ from typing import Callable, Iterable, Iterator, NamedTuple
 from ..core.records import Caption, Negative, SceneGraph
 from ..core.parallel import parallel_map
 from .mixed import MixedGenerator, Plan, stream_negatives
-from .spot.captions.captions import make_spot
+from .spot.captions import make_spot
 from ..text.english import CHUNK
 from ..lm.pretrained import fill_mask
 from ..text.parse import load_parser, read_parses
