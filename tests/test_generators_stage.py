@@ -20,7 +20,7 @@ from vidneg.negatives.spot.grammar import WorldGrammar
 from vidneg.negatives.mixed import MixedGenerator, Plan, aaro_mixed
 from vidneg.negatives.rules import rules_published
 from vidneg.negatives.shards import Job, KnownLm, KnownParser, make_all, make_mixed, make_spot_pairs
-from vidneg.negatives.spot.captions.captions import GrammarDecorator, make_spot
+from vidneg.negatives.spot.captions import GrammarDecorator, make_spot
 from vidneg.negatives.components.substitutes import world_vocabulary
 from vidneg.negatives.spot.events import MODES, SCHEMES, count_vocabulary
 from vidneg.lm.pretrained import fill_mask

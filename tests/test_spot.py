@@ -19,7 +19,7 @@ from vidneg.world.script import WorldConfig, make_clip
 from vidneg.negatives.aaro import verdict
 from vidneg.negatives.spot.faithful import faithful
 from vidneg.negatives.spot.grammar import TemplateGrammar, WorldGrammar, world_meaning
-from vidneg.negatives.spot.captions.captions import (ChatDecorator, GrammarDecorator, graph_table, make_spot, outcome_table,
+from vidneg.negatives.spot.captions import (ChatDecorator, GrammarDecorator, graph_table, make_spot, outcome_table,
                                             text_edits, type_table)
 from vidneg.negatives.spot.statements import SpotTuple, Statement, holds, linear
 from vidneg.negatives.spot.events import (Foil, MANIPULATIONS, MODES, SCHEMES, Scheme, Vocabulary, count_vocabulary,
