@@ -13,7 +13,7 @@ from vidneg.text.edits import undo
 
 
 def test_seeds_are_the_same_in_every_process():
-    code = "from vidneg.core import stable_seed; print(stable_seed(7, 'stage', 'item', 3))"
+    code = "from vidneg.core.seeds import stable_seed; print(stable_seed(7, 'stage', 'item', 3))"
     for seed in ("0", "1"):
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."})
         assert int(out.stdout) == stable_seed(7, "stage", "item", 3)

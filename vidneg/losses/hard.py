@@ -174,9 +174,9 @@ def calibration(
 
 # %% ../../nbs/losses/hard.ipynb #afcb1b21
 LOSS_SETS = Registry("loss set") # name → losses, and weights and options that differ from the defaults
-LOSS_SETS |= {
+LOSS_SETS.update({
     "spot": {"losses": ["hn_nce", "vtm", "mlm"]},
     "negclip": {"losses": ["negclip"]},
     "svlc": {"losses": ["vtc", "svlc_neg"]},
     "vfc": {"losses": ["vfc"]},
-}
+})
