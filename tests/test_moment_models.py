@@ -12,8 +12,9 @@ from transformers.models.dab_detr.modeling_dab_detr import DabDetrDecoderLayer
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
-from vidneg.data.moments import (
-    FilmConfig, cut, film_queries, make_film, moment_batch, oracle_features, word_features, write_films)
+from vidneg.data.moments import cut, moment_batch
+from vidneg.world.films import FilmConfig, film_queries, make_film, oracle_features, word_features
+from vidneg.world.write import write_films
 from vidneg.data.video import read_clips
 from vidneg.world.script import WorldConfig
 from vidneg.evaluate.moments import evaluate_moments
