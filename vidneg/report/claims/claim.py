@@ -14,8 +14,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from ...core.errors import VidnegError
-from ...core.records import read_records
-from ...data.questions import Question
+from ...core.records import Question, read_records
 from ...evaluate.accuracy import KINDS, item_matrix
 from ...evaluate.answers import right
 from ...evaluate.gap import joint_gaps
