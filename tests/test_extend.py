@@ -1,4 +1,4 @@
-"Somebody adds a model, a loss, a dataset, a generator, a metric and claims from outside: one function or class and one line each."
+"From outside: a model, a loss, a dataset, a generator, a metric, claims; each one function or class, and one line."
 import sys
 import textwrap
 
@@ -135,7 +135,8 @@ def added(tmp_path, monkeypatch):
 def test_a_model_learns_is_saved_and_scores(added):
     model = MODELS["bag"]("tiny")
     assert min(memorise(model, n=8, steps=200)["similarity"]) == 1
-    tokenizer = train_tokenizer(texts := ["a red star spins", "a blue ring slides", "a red star grows"], 100, added/"t.json")
+    texts = ["a red star spins", "a blue ring slides", "a red star grows"]
+    tokenizer = train_tokenizer(texts, 100, added/"t.json")
     again = load(save(model, added/"model", tokenizer))
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     frames = random_pairs(model, 2, 3, 0)[0].numpy()
@@ -153,7 +154,8 @@ def test_a_loss_trains_any_model(added):
         model = MODELS[name]("tiny")
         frames, ids, mask = random_pairs(model, 4, 2, 0)
         task = RetrievalTask(model, ["vtc", "squared"])
-        batch = {"features": model.frame_features(frames).detach(), "input_ids": ids, "attention_mask": mask, "clip": torch.arange(4)}
+        batch = {"features": model.frame_features(frames).detach(), "input_ids": ids, "attention_mask": mask,
+                 "clip": torch.arange(4)}
         terms = task(batch)
         assert terms["squared"].shape == terms["vtc"].shape == (4,) and (terms["squared"] >= 0).all()
         terms["squared"].sum().backward()
@@ -169,8 +171,8 @@ def test_a_dataset_is_read(added):
 
 
 def test_a_generator_makes_negatives(added):
-    lexicon = lexicon_named("navero")
-    made, counts = make_negatives([Caption("c", "clip", "a man is walking on the street")], GENERATORS["first-word"](lexicon))
+    generator = GENERATORS["first-word"](lexicon_named("navero"))
+    made, counts = make_negatives([Caption("c", "clip", "a man is walking on the street")], generator)
     assert made and {n.generator for n in made} == {"first-word"} and sum(counts.values()) >= len(made)
 
 
