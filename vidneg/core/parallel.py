@@ -5,7 +5,7 @@
 # %% ../../nbs/core/parallel.ipynb #5ddb71e0
 from __future__ import annotations
 
-import multiprocessing, sys
+import multiprocessing, os, sys
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Callable, Iterable
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .errors import VidnegError
 
 # %% auto #0
-__all__ = ['process_context', 'parallel_map', 'in_background']
+__all__ = ['process_context', 'parallel_map', 'in_background', 'workers_here', 'trainings_here']
 
 # %% ../../nbs/core/parallel.ipynb #6f1e7f51
 def process_context() -> multiprocessing.context.BaseContext:
@@ -61,3 +61,18 @@ def in_background(
     future = pool.submit(fn, *args, **kwargs)
     pool.shutdown(wait=False)
     return future
+
+# %% ../../nbs/core/parallel.ipynb #a7c30002
+def workers_here() -> int: # at least 1
+    "Say how many processes shall work at a time: VIDNEG_WORKERS, else one for each core that this process may use."
+    named = os.environ.get("VIDNEG_WORKERS", "")
+    if named and not (named.isdigit() and int(named)):
+        raise VidnegError(f"VIDNEG_WORKERS is a number from 1, not {named!r}")
+    if named: return int(named)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def trainings_here() -> int: # at least 1
+    "Say how many trainings shall run at a time: one where there is a GPU."
+    import torch
+    return 1 if torch.cuda.is_available() else workers_here()
