@@ -30,7 +30,8 @@ def timed(function, *args, **kwargs):
 def render(at):
     "Scripts, pictures, H.264 and captions."
     from vidneg.core.records import Caption, read_records
-    from vidneg.world.script import WorldConfig, write_world
+    from vidneg.world.script import WorldConfig
+    from vidneg.world.write import write_world
     at.clips, one = timed(write_world, at.folder, {"train": CLIPS}, WorldConfig())
     at.captions = [c for c in read_records(at.folder/"captions.parquet", Caption) if c.grain == "fine"]
     _, all_ = timed(write_world, at.folder/"again", {"train": CLIPS}, WorldConfig(), workers=WORKERS)
@@ -154,7 +155,7 @@ def moments(at):
     "mAP of moments: all queries and thresholds at once, against plain Python over windows and thresholds."
     import numpy as np
     from vidneg.core.seeds import stable_rng
-    from vidneg.data.moments import MomentQuery
+    from vidneg.core.records import MomentQuery
     from vidneg.evaluate.moments import LENGTHS, THRESHOLDS, moment_values
     rng, queries, predictions = stable_rng(0, "bench moments"), [], []
     for i in range(1500):

@@ -48,7 +48,7 @@ class Pairs:
 @room
 def rules(texts, n):
     "Word lists of NAVERO."
-    from vidneg.negatives.aaro import lexicon_named
+    from vidneg.text.lexicon import lexicon_named
     from vidneg.negatives.mixed import MixedGenerator, stream_negatives
     from vidneg.negatives.rules import rules_published
     return sum(1 for _ in stream_negatives(stream(texts, n), MixedGenerator(rules_published(lexicon_named("navero")))))
@@ -65,7 +65,7 @@ def parse(texts, n):
 @room
 def mixed(texts, n):
     "Rules and a language model by turns."
-    from vidneg.negatives.aaro import lexicon_named
+    from vidneg.text.lexicon import lexicon_named
     from vidneg.negatives.mlm import LmMaker
     from vidneg.negatives.mixed import MixedGenerator, stream_negatives
     from vidneg.negatives.rules import rules_published
@@ -77,7 +77,7 @@ def mixed(texts, n):
 @room
 def components(texts, n):
     "All sentence components, shard by shard."
-    from vidneg.negatives.components.make.make import make_components
+    from vidneg.negatives.components.make import make_components
     from vidneg.text.parse import load_parser
     captions, parser, made = stream(texts, n), load_parser(), 0
     while some := list(islice(captions, SHARD)): made += len(make_components(some, parser)[0])

@@ -10,7 +10,10 @@ from vidneg.text.edits import undo
 from vidneg.world.script import WorldConfig, captions, make_clip
 from vidneg.evaluate.accuracy import accuracy_table, blind_scores
 from vidneg.evaluate.score import items_table
-from vidneg.negatives.aaro import aaro, lexicon_named, one_caption_per_clip, states_held_out, verdict, verdicts
+from vidneg.negatives.aaro import aaro, one_caption_per_clip
+from vidneg.negatives.oracle import verdicts
+from vidneg.text.lexicon import lexicon_named
+from vidneg.world.oracle import WorldOracle, states_held_out, verdict
 from vidneg.negatives.rules import GENERATORS, SlotFrequencies, make_negatives
 from vidneg.text.lexicon import CATEGORIES
 
@@ -32,7 +35,7 @@ def world():
 def test_items_are_false_single_edits_of_their_captions(world):
     told, graphs, items = world
     caption = {c.caption_id: c for c in told["test"]}
-    assert set(verdicts(items, {k: c.clip_id for k, c in caption.items()}, graphs).verdict) == {"false"}
+    assert set(verdicts(items, {k: c.clip_id for k, c in caption.items()}, WorldOracle(graphs, CONFIG)).verdict) == {"false"}
     for n in items:
         assert len(n.edits) == 1 and undo(n.text, n.edits) == caption[n.caption_id].text
     once = Counter((n.kind, caption[n.caption_id].clip_id) for n in items)
@@ -70,7 +73,7 @@ def test_blind_ranker_is_at_chance_on_balanced_and_not_on_published(world):
 def test_training_negatives_are_rarely_true(world):
     told, graphs, _ = world
     made, _ = make_negatives(told["train"], GENERATORS["rules-balanced"](WORLD, SlotFrequencies.count(told["train"], WORLD)), 4)
-    judged = verdicts(made, {c.caption_id: c.clip_id for c in told["train"]}, graphs)
+    judged = verdicts(made, {c.caption_id: c.clip_id for c in told["train"]}, WorldOracle(graphs, CONFIG))
     assert (judged.verdict == "true").mean() < 0.02 and (judged.verdict != "outside").all()
 
 

@@ -14,10 +14,11 @@ from vidneg.core.seeds import stable_rng
 from vidneg.text.edits import undo
 from vidneg.world.language import OutsideLanguage, parse
 from vidneg.world.script import WorldConfig, captions, make_clip
-from vidneg.negatives.aaro import verdict
-from vidneg.negatives.components.make.make import (KINDS, PROMPTS, conversation, difference, edits_between, fault,
+from vidneg.world.oracle import verdict
+from vidneg.negatives.components.make import (KINDS, PROMPTS, conversation, difference, edits_between, fault,
                                               grammar_faults, make_components, paraphrases, proposals, read_answer)
-from vidneg.negatives.components.substitutes import CHANGED, Slot, Vocabulary, read_vocabulary, world_vocabulary
+from vidneg.negatives.components.substitutes import CHANGED, Slot, Vocabulary, read_vocabulary
+from vidneg.world.vocabulary import WorldReader, world_vocabulary
 from vidneg.text.english import Parser
 from vidneg.text.lexicon import inflect
 from vidneg.text.parse import load_parser
@@ -266,7 +267,7 @@ def test_the_world_can_be_asked(parser):
         graphs[script.clip_id], told = script.graph, told + captions(script, config)
     says = lambda c, text: verdict(text, graphs[c.clip_id])
     made, counts = make_components(told, parser, world_vocabulary(), accept=lambda c, t: says(c, t) != "true",
-                                   accept_positive=lambda c, t: says(c, t) == "true")
+                                   accept_positive=lambda c, t: says(c, t) == "true", reader=WorldReader())
     by_id = {c.caption_id: c for c in told}
     for n in made:
         assert undo(n.text, n.edits) == by_id[n.caption_id].text
@@ -281,7 +282,7 @@ def test_paraphrases_of_the_world_do_not_need_a_good_parse():
     bad = hand("a red cube pushes a blue ring", "DT/det/7 JJ/amod/7 NN/dep/7 NN/dep/7 DT/dep/7 JJ/dep/7 NN/root/0")
     text = bad.text.replace("cube", "circle")
     bad = hand(text, "DT/det/7 JJ/amod/7 NN/dep/7 NN/dep/7 DT/dep/7 JJ/dep/7 NN/root/0")
-    same = paraphrases(Tree(bad), stable_rng(0))
+    same = paraphrases(Tree(bad), stable_rng(0), WorldReader())
     assert same and all(parse(t) == parse(text) and t != text for t in same)
 
 

@@ -9,12 +9,13 @@ from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Clip, read_records, write_records
 from vidneg.core.seeds import stable_rng
 from vidneg.data.batches import Batches
-from vidneg.data.dataset import read_dataset, write_dataset
-from vidneg.world.render import SIZES
+from vidneg.data.dataset import read_dataset, take_dataset
+from vidneg.world.words import SIZES
 from vidneg.world.language import holds, parse
 from vidneg.world.stills import (CLASSES, PREDICATES, draw_films, draw_pictures, draw_stills, patch_targets,
                                  still_batches)
 from vidneg.world.script import WorldConfig, is_held_out, make_clip
+from vidneg.world.write import write_world
 from vidneg.data.video import sample_indices
 from vidneg.models.features import cache_features
 from vidneg.models.navero import Navero, NaveroConfig
@@ -49,7 +50,7 @@ def test_bad_tables(tmp_path, clips, captions, says):
 
 def test_missing_tables(tmp_path):
     with pytest.raises(VidnegError, match="data.source is 'nowhere': neither"):
-        write_dataset("nowhere", tmp_path/"taken", {}, WorldConfig())
+        take_dataset("nowhere", tmp_path/"taken", {})
     with pytest.raises(VidnegError, match="no clips.parquet or clips.jsonl"): read_dataset(tmp_path)
 
 
@@ -62,7 +63,7 @@ def written(folder, **files):
         (folder/name).write_bytes(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
     return folder
 
-def taken(folder, **counts): return write_dataset(str(folder), folder.parent/"taken", counts, WorldConfig())
+def taken(folder, **counts): return take_dataset(str(folder), folder.parent/"taken", counts)
 
 def test_seconds_and_grain_may_be_left_out(tmp_path):
     data = taken(written(tmp_path/"own"))
@@ -114,15 +115,17 @@ def test_lines_of_records_end_at_line_feeds_only(tmp_path):
     assert read_records(write_records(tmp_path/"c.jsonl", some), Caption) == some
 
 def test_only_some_clips(tmp_path):
-    world = write_dataset("world", tmp_path/"world", {"train": 3, "test": 2}, WorldConfig(frames=8))
+    write_world(tmp_path/"world", {"train": 3, "test": 2}, WorldConfig(frames=8))
+    world = read_dataset(tmp_path/"world")
     kept = [c.clip_id for c in world.clips if c.split == "test"]
     part = world.only(iter(kept))
     assert [c.clip_id for c in part.clips] == kept and set(part.graphs) == {c.clip_id for c in part.captions} == set(kept)
     assert part.of("test") == world.of("test") and not part.of("train")
 
 def test_a_source_folder_keeps_its_videos_where_they_are(tmp_path):
-    world = write_dataset("world", tmp_path/"world", {"train": 3, "test": 2}, WorldConfig(frames=8))
-    taken = write_dataset(str(tmp_path/"world"), tmp_path/"here", {"train": 2}, WorldConfig())
+    write_world(tmp_path/"world", {"train": 3, "test": 2}, WorldConfig(frames=8))
+    world = read_dataset(tmp_path/"world")
+    taken = take_dataset(str(tmp_path/"world"), tmp_path/"here", {"train": 2})
     assert taken.splits() == {"train": 2, "test": 2}
     assert set(taken.graphs) == {c.clip_id for c in taken.clips} <= set(world.graphs)
     assert not (tmp_path/"here/videos").exists()

@@ -15,7 +15,8 @@ from vidneg.core.records import Caption, Clip, Negative, read_records, write_rec
 from vidneg.core.seeds import stable_rng
 from vidneg.data.dataset import read_dataset
 from vidneg.data.video import FrameCache
-from vidneg.world.script import WorldConfig, write_world
+from vidneg.world.script import WorldConfig
+from vidneg.world.write import write_world
 from vidneg.negatives.sets import set_file
 from vidneg.pipeline.runner import declared, read_yaml, set_scale
 

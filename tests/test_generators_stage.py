@@ -12,16 +12,18 @@ from vidneg.core.records import Caption, Clip, Negative, SceneGraph, read_record
 from vidneg.text.edits import undo
 from vidneg.data.batches import digest
 from vidneg.world.script import WorldConfig, captions, make_clip
-from vidneg.negatives.aaro import aaro, lexicon_named, verdict
+from vidneg.negatives.aaro import aaro
+from vidneg.text.lexicon import lexicon_named
+from vidneg.world.oracle import verdict
 from vidneg.audit.blind import wilson
-from vidneg.negatives.components.make.make import KINDS, make_components
+from vidneg.negatives.components.make import KINDS, make_components
 from vidneg.negatives.mlm import LmMaker
-from vidneg.negatives.spot.grammar import WorldGrammar
+from vidneg.world.vocabulary import WorldGrammar
 from vidneg.negatives.mixed import MixedGenerator, Plan, aaro_mixed
 from vidneg.negatives.rules import rules_published
 from vidneg.negatives.shards import Job, KnownLm, KnownParser, make_all, make_mixed, make_spot_pairs
 from vidneg.negatives.spot.captions import GrammarDecorator, make_spot
-from vidneg.negatives.components.substitutes import world_vocabulary
+from vidneg.world.vocabulary import world_vocabulary
 from vidneg.negatives.spot.events import MODES, SCHEMES, count_vocabulary
 from vidneg.lm.pretrained import fill_mask
 from vidneg.lm.mlm import CaptionMlm, word_tokenizer

@@ -11,7 +11,7 @@ from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Edit
 from vidneg.core.seeds import stable_rng
 from vidneg.text.edits import undo
-from vidneg.negatives.aaro import lexicon_named
+from vidneg.text.lexicon import lexicon_named
 from vidneg.negatives.mlm import (Draft, LmMaker, REMEMBERED, category_of, edit_of, fitting, in_turn, moved, overlaps,
                                   same_class, words_of)
 from vidneg.negatives.mixed import MixedGenerator, Plan, aaro_mixed, attempts, stream_negatives

@@ -13,10 +13,12 @@ from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, read_records
 from vidneg.core.seeds import stable_rng
 from vidneg.world.language import holds, parse
-from vidneg.data.moments import (
-    CLIP_SECONDS, FilmConfig, MomentOracle, MomentQuery, cut, film_frames, film_queries, make_film, moment_batch,
-    oracle_features, overlap, read_charades_sta, read_qvhighlights, saliency_pairs, saliency_scores, true_windows,
-    word_features, write_films)
+from vidneg.core.records import MomentQuery
+from vidneg.data.moments import (CLIP_SECONDS, cut, moment_batch, overlap, read_charades_sta, read_qvhighlights,
+                                 saliency_pairs, saliency_scores)
+from vidneg.world.films import FilmConfig, film_queries, make_film, oracle_features, word_features
+from vidneg.world.oracle import MomentOracle, true_windows
+from vidneg.world.write import film_frames, write_films
 from vidneg.data.video import probe
 from vidneg.world.script import WorldConfig
 from vidneg.evaluate.moments import (

@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
-from vidneg.data.questions import UNKNOWN, Question
+from vidneg.core.records import Question
+from vidneg.data.questions import UNKNOWN
 from vidneg.evaluate.answers import above_chance, best_answers, blind_answers, qa_table, right
 from vidneg.models.navero import Encoding
 from vidneg.models.qa import (

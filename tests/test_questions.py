@@ -10,10 +10,11 @@ from hypothesis import given, settings, strategies as st
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Attribute, Entity, Event, SceneGraph, read_records, write_records
 from vidneg.world.language import ACTIONS, ATTRIBUTES, CONTACTS, RELATIONS
-from vidneg.data.questions import (
-    KINDS, TEMPLATES, UNKNOWN, Question, answer_vocabulary, ask_clip, ask_questions, askable, balance, chance,
-    read_anetqa_answers, read_anetqa_questions, read_answer_vocabulary, write_anetqa_answers)
-from vidneg.world.render import SHAPES
+from vidneg.core.records import Question
+from vidneg.data.questions import (KINDS, UNKNOWN, answer_vocabulary, balance, chance, read_anetqa_answers,
+                                   read_anetqa_questions, read_answer_vocabulary, write_anetqa_answers)
+from vidneg.world.questions import TEMPLATES, ask_clip, ask_questions, askable
+from vidneg.world.words import SHAPES
 from vidneg.world.script import WorldConfig, make_clip
 from vidneg.evaluate.answers import above_chance, blind_answers
 

@@ -40,8 +40,8 @@ def busy(i):
 
 
 def test_vocabularies():
-    assert len(r.SHAPES) == len(r.COLOURS) == 8 and len(r.MATERIALS) == 4 and len(r.PLACES) == 14 and len(r.SCENES) == 98
-    words = [*r.SHAPES, *r.COLOURS, *r.MATERIALS, *r.SIZES, *r.PLACES, *filter(None, r.LIGHTS)]
+    assert len(r.SHAPES) == len(r.COLORS) == 8 and len(r.MATERIALS) == 4 and len(r.PLACES) == 14 and len(r.SCENES) == 98
+    words = [*r.SHAPES, *r.COLORS, *r.MATERIALS, *r.SIZES, *r.PLACES, *filter(None, r.LIGHTS)]
     assert len(set(words)) == len(words) and all(w.isalpha() and w.islower() for w in words)
 
 
@@ -125,7 +125,7 @@ def test_scenes_differ_and_are_muted():
     gaps = [abs(images[a] - images[b]).mean() for a in range(len(images)) for b in range(a)]
     assert min(gaps) > 8 and min(abs(images[a] - images[b]).mean() for a in range(14) for b in range(a)) > 15
     saturation = (images.max(-1) - images.min(-1)).max()
-    assert saturation < min(np.ptp(c) for c in r.COLOURS.values())
+    assert saturation < min(np.ptp(c) for c in r.RGB.values())
     assert r.scene_image("zoo", 96).shape == (96, 96, 3)
 
 
@@ -141,7 +141,7 @@ def test_colour_survives_the_codec(tmp_path, colour):
         back = read_frames(r.encode_mp4(frames, tmp_path/"c.mp4", 8))
         assert back.shape == frames.shape
         seen = back[:, 33:36, 30:34].reshape(-1, 3).mean(0)
-        palette = np.array([*r.COLOURS.values()], float)
+        palette = np.array([*r.RGB.values()], float)
         assert np.linalg.norm(palette - seen, axis=1).argmin() == colour
         assert abs(seen - palette[colour]).max() < 45
         assert abs(back.astype(int) - frames).mean() < 3

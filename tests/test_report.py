@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import write_records
-from vidneg.data.questions import Question
+from vidneg.core.records import Question
 from vidneg.evaluate.gap import toy_gaps
 from vidneg.evaluate.accuracy import ITEM_COLUMNS, KINDS, SCORE_COLUMNS, accuracy_difference, accuracy_table, toy_scores
 from vidneg.evaluate.retrieval import RANK_COLUMNS, RETRIEVAL_METRICS, toy_ranks

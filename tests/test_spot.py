@@ -16,9 +16,10 @@ from vidneg.text.edits import undo
 from vidneg.world import language
 from vidneg.data.graphs import anetqa_graph, graph_from_json
 from vidneg.world.script import WorldConfig, make_clip
-from vidneg.negatives.aaro import verdict
+from vidneg.world.oracle import verdict
 from vidneg.negatives.spot.faithful import faithful
-from vidneg.negatives.spot.grammar import TemplateGrammar, WorldGrammar, world_meaning
+from vidneg.negatives.spot.grammar import TemplateGrammar
+from vidneg.world.vocabulary import WorldGrammar, world_meaning
 from vidneg.negatives.spot.captions import (ChatDecorator, GrammarDecorator, graph_table, make_spot, outcome_table,
                                             text_edits, type_table)
 from vidneg.negatives.spot.statements import SpotTuple, Statement, holds, linear

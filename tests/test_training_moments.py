@@ -4,7 +4,8 @@ import torch
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Clip
-from vidneg.data.moments import MomentQuery, moment_batch
+from vidneg.core.records import MomentQuery
+from vidneg.data.moments import moment_batch
 from vidneg.world.render import encode_mp4
 from vidneg.losses.components import component_adaptive, component_simple, cosine, pool
 from vidneg.losses.moment import moment_losses

@@ -9,8 +9,9 @@ from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, SceneGraph, read_records
 from vidneg.world import language as lang
 from vidneg.world.language import Clause, IT, Meaning, OutsideLanguage, Phrase, holds, parse, say
-from vidneg.world.render import COLOURS, MATERIALS, SCENES, SHAPES
-from vidneg.world.script import WorldConfig, captions, in_use, is_held_out, make_clip, make_script, write_world
+from vidneg.world.words import COLORS, MATERIALS, SCENES, SHAPES
+from vidneg.world.script import WorldConfig, captions, in_use, is_held_out, make_clip, make_script
+from vidneg.world.write import write_world
 
 phrases = st.builds(
     lambda name, kinds: Phrase(name, tuple(k for k in kinds if k[1])), st.sampled_from(SHAPES),
@@ -18,7 +19,7 @@ phrases = st.builds(
 clauses = st.one_of(
     st.builds(Clause, st.sampled_from(list(lang.ACTIONS)), phrases),
     st.builds(Clause, st.sampled_from([*lang.CONTACTS, *lang.RELATIONS]), phrases, phrases),
-    st.builds(lambda s, v: Clause("turn", s, value=v), phrases, st.sampled_from(list(COLOURS))),
+    st.builds(lambda s, v: Clause("turn", s, value=v), phrases, st.sampled_from(list(COLORS))),
     st.builds(lambda s, v: Clause("become", s, value=v), phrases, st.sampled_from(MATERIALS)))
 scenes = st.sampled_from(("", *SCENES))
 

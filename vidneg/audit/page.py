@@ -9,6 +9,7 @@ import html, io
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,8 @@ from ..core.records import Caption
 from ..data.pairs import Pair
 from .blind import blind_solvability, defects, sample_pairs
 from .refine import curve
-from ..negatives.sets import NegativeSet, Oracle
+from .sets import NegativeSet
+from ..negatives.oracle import Oracle, is_true
 from .validity import coverage, diversity, oracle_rates, page, review_sheet, suspicion, write_page, writing
 
 # %% auto #0
@@ -182,7 +184,7 @@ def audit_page(
 ) -> Dossier:
     "Audit a set, refine it, and write its page."
     found = job.found
-    dossier = audit_set(found.name, found.items, found.captions, job.oracle.is_true, backend, n=n, seed=seed)
+    dossier = audit_set(found.name, found.items, found.captions, partial(is_true, job.oracle), backend, n=n, seed=seed)
     dossier.tables["Coverage"] = job.coverage
     dossier.curve = curve(found.candidates, shares=shares, seed=seed)
     write_page(Path(folder)/f"{found.name.replace('/', '-')}.html", dossier_page(dossier, 50, seed))

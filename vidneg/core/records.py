@@ -18,8 +18,8 @@ from .errors import VidnegError
 from .files import atomic_path
 
 # %% auto #0
-__all__ = ['SCHEMA_VERSION', 'Clip', 'Caption', 'Attribute', 'Entity', 'Event', 'SceneGraph', 'Edit', 'Negative', 'write_records',
-           'read_records']
+__all__ = ['SCHEMA_VERSION', 'Clip', 'Caption', 'Attribute', 'Entity', 'Event', 'SceneGraph', 'MomentQuery', 'Question', 'Edit',
+           'Negative', 'write_records', 'read_records']
 
 # %% ../../nbs/core/records.ipynb #ffa772ff
 @dataclass(frozen=True)
@@ -78,6 +78,30 @@ class SceneGraph:
     scene: str # name of the background, "" if unknown
     entities: tuple[Entity, ...]
     events: tuple[Event, ...]
+
+# %% ../../nbs/core/records.ipynb #a94f0bef
+@dataclass(frozen=True)
+class MomentQuery:
+    "A sentence and the stretches of a video that it is about."
+    query_id: str # unique within a dataset
+    clip_id: str # the video
+    text: str
+    duration: float # seconds of the video; 0 where it is not known
+    windows: tuple[tuple[float, ...], ...] # (start, end) in seconds, in the order of time
+    saliency: tuple[tuple[float, ...], ...] = () # for each clip of 2 seconds the annotators' scores, 0 to 4
+
+
+@dataclass(frozen=True)
+class Question:
+    "A question about a clip and its one right answer."
+    question_id: str # unique within a dataset
+    clip_id: str
+    text: str
+    answer: str # "" where it is withheld
+    kind: str # temporal, counterfactual, action, attribute, relation or object
+    template: str # how it was made; AnetQA's question type
+    group: str = "" # questions with the same balanced answers; "" unknown
+    options: tuple[str, ...] = () # the answers of the group; () unknown
 
 # %% ../../nbs/core/records.ipynb #beef69a7
 @dataclass(frozen=True)

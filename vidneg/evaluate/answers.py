@@ -15,7 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from ..core.errors import VidnegError
-from ..data.questions import KINDS, UNKNOWN, Question
+from ..core.records import Question
+from ..data.questions import KINDS, UNKNOWN
 from .stats import Estimate, bootstrap, paired_difference
 
 # %% auto #0

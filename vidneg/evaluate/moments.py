@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
-from ..data.moments import MomentQuery
+from ..core.records import MomentQuery
 from .stats import bootstrap
 
 # %% auto #0

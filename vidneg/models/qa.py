@@ -18,7 +18,8 @@ from torch import nn
 from ..core.errors import VidnegError
 from ..core.seeds import stable_rng
 from ..data.batches import digest
-from ..data.questions import UNKNOWN, Question, answer_vocabulary
+from ..core.records import Question
+from ..data.questions import UNKNOWN, answer_vocabulary
 from .io import load_files, save_files
 from .navero import Encoding
 

@@ -17,7 +17,7 @@ from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..core.records import read_records
 from ..core.registry import Registry
-from ..data.questions import Question
+from ..core.records import Question
 from ..evaluate.gap import check_gaps, joint_gaps
 from ..evaluate.accuracy import KINDS, check_scores, item_matrix
 from ..evaluate.answers import right

@@ -18,10 +18,11 @@ from lemminflect import getInflection
 import vidneg
 from ..core.errors import VidnegError
 from ..core.records import Edit
+from ..core.registry import Registry
 
 # %% auto #0
-__all__ = ['CATEGORIES', 'LISTS', 'VERB_FORMS', 'NAVERO_SLOTS', 'read_list', 'Entry', 'inflect', 'Reading', 'Match', 'Lexicon',
-           'needs_an', 'substitute']
+__all__ = ['CATEGORIES', 'LISTS', 'VERB_FORMS', 'NAVERO_SLOTS', 'LEXICONS', 'read_list', 'Entry', 'inflect', 'Reading', 'Match',
+           'Lexicon', 'navero_lists', 'navero_old', 'lexicon_named', 'needs_an', 'substitute']
 
 # %% ../../nbs/text/lexicon.ipynb #c6b98fd9
 CATEGORIES = ("action", "attribute", "relation", "object")
@@ -228,6 +229,27 @@ def navero(
     if actions not in leave_out: raise VidnegError(f"no action list {actions!r}; there are {', '.join(leave_out)}")
     return cls.from_lists({slot: (*how, read_list(LISTS/f"{slot}.txt"))
                            for slot, how in NAVERO_SLOTS.items() if slot not in leave_out[actions]})
+
+# %% ../../nbs/text/lexicon.ipynb #5d0c7b02
+def navero_lists() -> Lexicon:
+    "Return NAVERO's lists."
+    return Lexicon.navero()
+
+def navero_old() -> Lexicon:
+    "Return NAVERO's lists with the smaller list of actions."
+    return Lexicon.navero("old")
+
+LEXICONS = Registry("lexicon", {"navero": "vidneg.text.lexicon:navero_lists", "navero-old": "vidneg.text.lexicon:navero_old",
+                                "world": "vidneg.world.vocabulary:world_lexicon",
+                                "world-old": "vidneg.world.vocabulary:world_lexicon_old"})
+
+def lexicon_named(
+    name: str, # in LEXICONS; several joined by "+", the first wins
+) -> Lexicon:
+    "Return a lexicon by the name that stands in `params.yaml`."
+    first, *others = (LEXICONS[part]() for part in name.split("+"))
+    for other in others: first = first | other
+    return first
 
 # %% ../../nbs/text/lexicon.ipynb #f127b509
 _AN = re.compile(r"""(?:

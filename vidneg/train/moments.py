@@ -17,7 +17,8 @@ from ..core.errors import VidnegError
 from ..core.records import Clip
 from ..core.seeds import stable_rng, stable_seed
 from ..data.batches import digest
-from ..data.moments import CLIP_SECONDS, MomentQuery, moment_batch
+from ..core.records import MomentQuery
+from ..data.moments import CLIP_SECONDS, moment_batch
 from ..data.video import read_frames
 from ..losses.components import Importance, cosine, pool
 from ..losses.contrastive import LOSSES

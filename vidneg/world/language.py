@@ -15,7 +15,7 @@ from lark.exceptions import UnexpectedInput
 
 from ..core.errors import VidnegError
 from ..core.records import SceneGraph
-from .render import COLOURS, MATERIALS, PLACES, SCENES, SHAPES, SIZES
+from .words import COLORS, MATERIALS, PLACES, SCENES, SHAPES, SIZES
 
 # %% auto #0
 __all__ = ['ACTIONS', 'CONTACTS', 'RELATIONS', 'CHANGES', 'ATTRIBUTES', 'IT', 'SOMETHING', 'word_lists', 'Phrase', 'Clause',
@@ -31,7 +31,7 @@ CONTACTS = {  # transitive, the most frequent first: base form → third person,
     "touch": ("touches", "touched"), "follow": ("follows", "followed")}
 RELATIONS = ("to the left of", "to the right of", "above", "below", "inside", "in front of", "behind")
 CHANGES = {"turn": ("turns", "color"), "become": ("becomes", "material")}  # base form → third person, what changes
-ATTRIBUTES = {"size": tuple(SIZES), "color": tuple(COLOURS), "material": tuple(MATERIALS)}  # in the order of a phrase
+ATTRIBUTES = {"size": tuple(SIZES), "color": COLORS, "material": tuple(MATERIALS)}  # in the order of a phrase
 
 # %% ../../nbs/world/language.ipynb #cb63d525
 def word_lists() -> dict[str, tuple[str, str, tuple[str, ...]]]: # slot → (category, how it inflects, entries)

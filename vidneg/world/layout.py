@@ -13,7 +13,30 @@ from ..core.errors import VidnegError
 from .language import ACTIONS, CHANGES, CONTACTS, RELATIONS
 
 # %% auto #0
-__all__ = ['Deed', 'kind_of', 'relation_between', 'Paths', 'lay_out']
+__all__ = ['Tracks', 'Deed', 'kind_of', 'relation_between', 'Paths', 'lay_out']
+
+# %% ../../nbs/world/layout.ipynb #8bd0d4fb
+@dataclass(frozen=True, eq=False)
+class Tracks:
+    "What to draw: E entities over T frames."
+    shape: np.ndarray # (E,) index into SHAPES
+    colour: np.ndarray # (E, T) index into COLORS
+    material: np.ndarray # (E, T) index into MATERIALS
+    x: np.ndarray # (E, T) centre, 0 left to 1 right
+    y: np.ndarray # (E, T) centre, 0 top to 1 bottom
+    size: np.ndarray # (E, T) radius as a fraction of the frame's side
+    angle: np.ndarray # (E, T) radians, clockwise
+    alpha: np.ndarray # (E, T) 0 invisible to 1 opaque
+    depth: np.ndarray # (E,) larger is nearer and drawn later; among equals, the later entity
+    scene: int # index into SCENES
+    fps: float # frames per second
+
+    def __post_init__(self):
+        for name, one in dict(shape=(), colour=(0,), material=(0,), x=(0,), y=(0,), size=(0,), angle=(0,), alpha=(0,),
+                              depth=()).items():
+            want = np.shape(self.x) if one else np.shape(self.x)[:1]
+            if np.shape(getattr(self, name)) != want:
+                raise VidnegError(f"Tracks.{name} has shape {np.shape(getattr(self, name))}, wanted {want} to fit x")
 
 # %% ../../nbs/world/layout.ipynb #0411d7ab
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@
 # %% ../../nbs/world/render.ipynb #f13c96c1
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,10 +20,11 @@ from ..core.files import atomic_path
 from ..core.registry import Registry
 from ..core.seeds import stable_rng
 from ..core.parallel import parallel_map
+from .layout import Tracks
+from .words import COLORS, LIGHTS, MATERIALS, PLACES, SCENES, SHAPES, SIZES
 
 # %% auto #0
-__all__ = ['SDF', 'SHAPES', 'COLOURS', 'SIZES', 'PATTERN', 'MATERIALS', 'SCENE', 'PLACES', 'LIGHTS', 'SCENES', 'scene_image',
-           'Tracks', 'render', 'encode_mp4', 'render_clip', 'render_clips']
+__all__ = ['SDF', 'RGB', 'PATTERN', 'SCENE', 'TINTS', 'scene_image', 'render', 'encode_mp4', 'render_clip', 'render_clips']
 
 # %% ../../nbs/world/render.ipynb #1534a6d1
 SDF = Registry("shape")
@@ -65,14 +65,14 @@ def _cross(u, v):
 @SDF.register("diamond")
 def _diamond(u, v): return 0.86*abs(u) + 0.51*abs(v) - 0.56
 
-SHAPES = tuple(SDF)
+assert tuple(SDF) == SHAPES
 
 # %% ../../nbs/world/render.ipynb #e91bdeb1
-COLOURS = {
+RGB = {
     "red": (232, 28, 36), "orange": (255, 136, 0), "yellow": (255, 236, 40), "green": (26, 184, 44),
     "cyan": (50, 232, 240), "blue": (24, 62, 255), "purple": (148, 30, 214), "pink": (255, 142, 206),
 }
-SIZES = {"small": 0.12, "large": 0.19}  # radius, as a fraction of the frame's side
+assert tuple(RGB) == COLORS
 
 # %% ../../nbs/world/render.ipynb #580a6cc5
 PATTERN = Registry("material")
@@ -97,7 +97,7 @@ def _checkered(u, v, px):
     a, b = _cover(_wave(u + 0.25, 1.0), px), _cover(_wave(v + 0.25, 1.0), px)
     return a + b - 2*a*b
 
-MATERIALS = tuple(PATTERN)
+assert tuple(PATTERN) == MATERIALS
 
 # %% ../../nbs/world/render.ipynb #d6064f0d
 class _Painter:
@@ -247,11 +247,11 @@ def _restaurant(p, rng):
         p.oval(x, .72, .2, .06, "#d9d2cb")
         p.poly("#bfb6ae", x - .2, .72, x + .2, .72, x + .15, .92, x - .15, .92)
 
-PLACES = tuple(SCENE)
-LIGHTS = {  # how a place is lit: factors of red, green and blue, and how far it fades into a pale mist
+assert tuple(SCENE) == PLACES
+TINTS = {  # how a place is lit: factors of red, green and blue, and how far it fades into a pale mist
     "": ((1, 1, 1), 0), "dark": ((.4, .4, .4), 0), "bright": ((1, 1, 1), .55), "golden": ((1.1, .92, .7), 0),
     "moonlit": ((.4, .55, .85), 0), "rosy": ((1.15, .75, .85), 0), "gloomy": ((.5, .62, .5), 0)}
-SCENES = tuple(f"{light} {place}".strip() for light in LIGHTS for place in PLACES)
+assert tuple(TINTS) == LIGHTS
 
 # %% ../../nbs/world/render.ipynb #38b675b7
 @lru_cache(maxsize=None)
@@ -266,33 +266,10 @@ def scene_image(
     image = np.asarray(painter.image.resize((side, side), Image.Resampling.BOX), np.float32)
     grey = image.mean(2, keepdims=True)
     image = 0.8*(grey + 0.75*(image - grey)) + 0.2*128  # paler, and nearer to mid grey
-    tint, mist = LIGHTS[light]
+    tint, mist = TINTS[light]
     image = np.uint8(np.clip(image*np.float32(tint)*(1 - mist) + 235*mist + 0.5, 0, 255))
     image.setflags(write=False)
     return image
-
-# %% ../../nbs/world/render.ipynb #8bd0d4fb
-@dataclass(frozen=True, eq=False)
-class Tracks:
-    "What to draw: E entities over T frames."
-    shape: np.ndarray # (E,) index into SHAPES
-    colour: np.ndarray # (E, T) index into COLOURS
-    material: np.ndarray # (E, T) index into MATERIALS
-    x: np.ndarray # (E, T) centre, 0 left to 1 right
-    y: np.ndarray # (E, T) centre, 0 top to 1 bottom
-    size: np.ndarray # (E, T) radius as a fraction of the frame's side
-    angle: np.ndarray # (E, T) radians, clockwise
-    alpha: np.ndarray # (E, T) 0 invisible to 1 opaque
-    depth: np.ndarray # (E,) larger is nearer and drawn later; among equals, the later entity
-    scene: int # index into SCENES
-    fps: float # frames per second
-
-    def __post_init__(self):
-        for name, one in dict(shape=(), colour=(0,), material=(0,), x=(0,), y=(0,), size=(0,), angle=(0,), alpha=(0,),
-                              depth=()).items():
-            want = np.shape(self.x) if one else np.shape(self.x)[:1]
-            if np.shape(getattr(self, name)) != want:
-                raise VidnegError(f"Tracks.{name} has shape {np.shape(getattr(self, name))}, wanted {want} to fit x")
 
 # %% ../../nbs/world/render.ipynb #7b7c7c20
 _REACH = 1.3 # no shape reaches further from its centre, in radii
@@ -320,7 +297,7 @@ def _fill(tracks, e, u, v, px):
     for m in np.unique(tracks.material[e]):
         at = tracks.material[e] == m
         shade[at] = PATTERN[MATERIALS[m]](u[at], v[at], px[at])
-    rgb = np.float32([*COLOURS.values()])[tracks.colour[e]][:, :, None, None]  # (T, 3, 1, 1)
+    rgb = np.float32([*RGB.values()])[tracks.colour[e]][:, :, None, None]  # (T, 3, 1, 1)
     return rgb*(1 - np.float32(0.8)*shade[:, None])
 
 def _draw(canvas, tracks, e):

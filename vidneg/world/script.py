@@ -6,24 +6,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import permutations
-from pathlib import Path
-from typing import Callable
 
 import numpy as np
 
 from ..core.errors import VidnegError
-from ..core.records import Attribute, Caption, Clip, Entity, Event, SceneGraph, write_records
+from ..core.records import Attribute, Caption, Entity, Event, SceneGraph
 from ..core.seeds import stable_rng, stable_seed
 from .language import ACTIONS, CHANGES, CONTACTS, Clause, IT, Meaning, Phrase, RELATIONS, SOMETHING, say
-from .layout import Deed, kind_of, lay_out, relation_between
-from ..core.parallel import parallel_map
-from .render import COLOURS, MATERIALS, SCENES, SHAPES, SIZES, Tracks, render_clip
+from .layout import Deed, Tracks, kind_of, lay_out, relation_between
+from .words import COLORS, MATERIALS, SCENES, SHAPES, SIZES
 
 # %% auto #0
 __all__ = ['WorldConfig', 'in_use', 'draw_deeds', 'Script', 'make_script', 'phrase', 'tell', 'captions', 'is_held_out',
-           'make_clip', 'write_dataset', 'write_world']
+           'make_clip']
 
 # %% ../../nbs/world/script.ipynb #52d0c0af
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ def in_use(
 ) -> dict: # kind → the words that this world uses
     "The vocabulary that the dial leaves; it grows geometrically, as the odds of two clips looking alike fall."
     def some(words, least): return tuple(words)[:round(least*(len(words)/least)**config.shortcut)]
-    return {"scene": some(SCENES, 1), "shape": some(SHAPES, 2), "color": some(COLOURS, 2),
+    return {"scene": some(SCENES, 1), "shape": some(SHAPES, 2), "color": some(COLORS, 2),
             "material": tuple(MATERIALS), "size": tuple(SIZES)}
 
 # %% ../../nbs/world/script.ipynb #02e06340
@@ -135,7 +131,7 @@ def _tracks(p, looks, entities, scene, config):
                 if a.kind == kind: out[i, time >= a.start - 1e-9] = list(words).index(a.value)
         return out
     return Tracks(shape=np.array([list(SHAPES).index(l["shape"]) for l in looks]),
-                  colour=over_time("color", COLOURS), material=over_time("material", MATERIALS),
+                  colour=over_time("color", COLORS), material=over_time("material", MATERIALS),
                   x=p.path[..., 0], y=p.path[..., 1], size=p.size, angle=p.angle, alpha=p.alpha,
                   depth=np.argsort(np.argsort(p.depth)), scene=list(SCENES).index(scene), fps=config.fps)
 
@@ -252,39 +248,3 @@ def make_clip(
 def _renamed(script, split, number):
     clip_id = f"{split}-{number:05d}"
     return replace(script, clip_id=clip_id, graph=replace(script.graph, clip_id=clip_id))
-
-# %% ../../nbs/world/script.ipynb #bc5aa5e0
-def write_dataset(
-    folder: str | Path, # gets videos/, clips.parquet, graphs.parquet and the table of texts
-    counts: dict, # split → number of clips
-    make: Callable, # ((split, number), folder) → clip, its texts, its scene graph; writes the video
-    table: str, # name of the texts' table
-    cls: type, # record class of the texts
-    workers: int = 1, # processes; the files do not depend on it
-) -> list[Clip]: # in the order of `counts`
-    "Make clips side by side and write their tables."
-    folder = Path(folder)
-    (folder/"videos").mkdir(parents=True, exist_ok=True)
-    jobs = [(split, i) for split, n in counts.items() for i in range(n)]
-    clips, texts, graphs = zip(*parallel_map(partial(make, folder=folder), jobs, workers, "render"))
-    write_records(folder/"clips.parquet", clips)
-    write_records(folder/f"{table}.parquet", [t for some in texts for t in some], cls)
-    write_records(folder/"graphs.parquet", graphs)
-    return list(clips)
-
-def _write_clip(job, folder, config, crf):
-    script = make_clip(*job, config)
-    path = f"videos/{script.clip_id}.mp4"
-    render_clip(folder/path, script.tracks, config.side, crf)
-    return Clip(script.clip_id, path, 0.0, config.seconds, job[0]), captions(script, config), script.graph
-
-def write_world(
-    folder: str | Path, # gets videos/, clips.parquet, captions.parquet, graphs.parquet
-    counts: dict, # split → number of clips
-    config: WorldConfig,
-    workers: int = 1, # processes; the files do not depend on it
-    crf: int = 18, # x264's quality
-) -> list[Clip]: # in the order of `counts`
-    "Render a world."
-    make = partial(_write_clip, config=config, crf=crf)
-    return write_dataset(folder, counts, make, "captions", Caption, workers)

@@ -16,7 +16,9 @@ from ..core.records import Caption
 from ..core.seeds import stable_rng
 from .language import ACTIONS, CHANGES, CONTACTS, Clause, Meaning, say
 from ..core.parallel import parallel_map
-from .render import COLOURS, MATERIALS, SCENES, SHAPES, SIZES, Tracks, render
+from .layout import Tracks
+from .render import render
+from .words import COLORS, MATERIALS, SCENES, SHAPES, SIZES
 from ..data.video import sample_indices
 from .script import WorldConfig, make_clip, phrase
 
@@ -32,7 +34,7 @@ class Stills:
     labels: dict[str, np.ndarray] # int: shape, color, material (N, E), scene (N,)
     place: np.ndarray # (N, E, 3) float: x, y and radius as shares of the side
 
-CLASSES = {"shape": len(SHAPES), "color": len(COLOURS), "material": len(MATERIALS)}
+CLASSES = {"shape": len(SHAPES), "color": len(COLORS), "material": len(MATERIALS)}
 _ENTITIES = 4 # in a still: the more, the more there is to learn from each
 
 def _apart(rng, radius, tries=30):

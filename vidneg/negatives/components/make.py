@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import difflib, re
 from collections import Counter
-from typing import Callable, Iterable, Iterator, NamedTuple
+from typing import Callable, Iterable, Iterator, NamedTuple, Protocol
 
 import numpy as np
 
 from ...core.errors import VidnegError
 from ...core.records import Caption, Edit, Negative
+from ...core.registry import Registry
 from ...core.seeds import stable_rng, stable_seed
-from ...world.language import OutsideLanguage, parse, say
 from .substitutes import CHANGED, Vocabulary, find_components, read_vocabulary, replacements
 from ...text.english import Parser
 from ...text.lexicon import needs_an
@@ -23,31 +23,41 @@ from ...text.synonyms import lemmas, related
 from ...text.syntax import Part, Tree, is_plural, noun_part
 
 # %% auto #0
-__all__ = ['KINDS', 'PROMPTS', 'paraphrases', 'edits_between', 'proposals', 'difference', 'component_tokens', 'grammar_faults',
-           'fault', 'Prompt', 'conversation', 'read_answer', 'make_components']
+__all__ = ['KINDS', 'READERS', 'PROMPTS', 'Reader', 'NoReader', 'paraphrases', 'edits_between', 'proposals', 'difference',
+           'component_tokens', 'grammar_faults', 'fault', 'Prompt', 'conversation', 'read_answer', 'make_components']
 
 # %% ../../../nbs/negatives/components/make.ipynb #b0eb1cb2
 KINDS = (*CHANGED, "negated passive", "positive")
 
 # %% ../../../nbs/negatives/components/make.ipynb #919dd88d
-def _meaning(text):
-    "What the world's grammar reads; None where it cannot."
-    try: return parse(text)
-    except OutsideLanguage: return None
+class Reader(Protocol):
+    "Reads the sentences of some language exactly."
+    def meaning(self, text: str): # anything that compares by value; None: not a sentence of the language
+        "Return what a text means."
+    def again(self, meaning, rng: np.random.Generator) -> list[str]:
+        "Put a meaning into words several times."
+
+class NoReader:
+    "Reads nothing: for captions in no language that is known exactly."
+    def meaning(self, text: str) -> None: return None
+    def again(self, meaning, rng: np.random.Generator) -> list[str]: return []
+
+READERS = Registry("reader", {"none": "vidneg.negatives.components.make:NoReader", "world": "vidneg.world.vocabulary:WorldReader"})
 
 def paraphrases(
     tree: Tree,
     rng: np.random.Generator,
+    reader: Reader | None = None, # of the captions' language, where there is one
 ) -> list[str]: # in random order; those that only put a frame around the caption come last
-    "Captions that mean the same."
+    "Return captions that mean the same."
     ways = rewrites(tree)
     order = [list(ways)[k] for k in rng.permutation(len(ways))]
     found = [ways[name] for name in sorted(order, key=lambda name: name in ("there", "cleft"))]
-    meaning = _meaning(tree.parsed.text)
+    meaning = reader and reader.meaning(tree.parsed.text)
     if meaning is None: return found
-    exact = [text for text in found if _meaning(text) == meaning]
-    said = dict.fromkeys(say(meaning, rng) for _ in range(8))
-    return exact or [text for text in said if text != tree.parsed.text and _meaning(text) == meaning] or found
+    exact = [text for text in found if reader.meaning(text) == meaning]
+    said = reader.again(meaning, rng)
+    return exact or [text for text in said if text != tree.parsed.text and reader.meaning(text) == meaning] or found
 
 def edits_between(
     old: str, # the caption
@@ -67,13 +77,14 @@ def proposals(
     kind: str, # one of `KINDS`
     vocabulary: Vocabulary,
     rng: np.random.Generator,
+    reader: Reader | None = None, # as `paraphrases` takes it
 ) -> Iterator[tuple[str, tuple[Edit, ...]]]: # text and the edits that lead to it
     "What the deterministic maker has to offer, best first."
     text = tree.parsed.text
     if kind in CHANGED:
         for e in replacements(tree, kind, vocabulary, rng): yield text[:e.start] + e.new + text[e.end:], (e,)
     else:
-        for new in negations(tree).values() if kind == "negated passive" else paraphrases(tree, rng):
+        for new in negations(tree).values() if kind == "negated passive" else paraphrases(tree, rng, reader):
             yield new, edits_between(text, new)
 
 # %% ../../../nbs/negatives/components/make.ipynb #c6b9989b
@@ -244,6 +255,7 @@ class _Job(NamedTuple):
     parser: Parser
     vocabulary: Vocabulary
     accept: Callable[[Caption, str], bool] | None
+    reader: Reader | None = None
 
     def fault(self, i, text, tree, exact):
         "What is wrong with a text for caption `i`."
@@ -283,7 +295,7 @@ def _by_grammar(job, todo, tries, seed, counts):
     "{caption index: Negative} of the deterministic maker's first faultless proposals."
     made, why = {}, {i: _nothing(job, i) for i in todo}
     draw = lambda i: stable_rng(seed, "components", job.captions[i].caption_id, job.kind)
-    streams = {i: proposals(job.trees[i], job.kind, job.vocabulary, draw(i)) for i in todo}
+    streams = {i: proposals(job.trees[i], job.kind, job.vocabulary, draw(i), job.reader) for i in todo}
     for _ in range(tries):
         offers = {i: o for i, stream in streams.items() if i not in made and (o := next(stream, None))}
         if not offers: break
@@ -305,6 +317,7 @@ def make_components(
     tries: int = 6, # proposals of the deterministic maker that are looked at
     accept: Callable[[Caption, str], bool] | None = None, # is this text false of the caption's clip?
     accept_positive: Callable[[Caption, str], bool] | None = None, # is this text true of it?
+    reader: Reader | None = None, # of the captions' language, where there is one, for exact positives
 ) -> tuple[list[Negative], Counter]: # one of each kind at most; (kind, maker, "made" or why not): how often
     "Component negatives and positives. The deterministic result for a caption does not depend on the others."
     captions, vocabulary = list(captions), vocabulary or read_vocabulary()
@@ -313,7 +326,7 @@ def make_components(
     trees = [Tree(p) for p in parser.pipe([c.text for c in captions])]
     made, counts = {}, Counter()
     for kind in kinds:
-        job = _Job(kind, captions, trees, parser, vocabulary, accept_positive if kind == "positive" else accept)
+        job = _Job(kind, captions, trees, parser, vocabulary, accept_positive if kind == "positive" else accept, reader)
         todo = [i for i, t in enumerate(trees) if any(map(str.isalnum, t.parsed.text))]
         if len(todo) < len(trees): counts[kind, "grammar", "empty"] += len(trees) - len(todo)
         found = _by_chat(job, todo, chat, retries, seed, counts) if chat else {}

@@ -15,13 +15,14 @@ import numpy as np
 import vidneg
 from ...core.errors import VidnegError
 from ...core.records import Edit
-from ...world.language import word_lists
+from ...core.registry import Registry
 from ...text.lexicon import Entry, Match, Reading, inflect, read_list, substitute
 from ...text.synonyms import lemmas, related
 from ...text.syntax import Part, Tree, in_present, modifiers, objects, subjects, verb_form, verbs
 
 # %% auto #0
-__all__ = ['CHANGED', 'Slot', 'Vocabulary', 'read_vocabulary', 'world_vocabulary', 'find_components', 'replacements']
+__all__ = ['VOCABULARIES', 'CHANGED', 'Slot', 'Vocabulary', 'read_vocabulary', 'vocabulary_named', 'find_components',
+           'replacements']
 
 # %% ../../../nbs/negatives/components/substitutes.ipynb #ad01d059
 class Slot(NamedTuple):
@@ -85,12 +86,14 @@ def read_vocabulary(
         else: raise VidnegError(f"{path}: line {line!r} is not 'pos slot: words' nor 'near word: words'")
     return Vocabulary(slots, near)
 
-@lru_cache
-def world_vocabulary() -> Vocabulary:
-    "The word classes of the embedded world: what is drawn from them, its oracle can judge."
-    pos = {"shape": "noun", "scene": "noun", "act": "verb", "contact": "verb"}
-    return Vocabulary(Slot(name, pos.get(name, "adj"), tuple((w,) for w in words))
-                      for name, (_, _, words) in word_lists().items() if name != "spatial")
+VOCABULARIES = Registry("vocabulary", {"english": "vidneg.negatives.components.substitutes:read_vocabulary",
+                                       "world": "vidneg.world.vocabulary:world_vocabulary"})
+
+def vocabulary_named(
+    name: str = "english", # a name in VOCABULARIES, or the path of a table of one's own
+) -> Vocabulary:
+    "Return the word classes that stand in `params.yaml`."
+    return VOCABULARIES[name]() if name in VOCABULARIES else read_vocabulary(name)
 
 # %% ../../../nbs/negatives/components/substitutes.ipynb #17e068b3
 _forms = lru_cache(100_000)(inflect)
