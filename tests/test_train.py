@@ -16,10 +16,12 @@ from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Negative
 from vidneg.core.seeds import stable_seed
 from vidneg.data.batches import Batches, Texts, batches_of
-from vidneg.losses.contrastive import LOSSES, neg_vtc, vtc
+from vidneg.losses.contrastive import neg_vtc, vtc
+from vidneg.losses.registry import LOSSES
 from vidneg.losses.matching import hard_negatives, mask_tokens, neg_vtm, vtm
 from vidneg.train.jobs import TrainingError, train_many, train_together
-from vidneg.train.tasks import NaveroTask, Task, gather, own_rows
+from vidneg.train.contrastive import ContrastiveTask
+from vidneg.train.tasks import Task, gather, own_rows
 from vidneg.train.loop import TrainConfig, fit, learning_rate, parameter_groups
 
 D, VOCAB = 8, 30
@@ -62,7 +64,7 @@ class Stub(nn.Module):
                                       Path(folder)/"model.safetensors")
 
 
-class StubTask(NaveroTask):
+class StubTask(ContrastiveTask):
     def save(self, folder): self.model.save(folder)
 
 
@@ -264,7 +266,7 @@ def test_a_new_loss_is_one_function():
 def test_mistaken_tasks_are_refused():
     with pytest.raises(VidnegError, match="neg_vtm"): make_task(("vtc",), weights={"neg_vtm": 1.0})
     with pytest.raises(VidnegError, match="nothing"): make_task(("nothing",))
-    with pytest.raises(VidnegError, match="mask_id"): NaveroTask(Stub(), ("mlm",))
+    with pytest.raises(VidnegError, match="mask_id"): ContrastiveTask(Stub(), ("mlm",))
     plain = Batches(*make_data()[:2], batch_size=5)
     with pytest.raises(VidnegError, match="need negatives"): make_task()(plain.batch(0, 0))
 

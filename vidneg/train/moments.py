@@ -5,7 +5,7 @@
 # %% ../../nbs/train/moments.ipynb #5d51cd04
 from __future__ import annotations
 
-import functools, inspect, json
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,19 +15,20 @@ from torch import nn
 
 from ..core.errors import VidnegError
 from ..core.records import Clip
-from ..core.seeds import stable_rng, stable_seed
+from ..core.seeds import stable_rng
 from ..data.batches import digest
 from ..core.records import MomentQuery
 from ..data.moments import CLIP_SECONDS, moment_batch
 from ..data.video import read_frames
 from ..losses.components import Importance, cosine, pool
-from ..losses.contrastive import LOSSES
-from ..losses.moment import moment_losses
-from ..models.moment import MomentModel, pool_joint, predictions, save_moment_model
-from .tasks import Task
+from ..losses.registry import LOSSES
+from ..losses.tensors import wanted_by
+from ..models.moment import MomentModel, pool_joint, predictions
+from .contrastive import fresh_importance
+from .tasks import LossTask, Provider, Step
 
 # %% auto #0
-__all__ = ['film_features', 'text_features', 'MomentBatches', 'MomentTask', 'find_moments']
+__all__ = ['film_features', 'text_features', 'MomentBatches', 'Moments', 'JointComponents', 'MomentTask', 'find_moments']
 
 # %% ../../nbs/train/moments.ipynb #c6126c41
 def film_features(
@@ -112,8 +113,52 @@ class MomentBatches:
         return digest(plain, *arrays, *(self.words[t] for t in sorted(self.words)))
 
 # %% ../../nbs/train/moments.ipynb #4de27243
-class MomentTask(Task):
-    "A model of moments with its losses and those of sentence components."
+class Moments(Provider):
+    "What the model says of a film and a query, beside what is true of it."
+    said = ("spans", "logits", "saliency", "joint", "video_mask", "negative_saliency") # fields of `MomentOutput`
+    true = ("windows", "windows_mask", "saliency_pairs", "saliency_scores") # of `moment_batch`
+    gives = {name: () for name in (*said, *true)}
+    def __init__(self, model: MomentModel): self.model = model
+
+    def __call__(self, step: Step) -> None:
+        "Read the film with its query and with a query of another film."
+        read = "video", "video_mask", "text", "text_mask", "negative"
+        step.own |= vars(self.model(*(step.batch[k] for k in read))) | {k: step.batch[k] for k in self.true}
+
+class JointComponents(Provider):
+    "Compares the film with its query, with the positive and with the negatives of the first C rows."
+    gives = {"temperature": (), "component_pos": ("joint", "video_mask"), "component_neg": ("component_pos",),
+             "component_mask": ("component_pos",), "importance": ("component_pos",)}
+    def __init__(self,
+        model: MomentModel,
+        importance: Importance | None, # None where no loss weighs components
+        temperature: float, # of the losses
+        pooling: str, # of joint embeddings over clips: "mean" or "max"
+    ):
+        self.model, self.importance, self.temperature, self.pooling = model, importance, temperature, pooling
+
+    def __call__(self, step: Step) -> None:
+        "Compare joint embeddings."
+        batch = step.batch
+        if "neg_text" not in batch:
+            raise VidnegError("losses on components need negatives: give them to MomentBatches")
+        n = len(batch["component_mask"]) # C
+        anchor = pool_joint(step.own["joint"][:n], step.own["video_mask"][:n], self.pooling) # (C, d)
+        positive = self._joint(batch, n, anchor, batch["pos_text"], batch["pos_text_mask"]) # (C, d)
+        negative = self._joint(batch, n, anchor, batch["neg_text"], batch["neg_text_mask"]) # (C, K, d)
+        step.own |= {"component_pos": cosine(anchor, positive), "component_neg": cosine(anchor[:, None], negative),
+                     "component_mask": batch["component_mask"], "temperature": self.temperature}
+        if "importance" not in step.every: return
+        sentence = pool(batch["text"][:n], batch["text_mask"][:n].bool()) # (C, d_t)
+        step.own["importance"] = self.importance(sentence, batch["neg_text"], batch["neg_text_mask"].bool()) # (C, K)
+
+    def _joint(self, batch, n, anchor, text, mask):
+        "Joint embeddings of the first n films with texts; 0 for a text that does not exist."
+        if not mask.any(): return anchor.new_zeros(*mask.shape[:-1], anchor.shape[-1])
+        return self.model.joint(batch["video"][:n], batch["video_mask"][:n], text, mask, self.pooling)
+
+class MomentTask(LossTask):
+    "A model of moments with its losses and those of sentence components; these have terms (C,)."
     def __init__(self,
         model: MomentModel,
         losses: Sequence[str] = (), # of sentence components: component_simple, _discernible, _adaptive
@@ -124,49 +169,17 @@ class MomentTask(Task):
         levels: int = 4, # a clip's best score; 4 from each annotator
         seed: int = 0, # of the importance module
     ):
+        for name in losses:
+            if "component_mask" not in wanted_by(LOSSES[name]).needed:
+                raise VidnegError(f"{name} is no loss of sentence components: here are component_simple and its kin")
         quiet = {"importance_entropy": 0.} if "importance_entropy" in losses else {}
-        super().__init__(model, quiet | dict(weights or {}))
-        self.losses = {n: functools.partial(LOSSES[n], **(options or {}).get(n, {})) for n in losses}
-        self.wants = {n: set(inspect.signature(loss).parameters) for n, loss in self.losses.items()}
-        if wrong := [n for n, w in self.wants.items() if "component_mask" not in w]:
-            raise VidnegError(f"{wrong[0]} is no loss of sentence components: here are component_simple and its kin")
-        self.temperature, self.pooling, self.levels = temperature, pooling, levels
-        if any("importance" in w for w in self.wants.values()):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(stable_seed(seed, "importance"))
-                self.importance = Importance(model.config.text_dim)
+        importance = fresh_importance(model.config.text_dim, seed)
+        super().__init__(model, [Moments(model), JointComponents(model, importance, temperature, pooling)],
+                         ["moment_retrieval", *losses], quiet | dict(weights or {}),
+                         {"moment_retrieval": {"levels": levels}} | dict(options or {}))
+        self.importance = importance if "importance" in self.every else None
         self.settings = {"losses": list(losses), "weights": self.weights, "options": options, "levels": levels,
                          "temperature": temperature, "pooling": pooling, "model": type(model).__name__}
-
-    def save(self, folder: str | Path):
-        "Write the model as `load_moment_model` reads it."
-        save_moment_model(self.model, folder)
-
-    def forward(self, batch: dict) -> dict[str, torch.Tensor]: # {name: (B,)}; losses on components: (C,)
-        "The terms of all losses."
-        if self.losses and "neg_text" not in batch:
-            raise VidnegError(f"the losses {', '.join(self.losses)} need negatives: give them to MomentBatches")
-        read = "video", "video_mask", "text", "text_mask"
-        out = self.model(*(batch[k] for k in read), batch["negative"])
-        terms = moment_losses(vars(out), batch, levels=self.levels)
-        named = self._compared(batch, out) if self.losses else {}
-        for name, loss in self.losses.items(): terms |= loss(**{k: named[k] for k in self.wants[name] & named.keys()})
-        return terms
-
-    def _compared(self, batch, out):
-        "The film with its query, with the positive and with the negatives."
-        n = len(batch["component_mask"]) # C
-        anchor = pool_joint(out.joint[:n], out.video_mask[:n], self.pooling) # (C, d)
-        def joint(text, mask): # 0 for a text that does not exist
-            if not mask.any(): return anchor.new_zeros(*mask.shape[:-1], anchor.shape[-1])
-            return self.model.joint(batch["video"][:n], batch["video_mask"][:n], text, mask, self.pooling)
-        positive = joint(batch["pos_text"], batch["pos_text_mask"]) # (C, d)
-        negative = joint(batch["neg_text"], batch["neg_text_mask"]) # (C, K, d)
-        named = {"component_pos": cosine(anchor, positive), "component_neg": cosine(anchor[:, None], negative),
-                 "component_mask": batch["component_mask"], "temperature": self.temperature}
-        if not hasattr(self, "importance"): return named
-        sentence = pool(batch["text"][:n], batch["text_mask"][:n].bool()) # (C, d_t)
-        return named | {"importance": self.importance(sentence, batch["neg_text"], batch["neg_text_mask"].bool())}
 
 # %% ../../nbs/train/moments.ipynb #2f22054e
 @torch.no_grad()
