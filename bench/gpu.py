@@ -70,7 +70,7 @@ def record(args):
     versions = {"python": platform.python_version(), "cuda": torch.version.cuda, **{p: version(p) for p in PACKAGES}}
     return {"device": device, "versions": versions, "commit": commit("."),
             "steps": args.steps, "compiled": args.compile,
-            "clips": len(batches.rows), "features per clip": list(batches.features.shape[1:]),
+            "clips": len(batches.items), "features per clip": list(batches.features.shape[1:]),
             "parameters": sum(p.numel() for p in task().parameters()),
             "steps/s": [first["steps_per_second"], second["steps_per_second"]],
             "clips/s": [first["clips_per_second"], second["clips_per_second"]],

@@ -18,6 +18,9 @@ from vidneg.core.seeds import stable_seed
 from vidneg.data.batches import Batches, Texts, batches_of
 from vidneg.losses.contrastive import neg_vtc, vtc
 from vidneg.losses.registry import LOSSES
+from vidneg.losses.tensors import wants
+from vidneg.models.base import DualEncoder
+from vidneg.models.scorer import Widths
 from vidneg.losses.matching import hard_negatives, mask_tokens, neg_vtm, vtm
 from vidneg.train.jobs import TrainingError, train_many, train_together
 from vidneg.train.contrastive import ContrastiveTask
@@ -27,8 +30,10 @@ from vidneg.train.loop import TrainConfig, fit, learning_rate, parameter_groups
 D, VOCAB = 8, 30
 
 
-class Stub(nn.Module):
+class Stub(DualEncoder):
     "The interface of Navero in a few small layers, with dropout and a tied table."
+    supports = frozenset({"similarity", "match", "mlm"})
+    widths = Widths(D, D)
     def __init__(self, seed=0):
         super().__init__()
         with torch.random.fork_rng():
@@ -254,9 +259,10 @@ def test_a_batch_of_one_has_no_in_batch_negatives():
 
 
 def test_a_new_loss_is_one_function():
-    @LOSSES.register("margin for a test")
+    @wants("pos", "neg", "neg_mask")
     def margin(pos, neg, neg_mask, margin=0.2):
         return {"margin": (neg - pos[:, None] + margin).clamp(min=0).masked_fill(~neg_mask, 0).sum(1)}
+    LOSSES["margin for a test"] = margin
     try:
         task = make_task(("vtc", "margin for a test"), options={"margin for a test": {"margin": 9}})
         assert task(make_batches().batch(0, 0))["margin"].shape == (5,)
@@ -595,5 +601,5 @@ def test_recomputing_changes_memory_only(tmp_path):
 
 
 def test_losses_of_other_tasks_are_refused():
-    with pytest.raises(VidnegError, match="component_simple needs component_mask, component_neg, component_pos"):
-        make_task(("vtc", "component_simple"))
+    with pytest.raises(VidnegError, match="saliency_margin needs saliency, saliency_pairs"):
+        make_task(("vtc", "saliency_margin"))

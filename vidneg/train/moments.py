@@ -5,8 +5,7 @@
 # %% ../../nbs/train/moments.ipynb #5d51cd04
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ from torch import nn
 
 from ..core.errors import VidnegError
 from ..core.records import Clip
-from ..core.seeds import stable_rng
-from ..data.batches import digest
+from ..data.batches import OrderedBatches
 from ..core.records import MomentQuery
 from ..data.moments import CLIP_SECONDS, moment_batch
 from ..data.video import read_frames
@@ -63,8 +61,9 @@ def _padded(rows):
     for o, r in zip(out, rows): o[:len(r)] = r
     return torch.from_numpy(out), torch.from_numpy(np.arange(longest) < np.array([len(r) for r in rows])[:, None])
 
-class MomentBatches:
-    "Batches of queries for `fit`, their order new in each epoch."
+class MomentBatches(OrderedBatches):
+    "Batches of queries, their order new in each epoch."
+    purpose = "queries"
     def __init__(self,
         queries: Sequence[MomentQuery],
         videos: Mapping[str, np.ndarray], # clip_id → (T, d_v)
@@ -79,17 +78,17 @@ class MomentBatches:
         if lost := sorted({q.clip_id for q in queries} - videos.keys()):
             raise VidnegError(f"no features of {len(lost)} films, first {lost[0]!r}")
         self.queries, self.videos, self.words = list(queries), videos, words
-        self.batch_size, self.seed = batch_size, seed
+        super().__init__(np.arange(len(queries)), batch_size, seed)
         self.negatives, self.positives, self.compared = negatives, positives or {}, compared
         self.k = max((len(n) for n in negatives.values()), default=0) if negatives is not None else 0
 
-    def __len__(self): return -(-len(self.queries)//self.batch_size)
-
-    def batch(self, epoch: int, index: int) -> dict[str, torch.Tensor]: # of `moment_batch`; with negatives pos_text
-        # (C, L, d_t), pos_text_mask, neg_text (C, K, L, d_t), neg_text_mask, component_mask (C, K) of the first C rows
-        "One batch, a pure function of its arguments."
-        order = stable_rng(self.seed, "queries", epoch).permutation(len(self.queries))
-        some = [self.queries[i] for i in order[index*self.batch_size:(index + 1)*self.batch_size]]
+    def collate(self,
+        epoch: int,
+        items: np.ndarray, # (B,) queries
+    ) -> dict[str, torch.Tensor]: # of `moment_batch`; with negatives pos_text (C, L, d_t), pos_text_mask, neg_text
+        # (C, K, L, d_t), neg_text_mask, component_mask (C, K) of the first C rows
+        "Queries, their films and texts."
+        some = [self.queries[i] for i in items]
         out = moment_batch(some, self.videos, {q.query_id: self.words[q.text] for q in some}, self.seed, epoch)
         return out | self._components(some[:self.compared]) if self.k else out
 
@@ -103,14 +102,13 @@ class MomentBatches:
         exists = neg_mask.any(-1) & pos_mask.any(-1)[:, None]
         return dict(pos_text=pos, pos_text_mask=pos_mask, neg_text=neg, neg_text_mask=neg_mask, component_mask=exists)
 
-    def fingerprint(self) -> str: # changes when the data or their order would
-        "A hash of queries, texts, settings and features."
+    def content(self) -> tuple[list, Iterable[np.ndarray]]:
+        "Queries, texts and settings; features."
         about = [[q.query_id, q.text, q.windows, q.saliency] for q in self.queries]
         settings = self.batch_size, self.seed, self.compared
         others = [[i, list(t)] for i, t in (self.negatives or {}).items()], list(self.positives.items())
-        plain = json.dumps([about, settings, others]).encode()
-        arrays = [self.videos[c] for c in sorted({q.clip_id for q in self.queries})]
-        return digest(plain, *arrays, *(self.words[t] for t in sorted(self.words)))
+        videos = [self.videos[c] for c in sorted({q.clip_id for q in self.queries})]
+        return [about, settings, others], [*videos, *(self.words[t] for t in sorted(self.words))]
 
 # %% ../../nbs/train/moments.ipynb #4de27243
 class Moments(Provider):

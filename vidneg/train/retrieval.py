@@ -48,7 +48,7 @@ class WithPositives:
     def batch(self, epoch: int, index: int) -> dict: # as `Batches`; pos_ids, pos_attention_mask (B, L'), pos_mask (B,)
         "One batch."
         out = self.batches.batch(epoch, index)
-        captions = np.array([self.batches._caption(epoch, row) for row in out["clip"].tolist()]) # (B,)
+        captions = np.array([self.batches.caption_of(epoch, row) for row in out["clip"].tolist()]) # (B,)
         ids, mask = self.texts.pad(captions, int(self.texts.lengths[captions].max()), self.batches.pad_id)
         return out | {"pos_ids": ids, "pos_attention_mask": mask, "pos_mask": torch.from_numpy(self.exists[captions])}
 
@@ -74,7 +74,7 @@ class WithFrames:
     def batch(self, epoch: int, index: int) -> dict: # as `Batches`; frames (B, T, H, W, 3) uint8
         "One batch."
         out = self.batches.batch(epoch, index)
-        return out | {"frames": torch.from_numpy(self.pixels._shown(epoch, out["clip"].numpy()))}
+        return out | {"frames": torch.from_numpy(self.pixels.shown(epoch, out["clip"].numpy()))}
 
     def fingerprint(self) -> str: # changes when the data or their order would
         "A hash of features and frames."
