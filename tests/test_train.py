@@ -11,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from shares import share_of
-from vidneg.train import jobs
+from vidneg.core import parallel
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Negative
 from vidneg.core.seeds import stable_seed
@@ -530,9 +530,9 @@ def share_of_the_joint_batch(): return share_of(exact_task(), joint_batch())
 def test_bars_side_by_side_are_lines_in_a_log(monkeypatch, line, terminal, wanted):
     log = io.StringIO()
     log.isatty = lambda: terminal
-    monkeypatch.setattr(jobs, "_LINE", line)
+    monkeypatch.setattr(parallel, "_LINE", line)
     monkeypatch.setattr("sys.stderr", log)
-    options = jobs.bar_options()
+    options = parallel.bar_options()
     assert wanted.items() <= options.items()
     with tqdm(total=3, desc="run", file=log, **options) as bar: bar.update(3)
     if line and not terminal: assert log.getvalue().count("\n") >= 1 and "\x1b" not in log.getvalue()
