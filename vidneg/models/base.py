@@ -20,6 +20,7 @@ __all__ = ['DualEncoder', 'FusionModel', 'init_weights', 'bert_config', 'from_pr
 class DualEncoder(nn.Module):
     "Base of retrieval models; a subclass has `config` and gives `frame_features`, `encode_video` and `encode_text`."
     supports = frozenset({"similarity"}) # of `vidneg.models.scorer.CAPABILITIES`
+    similarity_is_cosine = True # whether `similarity` reads nothing but the embeddings, and is their dot product
     padding_matters = False # whether how much padding a text has changes its scores
 
     @property

@@ -26,9 +26,10 @@ from tqdm import tqdm
 
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
+from ..core.parallel import bar_options
 from ..core.seeds import stable_seed
 from ..data.batches import digest
-from .jobs import TrainingError, bar_options, train_together
+from .jobs import TrainingError, train_together
 from .tasks import Task
 
 # %% auto #0
