@@ -12,7 +12,7 @@ from vidneg.data.pairs import PAIR_SETS, read_pairs
 from vidneg.evaluate.accuracy import ITEM_COLUMNS, METRICS, accuracy_table, toy_scores
 from vidneg.evaluate.score import score_model
 from vidneg.lm.backends import EMBEDDERS, embedder
-from vidneg.losses.contrastive import LOSSES
+from vidneg.losses.registry import LOSSES
 from vidneg.models.io import load, save
 from vidneg.models.registry import MODELS
 from vidneg.models.scoring import scorer_of
@@ -22,7 +22,7 @@ from vidneg.report.claims.claim import Evidence
 from vidneg.report.claims.page import PAPERS, claims_markdown, decide
 from vidneg.text.lexicon import lexicon_named
 from vidneg.text.tokenize import train_tokenizer
-from vidneg.train.retrieval import RetrievalTask
+from vidneg.train.contrastive import ContrastiveTask
 
 MODULE = '''
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vidneg.data.pairs import Pair, Source
+from vidneg.losses.tensors import wants
 from vidneg.models.base import DualEncoder
 from vidneg.models.registry import Builder
 from vidneg.negatives.rules import RuleGenerator, Uniform
@@ -84,6 +85,7 @@ class Bag(DualEncoder):
 bag = Builder(Bag)
 
 
+@wants("similarity")
 def squared(similarity):
     return {"squared": (similarity.diagonal() - 1)**2}
 
@@ -153,7 +155,7 @@ def test_a_loss_trains_any_model(added):
     for name in ("bag", "navero"):
         model = MODELS[name]("tiny")
         frames, ids, mask = random_pairs(model, 4, 2, 0)
-        task = RetrievalTask(model, ["vtc", "squared"])
+        task = ContrastiveTask(model, ["vtc", "squared"])
         batch = {"features": model.frame_features(frames).detach(), "input_ids": ids, "attention_mask": mask,
                  "clip": torch.arange(4)}
         terms = task(batch)
