@@ -10,12 +10,12 @@ from hypothesis import given, settings, strategies as st
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Edit
 from vidneg.core.seeds import stable_rng
-from vidneg.text.edits import undo
+from vidneg.text.edits import apply_edit, overlaps, shift, undo
 from vidneg.text.lexicon import lexicon_named
-from vidneg.negatives.mlm import (Draft, LmMaker, REMEMBERED, category_of, edit_of, fitting, in_turn, moved, overlaps,
+from vidneg.negatives.mlm import (Draft, LmMaker, REMEMBERED, category_of, edit_of, fitting, in_turn,
                                   same_class, words_of)
 from vidneg.negatives.mixed import MixedGenerator, Plan, aaro_mixed, attempts, stream_negatives
-from vidneg.negatives.rules import apply_edit, make_negatives, rules_published
+from vidneg.negatives.rules import make_negatives, rules_published
 from vidneg.text.lexicon import CATEGORIES, Lexicon
 from vidneg.lm.pretrained import MASK
 from vidneg.text.parse import PIPELINE, load_parser
@@ -208,7 +208,7 @@ def test_undo_gives_the_caption_and_no_word_is_edited_twice(generator, text, rou
     spans, now = [], text
     for e in negative.edits:
         assert not overlaps(e.start, e.end, spans) and now[e.start:e.end] == e.old != e.new
-        spans, now = moved(spans, e), apply_edit(now, e)
+        spans, now = shift(spans, e), apply_edit(now, e)
         assert now != text and now[spans[-1][0]:spans[-1][1]] == e.new
     assert now == negative.text and len(spans) == len(negative.edits)
 

@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings, strategies as st
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Negative
 from vidneg.core.seeds import stable_rng
-from vidneg.text.edits import undo
-from vidneg.negatives.rules import (GENERATORS, SlotFrequencies, apply_edit, counts_table, make_negatives, mark_edits,
-                                    offers, rules_balanced, rules_published, show_edits, symmetric_joint, word_log_odds)
+from vidneg.negatives.rules import (GENERATORS, SlotFrequencies, counts_table, make_negatives, offers, rules_balanced,
+                                    rules_published, symmetric_joint, word_log_odds)
+from vidneg.text.edits import apply_edit, mark_edits, show_edits, undo
 from vidneg.text.lexicon import CATEGORIES, Lexicon
 
 NAVERO = Lexicon.navero()

@@ -14,7 +14,8 @@ from ..core.errors import VidnegError
 from ..core.records import Caption, Negative
 from ..core.seeds import stable_rng
 from .aaro import one_caption_per_clip
-from .mlm import Draft, LmMaker, overlaps, words_of
+from .mlm import Draft, LmMaker, words_of
+from ..text.edits import overlaps
 from .rules import GENERATORS, RuleGenerator, SlotFrequencies
 from ..text.lexicon import CATEGORIES, Lexicon
 

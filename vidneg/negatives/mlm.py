@@ -13,7 +13,7 @@ import numpy as np
 from lemminflect import getAllLemmas, getInflection
 
 from ..core.records import Edit
-from .rules import apply_edit
+from ..text.edits import apply_edit, overlaps, shift
 from ..text.english import dictionary_lemma, word_classes
 from ..text.lexicon import CATEGORIES, Entry, Match, Reading, substitute
 from ..lm.pretrained import FillMask, MASK, is_word
@@ -21,8 +21,8 @@ from ..text.synonyms import lemmas, related
 from ..text.ud import Parsed, Token
 
 # %% auto #0
-__all__ = ['LIGHT', 'PLACES', 'REMEMBERED', 'category_of', 'overlaps', 'moved', 'words_of', 'can_be', 'fitting', 'in_turn',
-           'edit_of', 'same_class', 'Draft', 'LmMaker']
+__all__ = ['LIGHT', 'PLACES', 'REMEMBERED', 'category_of', 'words_of', 'can_be', 'fitting', 'in_turn', 'edit_of', 'same_class',
+           'Draft', 'LmMaker']
 
 # %% ../../nbs/negatives/mlm.ipynb #c5a87621
 LIGHT = {
@@ -44,18 +44,6 @@ def category_of(
     return {"VERB": "action", "ADJ": "attribute", "ADP": "relation", "NOUN": "object"}.get(token.pos, "")
 
 # %% ../../nbs/negatives/mlm.ipynb #e0de5ff6
-def overlaps(start: int, end: int, spans: Iterable[tuple[int, int]]) -> bool:
-    "Does [start, end) touch a span?"
-    return any(start < e and s < end for s, e in spans)
-
-def moved(
-    spans: list[tuple[int, int]], # of earlier edits, none of which `edit` touches
-    edit: Edit,
-) -> list[tuple[int, int]]: # with that of `edit`
-    "Where the edits are in the new text."
-    delta = len(edit.new) - len(edit.old)
-    return [(s, e) if e <= edit.start else (s + delta, e + delta) for s, e in spans] + [(edit.start, edit.end + delta)]
-
 def _inside_word(text, start, end):
     "Does a letter, digit or hyphen touch the span?"
     joins = lambda c: c.isalnum() or c in "-_"
@@ -153,7 +141,7 @@ class Draft:
 
     def add(self, edit: Edit, kind: str, parsed: Parsed | None = None):
         "Carry an edit out."
-        self.spans = moved(self.spans, edit)
+        self.spans = shift(self.spans, edit)
         self.text, self.parsed, self.matches = apply_edit(self.text, edit), parsed, None
         self.edits.append(edit), self.kinds.append(kind)
 

@@ -5,26 +5,25 @@
 # %% ../../nbs/negatives/rules.ipynb #1d28ec0a
 from __future__ import annotations
 
-import html, re
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Callable, Iterable
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
 from fastcore.basics import patch
 
 from ..core.errors import VidnegError
 from ..core.records import Caption, Edit, Negative
 from ..core.registry import Registry
 from ..core.seeds import stable_rng
+from ..text.edits import apply_edit, shift
 from ..text.lexicon import CATEGORIES, Lexicon, Match, Reading, substitute
 
 # %% auto #0
-__all__ = ['GENERATORS', 'Uniform', 'symmetric_joint', 'offers', 'SlotFrequencies', 'Balanced', 'apply_edit', 'RuleGenerator',
-           'rules_published', 'rules_balanced', 'mark_edits', 'show_edits', 'make_negatives', 'counts_table',
-           'word_log_odds']
+__all__ = ['GENERATORS', 'Uniform', 'symmetric_joint', 'offers', 'SlotFrequencies', 'Balanced', 'RuleGenerator',
+           'rules_published', 'rules_balanced', 'make_negatives', 'counts_table', 'word_log_odds']
 
 # %% ../../nbs/negatives/rules.ipynb #97e2085f
 GENERATORS = Registry("rule generator")
@@ -139,23 +138,10 @@ class Balanced:
         return words[k] if k < len(words) else None
 
 # %% ../../nbs/negatives/rules.ipynb #67b855ee
-def _shift(spans, edit):
-    "Edited spans after one more edit; what the edit covers is taken up into it."
-    delta = len(edit.new) - len(edit.old)
-    kept = [(s, e) if e <= edit.start else (s + delta, e + delta) for s, e in spans if e <= edit.start or s >= edit.end]
-    return kept + [(edit.start, edit.end + delta)]
-
 def _untouched(matches, spans):
     "Matches outside of edited spans, or all of them where there is no other."
     free = [m for m in matches if all(m.end <= s or e <= m.start for s, e in spans)]
     return free or matches
-
-def apply_edit(
-    text: str, # the text before the edit
-    edit: Edit,
-) -> str: # the text after it
-    "Carry out one edit."
-    return text[:edit.start] + edit.new + text[edit.end:]
 
 # %% ../../nbs/negatives/rules.ipynb #28640ae3
 @dataclass(frozen=True, eq=False)
@@ -216,7 +202,7 @@ def attempt(
         step = self._step(now, matches, spans, categories, rng)
         if isinstance(step, str): why = why or step
         elif (changed := apply_edit(now, step[0])) not in seen:
-            now, matches, spans = changed, None, _shift(spans, step[0])
+            now, matches, spans = changed, None, shift(spans, step[0])
             edits.append(step[0]), kinds.append(step[1]), seen.add(now)
     if not edits: return None, why
     kind = kinds[0] if len(set(kinds)) == 1 else "mixed"
@@ -245,31 +231,6 @@ def rules_balanced(
     if frequencies is None:
         raise VidnegError("rules-balanced needs frequencies: SlotFrequencies.count(captions, lexicon)")
     return RuleGenerator("rules-balanced", lexicon, Balanced(lexicon, frequencies), strict=True)
-
-# %% ../../nbs/negatives/rules.ipynb #db54b061
-def mark_edits(
-    negative: Negative,
-    before: str = "<mark>",
-    after: str = "</mark>",
-    escape: Callable[[str], str] = html.escape, # applied to the words themselves
-) -> str: # the negative's text with its edited words marked
-    "Show where a negative differs from its caption."
-    spans, out, at = [], [], 0
-    for e in negative.edits: spans = _shift(spans, e)
-    for start, end in sorted(spans):
-        out += [escape(negative.text[at:start]), before, escape(negative.text[start:end]), after]
-        at = end
-    return "".join(out) + escape(negative.text[at:])
-
-def show_edits(
-    negatives: Iterable[Negative],
-    captions: Iterable[Caption], # at least those of the negatives
-) -> HTML: # one row a negative
-    "Table of captions and negatives with the edits marked."
-    texts = {c.caption_id: c.text for c in captions}
-    rows = [(html.escape(texts[n.caption_id]), mark_edits(n), n.kind, n.generator) for n in negatives]
-    table = pd.DataFrame(rows, columns=["caption", "negative", "kind", "generator"])
-    return HTML(table.to_html(escape=False, index=False))
 
 # %% ../../nbs/negatives/rules.ipynb #ee30d95e
 def _draw_accepted(generator, caption, matches, seed, rounds, categories, j, seen, accept, tries):

@@ -5,7 +5,7 @@
 # %% ../../../nbs/negatives/components/make.ipynb #833955ba
 from __future__ import annotations
 
-import difflib, re
+import re
 from collections import Counter
 from typing import Callable, Iterable, Iterator, NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from ...core.records import Caption, Edit, Negative
 from ...core.registry import Registry
 from ...core.seeds import stable_rng, stable_seed
 from .substitutes import CHANGED, Vocabulary, find_components, read_vocabulary, replacements
+from ...text.edits import apply_edit, edits_between
 from ...text.english import Parser
 from ...text.lexicon import needs_an
 from ...text.rewrite import negations, rewrites
@@ -23,8 +24,8 @@ from ...text.synonyms import lemmas, related
 from ...text.syntax import Part, Tree, is_plural, noun_part
 
 # %% auto #0
-__all__ = ['KINDS', 'READERS', 'PROMPTS', 'Reader', 'NoReader', 'paraphrases', 'edits_between', 'proposals', 'difference',
-           'component_tokens', 'grammar_faults', 'fault', 'Prompt', 'conversation', 'read_answer', 'make_components']
+__all__ = ['KINDS', 'READERS', 'PROMPTS', 'Reader', 'NoReader', 'paraphrases', 'proposals', 'difference', 'component_tokens',
+           'grammar_faults', 'fault', 'Prompt', 'conversation', 'read_answer', 'make_components']
 
 # %% ../../../nbs/negatives/components/make.ipynb #b0eb1cb2
 KINDS = (*CHANGED, "negated passive", "positive")
@@ -59,19 +60,6 @@ def paraphrases(
     said = reader.again(meaning, rng)
     return exact or [text for text in said if text != tree.parsed.text and reader.meaning(text) == meaning] or found
 
-def edits_between(
-    old: str, # the caption
-    new: str, # the other text
-) -> tuple[Edit, ...]: # whole words, left to right, each in the text that the ones before it left
-    "The edits that lead from one text to another."
-    a, b = (re.findall(r"\s+|[\w'-]+|[^\w\s]", text) for text in (old, new))
-    edits, at = [], 0
-    for op, i, j, k, l in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
-        before, after = "".join(a[i:j]), "".join(b[k:l])
-        if op != "equal": edits.append(Edit(at, at + len(before), before, after))
-        at += len(after)
-    return tuple(edits)
-
 def proposals(
     tree: Tree,
     kind: str, # one of `KINDS`
@@ -82,7 +70,7 @@ def proposals(
     "What the deterministic maker has to offer, best first."
     text = tree.parsed.text
     if kind in CHANGED:
-        for e in replacements(tree, kind, vocabulary, rng): yield text[:e.start] + e.new + text[e.end:], (e,)
+        for e in replacements(tree, kind, vocabulary, rng): yield apply_edit(text, e), (e,)
     else:
         for new in negations(tree).values() if kind == "negated passive" else paraphrases(tree, rng, reader):
             yield new, edits_between(text, new)

@@ -5,17 +5,16 @@
 # %% ../../../nbs/negatives/spot/captions.ipynb #a9e6092e
 from __future__ import annotations
 
-import difflib, re
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Callable, Iterable, NamedTuple
 
 import pandas as pd
 
-from ...core.records import Caption, Edit, Negative, SceneGraph
+from ...core.records import Caption, Negative, SceneGraph
 from ...core.seeds import stable_rng
-from ...text.edits import undo
+from ...text.edits import edits_between
 from .faithful import faithful
 from .grammar import Grammar, NOUN_KINDS
 from .statements import linear
@@ -23,8 +22,8 @@ from .events import Foil, Scheme, Vocabulary, kinds, manipulate
 from ...lm.pretrained import Chat
 
 # %% auto #0
-__all__ = ['PAPER_PROMPT', 'Decorated', 'GrammarDecorator', 'ChatDecorator', 'text_edits', 'SpotSet', 'make_spot', 'graph_table',
-           'type_table', 'outcome_table']
+__all__ = ['PAPER_PROMPT', 'Decorated', 'GrammarDecorator', 'ChatDecorator', 'SpotSet', 'make_spot', 'graph_table', 'type_table',
+           'outcome_table']
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #37fccd93
 class Decorated(NamedTuple):
@@ -107,30 +106,6 @@ class ChatDecorator:
         return out
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #4357cae6
-def text_edits(
-    old: str, # a caption
-    new: str, # its negative; single spaces in both
-) -> tuple[Edit, ...]: # `core.undo(new, edits)` is `old`
-    "The edits from one text to the other."
-    a, b = (list(re.finditer(r"[^\s,]+|,", text)) for text in (old, new))
-    blocks = difflib.SequenceMatcher(None, [m[0] for m in a], [m[0] for m in b], autojunk=False).get_opcodes()
-    if all(o[0] in ("equal", "replace") for o in blocks):
-        edits = tuple(_edit(old, new, (a[i].start(), a[j - 1].end()), (b[k].start(), b[m - 1].end()))
-                      for op, i, j, k, m in blocks if op == "replace")
-        if undo(new, edits) == old: return edits
-    return _spanning(old, new)
-
-def _edit(old, new, at, there):
-    "The edit of old[at] to new[there], when everything left of it is new already."
-    return Edit(there[0], there[0] + at[1] - at[0], old[slice(*at)], new[slice(*there)])
-
-def _spanning(old, new):
-    "One edit from the first word that differs to the last."
-    head = old.rfind(" ", 0, len(commonprefix([old, new]))) + 1
-    same = commonprefix([old[head:][::-1], new[head:][::-1]])[::-1]  # what both end in
-    tail = len(same) - same.find(" ") if " " in same else 0
-    return (_edit(old, new, (head, len(old) - tail), (head, len(new) - tail)),)
-
 class SpotSet(NamedTuple):
     "Captions and negatives; the lists have the same order."
     captions: list[Caption]
@@ -186,7 +161,7 @@ def make_spot(
         out.makers[texts.maker] += 1
         out.foils.append(foil)
         out.captions.append(Caption(key, foil.clip_id, texts.caption))
-        edits = text_edits(texts.caption, texts.negative)
+        edits = edits_between(texts.caption, texts.negative)
         out.negatives.append(Negative(key, texts.negative, foil.kind, name, edits, 1, seed))
     return out
 
