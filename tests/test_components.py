@@ -19,7 +19,7 @@ from vidneg.negatives.components.make import (KINDS, PROMPTS, conversation, diff
                                               make_components, paraphrases, proposals, read_answer)
 from vidneg.negatives.components.substitutes import CHANGED, Slot, Vocabulary, read_vocabulary
 from vidneg.world.vocabulary import WorldReader, world_vocabulary
-from vidneg.text.english import Parser
+from vidneg.text.ud import Parser
 from vidneg.text.lexicon import inflect
 from vidneg.text.parse import load_parser
 from vidneg.text.syntax import Tree

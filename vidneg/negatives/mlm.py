@@ -5,6 +5,7 @@
 # %% ../../nbs/negatives/mlm.ipynb #435f7cc4
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Callable, Iterable
@@ -16,13 +17,13 @@ from ..core.records import Edit
 from ..text.edits import apply_edit, overlaps, shift
 from ..text.english import dictionary_lemma, word_classes
 from ..text.lexicon import CATEGORIES, Entry, Match, Reading, substitute
-from ..lm.pretrained import FillMask, MASK, is_word
+from ..lm.pretrained import FillMask, MASK, fill_mask, is_word
 from ..text.synonyms import lemmas, related
 from ..text.ud import Parsed, Token
 
 # %% auto #0
 __all__ = ['LIGHT', 'PLACES', 'REMEMBERED', 'category_of', 'words_of', 'can_be', 'fitting', 'in_turn', 'edit_of', 'same_class',
-           'Draft', 'LmMaker']
+           'Draft', 'LmMaker', 'NamedLm']
 
 # %% ../../nbs/negatives/mlm.ipynb #c5a87621
 LIGHT = {
@@ -167,6 +168,8 @@ class LmMaker:
     _parses: dict[str, Parsed] = field(default_factory=dict, init=False, repr=False)
     _fills: dict[str, list[tuple[str, float]]] = field(default_factory=dict, init=False, repr=False)
 
+    def __getstate__(self): return vars(self) | {"_parses": {}, "_fills": {}} # other processes remember for themselves
+
     def _parse(self, texts): return _once(texts, self.parse, self._parses)
 
     def parse_missing(self, drafts: list[Draft]):
@@ -213,3 +216,21 @@ class LmMaker:
                 drafts[i].add(todo[i][k], category, parsed)
                 del why[i]
         return why
+
+# %% ../../nbs/negatives/mlm.ipynb #8b2fba39
+@lru_cache(2)
+def _model(spec): return fill_mask(json.loads(spec))
+
+@dataclass(frozen=True)
+class NamedLm:
+    "A `FillMask` that travels to other processes by its name."
+    spec: str | dict # as `fill_mask`
+
+    def _backend(self): return _model(json.dumps(self.spec, sort_keys=True))
+
+    @property
+    def name(self) -> str: return self._backend().name
+
+    def fill(self, texts: list[str], top_k: int = 20) -> list[list[tuple[str, float]]]:
+        "As `FillMask`."
+        return self._backend().fill(texts, top_k)
