@@ -19,7 +19,8 @@ from vidneg.audit.blind import wilson
 from vidneg.negatives.components.make import KINDS, make_components
 from vidneg.negatives.mlm import LmMaker
 from vidneg.world.vocabulary import WorldGrammar
-from vidneg.negatives.mixed import MixedGenerator, Plan, aaro_mixed
+from vidneg.negatives.generate import Plan
+from vidneg.negatives.mixed import MixedGenerator, aaro_mixed
 from vidneg.negatives.rules import rules_published
 from vidneg.negatives.shards import Job, KnownLm, KnownParser, make_all, make_mixed, make_spot_pairs
 from vidneg.negatives.spot.captions import GrammarDecorator, make_spot

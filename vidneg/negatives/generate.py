@@ -129,6 +129,14 @@ class Job:
     accept: Callable[[Caption, str], bool] | None = None # is this text false of the caption's clip?
     accept_positive: Callable[[Caption, str], bool] | None = None # of the kind "positive": is it true?
 
+    def __post_init__(self):
+        if wrong := sorted(set(self.plan.kinds) - set(known := self.generator.kinds)):
+            raise VidnegError(f"{self.generator.name} makes no kind {', '.join(wrong)}; there are {', '.join(known)}")
+
+    @property
+    def kinds(self) -> tuple[str, ...]: # in the generator's order
+        return tuple(k for k in self.generator.kinds if k in self.plan.kinds or not self.plan.kinds)
+
     def refuses(self, source: Source, made: Made) -> bool:
         "Say whether an oracle objects."
         accept = self.accept_positive if made.negative.kind == "positive" else self.accept
@@ -142,13 +150,6 @@ def job_of(
 ) -> Job:
     "Return a job by the generator's usual plan."
     return Job(generator, replace(generator.plan, **settings), accept, accept_positive)
-
-def _wanted_kinds(job):
-    "Kinds in the generator's order."
-    known, wanted = job.generator.kinds, job.plan.kinds
-    if wrong := sorted(set(wanted) - set(known)):
-        raise VidnegError(f"{job.generator.name} makes no kind {', '.join(wrong)}; there are {', '.join(known)}")
-    return tuple(k for k in known if k in wanted or not wanted)
 
 # %% ../../nbs/negatives/generate.ipynb #b5dc8aba
 def _judge(job, source, drawn, before):
@@ -176,7 +177,7 @@ def fill(
     job: Job,
 ) -> tuple[list[Made], Counter]: # in the sources' order; (kind, "made" or the reason why not): how often
     "Make all that is wanted of some sources. What is made of one does not depend on the others."
-    generator, kinds, counts = job.generator, _wanted_kinds(job), Counter()
+    generator, kinds, counts = job.generator, job.kinds, Counter()
     wanted, made = [], [[] for _ in sources]
     offers = generator.offers(sources, kinds) if job.plan.mode == "each_category" else [dict.fromkeys(kinds, "")]*len(sources)
     for s, offer in zip(sources, offers):
