@@ -66,7 +66,8 @@ def decode(at):
 @part
 def negatives(at):
     "Rule-based negatives, one per category and caption."
-    from vidneg.negatives.rules import SlotFrequencies, make_negatives, rules_balanced, rules_published
+    from vidneg.negatives.generate import make_negatives
+    from vidneg.negatives.rules import SlotFrequencies, rules_balanced, rules_published
     from vidneg.text.lexicon import Lexicon
     lexicon = Lexicon.navero()
     (_, counts), published = timed(make_negatives, at.captions, rules_published(lexicon))

@@ -6,7 +6,7 @@ enough. `--only rules --rules 100000` measures less.
 """
 import argparse, json, resource, subprocess, sys, tempfile, time
 from collections import Counter, defaultdict
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 
 # The other process imports this file as well, so each room imports what it needs.
@@ -49,9 +49,9 @@ class Pairs:
 def rules(texts, n):
     "Word lists of NAVERO."
     from vidneg.text.lexicon import lexicon_named
-    from vidneg.negatives.mixed import MixedGenerator, stream_negatives
+    from vidneg.negatives.generate import stream_negatives
     from vidneg.negatives.rules import rules_published
-    return sum(1 for _ in stream_negatives(stream(texts, n), MixedGenerator(rules_published(lexicon_named("navero")))))
+    return sum(1 for _ in stream_negatives(stream(texts, n), rules_published(lexicon_named("navero"))))
 
 
 @room
@@ -67,21 +67,21 @@ def mixed(texts, n):
     "Rules and a language model by turns."
     from vidneg.text.lexicon import lexicon_named
     from vidneg.negatives.mlm import LmMaker
-    from vidneg.negatives.mixed import MixedGenerator, stream_negatives
+    from vidneg.negatives.generate import stream_negatives
+    from vidneg.negatives.mixed import MixedGenerator
     from vidneg.negatives.rules import rules_published
     from vidneg.text.parse import load_parser
     generator = MixedGenerator(rules_published(lexicon_named("navero")), LmMaker(Pairs(texts), load_parser().parse))
-    return sum(1 for _ in stream_negatives(stream(texts, n), generator, shard=SHARD))
+    return sum(1 for _ in stream_negatives(stream(texts, n), generator, size=SHARD))
 
 
 @room
 def components(texts, n):
-    "All sentence components, shard by shard."
-    from vidneg.negatives.components.make import make_components
+    "All sentence components."
+    from vidneg.negatives.components.make import ComponentGenerator
+    from vidneg.negatives.generate import stream_negatives
     from vidneg.text.parse import load_parser
-    captions, parser, made = stream(texts, n), load_parser(), 0
-    while some := list(islice(captions, SHARD)): made += len(make_components(some, parser)[0])
-    return made
+    return sum(1 for _ in stream_negatives(stream(texts, n), ComponentGenerator(load_parser()), size=SHARD))
 
 
 @room

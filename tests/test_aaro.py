@@ -10,11 +10,12 @@ from vidneg.text.edits import undo
 from vidneg.world.script import WorldConfig, captions, make_clip
 from vidneg.evaluate.accuracy import accuracy_table, blind_scores
 from vidneg.evaluate.score import items_table
-from vidneg.negatives.aaro import aaro, one_caption_per_clip
+from vidneg.negatives.aaro import aaro, by_rules, one_caption_per_clip
 from vidneg.negatives.oracle import verdicts
 from vidneg.text.lexicon import lexicon_named
 from vidneg.world.oracle import WorldOracle, states_held_out, verdict
-from vidneg.negatives.rules import GENERATORS, SlotFrequencies, make_negatives
+from vidneg.negatives.generate import GENERATORS, make_negatives
+from vidneg.negatives.rules import SlotFrequencies
 from vidneg.text.lexicon import CATEGORIES
 
 CONFIG = WorldConfig()
@@ -28,7 +29,7 @@ def world():
     told = {split: [c for s in some for c in captions(s, CONFIG) if c.grain == "fine"] for split, some in scripts.items()}
     graphs = {s.clip_id: s.graph for some in scripts.values() for s in some}
     accept = lambda c, text: verdict(text, graphs[c.clip_id]) == "false" and not states_held_out(text, CONFIG)
-    items, _ = aaro(told["test"], "rules-balanced", WORLD, accept=accept)
+    items, _ = aaro(told["test"], **by_rules("rules-balanced", WORLD), accept=accept)
     return told, graphs, items
 
 
@@ -59,7 +60,7 @@ def test_blind_ranker_is_at_chance_on_balanced_and_not_on_published(world):
     made, _ = make_negatives(told["train"], GENERATORS["rules-balanced"](WORLD, SlotFrequencies.count(told["train"], WORLD)), 4)
     navero = lexicon_named("navero")
     easy, _ = make_negatives(told["train"], GENERATORS["rules-published"](navero), 4)
-    published, _ = aaro(told["test"], "rules-published", navero)
+    published, _ = aaro(told["test"], **by_rules("rules-published", navero))
     text = {c.caption_id: c.text for c in told["train"]}
     def average(train, test, form):
         pairs = pd.DataFrame([(text[n.caption_id], n.text) for n in train], columns=["caption", "negative"])

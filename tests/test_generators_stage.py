@@ -1,7 +1,6 @@
-"The stages `generators` and `audit` on a few clips, and negatives by shards."
+"The stages `negatives`, `generators` and `audit` on a few clips."
 import pickle
 from collections import Counter
-from functools import partial
 
 import pandas as pd
 import pytest
@@ -12,22 +11,13 @@ from vidneg.core.records import Caption, Clip, Negative, SceneGraph, read_record
 from vidneg.text.edits import undo
 from vidneg.data.batches import digest
 from vidneg.world.script import WorldConfig, captions, make_clip
-from vidneg.negatives.aaro import aaro
-from vidneg.text.lexicon import lexicon_named
 from vidneg.world.oracle import verdict
 from vidneg.audit.blind import wilson
-from vidneg.negatives.components.make import KINDS, make_components
-from vidneg.negatives.mlm import LmMaker
-from vidneg.world.vocabulary import WorldGrammar
-from vidneg.negatives.mixed import MixedGenerator, Plan, aaro_mixed
-from vidneg.negatives.rules import rules_published
-from vidneg.negatives.shards import Job, KnownLm, KnownParser, make_all, make_mixed, make_spot_pairs
-from vidneg.negatives.spot.captions import GrammarDecorator, make_spot
-from vidneg.world.vocabulary import world_vocabulary
-from vidneg.negatives.spot.events import MODES, SCHEMES, count_vocabulary
+from vidneg.negatives.components.make import KINDS
+from vidneg.negatives.mlm import NamedLm
 from vidneg.lm.backends import fill_mask
 from vidneg.lm.mlm import CaptionMlm, word_tokenizer
-from vidneg.text.parse import PIPELINE, load_parser, write_parses
+from vidneg.text.parse import PIPELINE
 
 pytestmark = pytest.mark.skipif(not PIPELINE.exists(), reason="the pipeline is not there: run the stage `parser`")
 CONFIG, SIZES = WorldConfig(), {"train": 8, "test": 6}
@@ -41,8 +31,6 @@ def dataset(root):
     write_records(root/"data/dataset/clips.parquet", [Clip(s.clip_id, "none.mp4", 0., 1., split) for split, s in scripts])
     write_records(root/"data/dataset/captions.parquet", [c for some in TOLD.values() for c in some])
     write_records(root/"data/dataset/graphs.parquet", [s.graph for _, s in scripts], SceneGraph)
-    items, _ = aaro([c for c in TOLD["test"] if c.grain == "fine"], "rules-published", lexicon_named("navero"))
-    for form in ("published", "balanced"): write_records(root/f"data/negatives/aaro-test-{form}.parquet", items, Negative)
     texts = [c.text for c in TOLD["train"]]
     CaptionMlm(word_tokenizer(texts), width=16, layers=1, heads=2).save(root/"data/lm")
 
@@ -54,13 +42,14 @@ def written(*folders):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    "Both stages run in two folders, and what they left."
+    "The stages run in two folders, and what they left."
     torch.set_num_threads(1)
     roots = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
     with pytest.MonkeyPatch.context() as monkeypatch:
         for root in roots:
             (root/"settings.ini").touch()
             dataset(root)
+            run("negatives", root, monkeypatch)
             run("generators", root, monkeypatch, clips=5, rounds=2, workers=1)
             run("audit", root, monkeypatch, shares=[0.5], workers=1)
     return roots
@@ -104,6 +93,8 @@ def test_tables_and_pages_agree(done):
     out = done[0]/"reports/audit"
     table, rates = pd.read_csv(out/"audit.csv"), pd.read_csv(out/"generators.csv")
     assert {f"{s.replace('/', '-')}.html" for s in table.set} == {p.name for p in out.glob("*.html")}
+    assert "train/finetune" in set(table.set) and "train/finetune" in set(rates.part + "/" + rates["set"])
+    assert "train/rules-balanced" not in set(table.set), "what is trained with is audited itself, once"
     assert table.before.between(0, 1).all() and (table.kept_items <= table.measured).all()
     assert (table.before_low <= table.before).all() and (table.before <= table.before_high).all()
     tested = rates[rates.part == "test"]
@@ -112,47 +103,13 @@ def test_tables_and_pages_agree(done):
     assert len((out/"audit.md").read_text().splitlines()) == len(table) + 6
 
 
-def test_known_parser_is_the_parser(tmp_path):
-    texts = [c.text for c in FINE[:12]]
-    write_parses(tmp_path/"p.parquet", load_parser().pipe(texts[:5]))
-    parser = pickle.loads(pickle.dumps(KnownParser(path=str(tmp_path/"p.parquet"))))
-    assert parser.parse(texts + texts[:2]) == load_parser().parse(texts + texts[:2])
-    assert list(parser.pipe(iter(texts))) == KnownParser().parse(texts) == load_parser().parse(texts)
-    assert parser.parse([]) == [] and [p.text for p in parser.parse([""])] == [""]
-
-
-@pytest.mark.parametrize("size", [1, 7, 1000])
-def test_shards_change_nothing(done, size):
-    rules = rules_published(lexicon_named("world"))
-    both = MixedGenerator(rules, LmMaker(KnownLm(str(done[0]/"data/lm")), KnownParser().parse))
-    jobs = {"mixed": Job(partial(make_mixed, generator=both, plan=Plan(2)), FINE[:9]),
-            "components": Job(partial(make_components, parser=KnownParser(), vocabulary=world_vocabulary()), FINE[:4]),
-            "aaro": Job(partial(aaro_mixed, generator=both), FINE[:12], whole=True),
-            "nothing": Job(partial(make_mixed, generator=both), []),
-            "nothing whole": Job(partial(aaro_mixed, generator=both), [], whole=True)}
-    found = make_all(pickle.loads(pickle.dumps(jobs)), size=size)
-    assert found == {name: job.make(job.captions) for name, job in jobs.items()}
-    assert found["nothing"] == found["nothing whole"] == ([], Counter()) and found["mixed"][0]
-
-
-@pytest.mark.parametrize("size", [1, 3, 100])
-def test_spot_by_shards_is_spot(size):
-    graphs, scheme = [s.graph for s in SCRIPTS["train"]], SCHEMES["world"]
-    how = dict(scheme=scheme, vocabulary=count_vocabulary(graphs, scheme, True, MODES),
-               decorator=GrammarDecorator(WorldGrammar()), modes=MODES)
-    jobs = pickle.loads(pickle.dumps({"spot": Job(partial(make_spot_pairs, **how), graphs)}))
-    pairs, counts = make_all(jobs, size=size)["spot"]
-    whole = make_spot(graphs, **how)
-    assert pairs == list(zip(whole.captions, whole.negatives)) and counts == whole.counts and pairs
-
-
 @pytest.mark.parametrize("given", [str, lambda folder: {"name_or_folder": str(folder), "batch_size": 3}])
 def test_known_model_is_the_model(done, given):
     spec = given(done[0]/"data/lm")
-    known = pickle.loads(pickle.dumps(KnownLm(spec)))
+    known = pickle.loads(pickle.dumps(NamedLm(spec)))
     texts = [c.text.replace(" a ", " [MASK] ", 1) for c in FINE if " a " in c.text][:7]
     assert known.fill(texts, 4) == fill_mask(spec).fill(texts, 4) and known.name == fill_mask(spec).name
-    assert known._backend() is KnownLm(spec)._backend() # loaded once
+    assert known._backend() is NamedLm(spec)._backend() # loaded once
 
 
 @pytest.mark.parametrize("n", range(1, 60))

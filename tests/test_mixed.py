@@ -1,6 +1,7 @@
 "Negatives by rules, by a language model, and by turns: typed, undone, and the same in whatever company."
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ from hypothesis import given, settings, strategies as st
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Edit
 from vidneg.core.seeds import stable_rng
-from vidneg.text.edits import undo
+from vidneg.text.edits import apply_edit, overlaps, shift, undo
 from vidneg.text.lexicon import lexicon_named
-from vidneg.negatives.mlm import (Draft, LmMaker, REMEMBERED, category_of, edit_of, fitting, in_turn, moved, overlaps,
+from vidneg.negatives.mlm import (Draft, LmMaker, REMEMBERED, category_of, edit_of, fitting, in_turn,
                                   same_class, words_of)
-from vidneg.negatives.mixed import MixedGenerator, Plan, aaro_mixed, attempts, stream_negatives
-from vidneg.negatives.rules import apply_edit, make_negatives, rules_published
+from vidneg.negatives.aaro import aaro
+from vidneg.negatives.generate import Plan, make_negatives, stream_negatives
+from vidneg.negatives.mixed import MixedGenerator, attempts
+from vidneg.negatives.rules import rules_published
 from vidneg.text.lexicon import CATEGORIES, Lexicon
 from vidneg.lm.protocols import MASK
 from vidneg.text.parse import PIPELINE, load_parser
@@ -104,7 +107,7 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     monkeypatch.setattr("vidneg.negatives.mlm.REMEMBERED", 5)
     lm = LmMaker(Scripted(ALL), parse)
     some = [Caption(f"c{i}", "v", f"the {w} sleeps") for i, w in enumerate(w for w in WORDS if WORDS[w][1] == "NOUN")]
-    made = list(stream_negatives(some, MixedGenerator(lm=lm), shard=2))
+    made = list(stream_negatives(some, MixedGenerator(lm=lm), size=2))
     assert max(len(lm._parses), len(lm._fills)) < 20 and len(some) > 8
     assert made == list(stream_negatives(some, MAKERS["lm"])) and REMEMBERED > 1000
 
@@ -208,7 +211,7 @@ def test_undo_gives_the_caption_and_no_word_is_edited_twice(generator, text, rou
     spans, now = [], text
     for e in negative.edits:
         assert not overlaps(e.start, e.end, spans) and now[e.start:e.end] == e.old != e.new
-        spans, now = moved(spans, e), apply_edit(now, e)
+        spans, now = shift(spans, e), apply_edit(now, e)
         assert now != text and now[spans[-1][0]:spans[-1][1]] == e.new
     assert now == negative.text and len(spans) == len(negative.edits)
 
@@ -230,12 +233,12 @@ def test_the_model_changes_one_word_into_another_of_its_kind(text, seed):
 @given(texts=st.lists(sentences, max_size=8), shard=st.integers(1, 5), data=st.data())
 def test_results_do_not_depend_on_company(generator, texts, shard, data):
     captions = [Caption(f"c{i}", f"v{i}", t) for i, t in enumerate(texts)]
-    plan = Plan(per_caption=2, rounds=2, mode="any")
-    whole = list(stream_negatives(captions, generator, plan))
-    assert whole == list(stream_negatives(iter(captions), generator, plan, shard=shard))
+    how = dict(per_caption=2, rounds=2, mode="any")
+    whole, _ = make_negatives(captions, generator, **how)
+    assert whole == list(stream_negatives(iter(captions), generator, size=shard, **how))
     order = data.draw(st.permutations(captions))
-    assert sorted(stream_negatives(order, generator, plan), key=str) == sorted(whole, key=str)
-    alone = [n for c in captions for n in stream_negatives([c], generator, plan)]
+    assert sorted(make_negatives(order, generator, **how)[0], key=str) == sorted(whole, key=str)
+    alone = [n for c in captions for n in make_negatives([c], generator, **how)[0]]
     assert alone == whole
 
 
@@ -245,41 +248,35 @@ def test_results_do_not_depend_on_company(generator, texts, shard, data):
        mode=st.sampled_from(["each_category", "any"]))
 def test_all_is_counted(generator, texts, mode):
     captions = [Caption(f"c{i}", f"v{i}", t) for i, t in enumerate(texts)]
-    counts = Counter()
-    made = list(stream_negatives(captions, generator, Plan(mode=mode), counts=counts))
+    made, counts = make_negatives(captions, generator, mode=mode)
     if mode == "any": assert sum(counts.values()) == len(texts)
     assert sum(n for (_, what), n in counts.items() if what == "made") == len(made)
     assert {what for _, what in counts} <= {"made", "no match", "no replacement", "other class", "duplicate"}
 
 
 def test_each_category_takes_turns_and_counts_what_is_missing():
-    counts, caption = Counter(), Caption("c", "v", "the red man runs")
-    made = list(stream_negatives([caption], MAKERS["lm"], Plan(per_caption=6), counts=counts))
+    made, counts = make_negatives([Caption("c", "v", "the red man runs")], MAKERS["lm"], per_caption=6)
     assert Counter(n.kind for n in made) == {"action": 2, "attribute": 2, "object": 2}
     assert len({n.text for n in made}) == 6 and counts["relation", "no match"] == 1
 
 
-def test_rules_alone_are_counted_as_make_negatives_counts_them():
+def test_rules_in_rounds_are_counted_as_rules_are():
     texts = ("a man runs", "the red owl", "zebra", "", "a dog in a cave")
     captions = [Caption(f"c{i}", "v", t) for i, t in enumerate(texts)]
     _, old = make_negatives(captions, RULES)
-    new = Counter()
-    list(stream_negatives(captions, MAKERS["rules"], counts=new))
+    _, new = make_negatives(captions, MAKERS["rules"])
     assert {k: n for k, n in new.items() if k[1] != "made"} == {k: n for k, n in old.items() if k[1] != "made"}
     assert sum(n for k, n in new.items() if k[1] == "made") == sum(n for k, n in old.items() if k[1] == "made") == 3
 
 
 def test_what_the_oracle_refuses_is_drawn_again_or_counted():
-    caption, counts = Caption("c", "v", "the man"), Counter()
-    plan = Plan(categories=("object",), tries=40)
-    made, = stream_negatives([caption], MAKERS["lm"], plan, lambda c, t: t == "the egg", counts)
+    ask = partial(make_negatives, [Caption("c", "v", "the man")], MAKERS["lm"], kinds=("object",), tries=40)
+    [made], counts = ask(accept=lambda c, t: t == "the egg")
     assert made.text == "the egg" and counts == {("object", "made"): 1}
-    counts.clear()
-    assert not list(stream_negatives([caption], MAKERS["lm"], plan, lambda c, t: False, counts))
-    assert counts == {("object", "rejected"): 1}
+    assert ask(accept=lambda c, t: False) == ([], {("object", "rejected"): 1})
 
 
-@pytest.mark.parametrize("wrong", [dict(categories=("colour",)), dict(mode="all"), dict(rounds=0),
+@pytest.mark.parametrize("wrong", [dict(mode="all"), dict(rounds=0),
                                    dict(per_caption=0), dict(tries=0)])
 def test_plans_are_checked(wrong):
     with pytest.raises(VidnegError): Plan(**wrong)
@@ -292,7 +289,7 @@ def test_only_a_shard_is_in_memory():
         for i in range(10**6):
             taken += 1
             yield Caption(f"c{i}", "v", "the man runs")
-    made = stream_negatives(captions(), MAKERS["lm"], shard=10)
+    made = stream_negatives(captions(), MAKERS["lm"], size=10)
     for _ in range(25): next(made)
     assert taken == 30
 
@@ -304,7 +301,7 @@ def test_aaro_has_one_item_a_clip_in_one_category():
     def generator_for(some, category):
         seen.append((category, len(some)))
         return MAKERS["mixed"]
-    items, counts = aaro_mixed(captions, generator_for, accept=lambda c, t: "egg" not in t)
+    items, counts = aaro(captions, generator_for, accept=lambda c, t: "egg" not in t)
     by_id = {c.caption_id: c for c in captions}
     assert all(len(n.edits) == 1 and undo(n.text, n.edits) == by_id[n.caption_id].text for n in items)
     assert all("egg" not in n.text for n in items)
@@ -320,8 +317,8 @@ STRANGE = ("", " ", "dog", "🙂", "🙂 man", "\x00", "man\x00 runs", "\ud800 m
 
 @each_maker
 def test_strange_captions_are_counted(generator):
-    captions, counts = [Caption(str(i), "v", t) for i, t in enumerate(STRANGE)], Counter()
-    made = list(stream_negatives(captions, generator, Plan(rounds=5, mode="any"), counts=counts))
+    captions = [Caption(str(i), "v", t) for i, t in enumerate(STRANGE)]
+    made, counts = make_negatives(captions, generator, rounds=5, mode="any")
     assert sum(counts.values()) == len(STRANGE) and {"2", "10"} <= {n.caption_id for n in made}
     assert all(undo(n.text, n.edits) == STRANGE[int(n.caption_id)] for n in made)
 
@@ -333,8 +330,8 @@ def test_with_the_pipeline_and_naveros_lists(actions):
     lm = LmMaker(Scripted(words), load_parser().parse)
     generator = MixedGenerator(rules_published(Lexicon.navero(actions)), lm)
     texts = ("a cartoon animal runs through an ice cave in a video game", "A man in a red t-shirt walks.", *STRANGE)
-    captions, counts = [Caption(str(i), "v", t) for i, t in enumerate(texts)], Counter()
-    made = list(stream_negatives(captions, generator, Plan(mode="any"), counts=counts))
+    captions = [Caption(str(i), "v", t) for i, t in enumerate(texts)]
+    made, counts = make_negatives(captions, generator, mode="any")
     assert sum(counts.values()) == len(texts) and {"0", "1"} <= {n.caption_id for n in made}
     assert all(undo(n.text, n.edits) == texts[int(n.caption_id)] for n in made)
     assert all("-shirt" in n.text for n in made if n.caption_id == "1")
@@ -346,9 +343,9 @@ def test_on_real_captions():
     rows = json.loads((Path(os.environ["VIDNEG_REAL_DATA"])/"activitynet_captions/val.json").read_text())
     texts = [s for r in (rows.values() if isinstance(rows, dict) else rows) for s in (r.get("sentences") or [])][:200]
     if not texts: pytest.skip("no sentences found in activitynet_captions/val.json")
-    captions, counts = [Caption(str(i), "v", t) for i, t in enumerate(texts)], Counter()
+    captions = [Caption(str(i), "v", t) for i, t in enumerate(texts)]
     lm = LmMaker(Scripted("dances dancing danced woman dogs green under castle".split()), load_parser().parse)
     generator = MixedGenerator(rules_published(lexicon_named("navero")), lm)
-    made = list(stream_negatives(captions, generator, Plan(rounds=3, mode="any"), counts=counts))
+    made, counts = make_negatives(captions, generator, rounds=3, mode="any")
     assert all(undo(n.text, n.edits) == texts[int(n.caption_id)] for n in made)
     assert len(made) > 0.95*len(texts) and sum(counts.values()) == len(texts)

@@ -12,7 +12,7 @@ from spacy.training import Example
 import vidneg
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
-from vidneg.text.english import CaptionEnglish, Parser, dictionary_lemma, encodable, word_classes
+from vidneg.text.english import CaptionEnglish, SpacyParser, dictionary_lemma, encodable, word_classes
 from vidneg.text.parse import PIPELINE, load_parser, read_parses, write_parses
 from vidneg.text.train_parser import (accuracy, count_right, epoch_examples, fit_pipeline, lemma_table, save_pipeline,
                                       to_example)
@@ -364,7 +364,7 @@ def test_installed_model_with_other_labels(tmp_path):
     optimizer = nlp.initialize(lambda: examples)
     for _ in range(25): nlp.update(examples, sgd=optimizer)
     nlp.to_disk(tmp_path/"other")
-    parsed = Parser("other", str(tmp_path/"other"))("a dog sits on grass")
+    parsed = SpacyParser("other", str(tmp_path/"other"))("a dog sits on grass")
     assert [(t.dep, t.head) for t in parsed.tokens] == [("det", 1), ("nsubj", 2), ("root", 2), ("case", 4), ("obl", 2)]
 
 
@@ -480,7 +480,7 @@ def test_training_repeats(tmp_path):
     nlp = fit_pipeline(ALL[:25], 1, seed=4, batch_words=100, **sizes)
     assert nlp.to_bytes(exclude=["vocab"]) != first
     for _ in range(2): save_pipeline(nlp, tmp_path/"p", {"dogs|NNS": "hound"}, {"version": "9"}, "note")
-    parser = Parser("p", str(tmp_path/"p"), str(tmp_path/"p"/"lemmas.json"))
+    parser = SpacyParser("p", str(tmp_path/"p"), str(tmp_path/"p"/"lemmas.json"))
     assert parser.version == "9"
     assert (parser.lemma("Dogs", "NOUN", "NNS"), parser.lemma("cats", "NOUN", "NNS")) == ("hound", "cat")
     assert [(t.tag_, t.dep_) for t in parser.nlp("dogs run")] == [(t.tag_, t.dep_) for t in nlp("dogs run")]

@@ -15,7 +15,7 @@ from vidneg.core.seeds import stable_rng
 from vidneg.data.pairs import Pair
 from vidneg.audit.blind import blind_solvability
 from vidneg.audit.refine import Problem, _cells, _choose, balance, best_share, choose, curve, redraw, refine
-from vidneg.negatives.rules import GENERATORS, make_negatives
+from vidneg.negatives.generate import GENERATORS, make_negatives
 from vidneg.text.lexicon import Lexicon
 
 REAL = os.environ.get("VIDNEG_REAL_DATA")

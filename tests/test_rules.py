@@ -10,9 +10,10 @@ from hypothesis import assume, given, settings, strategies as st
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Negative
 from vidneg.core.seeds import stable_rng
-from vidneg.text.edits import undo
-from vidneg.negatives.rules import (GENERATORS, SlotFrequencies, apply_edit, counts_table, make_negatives, mark_edits,
-                                    offers, rules_balanced, rules_published, show_edits, symmetric_joint, word_log_odds)
+from vidneg.negatives.generate import GENERATORS, counts_table, make_negatives
+from vidneg.negatives.rules import (SlotFrequencies, choices, rules_balanced, rules_published, symmetric_joint,
+                                    word_log_odds)
+from vidneg.text.edits import apply_edit, mark_edits, show_edits, undo
 from vidneg.text.lexicon import CATEGORIES, Lexicon
 
 NAVERO = Lexicon.navero()
@@ -155,18 +156,19 @@ def test_accept():
     assert sum(n for (_, why), n in counts.items() if why == "rejected") == 3
 
 @pytest.mark.parametrize("wrong, message", [
-    (dict(categories=("colour",)), "no category colour"), (dict(mode="all"), "no mode 'all'"),
+    (dict(kinds=("colour",)), "no kind colour"), (dict(mode="all"), "no mode 'all'"),
     (dict(per_caption=0), "at least 1")])
 def test_wrong_arguments(wrong, message):
     with pytest.raises(VidnegError, match=message): make_negatives([CAVE], PUBLISHED, **wrong)
 
 def test_registry():
-    assert set(GENERATORS) == {"rules-published", "rules-balanced"}
+    assert {"rules-published", "rules-balanced", "lm", "mixed", "components", "spot"} <= set(GENERATORS)
+    assert all(callable(GENERATORS[name]) for name in GENERATORS)
     with pytest.raises(VidnegError, match="needs frequencies"): GENERATORS["rules-balanced"](NAVERO, None)
 
 def test_show_edits_escapes():
     caption = Caption("c", "v", "a <b>red</b> dog")
-    [negative], _ = make_negatives([caption], PUBLISHED, categories=("object",))
+    [negative], _ = make_negatives([caption], PUBLISHED, kinds=("object",))
     html = show_edits([negative], [caption]).data
     assert "<mark>" in html and "<b>" not in html
 
@@ -201,7 +203,7 @@ def expected_flows(generator, captions, categories):
     "Expected number of times that each spelling goes out and comes in, by listing all that may happen."
     out, into = Counter(), Counter()
     for c in captions:
-        offered = [o for k in categories if (o := offers(TOY.match(c.text), generator.choice.usable, k))]
+        offered = [o for k in categories if (o := choices(TOY.match(c.text), generator.choice.usable, k))]
         for picks in offered:
             for (_, rs) in picks:
                 for r in rs:
@@ -247,7 +249,7 @@ def blind_accuracy(train, test):
 def pairs_of(name, captions, categories, **kwargs):
     generator = GENERATORS[name](TOY, SlotFrequencies.count(captions, TOY, categories))
     texts = {c.caption_id: c.text for c in captions}
-    negatives, _ = make_negatives(captions, generator, categories=categories, **kwargs)
+    negatives, _ = make_negatives(captions, generator, kinds=categories, **kwargs)
     return [(texts[n.caption_id], n.text) for n in negatives]
 
 @pytest.mark.parametrize("categories, kwargs", [
@@ -280,7 +282,7 @@ def activitynet():
     return captions_of(itertools.islice((s for v in videos for s in v["sentences"]), 800))
 
 @pytest.mark.parametrize("source, coverage", [(msrvtt, .8), (activitynet, .9)])
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", ["rules-published", "rules-balanced"])
 def test_real_captions(source, coverage, name):
     captions = source()
     generator = GENERATORS[name](NAVERO, SlotFrequencies.count(captions, NAVERO))

@@ -22,33 +22,22 @@ from ..core.errors import VidnegError
 from ..core.registry import Registry
 from ..core.seeds import stable_seed
 from ..data.pairs import Pair
+from ..text.edits import WORD, window
 
 # %% auto #0
-__all__ = ['SCORERS', 'DEFECTS', 'tokens', 'window', 'differences', 'folds', 'Prepared', 'by_characters', 'by_words',
-           'by_log_odds', 'logistic_ranker', 'by_bag', 'by_bag_of_kind', 'NgramLM', 'by_ngrams', 'by_causal', 'wilson',
-           'blind_scores', 'blind_solvability', 'pick_shorter', 'wide', 'defects', 'sample_pairs']
+__all__ = ['SCORERS', 'DEFECTS', 'tokens', 'differences', 'folds', 'Prepared', 'by_characters', 'by_words', 'by_log_odds',
+           'logistic_ranker', 'by_bag', 'by_bag_of_kind', 'NgramLM', 'by_ngrams', 'by_causal', 'wilson', 'blind_scores',
+           'blind_solvability', 'pick_shorter', 'wide', 'defects', 'sample_pairs']
 
 # %% ../../nbs/audit/blind.ipynb #d00d854d
-_TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
-
 @lru_cache(maxsize=2**13) # a caption is read once for each of its negatives, and by several scorers
-def _tokens(text): return tuple(_TOKEN.findall(text.lower()))
+def _tokens(text): return tuple(WORD.findall(text.lower()))
 
 def tokens(
     text: str,
 ) -> list[str]: # words and signs, lower case
     "What the scorers see of a text."
     return list(_tokens(text))
-
-def window(
-    a: list, # (A,)
-    b: list, # (B,)
-) -> tuple[int, int, int]: # (i, j, k): a[i:j] stands where b has b[i:k]; all else is the same
-    "The stretch in which two lists differ."
-    n = min(len(a), len(b))
-    i = next((k for k in range(n) if a[k] != b[k]), n)
-    same = next((k for k in range(n - i) if a[-1 - k] != b[-1 - k]), n - i)
-    return i, len(a) - same, len(b) - same
 
 def differences(
     a: list[str], # tokens of the caption

@@ -10,8 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
-
 import lemminflect
 import numpy as np
 import pandas as pd
@@ -20,41 +18,15 @@ from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..core.records import Caption, Negative
 from ..data.pairs import Pair
-from .blind import NgramLM, folds, sample_pairs, wilson, window
+from .blind import NgramLM, folds, sample_pairs, wilson
+from ..text.edits import WORD, changed
 from ..text.lexicon import needs_an
 from ..text.synonyms import lemmas, related
 from ..text.ud import Parsed
 
 # %% auto #0
-__all__ = ['Change', 'changed', 'rates', 'oracle_rates', 'agrees', 'guarded', 'suspicion', 'slips', 'fluency', 'writing',
-           'diversity', 'coverage', 'page', 'review_sheet', 'write_page']
-
-# %% ../../nbs/audit/validity.ipynb #c997f0ff
-_WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
-_ARTICLES = {"a", "an"}
-
-class Change(NamedTuple):
-    "Where two texts differ; spans are (start, end) in characters."
-    old: str
-    new: str
-    old_span: tuple[int, int] # in the caption
-    new_span: tuple[int, int] # in the negative
-
-def _span(found, i, j, text):
-    if i == j: return (at := found[i].start() if i < len(found) else len(text)), at
-    return found[i].start(), found[j - 1].end()
-
-def changed(
-    caption: str,
-    negative: str,
-) -> Change: # empty texts where nothing differs
-    "The stretch that was edited, in whole words."
-    a, b = list(_WORD.finditer(caption)), list(_WORD.finditer(negative))
-    x, y = [m[0].lower() for m in a], [m[0].lower() for m in b]
-    i, j, k = window(x, y)
-    if i < min(j, k) - 1 and {x[i], y[i]} <= _ARTICLES: i += 1
-    old, new = _span(a, i, j, caption), _span(b, i, k, negative)
-    return Change(caption[slice(*old)], negative[slice(*new)], old, new)
+__all__ = ['rates', 'oracle_rates', 'agrees', 'guarded', 'suspicion', 'slips', 'fluency', 'writing', 'diversity', 'coverage',
+           'page', 'review_sheet', 'write_page']
 
 # %% ../../nbs/audit/validity.ipynb #1584abfc
 def rates(
@@ -80,7 +52,7 @@ def oracle_rates(
 
 # %% ../../nbs/audit/validity.ipynb #49ef116b
 @lru_cache(maxsize=200_000)
-def _lemma_set(text): return frozenset(w for t in _WORD.findall(text.lower()) for w in lemmas(t))
+def _lemma_set(text): return frozenset(w for t in WORD.findall(text.lower()) for w in lemmas(t))
 
 _EMPTY = frozenset("a an the of to in on at and with is are be".split())
 
@@ -97,7 +69,7 @@ def agrees(
     "Does another caption say what the negative says instead?"
     change, others = changed(pair.caption, pair.negative), [t for t in others if t != pair.caption]
     if parser is None:
-        new = {frozenset(lemmas(w)) for w in _WORD.findall(change.new.lower()) if w not in _EMPTY and w.isalnum()}
+        new = {frozenset(lemmas(w)) for w in WORD.findall(change.new.lower()) if w not in _EMPTY and w.isalnum()}
         return bool(new) and any(all(ls & _lemma_set(t) for ls in new) for t in others)
     new = _roles(parser(pair.negative), *change.new_span)
     return bool(new) and any(new <= _roles(parser(t), 0, len(t)) for t in others)
@@ -194,7 +166,7 @@ def diversity(
         some = [p for p in pairs if kind in (p.kind, "all")]
         new = Counter(changed(p.caption, p.negative).new.lower() for p in some)
         share = np.array(list(new.values()))/len(some)
-        texts = [_WORD.findall(p.negative.lower()) for p in some]
+        texts = [WORD.findall(p.negative.lower()) for p in some]
         ones, twos = [w for t in texts for w in t], [g for t in texts for g in zip(t, t[1:])]
         rows.append((kind, len(new), np.exp(-(share*np.log(share)).sum()), share.max(),
                      len(set(ones))/max(len(ones), 1), len(set(twos))/max(len(twos), 1), len(some)))

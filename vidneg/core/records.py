@@ -19,7 +19,7 @@ from .files import atomic_path
 
 # %% auto #0
 __all__ = ['SCHEMA_VERSION', 'Clip', 'Caption', 'Attribute', 'Entity', 'Event', 'SceneGraph', 'MomentQuery', 'Question', 'Edit',
-           'Negative', 'write_records', 'read_records']
+           'Negative', 'to_table', 'from_table', 'write_records', 'read_records']
 
 # %% ../../nbs/core/records.ipynb #ffa772ff
 @dataclass(frozen=True)
@@ -162,6 +162,22 @@ def _taker(t):
     take_one = _taker(typing.get_args(t)[0])
     return list if take_one is None else lambda values: list(map(take_one, values))
 
+# %% ../../nbs/core/records.ipynb #907d9aa0
+def to_table(
+    records: Iterable, # instances of `cls`
+    cls: type, # record class
+) -> pa.Table: # one row a record, the schema's version in its metadata
+    "Put records into a table."
+    meta = {"vidneg": json.dumps({"record": cls.__name__, "version": SCHEMA_VERSION})}
+    return pa.Table.from_pylist([*map(_taker(cls), records)], _schema(cls).with_metadata(meta))
+
+def from_table(
+    table: pa.Table, # from `to_table`; other columns are ignored
+    cls: type, # record class
+) -> list: # of `cls`
+    "Take records out of a table."
+    return [*map(_builder(cls), table.to_pylist())]
+
 # %% ../../nbs/core/records.ipynb #a498840a
 def write_records(
     path: str | Path, # ends in .parquet or .jsonl
@@ -172,13 +188,11 @@ def write_records(
     records = list(records)
     cls = cls or (type(records[0]) if records else None)
     if cls is None: raise VidnegError(f"{path}: no records and no class given; pass cls=")
-    rows = [*map(_taker(cls), records)]
     with atomic_path(path) as part:
         if part.suffix == ".jsonl":
+            rows = map(_taker(cls), records)
             part.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
-        else:
-            meta = {"vidneg": json.dumps({"record": cls.__name__, "version": SCHEMA_VERSION})}
-            pq.write_table(pa.Table.from_pylist(rows, _schema(cls).with_metadata(meta)), part, compression="zstd")
+        else: pq.write_table(to_table(records, cls), part, compression="zstd")
     return Path(path)
 
 # %% ../../nbs/core/records.ipynb #c5a0cff7

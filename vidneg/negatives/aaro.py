@@ -6,15 +6,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from ..core.records import Caption, Negative
 from ..core.seeds import stable_rng
-from .rules import GENERATORS, SlotFrequencies, make_negatives
+from .generate import Generator, Task, GENERATORS, fill, job_of, with_parses
+from .mixed import MixedGenerator
+from .mlm import LmMaker
+from .rules import SlotFrequencies, rules_published
 from ..text.lexicon import CATEGORIES, Lexicon
+from ..text.ud import Parsed
 
 # %% auto #0
-__all__ = ['one_caption_per_clip', 'aaro']
+__all__ = ['one_caption_per_clip', 'counted', 'by_rules', 'aaro_tasks', 'aaro']
 
 # %% ../../nbs/negatives/aaro.ipynb #a38bbde5
 def one_caption_per_clip(
@@ -31,26 +36,57 @@ def one_caption_per_clip(
         chosen += [c for c in (some[i] for i in order) if offers(c)][:1]
     return chosen
 
-def _offering(lexicon, category):
-    "Does a caption have a word of this category that the generator could change?"
-    probe = GENERATORS["rules-published"](lexicon)
-    return lambda c: category in probe.offers(lexicon.match(c.text), (category,))
+
 
 # %% ../../nbs/negatives/aaro.ipynb #0dace93a
+def counted(
+    captions: list[Caption], # those to be changed
+    category: str,
+    rules: str, # name of a generator by rules
+    lexicon: Lexicon,
+    lm: LmMaker | None = None, # that takes turns
+) -> Generator:
+    "A generator by lists that are counted on these captions."
+    made = GENERATORS[rules](lexicon, SlotFrequencies.count(captions, lexicon, (category,)))
+    return MixedGenerator(made, lm) if lm else made
+
+def by_rules(
+    rules: str, # name of a generator by rules
+    lexicon: Lexicon,
+) -> dict: # arguments `generator_for` and `probe` of `aaro`
+    "Rules alone: a caption will do if the lists know a word of it, whatever the generator."
+    return {"generator_for": partial(counted, rules=rules, lexicon=lexicon), "probe": rules_published(lexicon)}
+
+def aaro_tasks(
+    captions: list[Caption], # of the test split, fine grain
+    generator_for: Callable[[list[Caption], str], Generator], # of captions and category, such as `counted`
+    probe: Generator | None = None, # says which captions offer a category; None: the generator for all captions
+    categories: Iterable[str] = CATEGORIES,
+    parses: Mapping[str, Parsed] | None = None, # text → parse, as far as known
+    seed: int = 0,
+    accept: Callable[[Caption, str], bool] | None = None, # refuses edits that are true of the clip
+) -> list[Task]: # one a category
+    "AARO (§4.2): a test set per category, one negative per clip with one edit."
+    tasks, parses = [], dict(parses or {})
+    for category in categories:
+        asked = probe or generator_for(captions, category)
+        sources = with_parses(captions, asked, parses)
+        parses |= {s.item.text: s.parsed for s in sources if s.parsed}
+        offers = {s.id: not o[category] for s, o in zip(sources, asked.offers(sources, (category,)))}
+        chosen = one_caption_per_clip(captions, lambda c: offers[c.caption_id], seed)
+        job = job_of(generator_for(chosen, category), accept, kinds=(category,), seed=seed)
+        tasks.append(Task(job, chosen, parses))
+    return tasks
+
 def aaro(
     captions: list[Caption], # of the test split, fine grain
-    generator: str, # name in GENERATORS
-    lexicon: Lexicon,
-    categories: Iterable[str] = CATEGORIES,
-    accept: Callable[[Caption, str], bool] | None = None, # refuses edits that are true of the clip
-    seed: int = 0,
+    generator_for: Callable[[list[Caption], str], Generator], # as `aaro_tasks`, as are all others
+    probe: Generator | None = None,
+    **how,
 ) -> tuple[list[Negative], Counter]: # items, and what became of each caption by (category, reason)
-    "AARO (§4.2): a test set per category, one negative per clip with one edit."
+    "Make the test sets of `aaro_tasks` here and now."
     items, counts = [], Counter()
-    for category in categories:
-        chosen = one_caption_per_clip(captions, _offering(lexicon, category), seed)
-        frequencies = SlotFrequencies.count(chosen, lexicon, (category,))
-        made, why = make_negatives(chosen, GENERATORS[generator](lexicon, frequencies), per_caption=1, rounds=1,
-                                   categories=(category,), seed=seed, accept=accept)
-        items, counts = items + made, counts + why
+    for t in aaro_tasks(captions, generator_for, probe, **how):
+        made, why = fill(with_parses(t.items, t.job.generator, t.parses), t.job)
+        items, counts = items + [m.negative for m in made], counts + why
     return items, counts

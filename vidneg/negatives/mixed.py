@@ -5,21 +5,23 @@
 # %% ../../nbs/negatives/mixed.ipynb #f41f5405
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from itertools import islice
-from typing import Callable, Iterable, Iterator
+
+from fastcore.basics import patch
 
 from ..core.errors import VidnegError
 from ..core.records import Caption, Negative
 from ..core.seeds import stable_rng
-from .aaro import one_caption_per_clip
-from .mlm import Draft, LmMaker, overlaps, words_of
-from .rules import GENERATORS, RuleGenerator, SlotFrequencies
-from ..text.lexicon import CATEGORIES, Lexicon
+from ..lm.protocols import FillMask
+from .generate import Made, Plan, REFUSED, Request, Source
+from .mlm import Draft, LmMaker, words_of
+from .rules import RuleGenerator
+from ..text.edits import overlaps
+from ..text.lexicon import CATEGORIES
+from ..text.ud import Parser
 
 # %% auto #0
-__all__ = ['REFUSED', 'AGAIN', 'MixedGenerator', 'attempts', 'Plan', 'stream_negatives', 'counted', 'aaro_mixed']
+__all__ = ['MixedGenerator', 'attempts', 'lm_generator', 'mixed_generator']
 
 # %% ../../nbs/negatives/mixed.ipynb #526b8c1b
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,7 @@ class MixedGenerator:
     "Negatives in rounds by rules, by a language model, or by both (NAVERO, section 3.1.3)."
     rules: RuleGenerator | None = None
     lm: LmMaker | None = None
+    kinds, takes, plan = CATEGORIES, Caption, Plan() # as a `Generator`
 
     def __post_init__(self):
         if not (self.rules or self.lm): raise VidnegError("a mixed generator needs rules, a language model, or both")
@@ -35,18 +38,17 @@ class MixedGenerator:
     def name(self) -> str: # goes into the seeds and into `Negative.generator`
         return "mixed" if self.rules and self.lm else "lm" if self.lm else self.rules.name
 
-    def prepare(self, drafts: list[Draft]) -> list[dict[str, str]]: # for each draft: category → "", or why not
-        "Match and parse drafts, and say which of their categories can be changed."
-        if self.lm: self.lm.parse_missing(drafts)
-        out = []
-        for d in drafts:
-            offered, known = set(words_of(d.parsed, d.categories) if self.lm else ()), set()
-            if self.rules:
-                d.matches = self.rules.lexicon.match(d.text)
-                offered |= set(self.rules.offers(d.matches, d.categories))
-                known = {r.category for m in d.matches for r in m.readings}
-            reason = lambda c: "" if c in offered else "no replacement" if c in known else "no match"
-            out.append({c: reason(c) for c in d.categories})
+    @property
+    def again(self) -> frozenset[str]: # by lists alone, other draws would favor words that balancing never leaves out
+        return REFUSED | {"no replacement", "other class"} if self.lm else REFUSED
+
+    @property
+    def parse(self): return self.lm and self.lm.parse
+
+    def offers(self, sources: list[Source], kinds: tuple[str, ...]) -> list[dict[str, str]]:
+        "Say why a category cannot be changed; \"\" where rules or model can."
+        out = self.rules.offers(sources, kinds) if self.rules else [dict.fromkeys(kinds, "no match") for _ in sources]
+        for s, reasons in zip(sources, out if self.lm else ()): reasons |= dict.fromkeys(words_of(s.parsed, kinds), "")
         return out
 
     def _by_rules(self, d, seed, key):
@@ -95,121 +97,26 @@ def attempts(
     return [_finished(d, generator.name, rounds, seed) for d in drafts]
 
 # %% ../../nbs/negatives/mixed.ipynb #f47d4c6b
-REFUSED = {"duplicate", "rejected"} # by lists alone, other draws would favour words that balancing never leaves out
-AGAIN = REFUSED | {"no replacement", "other class"}
+@patch
+def draw(self: MixedGenerator, requests: list[Request], plan: Plan) -> list[Made | str]:
+    "Answer each request."
+    drafts = [Draft(s.id, s.item.text, r.key, r.kinds, s.parsed, self.rules and self.rules.matches_of(s))
+              for r in requests for s in [r.source]]
+    return [why if made is None else Made(made) for made, why in attempts(self, drafts, plan.rounds, plan.seed)]
 
-@dataclass(frozen=True)
-class Plan:
-    "What shall be made of each caption."
-    per_caption: int = 1 # K, negatives a caption at most
-    rounds: int = 1 # edits a negative at most
-    categories: tuple[str, ...] = CATEGORIES # those that may be changed
-    mode: str = "each_category" # each negative in one category, by turns; "any": a category is drawn in each round
-    seed: int = 0
-    distinct: bool = True # shall the texts of a caption differ from each other?
-    tries: int = 10 # draws for each negative
-
-    def __post_init__(self):
-        unknown = set(self.categories) - set(CATEGORIES)
-        if unknown: raise VidnegError(f"no category {', '.join(sorted(unknown))}; there are {', '.join(CATEGORIES)}")
-        if self.mode not in ("each_category", "any"):
-            raise VidnegError(f"no mode {self.mode!r}; there are each_category, any")
-        if min(self.per_caption, self.rounds, self.tries) < 1:
-            raise VidnegError(f"per_caption={self.per_caption}, rounds={self.rounds}, tries={self.tries}: "
-                              "all must be at least 1")
-
-    def wanted(
-        self,
-        caption_id: str,
-        offered: list[str], # categories that can be changed in the caption
-        name: str, # of the generator
-    ) -> list[tuple[str, ...]]: # for each negative: the categories among which it may choose
-        "Categories by turns, in an order of the caption's own."
-        if self.mode == "any": return [tuple(c for c in CATEGORIES if c in self.categories)]*self.per_caption
-        order = stable_rng(self.seed, name, caption_id, "order").permutation(len(offered))
-        return [(offered[order[j % len(order)]],) for j in range(self.per_caption if offered else 0)]
-
-# %% ../../nbs/negatives/mixed.ipynb #fe36eaeb
-class _Shard:
-    "Some captions, their negatives, and what became of each that was asked for."
-    def __init__(self, captions, generator, plan, accept):
-        self.captions, self.generator, self.plan, self.accept = captions, generator, plan, accept
-        categories = tuple(c for c in CATEGORIES if c in plan.categories)
-        self.sources = [Draft(c.caption_id, c.text, "", categories) for c in captions]
-        offers = generator.prepare(self.sources)
-        offered = [[c for c, why in o.items() if not why] for o in offers]
-        self.wanted = [plan.wanted(c.caption_id, o, generator.name) for c, o in zip(captions, offered)]
-        self.made: list[list[Negative]] = [[] for _ in captions]
-        missing = ((c, why) for o in offers for c, why in o.items() if why)
-        self.counts = Counter(missing if plan.mode == "each_category" else ())
-
-    def judge(self, i, negative, why):
-        "The reason to refuse a draw, empty where there is none."
-        if negative is None: return why
-        if self.plan.distinct and any(negative.text == n.text for n in self.made[i]): return "duplicate"
-        return "" if self.accept is None or self.accept(self.captions[i], negative.text) else "rejected"
-
-    def draw(self, j):
-        "The j-th negative of each caption."
-        whys = {i: "" for i, w in enumerate(self.wanted) if j < len(w)}
-        pending = list(whys)
-        for t in range(self.plan.tries):
-            if not pending: break
-            drafts = [Draft(s.caption_id, s.text, f"{j}.{t}", self.wanted[i][j], s.parsed, s.matches)
-                      for i in pending for s in [self.sources[i]]]
-            drawn = attempts(self.generator, drafts, self.plan.rounds, self.plan.seed)
-            for i, (negative, why) in zip(pending, drawn):
-                whys[i] = self.judge(i, negative, why)
-                if not whys[i]: self.made[i].append(negative)
-            pending = [i for i in pending if whys[i] in (AGAIN if self.generator.lm else REFUSED)]
-        for i, why in whys.items():
-            cs = self.wanted[i][j]
-            self.counts[(cs[0] if len(cs) == 1 else "any", why) if why else (self.made[i][-1].kind, "made")] += 1
-
-def stream_negatives(
-    captions: Iterable[Caption], # any number of them
-    generator: MixedGenerator,
-    plan: Plan = Plan(),
-    accept: Callable[[Caption, str], bool] | None = None, # is this text false of the caption's clip?
-    counts: Counter | None = None, # (category, "made" or the reason why not): how often; grows as captions are used up
-    shard: int = 1000, # captions in memory at a time; no result depends on it
-) -> Iterator[Negative]: # in the captions' order
-    "Up to K negatives for each caption."
-    captions = iter(captions)
-    while some := list(islice(captions, shard)):
-        done = _Shard(some, generator, plan, accept)
-        for j in range(plan.per_caption): done.draw(j)
-        if counts is not None: counts.update(done.counts)
-        for negatives in done.made: yield from negatives
-
-# %% ../../nbs/negatives/mixed.ipynb #9a4a7405
-def counted(
-    captions: list[Caption], # those to be changed
-    category: str,
-    rules: str, # name in GENERATORS
-    lexicon: Lexicon,
-    lm: LmMaker | None = None, # that takes turns
+def lm_generator(
+    fill_mask: FillMask,
+    parser: Parser,
+    **how, # all else that `LmMaker` takes
 ) -> MixedGenerator:
-    "A generator by lists that are counted on these captions."
-    return MixedGenerator(GENERATORS[rules](lexicon, SlotFrequencies.count(captions, lexicon, (category,))), lm)
+    "NAVERO's language model alone."
+    return MixedGenerator(lm=LmMaker(fill_mask, parser.parse, **how))
 
-def aaro_mixed(
-    captions: list[Caption], # of the test split
-    generator: MixedGenerator | Callable[[list[Caption], str], MixedGenerator], # or a function such as `counted`
-    categories: Iterable[str] = CATEGORIES,
-    accept: Callable[[Caption, str], bool] | None = None, # refuses edits that are true of the clip
-    seed: int = 0,
-) -> tuple[list[Negative], Counter]: # items, and what became of each chosen caption by (category, reason)
-    "AARO (§4.2) by any generator: a test set per category, one negative per clip with one edit."
-    generator_for = generator if callable(generator) else lambda *_: generator
-    items, counts, parses = [], Counter(), None
-    for category in categories:
-        probe = generator_for(captions, category)
-        drafts = [Draft(c.caption_id, c.text, "", (category,)) for c in captions]
-        for d, parsed in zip(drafts, parses or ()): d.parsed = parsed
-        offers = {id(c): not o[category] for c, o in zip(captions, probe.prepare(drafts))}
-        if probe.lm: parses = [d.parsed for d in drafts]
-        chosen = one_caption_per_clip(captions, lambda c: offers[id(c)], seed)
-        plan = Plan(categories=(category,), seed=seed)
-        items += stream_negatives(chosen, generator_for(chosen, category), plan, accept, counts)
-    return items, counts
+def mixed_generator(
+    rules: RuleGenerator,
+    fill_mask: FillMask,
+    parser: Parser,
+    **how, # all else that `LmMaker` takes
+) -> MixedGenerator:
+    "Rules and a language model by turns."
+    return MixedGenerator(rules, LmMaker(fill_mask, parser.parse, **how))

@@ -5,6 +5,7 @@
 # %% ../../nbs/negatives/mlm.ipynb #435f7cc4
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Callable, Iterable
@@ -13,17 +14,18 @@ import numpy as np
 from lemminflect import getAllLemmas, getInflection
 
 from ..core.records import Edit
-from .rules import apply_edit
+from ..text.edits import apply_edit, overlaps, shift
 from ..text.english import dictionary_lemma, word_classes
 from ..text.lexicon import CATEGORIES, Entry, Match, Reading, substitute
+from ..lm.backends import fill_mask
 from ..lm.pretrained import is_word
 from ..lm.protocols import FillMask, MASK
 from ..text.synonyms import lemmas, related
 from ..text.ud import Parsed, Token
 
 # %% auto #0
-__all__ = ['LIGHT', 'PLACES', 'REMEMBERED', 'category_of', 'overlaps', 'moved', 'words_of', 'can_be', 'fitting', 'in_turn',
-           'edit_of', 'same_class', 'Draft', 'LmMaker']
+__all__ = ['LIGHT', 'PLACES', 'REMEMBERED', 'category_of', 'words_of', 'can_be', 'fitting', 'in_turn', 'edit_of', 'same_class',
+           'Draft', 'LmMaker', 'NamedLm']
 
 # %% ../../nbs/negatives/mlm.ipynb #c5a87621
 LIGHT = {
@@ -45,18 +47,6 @@ def category_of(
     return {"VERB": "action", "ADJ": "attribute", "ADP": "relation", "NOUN": "object"}.get(token.pos, "")
 
 # %% ../../nbs/negatives/mlm.ipynb #e0de5ff6
-def overlaps(start: int, end: int, spans: Iterable[tuple[int, int]]) -> bool:
-    "Does [start, end) touch a span?"
-    return any(start < e and s < end for s, e in spans)
-
-def moved(
-    spans: list[tuple[int, int]], # of earlier edits, none of which `edit` touches
-    edit: Edit,
-) -> list[tuple[int, int]]: # with that of `edit`
-    "Where the edits are in the new text."
-    delta = len(edit.new) - len(edit.old)
-    return [(s, e) if e <= edit.start else (s + delta, e + delta) for s, e in spans] + [(edit.start, edit.end + delta)]
-
 def _inside_word(text, start, end):
     "Does a letter, digit or hyphen touch the span?"
     joins = lambda c: c.isalnum() or c in "-_"
@@ -154,7 +144,7 @@ class Draft:
 
     def add(self, edit: Edit, kind: str, parsed: Parsed | None = None):
         "Carry an edit out."
-        self.spans = moved(self.spans, edit)
+        self.spans = shift(self.spans, edit)
         self.text, self.parsed, self.matches = apply_edit(self.text, edit), parsed, None
         self.edits.append(edit), self.kinds.append(kind)
 
@@ -179,6 +169,8 @@ class LmMaker:
     unlike: Callable[[str, str, str], bool] | None = related # as in `fitting`
     _parses: dict[str, Parsed] = field(default_factory=dict, init=False, repr=False)
     _fills: dict[str, list[tuple[str, float]]] = field(default_factory=dict, init=False, repr=False)
+
+    def __getstate__(self): return vars(self) | {"_parses": {}, "_fills": {}} # other processes remember for themselves
 
     def _parse(self, texts): return _once(texts, self.parse, self._parses)
 
@@ -226,3 +218,21 @@ class LmMaker:
                 drafts[i].add(todo[i][k], category, parsed)
                 del why[i]
         return why
+
+# %% ../../nbs/negatives/mlm.ipynb #8b2fba39
+@lru_cache(2)
+def _model(spec): return fill_mask(json.loads(spec))
+
+@dataclass(frozen=True)
+class NamedLm:
+    "A `FillMask` that travels to other processes by its name."
+    spec: str | dict # as `fill_mask`
+
+    def _backend(self): return _model(json.dumps(self.spec, sort_keys=True))
+
+    @property
+    def name(self) -> str: return self._backend().name
+
+    def fill(self, texts: list[str], top_k: int = 20) -> list[list[tuple[str, float]]]:
+        "As `FillMask`."
+        return self._backend().fill(texts, top_k)

@@ -17,7 +17,7 @@ from ..core.registry import Registry
 from ..data.pairs import Pair
 
 # %% auto #0
-__all__ = ['ORACLES', 'Oracle', 'Nobody', 'nobody', 'allows', 'allows_foil', 'is_true', 'is_wrong', 'verdicts']
+__all__ = ['ORACLES', 'Oracle', 'Nobody', 'nobody', 'allows', 'allows_told', 'is_true', 'is_wrong', 'verdicts']
 
 # %% ../../nbs/negatives/oracle.ipynb #bb35fea5
 class Oracle(Protocol):
@@ -60,15 +60,14 @@ def allows(
     if not oracle.knows(): return True
     return oracle.judge(caption.clip_id, text) in verdicts and not oracle.tells(text)
 
-def allows_foil(
+def allows_told(
     oracle: Oracle,
-    foil, # of `vidneg.negatives.spot.events`
-    caption: str,
-    negative: str,
-) -> bool:
-    "Say whether a caption of SPOT and its negative may be asked."
-    said = oracle.judge(foil.clip_id, caption), oracle.judge(foil.clip_id, negative)
-    return said == ("true", "false") and not oracle.tells(negative)
+    caption: Caption, # made by a generator, as SPOT's are
+    text: str, # its negative
+) -> bool: # always True where nothing is known
+    "Say whether a caption is true, and its negative may be asked."
+    if not oracle.knows(): return True
+    return oracle.judge(caption.clip_id, caption.text) == "true" and allows(oracle, caption, text)
 
 def is_true(
     oracle: Oracle,

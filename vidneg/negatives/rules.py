@@ -5,30 +5,27 @@
 # %% ../../nbs/negatives/rules.ipynb #1d28ec0a
 from __future__ import annotations
 
-import html, re
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Callable, Iterable
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
 from fastcore.basics import patch
 
 from ..core.errors import VidnegError
-from ..core.records import Caption, Edit, Negative
-from ..core.registry import Registry
+from ..core.records import Caption, Negative
 from ..core.seeds import stable_rng
+from .generate import Made, Plan, REFUSED, Request, Source
+from ..text.edits import apply_edit, shift
 from ..text.lexicon import CATEGORIES, Lexicon, Match, Reading, substitute
 
 # %% auto #0
-__all__ = ['GENERATORS', 'Uniform', 'symmetric_joint', 'offers', 'SlotFrequencies', 'Balanced', 'apply_edit', 'RuleGenerator',
-           'rules_published', 'rules_balanced', 'mark_edits', 'show_edits', 'make_negatives', 'counts_table',
-           'word_log_odds']
+__all__ = ['Uniform', 'symmetric_joint', 'choices', 'SlotFrequencies', 'Balanced', 'RuleGenerator', 'rules_published',
+           'rules_balanced', 'word_log_odds']
 
 # %% ../../nbs/negatives/rules.ipynb #97e2085f
-GENERATORS = Registry("rule generator")
-
 def _entries(reading, lexicon):
     "All entries of the slot that are spelled like `reading`."
     return {r.entry for r in lexicon.readings[reading.surface.lower()] if r.slot == reading.slot}
@@ -78,7 +75,7 @@ def symmetric_joint(
     return S*min(1, (p/S.sum(1)).min())
 
 # %% ../../nbs/negatives/rules.ipynb #5cc76bef
-def offers(
+def choices(
     matches: Iterable[Match], # of one caption
     usable: Callable[[Reading], bool], # may this reading be replaced?
     category: str, # one of `CATEGORIES`
@@ -106,7 +103,7 @@ class SlotFrequencies:
         usable = lambda r: len(seen[r.slot, r.form]) > 1
         weights = defaultdict(Counter)
         for matches in found:
-            offered = [picks for c in categories if (picks := offers(matches, usable, c))]
+            offered = [picks for c in categories if (picks := choices(matches, usable, c))]
             for r, n in ((r, len(picks)*len(rs)) for picks in offered for _, rs in picks for r in rs):
                 weights[r.slot, r.form][r.surface.lower()] += 1/len(offered)/n
         return cls({key: dict(sorted(w.items())) for key, w in sorted(weights.items())})
@@ -139,23 +136,10 @@ class Balanced:
         return words[k] if k < len(words) else None
 
 # %% ../../nbs/negatives/rules.ipynb #67b855ee
-def _shift(spans, edit):
-    "Edited spans after one more edit; what the edit covers is taken up into it."
-    delta = len(edit.new) - len(edit.old)
-    kept = [(s, e) if e <= edit.start else (s + delta, e + delta) for s, e in spans if e <= edit.start or s >= edit.end]
-    return kept + [(edit.start, edit.end + delta)]
-
 def _untouched(matches, spans):
     "Matches outside of edited spans, or all of them where there is no other."
     free = [m for m in matches if all(m.end <= s or e <= m.start for s, e in spans)]
     return free or matches
-
-def apply_edit(
-    text: str, # the text before the edit
-    edit: Edit,
-) -> str: # the text after it
-    "Carry out one edit."
-    return text[:edit.start] + edit.new + text[edit.end:]
 
 # %% ../../nbs/negatives/rules.ipynb #28640ae3
 @dataclass(frozen=True, eq=False)
@@ -165,19 +149,20 @@ class RuleGenerator:
     lexicon: Lexicon
     choice: Uniform | Balanced # says what may be replaced, and draws by what
     strict: bool = False # refuse replacements that would be read in another slot where they stand
+    kinds, takes, plan, again, parse = CATEGORIES, Caption, Plan(), REFUSED, None # as a `Generator`
 
-    def offers(
+    def options(
         self,
         matches: list[Match], # of the current text
         categories: Iterable[str] = CATEGORIES,
-    ) -> dict[str, list]: # category: its `offers`; categories without any are left out
+    ) -> dict[str, list]: # category: its `choices`; categories without any are left out
         "What can be changed."
-        found = {c: offers(matches, self.choice.usable, c) for c in CATEGORIES if c in categories}
+        found = {c: choices(matches, self.choice.usable, c) for c in CATEGORIES if c in categories}
         return {c: offer for c, offer in found.items() if offer}
 
     def _step(self, text, matches, spans, categories, rng):
         "One round: (edit, category), or the reason why there is none."
-        offered = self.offers(_untouched(matches, spans), categories) or self.offers(matches, categories)
+        offered = self.options(_untouched(matches, spans), categories) or self.options(matches, categories)
         if not offered:
             known = {r.category for m in matches for r in m.readings}
             return "no match" if known.isdisjoint(categories) else "no replacement"
@@ -216,7 +201,7 @@ def attempt(
         step = self._step(now, matches, spans, categories, rng)
         if isinstance(step, str): why = why or step
         elif (changed := apply_edit(now, step[0])) not in seen:
-            now, matches, spans = changed, None, _shift(spans, step[0])
+            now, matches, spans = changed, None, shift(spans, step[0])
             edits.append(step[0]), kinds.append(step[1]), seen.add(now)
     if not edits: return None, why
     kind = kinds[0] if len(set(kinds)) == 1 else "mixed"
@@ -227,8 +212,32 @@ def __call__(self: RuleGenerator, text: str, caption_id: str, seed: int, **kwarg
     "`attempt` without the reason."
     return self.attempt(text, caption_id, seed, **kwargs)[0]
 
+# %% ../../nbs/negatives/rules.ipynb #2461ac13
+@patch
+def matches_of(self: RuleGenerator, source: Source) -> list[Match]:
+    "Return what the lists find in a caption."
+    if "matches" not in source.memo: source.memo["matches"] = self.lexicon.match(source.item.text)
+    return source.memo["matches"]
+
+@patch
+def offers(self: RuleGenerator, sources: list[Source], kinds: tuple[str, ...]) -> list[dict[str, str]]:
+    "Say why a category cannot be changed; \"\" where it can."
+    out = []
+    for matches in map(self.matches_of, sources):
+        can, known = self.options(matches, kinds), {r.category for m in matches for r in m.readings}
+        out.append({c: "" if c in can else "no replacement" if c in known else "no match" for c in kinds})
+    return out
+
+@patch
+def draw(self: RuleGenerator, requests: list[Request], plan: Plan) -> list[Made | str]:
+    "Answer each request."
+    def one(r):
+        c, found = r.source.item, self.matches_of(r.source)
+        made, why = self.attempt(c.text, c.caption_id, plan.seed, plan.rounds, r.kinds, r.key, found)
+        return why if made is None else Made(made)
+    return [one(r) for r in requests]
+
 # %% ../../nbs/negatives/rules.ipynb #bc68631b
-@GENERATORS.register("rules-published")
 def rules_published(
     lexicon: Lexicon,
     frequencies: SlotFrequencies | None = None, # not needed
@@ -236,7 +245,6 @@ def rules_published(
     "NAVERO's rule-based generator."
     return RuleGenerator("rules-published", lexicon, Uniform(lexicon))
 
-@GENERATORS.register("rules-balanced")
 def rules_balanced(
     lexicon: Lexicon,
     frequencies: SlotFrequencies, # of the captions to be changed, or of more from the same source
@@ -245,97 +253,6 @@ def rules_balanced(
     if frequencies is None:
         raise VidnegError("rules-balanced needs frequencies: SlotFrequencies.count(captions, lexicon)")
     return RuleGenerator("rules-balanced", lexicon, Balanced(lexicon, frequencies), strict=True)
-
-# %% ../../nbs/negatives/rules.ipynb #db54b061
-def mark_edits(
-    negative: Negative,
-    before: str = "<mark>",
-    after: str = "</mark>",
-    escape: Callable[[str], str] = html.escape, # applied to the words themselves
-) -> str: # the negative's text with its edited words marked
-    "Show where a negative differs from its caption."
-    spans, out, at = [], [], 0
-    for e in negative.edits: spans = _shift(spans, e)
-    for start, end in sorted(spans):
-        out += [escape(negative.text[at:start]), before, escape(negative.text[start:end]), after]
-        at = end
-    return "".join(out) + escape(negative.text[at:])
-
-def show_edits(
-    negatives: Iterable[Negative],
-    captions: Iterable[Caption], # at least those of the negatives
-) -> HTML: # one row a negative
-    "Table of captions and negatives with the edits marked."
-    texts = {c.caption_id: c.text for c in captions}
-    rows = [(html.escape(texts[n.caption_id]), mark_edits(n), n.kind, n.generator) for n in negatives]
-    table = pd.DataFrame(rows, columns=["caption", "negative", "kind", "generator"])
-    return HTML(table.to_html(escape=False, index=False))
-
-# %% ../../nbs/negatives/rules.ipynb #ee30d95e
-def _draw_accepted(generator, caption, matches, seed, rounds, categories, j, seen, accept, tries):
-    "Draw until the text is not in `seen` and accepted; the reason of the last failure otherwise."
-    why = ""
-    for t in range(tries):
-        key = f"{j}.{t}"
-        negative, why = generator.attempt(caption.text, caption.caption_id, seed, rounds, categories, key, matches)
-        if negative is None: break # another draw would favour the words that are never thinned
-        if negative.text in seen: why = "duplicate"
-        elif accept is not None and not accept(caption, negative.text): why = "rejected"
-        else: return negative, why
-    return None, why
-
-def _negatives_of(caption, generator, per_caption, rounds, categories, seed, mode, accept, distinct, tries):
-    "Negatives of one caption, and what became of each that was asked for."
-    matches = generator.lexicon.match(caption.text)
-    wanted, outcomes = [tuple(categories)]*per_caption, []
-    if mode == "each_category":
-        offered = list(generator.offers(matches, categories))
-        known = {r.category for m in matches for r in m.readings}
-        outcomes = [(c, "no replacement" if c in known else "no match") for c in categories if c not in offered]
-        order = stable_rng(seed, generator.name, caption.caption_id, "order").permutation(len(offered))
-        wanted = [(offered[order[j % len(order)]],) for j in range(per_caption if offered else 0)]
-    negatives = []
-    for j, cs in enumerate(wanted):
-        seen = {n.text for n in negatives} if distinct else ()
-        negative, why = _draw_accepted(generator, caption, matches, seed, rounds, cs, j, seen, accept, tries)
-        if negative: negatives.append(negative)
-        outcomes.append((negative.kind, "made") if negative else (cs[0] if len(cs) == 1 else "any", why))
-    return negatives, outcomes
-
-# %% ../../nbs/negatives/rules.ipynb #45bc23ef
-def make_negatives(
-    captions: Iterable[Caption],
-    generator: RuleGenerator, # from `GENERATORS`
-    per_caption: int = 1, # K, negatives a caption at most
-    rounds: int = 1, # edits a negative at most
-    categories: Iterable[str] = CATEGORIES, # those that may be changed
-    seed: int = 0,
-    mode: str = "each_category", # or "any": categories are drawn in each round
-    accept: Callable[[Caption, str], bool] | None = None, # is this text false of the caption's clip?
-    distinct: bool = True, # shall the texts of a caption differ from each other?
-    tries: int = 10, # draws for each negative, where texts repeat or are refused
-) -> tuple[list[Negative], Counter]: # in the captions' order; and (category, "made" or the reason why not): how often
-    "Up to K negatives for each caption. The result for a caption does not depend on the others."
-    unknown = set(categories) - set(CATEGORIES)
-    if unknown: raise VidnegError(f"no category {', '.join(sorted(unknown))}; there are {', '.join(CATEGORIES)}")
-    if mode not in ("each_category", "any"): raise VidnegError(f"no mode {mode!r}; there are each_category, any")
-    if min(per_caption, rounds) < 1:
-        raise VidnegError(f"per_caption={per_caption}, rounds={rounds}: both must be at least 1")
-    categories = tuple(c for c in CATEGORIES if c in categories)
-    negatives, counts = [], Counter()
-    for caption in captions:
-        made, outcomes = _negatives_of(caption, generator, per_caption, rounds, categories, seed, mode,
-                                       accept, distinct, tries)
-        negatives += made
-        counts.update(outcomes)
-    return negatives, counts
-
-def counts_table(
-    counts: Counter, # from `make_negatives`
-) -> pd.DataFrame: # categories in rows, outcomes in columns
-    "What became of the negatives that were asked for."
-    table = pd.Series(counts, dtype=int).unstack(fill_value=0)
-    return table.reindex([c for c in (*CATEGORIES, "mixed", "any") if c in table.index])
 
 # %% ../../nbs/negatives/rules.ipynb #dd023979
 def word_log_odds(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..core.records import Caption, Negative, read_records, write_records
+from ..core.records import Caption, Negative, write_records
 
 # %% auto #0
 __all__ = ['set_file', 'captions_file', 'write_set']

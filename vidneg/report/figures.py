@@ -5,7 +5,7 @@
 # %% ../../nbs/report/figures.ipynb #d8ebd017
 from __future__ import annotations
 
-import difflib, functools
+import functools
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,6 +19,7 @@ from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..evaluate.accuracy import KINDS
 from .labels import KIND_LABELS, METRIC_LABELS, run_label, run_order
+from ..text.edits import diff
 
 # %% auto #0
 __all__ = ['STYLE', 'RUN_COLOURS', 'OTHER_COLOURS', 'TRUE_COLOUR', 'FALSE_COLOUR', 'NOT_CURVES', 'INCH', 'LINE', 'run_colours',
@@ -246,8 +247,7 @@ def marked_words(
     "Split both texts into words and mark those that the other does not have in their place."
     a, b = caption.split(), negative.split()
     marks_a, marks_b = [False] * len(a), [False] * len(b)
-    for tag, i, j, k, l in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
-        if tag != "equal": marks_a[i:j], marks_b[k:l] = [True] * (j - i), [True] * (l - k)
+    for i, j, k, l in diff(a, b): marks_a[i:j], marks_b[k:l] = [True] * (j - i), [True] * (l - k)
     return list(zip(a, marks_a)), list(zip(b, marks_b))
 
 # %% ../../nbs/report/figures.ipynb #796713e1

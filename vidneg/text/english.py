@@ -24,7 +24,7 @@ from .ud import Parsed, Token, clearnlp_to_ud, noun_chunks
 
 # %% auto #0
 __all__ = ['HYPHENED', 'CHUNK', 'word_classes', 'CaptionEnglish', 'dictionary_lemma', 'keep_whole', 'encodable', 'from_doc',
-           'Parser']
+           'SpacyParser']
 
 # %% ../../nbs/text/english.ipynb #f4929c2a
 @lru_cache(2**17)
@@ -111,7 +111,7 @@ def from_doc(
 CHUNK = 1000 # texts to a memory zone, or to a worker at a time
 
 
-class Parser:
+class SpacyParser:
     "A spaCy pipeline behind one call."
     def __init__(
         self,
@@ -168,7 +168,7 @@ class Parser:
                 if len(waiting) > 2*workers: yield from waiting.popleft().result()
             while waiting: yield from waiting.popleft().result()
 
-_opened = lru_cache(1)(Parser)
+_opened = lru_cache(1)(SpacyParser)
 
 def _parse_elsewhere(which, texts, batch_size):
     "What a worker process does with a chunk."

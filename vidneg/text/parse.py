@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -18,11 +19,11 @@ from spacy.util import is_package
 import vidneg
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
-from .english import Parser
+from .english import CHUNK, SpacyParser
 from .ud import Parsed, Token
 
 # %% auto #0
-__all__ = ['PIPELINE', 'ROWS', 'load_parser', 'write_parses', 'read_parses']
+__all__ = ['PIPELINE', 'ROWS', 'load_parser', 'NamedParser', 'write_parses', 'read_parses', 'parse_column', 'parses_of']
 
 # %% ../../nbs/text/parse.ipynb #ec5345a9
 PIPELINE = Path(vidneg.__file__).parent/"text"/"pipeline"
@@ -30,25 +31,52 @@ PIPELINE = Path(vidneg.__file__).parent/"text"/"pipeline"
 @lru_cache(4)
 def _open(name):
     lemmas = str(PIPELINE/"lemmas.json")
-    if name == "embedded": return Parser(name, str(PIPELINE), lemmas)
+    if name == "embedded": return SpacyParser(name, str(PIPELINE), lemmas)
     if not is_package(name):
         raise VidnegError(f"no spaCy model {name!r} is installed: `python -m spacy download {name}` gets spaCy's own, "
                           "\"embedded\" needs none")
-    return Parser(name, name, lemmas)
+    return SpacyParser(name, name, lemmas)
 
 def load_parser(
     name: str = "embedded", # "embedded", or any installed spaCy model, such as en_core_web_trf
-) -> Parser:
+) -> SpacyParser:
     "A parser by the name that stands in `params.yaml`; the second call for a name gives the same one."
     return _open(name)
+
+# %% ../../nbs/text/parse.ipynb #2607f5a4
+@dataclass(frozen=True)
+class NamedParser:
+    "A `Parser` that travels to other processes by its name."
+    name: str = "embedded" # as `load_parser`
+
+    def parse(self, texts: list[str]) -> list[Parsed]:
+        "Parse some texts."
+        new = list(dict.fromkeys(texts))
+        known = dict(zip(new, load_parser(self.name).parse(new) if new else ()))
+        return [known[t] for t in texts]
+
+    def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]:
+        "Parse many texts, a few at a time."
+        texts = iter(texts)
+        while some := list(islice(texts, CHUNK)): yield from self.parse(some)
 
 # %% ../../nbs/text/parse.ipynb #992e0380
 ROWS = 4096 # parses written or read at a time
 _LISTS = {"lemma": pa.string(), "pos": pa.string(), "tag": pa.string(), "morph": pa.string(), "dep": pa.string(),
           "head": pa.int32(), "start": pa.int32(), "end": pa.int32()}
 # binary, for texts that are not valid Unicode
-_SCHEMA = pa.schema([("text", pa.binary()), *((k, pa.list_(t)) for k, t in _LISTS.items()),
-                     ("chunks", pa.list_(pa.int32()))])
+_COLUMNS = {**{k: pa.list_(t) for k, t in _LISTS.items()}, "chunks": pa.list_(pa.int32())}
+_SCHEMA = pa.schema([("text", pa.binary()), *_COLUMNS.items()])
+
+def _columns(parses):
+    "Fields of the tokens, a list for each parse."
+    found = {k: [[getattr(t, k) for t in p.tokens] for p in parses] for k in _LISTS}
+    return found | {"chunks": [[i for span in p.noun_chunks for i in span] for p in parses]}
+
+def _parsed(text, row):
+    "A parse from its text and its lists."
+    tokens = tuple(Token(text[f[-2]:f[-1]], *f) for f in zip(*(row[k] for k in _LISTS)))
+    return Parsed(text, tokens, tuple(zip(row["chunks"][::2], row["chunks"][1::2])))
 
 def write_parses(
     path: str | Path, # ends in .parquet
@@ -60,10 +88,8 @@ def write_parses(
     meta = {"vidneg": json.dumps({"record": "Parsed", "version": 1, "parser": parser})}
     with atomic_path(path) as part, pq.ParquetWriter(part, _SCHEMA.with_metadata(meta), compression="zstd") as out:
         while rows := list(islice(parses, ROWS)):
-            columns = {k: [[getattr(t, k) for t in p.tokens] for p in rows] for k in _LISTS}
-            columns["text"] = [p.text.encode("utf-8", "surrogatepass") for p in rows]
-            columns["chunks"] = [[i for span in p.noun_chunks for i in span] for p in rows]
-            out.write_table(pa.table(columns, _SCHEMA))
+            texts = [p.text.encode("utf-8", "surrogatepass") for p in rows]
+            out.write_table(pa.table({"text": texts} | _columns(rows), _SCHEMA))
             n += len(rows)
     return n
 
@@ -78,10 +104,19 @@ def read_parses(
     if (meta.get("record"), meta.get("version")) != ("Parsed", 1):
         raise VidnegError(f"{path} does not hold parses of this version: write it anew with write_parses")
     for batch in file.iter_batches(ROWS):
-        columns = batch.to_pydict()
-        for k, text in enumerate(columns["text"]):
-            text = text.decode("utf-8", "surrogatepass")
-            fields = zip(*(columns[f][k] for f in _LISTS))
-            tokens = tuple(Token(text[f[-2]:f[-1]], *f) for f in fields)
-            flat = columns["chunks"][k]
-            yield Parsed(text, tokens, tuple(zip(flat[::2], flat[1::2])))
+        for row in batch.to_pylist(): yield _parsed(row["text"].decode("utf-8", "surrogatepass"), row)
+
+# %% ../../nbs/text/parse.ipynb #0d83aa9c
+def parse_column(
+    parses: Iterable[Parsed],
+) -> pa.StructArray: # one a text, without the texts
+    "Return parses as a column of a table."
+    columns = _columns(list(parses))
+    return pa.StructArray.from_arrays([pa.array(columns[k], t) for k, t in _COLUMNS.items()], list(_COLUMNS))
+
+def parses_of(
+    texts: Iterable[str],
+    column: pa.Array | pa.ChunkedArray, # from `parse_column`, of the same length
+) -> list[Parsed]:
+    "Return the parses of a column beside its texts."
+    return [_parsed(text, row) for text, row in zip(texts, column.to_pylist(), strict=True)]

@@ -19,7 +19,7 @@ from thinc.api import Adam
 
 from ..core.files import atomic_path
 from ..core.seeds import stable_rng
-from .english import CaptionEnglish, Parser, dictionary_lemma
+from .english import CaptionEnglish, SpacyParser, dictionary_lemma
 from .treebank import Augmentation, Sentence, Word, augment, drop_final_stop, lower_case, text_of
 
 # %% auto #0
@@ -153,7 +153,7 @@ def count_right(
     return n
 
 def accuracy(
-    parser: Parser,
+    parser: SpacyParser,
     sentences: list[Sentence],
 ) -> dict[str, float]: # percent, and the numbers of sentences and words
     "How well a parser does on the texts of a treebank."

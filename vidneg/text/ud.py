@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Iterable, Iterator, NamedTuple, Protocol
 
 # %% auto #0
-__all__ = ['INSIDE', 'NO_HEAD', 'CLEARNLP', 'NOMINAL', 'BE', 'Token', 'Parsed', 'subtree_edges', 'noun_chunks', 'clearnlp_to_ud']
+__all__ = ['INSIDE', 'NO_HEAD', 'CLEARNLP', 'NOMINAL', 'BE', 'Token', 'Parsed', 'Parser', 'subtree_edges', 'noun_chunks',
+           'clearnlp_to_ud']
 
 # %% ../../nbs/text/ud.ipynb #a2b1854a
 class Token(NamedTuple):
@@ -31,6 +32,14 @@ class Parsed:
     text: str
     tokens: tuple[Token, ...]
     noun_chunks: tuple[tuple[int, int], ...] # spans [a, b) of tokens, in order, none overlapping
+
+# %% ../../nbs/text/ud.ipynb #b489fd7f
+class Parser(Protocol):
+    "Reads texts; a text is read the same in any company."
+    def parse(self, texts: list[str]) -> list[Parsed]: # of the same length
+        "Parse some texts."
+    def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]: # in the same order
+        "Parse many texts, a few at a time."
 
 # %% ../../nbs/text/ud.ipynb #050345a8
 INSIDE = {"det", "det:predet", "amod", "nummod", "compound", "nmod:poss", "nmod:desc", "flat", "advmod", "cc:preconj"}

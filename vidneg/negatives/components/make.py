@@ -5,26 +5,30 @@
 # %% ../../../nbs/negatives/components/make.ipynb #833955ba
 from __future__ import annotations
 
-import difflib, re
-from collections import Counter
-from typing import Callable, Iterable, Iterator, NamedTuple, Protocol
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from fastcore.basics import patch
 
-from ...core.errors import VidnegError
 from ...core.records import Caption, Edit, Negative
 from ...core.registry import Registry
 from ...core.seeds import stable_rng, stable_seed
+from ...lm.protocols import Chat
+from ..generate import EXHAUSTED, Made, Plan, REFUSED, Request, Source
 from .substitutes import CHANGED, Vocabulary, find_components, read_vocabulary, replacements
-from ...text.english import Parser
+from ...text.edits import apply_edit, edits_between
 from ...text.lexicon import needs_an
 from ...text.rewrite import negations, rewrites
 from ...text.synonyms import lemmas, related
 from ...text.syntax import Part, Tree, is_plural, noun_part
+from ...text.ud import Parser
 
 # %% auto #0
-__all__ = ['KINDS', 'READERS', 'PROMPTS', 'Reader', 'NoReader', 'paraphrases', 'edits_between', 'proposals', 'difference',
-           'component_tokens', 'grammar_faults', 'fault', 'Prompt', 'conversation', 'read_answer', 'make_components']
+__all__ = ['KINDS', 'READERS', 'PROMPTS', 'Reader', 'NoReader', 'paraphrases', 'proposals', 'difference', 'component_tokens',
+           'grammar_faults', 'fault', 'Prompt', 'conversation', 'read_answer', 'ComponentGenerator']
 
 # %% ../../../nbs/negatives/components/make.ipynb #b0eb1cb2
 KINDS = (*CHANGED, "negated passive", "positive")
@@ -59,19 +63,6 @@ def paraphrases(
     said = reader.again(meaning, rng)
     return exact or [text for text in said if text != tree.parsed.text and reader.meaning(text) == meaning] or found
 
-def edits_between(
-    old: str, # the caption
-    new: str, # the other text
-) -> tuple[Edit, ...]: # whole words, left to right, each in the text that the ones before it left
-    "The edits that lead from one text to another."
-    a, b = (re.findall(r"\s+|[\w'-]+|[^\w\s]", text) for text in (old, new))
-    edits, at = [], 0
-    for op, i, j, k, l in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
-        before, after = "".join(a[i:j]), "".join(b[k:l])
-        if op != "equal": edits.append(Edit(at, at + len(before), before, after))
-        at += len(after)
-    return tuple(edits)
-
 def proposals(
     tree: Tree,
     kind: str, # one of `KINDS`
@@ -82,7 +73,7 @@ def proposals(
     "What the deterministic maker has to offer, best first."
     text = tree.parsed.text
     if kind in CHANGED:
-        for e in replacements(tree, kind, vocabulary, rng): yield text[:e.start] + e.new + text[e.end:], (e,)
+        for e in replacements(tree, kind, vocabulary, rng): yield apply_edit(text, e), (e,)
     else:
         for new in negations(tree).values() if kind == "negated passive" else paraphrases(tree, rng, reader):
             yield new, edits_between(text, new)
@@ -247,89 +238,80 @@ def read_answer(
     return text if plain[-1:] in (".", "!", "?") else text.rstrip(".")
 
 # %% ../../../nbs/negatives/components/make.ipynb #80106eb5
-class _Job(NamedTuple):
-    "What the makers of one kind share."
-    kind: str
-    captions: list[Caption]
-    trees: list[Tree]
-    parser: Parser
-    vocabulary: Vocabulary
-    accept: Callable[[Caption, str], bool] | None
-    reader: Reader | None = None
-
-    def fault(self, i, text, tree, exact):
-        "What is wrong with a text for caption `i`."
-        found = fault(self.kind, self.trees[i], tree, self.vocabulary, exact)
-        return found or ("" if self.accept is None or self.accept(self.captions[i], text) else "rejected")
-
-    def negative(self, i, text, edits, maker, seed):
-        c = self.captions[i]
-        return Negative(c.caption_id, text, self.kind, f"components-{maker}", edits, 1, seed)
-
-def _by_chat(job, todo, chat, retries, seed, counts):
-    "{caption index: Negative} of the language model's faultless answers."
-    made = {}
-    for attempt in range(retries + 1):
-        todo = [i for i in todo if i not in made]
-        if not todo: break
-        asked = [conversation(job.kind, job.captions[i].text) for i in todo]
-        answers = chat.chat(asked, temperature=0.0 if attempt == 0 else 0.8, max_tokens=128,
-                            seed=stable_seed(seed, "components", attempt) % 2**31)
-        texts = [read_answer(a, job.captions[i].text) for i, a in zip(todo, answers, strict=True)]
-        for i, text, parsed in zip(todo, texts, job.parser.pipe(texts)):
-            why = job.fault(i, text, Tree(parsed), exact=False) if text else "not one sentence"
-            if not why: made[i] = job.negative(i, text, edits_between(job.captions[i].text, text), "llm", seed)
-            counts[job.kind, "llm", why or "made"] += 1
-    return made
-
-# %% ../../../nbs/negatives/components/make.ipynb #0b79e7d0
+_FAULTS = frozenset({"unchanged", "length", "rest changed", "category", "synonym", "negation", "grammar", "not one sentence"})
 _NONE = {"verb": "no verb", "modifier": "no modifier", "subject": "no subject", "object": "no object",
          "negated passive": "no clause to deny", "positive": "no other structure"}
 
-def _nothing(job, i):
-    "Why the deterministic maker has nothing to offer."
-    has = job.kind in CHANGED and find_components(job.trees[i], job.kind)
-    return "no replacement" if has else _NONE[job.kind]
+def _memo(source, key, make):
+    "What has been worked out for a caption, once for a shard."
+    if key not in source.memo: source.memo[key] = make()
+    return source.memo[key]
 
-def _by_grammar(job, todo, tries, seed, counts):
-    "{caption index: Negative} of the deterministic maker's first faultless proposals."
-    made, why = {}, {i: _nothing(job, i) for i in todo}
-    draw = lambda i: stable_rng(seed, "components", job.captions[i].caption_id, job.kind)
-    streams = {i: proposals(job.trees[i], job.kind, job.vocabulary, draw(i), job.reader) for i in todo}
-    for _ in range(tries):
-        offers = {i: o for i, stream in streams.items() if i not in made and (o := next(stream, None))}
-        if not offers: break
-        for (i, (text, edits)), parsed in zip(offers.items(), job.parser.pipe([text for text, _ in offers.values()])):
-            why[i] = job.fault(i, text, Tree(parsed), exact=True)
-            if not why[i]: made[i] = job.negative(i, text, edits, "grammar", seed)
-    counts.update((job.kind, "grammar", why[i] or "made") for i in todo)
-    return made
+@dataclass(frozen=True, eq=False)
+class ComponentGenerator:
+    "Component negatives and positives, by a language model and by word classes, or by these alone."
+    parser: Parser
+    vocabulary: Vocabulary = field(default_factory=read_vocabulary)
+    reader: Reader | None = None # of the captions' language, where there is one, for exact positives
+    chat: Chat | None = None # None: the deterministic maker does it all
+    retries: int = 2 # of the language model, where its answer has a fault
+    proposed: int = 6 # proposals of the deterministic maker that are looked at
+    name, kinds, takes, again = "components", KINDS, Caption, _FAULTS | REFUSED # as a `Generator`
+
+    @property
+    def plan(self) -> Plan: # one of each kind
+        return Plan(mode="every", distinct=False, tries=self.proposed + self.asked)
+    @property
+    def asked(self) -> int: return self.retries + 1 if self.chat else 0 # times that the language model is asked
+    @property
+    def parse(self): return self.parser.parse
+
+    def _tree(self, source): return _memo(source, "tree", lambda: Tree(source.parsed))
+
+    def offers(self, sources: list[Source], kinds: tuple[str, ...]) -> list[dict[str, str]]:
+        "Say why a kind cannot be made; without trying only the components themselves are known."
+        def why(s, kind): return _NONE[kind] if kind in CHANGED and not find_components(self._tree(s), kind) else ""
+        return [{kind: why(s, kind) for kind in kinds} for s in sources]
+
+# %% ../../../nbs/negatives/components/make.ipynb #0b79e7d0
+def _kind(request, seed):
+    "The kind that a draw is about."
+    if len(request.kinds) == 1: return request.kinds[0]
+    return request.kinds[stable_rng(seed, "components", request.source.id, request.key, "kind").integers(len(request.kinds))]
+
+def _answers(generator, requests, seed):
+    "Texts by the language model, \"\" where it gave no sentence."
+    asked = [conversation(kind, r.source.item.text) for kind, r in requests]
+    attempt = requests[0][1].attempt # the loop asks for all captions at once, again and again
+    said = generator.chat.chat(asked, temperature=0.0 if attempt == 0 else 0.8, max_tokens=128,
+                               seed=stable_seed(seed, "components", attempt) % 2**31)
+    texts = [read_answer(a, r.source.item.text) for (_, r), a in zip(requests, said, strict=True)]
+    return [(t, edits_between(r.source.item.text, t)) if t else "not one sentence" for t, (_, r) in zip(texts, requests)]
+
+def _proposal(generator, kind, request, seed):
+    "The deterministic maker's next proposal, or why it has none."
+    source, tree = request.source, generator._tree(request.source)
+    rng = lambda: stable_rng(seed, "components", source.id, kind)
+    stream = _memo(source, kind, lambda: proposals(tree, kind, generator.vocabulary, rng(), generator.reader))
+    if (found := next(stream, None)) is not None: return found
+    if request.attempt > generator.asked: return EXHAUSTED
+    return "no replacement" if kind in CHANGED and find_components(tree, kind) else _NONE[kind]
 
 # %% ../../../nbs/negatives/components/make.ipynb #19711751
-def make_components(
-    captions: Iterable[Caption], # a shard: all are held in memory
-    parser: Parser, # from `load_parser`
-    vocabulary: Vocabulary | None = None, # default: the package's
-    kinds: Iterable[str] = KINDS,
-    seed: int = 0,
-    chat=None, # a `Chat`; None: the deterministic maker does it all
-    retries: int = 2, # of the language model, where its answer has a fault
-    tries: int = 6, # proposals of the deterministic maker that are looked at
-    accept: Callable[[Caption, str], bool] | None = None, # is this text false of the caption's clip?
-    accept_positive: Callable[[Caption, str], bool] | None = None, # is this text true of it?
-    reader: Reader | None = None, # of the captions' language, where there is one, for exact positives
-) -> tuple[list[Negative], Counter]: # one of each kind at most; (kind, maker, "made" or why not): how often
-    "Component negatives and positives. The deterministic result for a caption does not depend on the others."
-    captions, vocabulary = list(captions), vocabulary or read_vocabulary()
-    if wrong := sorted(set(kinds) - set(KINDS)):
-        raise VidnegError(f"no kind {wrong[0]!r}; there are {', '.join(KINDS)}")
-    trees = [Tree(p) for p in parser.pipe([c.text for c in captions])]
-    made, counts = {}, Counter()
-    for kind in kinds:
-        job = _Job(kind, captions, trees, parser, vocabulary, accept_positive if kind == "positive" else accept, reader)
-        todo = [i for i, t in enumerate(trees) if any(map(str.isalnum, t.parsed.text))]
-        if len(todo) < len(trees): counts[kind, "grammar", "empty"] += len(trees) - len(todo)
-        found = _by_chat(job, todo, chat, retries, seed, counts) if chat else {}
-        found |= _by_grammar(job, [i for i in todo if i not in found], tries, seed, counts)
-        made |= {(i, kind): n for i, n in found.items()}
-    return [made[i, k] for i in range(len(captions)) for k in kinds if (i, k) in made], counts
+@patch
+def draw(self: ComponentGenerator, requests: list[Request], plan: Plan) -> list[Made | str]:
+    "Answer each request; all new texts are parsed at once."
+    todo = [(_kind(r, plan.seed), r) for r in requests]
+    empty = [not any(map(str.isalnum, r.source.item.text)) for r in requests]
+    by_chat = [not e and r.attempt < self.asked for e, r in zip(empty, requests)]
+    said = iter(_answers(self, [q for q, c in zip(todo, by_chat) if c], plan.seed) if any(by_chat) else ())
+    drawn = ["empty" if e else next(said) if c else _proposal(self, *q, plan.seed) for e, c, q in zip(empty, by_chat, todo)]
+    parses = iter(self.parser.parse([d[0] for d in drawn if not isinstance(d, str)]))
+    return [d if isinstance(d, str) else self._checked(kind, r, *d, next(parses), "llm" if c else "grammar", plan.seed)
+            for d, (kind, r), c in zip(drawn, todo, by_chat)]
+
+@patch
+def _checked(self: ComponentGenerator, kind, request, text, edits, parsed, maker, seed):
+    "A text as a negative, or what is wrong with it."
+    why = fault(kind, self._tree(request.source), Tree(parsed), self.vocabulary, exact=maker == "grammar")
+    return why or Made(Negative(request.source.id, text, kind, f"components-{maker}", edits, 1, seed))

@@ -5,26 +5,26 @@
 # %% ../../../nbs/negatives/spot/captions.ipynb #a9e6092e
 from __future__ import annotations
 
-import difflib, re
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from os.path import commonprefix
-from typing import Callable, Iterable, NamedTuple
+from typing import Iterable, NamedTuple
 
 import pandas as pd
 
-from ...core.records import Caption, Edit, Negative, SceneGraph
+from ...core.records import Caption, Negative, SceneGraph
 from ...core.seeds import stable_rng
-from ...text.edits import undo
+from ...text.edits import edits_between
+from ..generate import Made, Plan, Request, Source, job_of, stream_made
 from .faithful import faithful
 from .grammar import Grammar, NOUN_KINDS
 from .statements import linear
-from .events import Foil, Scheme, Vocabulary, kinds, manipulate
+from .events import Foil, Scheme, Vocabulary, kinds, manipulate, offers
 from ...lm.protocols import Chat
 
 # %% auto #0
-__all__ = ['PAPER_PROMPT', 'Decorated', 'GrammarDecorator', 'ChatDecorator', 'text_edits', 'SpotSet', 'make_spot', 'graph_table',
-           'type_table', 'outcome_table']
+__all__ = ['PAPER_PROMPT', 'Decorated', 'GrammarDecorator', 'ChatDecorator', 'SpotSet', 'SpotGenerator', 'make_spot',
+           'graph_table', 'type_table', 'outcome_table']
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #37fccd93
 class Decorated(NamedTuple):
@@ -107,30 +107,6 @@ class ChatDecorator:
         return out
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #4357cae6
-def text_edits(
-    old: str, # a caption
-    new: str, # its negative; single spaces in both
-) -> tuple[Edit, ...]: # `core.undo(new, edits)` is `old`
-    "The edits from one text to the other."
-    a, b = (list(re.finditer(r"[^\s,]+|,", text)) for text in (old, new))
-    blocks = difflib.SequenceMatcher(None, [m[0] for m in a], [m[0] for m in b], autojunk=False).get_opcodes()
-    if all(o[0] in ("equal", "replace") for o in blocks):
-        edits = tuple(_edit(old, new, (a[i].start(), a[j - 1].end()), (b[k].start(), b[m - 1].end()))
-                      for op, i, j, k, m in blocks if op == "replace")
-        if undo(new, edits) == old: return edits
-    return _spanning(old, new)
-
-def _edit(old, new, at, there):
-    "The edit of old[at] to new[there], when everything left of it is new already."
-    return Edit(there[0], there[0] + at[1] - at[0], old[slice(*at)], new[slice(*there)])
-
-def _spanning(old, new):
-    "One edit from the first word that differs to the last."
-    head = old.rfind(" ", 0, len(commonprefix([old, new]))) + 1
-    same = commonprefix([old[head:][::-1], new[head:][::-1]])[::-1]  # what both end in
-    tail = len(same) - same.find(" ") if " " in same else 0
-    return (_edit(old, new, (head, len(old) - tail), (head, len(new) - tail)),)
-
 class SpotSet(NamedTuple):
     "Captions and negatives; the lists have the same order."
     captions: list[Caption]
@@ -140,55 +116,59 @@ class SpotSet(NamedTuple):
     makers: Counter # who worded the pairs
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #69f1a259
-def _foils(graph, scheme, vocabulary, kind, per_kind, modes, seed, tries=5):
-    "Up to `per_kind` foils of one kind, all different, and what became of each that was asked for."
-    made, outcomes = {}, []
-    for j in range(per_kind):
-        for t in range(tries):
-            rng = stable_rng(seed, "spot", vocabulary.balanced, graph.clip_id, kind, j, t)
-            foil, why = manipulate(graph, rng, vocabulary, scheme, kind, modes)
-            if foil is None: break
-            why = "duplicate" if linear(foil.manipulated) in made else "made"
-            if why == "made": break
-        if why == "made": made[linear(foil.manipulated)] = (f"{graph.clip_id}.{kind.replace(' ', '-')}.{j}", foil)
-        outcomes.append((kind, why))
-    return list(made.values()), outcomes
+@dataclass(frozen=True, eq=False)
+class SpotGenerator:
+    "SPOT's captions and negatives, from scene graphs."
+    scheme: Scheme
+    vocabulary: Vocabulary # uniform or balanced
+    decorator: GrammarDecorator | ChatDecorator
+    modes: tuple[str, ...] = ("swap_time",) # for temporal predicates
+    takes, parse, plan, again = SceneGraph, None, Plan(mode="every", tries=5), frozenset({"duplicate"}) # as a `Generator`
+
+    @property
+    def name(self) -> str: return "spot-balanced" if self.vocabulary.balanced else "spot-published"
+    @property
+    def kinds(self) -> tuple[str, ...]: return tuple(kinds(self.scheme))
+
+    def offers(self, sources: list[Source], kinds: tuple[str, ...]) -> list[dict[str, str]]:
+        "Say of which kinds a graph holds nothing."
+        return [{k: "" if offers(s.item, self.scheme, k, self.modes) else "nothing of this type" for k in kinds}
+                for s in sources]
+
+    def _foil(self, request, seed):
+        "The caption's id and a foil, or why there is none."
+        graph, at = request.source.item, (request.number, request.attempt)
+        choice = stable_rng(seed, "spot kind", graph.clip_id, *at).integers(len(request.kinds))
+        kind = request.kinds[choice]
+        rng = stable_rng(seed, "spot", self.vocabulary.balanced, graph.clip_id, kind, *at)
+        foil, why = manipulate(graph, rng, self.vocabulary, self.scheme, kind, self.modes)
+        return (f"{graph.clip_id}.{kind.replace(' ', '-')}.{request.number}", foil) if foil else why
+
+    def draw(self, requests: list[Request], plan: Plan) -> list[Made | str]:
+        "Answer each request; all foils are put into words at once."
+        found = [self._foil(r, plan.seed) for r in requests]
+        keys, foils = zip(*some) if (some := [f for f in found if not isinstance(f, str)]) else ((), ())
+        said = iter(self.decorator(list(foils), list(keys), plan.seed) if foils else ())
+        return [f if isinstance(f, str) else self._made(*f, next(said), plan.seed) for f in found]
+
+    def _made(self, key, foil, texts, seed):
+        "A foil in words, unless both sides read the same."
+        if texts.caption == texts.negative: return "reads the same"
+        edits = edits_between(texts.caption, texts.negative)
+        negative = Negative(key, texts.negative, foil.kind, self.name, edits, 1, seed)
+        caption = Caption(key, foil.clip_id, texts.caption)
+        return Made(negative, caption, (foil.kind, linear(foil.manipulated)), (foil, texts.maker))
 
 def make_spot(
     graphs: Iterable[SceneGraph],
-    scheme: Scheme,
-    vocabulary: Vocabulary, # uniform or balanced
-    decorator: GrammarDecorator | ChatDecorator,
-    per_kind: int = 1, # negatives a graph and kind at most
-    only: Iterable[str] = (), # names of kinds; all by default
-    modes: Iterable[str] = ("swap_time",), # for temporal predicates
-    seed: int = 0,
-    accept: Callable[[Foil, str, str], bool] | None = None, # (foil, caption, negative): shall it be kept?
+    generator: SpotGenerator,
+    **how, # all else that `job_of` takes
 ) -> SpotSet:
-    "SPOT's captions and negatives. The result for a graph does not depend on the others."
-    wanted, modes = tuple(only) or tuple(kinds(scheme)), tuple(modes)
-    found, counts = [], Counter()
-    for graph in graphs:
-        for kind in wanted:
-            some, outcomes = _foils(graph, scheme, vocabulary, kind, per_kind, modes, seed)
-            found += some
-            counts.update(outcomes)
-    name = "spot-balanced" if vocabulary.balanced else "spot-published"
-    out = SpotSet([], [], [], counts, Counter())
-    keys, foils = [k for k, _ in found], [f for _, f in found]
-    for (key, foil), texts in zip(found, decorator(foils, keys, seed)):
-        ok = accept is None or accept(foil, texts.caption, texts.negative)
-        why = "reads the same" if texts.caption == texts.negative else "" if ok else "rejected"
-        if why:
-            counts[foil.kind, "made"] -= 1
-            counts[foil.kind, why] += 1
-            continue
-        out.makers[texts.maker] += 1
-        out.foils.append(foil)
-        out.captions.append(Caption(key, foil.clip_id, texts.caption))
-        edits = text_edits(texts.caption, texts.negative)
-        out.negatives.append(Negative(key, texts.negative, foil.kind, name, edits, 1, seed))
-    return out
+    "SPOT's captions and negatives, with what they were made from. The result for a graph does not depend on the others."
+    counts: Counter = Counter()
+    made = list(stream_made(graphs, job_of(generator, **how), counts))
+    return SpotSet([m.caption for m in made], [m.negative for m in made], [m.origin[0] for m in made], counts,
+                   Counter(m.origin[1] for m in made))
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #9ffe71b9
 def graph_table(
