@@ -112,7 +112,7 @@ def evaluate(at):
     import pandas as pd
     from vidneg.evaluate.accuracy import ITEM_COLUMNS, accuracy_table, score_pairs
     from vidneg.evaluate.retrieval import retrieval_ranks, retrieval_table
-    from vidneg.models.navero import NaveroScorer
+    from vidneg.models.scoring import NaveroScorer
     caption = {c.caption_id: c for c in at.captions}
     rows = [(f"{i}", caption[n.caption_id].clip_id, n.kind, "balanced", n.generator, caption[n.caption_id].text, n.text)
             for i, n in enumerate(at.negatives)]
@@ -181,7 +181,7 @@ def moments(at):
 def steps(at):
     "A training step of NAVERO against BEiT and BERT of its sizes with nothing around them."
     from vidneg.models.navero import NaveroConfig
-    from vidneg.models.zoo import step_time_ratio
+    from vidneg.models.speed import step_time_ratio
     small = NaveroConfig(width=64, embed_dim=64, spatial_layers=1, mlp_ratio=2.)
     linear = NaveroConfig(width=64, embed_dim=64, spatial_layers=1, mlp_ratio=2., stem=())
     cases = {"laptop": (small, {}), "laptop, linear patches": (linear, {}),

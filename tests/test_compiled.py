@@ -7,7 +7,7 @@ from accelerate.state import AcceleratorState
 
 import vidneg.train.loop
 from vidneg.data.batches import Batches
-from vidneg.models.zoo import MODELS
+from vidneg.models.registry import MODELS
 from vidneg.train.loop import TrainConfig, _compile_parts, fit
 from vidneg.train.retrieval import RetrievalTask
 

@@ -12,6 +12,7 @@ from vidneg.evaluate.accuracy import (BlindRanker, ITEM_COLUMNS, KINDS, METRICS,
 
 class MockScorer:
     "Scores depend on the two ids alone; counts what it is asked for."
+    supports = frozenset({"similarity", "match"})
     def __init__(self): self.texts, self.pairs = [], 0
     def encode_video(self, frames): return np.asarray(frames).reshape(len(frames), -1)[:, 0].astype(int)
     def encode_text(self, texts):
@@ -56,7 +57,7 @@ def test_each_text_and_pair_is_seen_once():
 
 
 def test_a_scorer_without_fusion_head_has_no_acc():
-    class NoHead(MockScorer): match = property()
+    class NoHead(MockScorer): supports = frozenset({"similarity"})
     got = score_pairs(NoHead(), np.arange(7), [f"c{i}" for i in range(7)], make_items(), "mock")
     assert got.p_pos.isna().all()
     assert set(accuracy_table(got).metric) == {"acc_vtc"}

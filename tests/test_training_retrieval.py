@@ -16,7 +16,8 @@ from vidneg.losses.contrastive import vtc
 from vidneg.losses.hard import hn_nce
 from vidneg.models.alpro import EntityPrompter, crop_regions, random_regions
 from vidneg.text.tokenize import train_tokenizer
-from vidneg.models.zoo import MODELS, load, save, similarity_of
+from vidneg.models.io import load, save
+from vidneg.models.registry import MODELS
 from vidneg.train.tasks import NaveroTask
 from vidneg.train.loop import TrainConfig, fit
 from vidneg.train.retrieval import (OnBackbone, PatchScorer, RetrievalTask, WithFrames, WithPositives,
@@ -198,13 +199,13 @@ def test_a_saved_model_scores_as_it_does_itself(name, tmp_path):
     patches = torch.from_numpy(np.random.default_rng(0).normal(size=(3, *shape[1:])).astype(np.float32))
     asked = dict(clip_ids=[c.clip_id for c in said], queries=said, items=items_table(false, said, "balanced"), run="it")
     scorer = pickle.loads(pickle.dumps(PatchScorer(load(tmp_path), tokenizer, 2)))  # as it travels to other processes
-    assert hasattr(scorer, "match") == hasattr(model, "fuse")
+    assert ("match" in scorer.supports) == ("match" in model.supports)
     scores, ranks = score_model(scorer, patches.numpy(), **asked)
     with torch.no_grad():
         video = model.encode_video(read_patches(model, patches))
         def similarity(texts):
             read = tokenizer(texts, padding=True, return_tensors="pt")
-            return similarity_of(model, video, model.encode_text(read["input_ids"], read["attention_mask"]),
+            return model.similarity(video, model.encode_text(read["input_ids"], read["attention_mask"]),
                                  read["attention_mask"])
         want = similarity([c.text for c in said])
         assert np.allclose(scores.score_pos, want.diagonal(), atol=1e-5)

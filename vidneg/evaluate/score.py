@@ -14,7 +14,8 @@ import pandas as pd
 from ..core.errors import VidnegError
 from ..core.records import Caption, Negative
 from ..core.parallel import parallel_map
-from .accuracy import ITEM_COLUMNS, Scorer, acc, score_pairs
+from .accuracy import ITEM_COLUMNS, acc, score_pairs
+from ..models.scorer import Scorer
 from .retrieval import retrieval_ranks
 
 # %% auto #0

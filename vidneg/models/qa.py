@@ -20,12 +20,11 @@ from ..core.seeds import stable_rng
 from ..data.batches import digest
 from ..core.records import Question
 from ..data.questions import UNKNOWN, answer_vocabulary
-from .io import load_files, save_files
-from .navero import Encoding
+from .io import load, save
+from .scorer import Encoding
 
 # %% auto #0
-__all__ = ['HEADS', 'QAConfig', 'spell', 'AnswerDecoder', 'load_answer_decoder', 'QAFeatures', 'qa_features', 'QABatches',
-           'answer_questions']
+__all__ = ['HEADS', 'QAConfig', 'spell', 'AnswerDecoder', 'QAFeatures', 'qa_features', 'QABatches', 'answer_questions']
 
 # %% ../../nbs/models/qa.ipynb #43a6c685
 HEADS = ("classify", "generate")
@@ -73,6 +72,8 @@ def _part(x, mask, dim, what):
 
 class AnswerDecoder(nn.Module):
     "A transformer decoder that answers questions from frozen features (SPOT §4)."
+    config_class = QAConfig
+
     def __init__(self,
         config: QAConfig,
         seed: int = 0, # of the fresh weights; the global generator is left alone
@@ -173,13 +174,7 @@ class AnswerDecoder(nn.Module):
         folder: str | Path, # made if need be
     ) -> Path: # `folder`
         "Write `config.json` and `model.safetensors`, each atomically."
-        return save_files(self, folder)
-
-def load_answer_decoder(
-    folder: str | Path, # that `AnswerDecoder.save` wrote
-) -> AnswerDecoder: # on the CPU, in training mode
-    "Read a decoder back. Raises `VidnegError` if the files are missing or do not belong together."
-    return load_files(folder, lambda config: AnswerDecoder(QAConfig(**config)), "answer decoder")
+        return save(self, folder)
 
 # %% ../../nbs/models/qa.ipynb #b04d81c7
 @dataclass(frozen=True)

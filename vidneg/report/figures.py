@@ -18,12 +18,12 @@ from matplotlib.font_manager import FontProperties
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..evaluate.accuracy import KINDS
-from .tables import KIND_LABELS, METRIC_LABELS, run_label, run_order
+from .labels import KIND_LABELS, METRIC_LABELS, run_label, run_order
 
 # %% auto #0
 __all__ = ['STYLE', 'RUN_COLOURS', 'OTHER_COLOURS', 'TRUE_COLOUR', 'FALSE_COLOUR', 'NOT_CURVES', 'INCH', 'LINE', 'run_colours',
            'styled', 'save_figure', 'accuracy_figure', 'shortcut_figure', 'negatives_figure', 'giveaway_figure',
-           'training_figure', 'choose_cases', 'marked_words', 'case_study']
+           'training_figure', 'choose_cases', 'marked_words', 'wrapped', 'case_study']
 
 # %% ../../nbs/report/figures.ipynb #b798d6df
 STYLE = {
@@ -254,8 +254,12 @@ def _width(text, font):
     "Width of a text in points."
     return RendererAgg(1, 1, 720).get_text_width_height_descent(text, font, False)[0] / 10 # 720 dpi: unrounded
 
-def _lines(words, width, size):
-    "Break marked words into lines at most `width` points wide; lines of (x, word, marked)."
+def wrapped(
+    words, # (word, marked) pairs
+    width: float, # points
+    size: float, # of the font, points
+) -> list[list[tuple]]: # lines of (x, word, marked)
+    "Break marked words into lines at most so wide."
     fonts = [FontProperties(family="DejaVu Sans", size=size, weight=weight) for weight in ("normal", "bold")]
     lines, x = [[]], 0
     for word, mark in words:
@@ -336,7 +340,7 @@ def case_study(
     blocks = [] # (case, its texts broken into lines, their height)
     for case in chosen.itertuples():
         row = texts.loc[(case.kind, case.item)]
-        lines = [_lines(words, left * INCH - 16, 8.5) for words in marked_words(row.caption, row.negative)]
+        lines = [wrapped(words, left * INCH - 16, 8.5) for words in marked_words(row.caption, row.negative)]
         blocks.append((case, [(TRUE_COLOUR, "✓", lines[0]), (FALSE_COLOUR, "✗", lines[1])],
                        (sum(map(len, lines)) * LINE + 8) / INCH))
     fig, top = Figure((left + 3, sum(b[2] + strip + .5 for b in blocks) + .42)), .42

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from ..core.records import Caption, Negative
 from ..data.batches import Batches, batches_of
-from ..models.navero import load_model
+from ..models.io import load
+from ..models.navero import Navero
 from .jobs import train_many
 from .tasks import NaveroTask
 from .loop import TrainConfig, fit
@@ -42,7 +43,7 @@ def start_model(
     freeze: bool = True, # leave the layers below the features as they are; their output is what is cached
 ):
     "A model to train on."
-    model = load_model(folder)
+    model = load(folder, Navero)
     if freeze: model.video.freeze_spatial()
     return model
 

@@ -23,7 +23,8 @@ from ..data.video import read_frames
 from ..losses.components import Importance, cosine, pool
 from ..losses.contrastive import LOSSES
 from ..losses.moment import moment_losses
-from ..models.moment import MomentModel, pool_joint, predictions, save_moment_model
+from ..models.io import save
+from ..models.moment import MomentModel, pool_joint, predictions
 from .tasks import Task
 
 # %% auto #0
@@ -139,8 +140,8 @@ class MomentTask(Task):
                          "temperature": temperature, "pooling": pooling, "model": type(model).__name__}
 
     def save(self, folder: str | Path):
-        "Write the model as `load_moment_model` reads it."
-        save_moment_model(self.model, folder)
+        "Write the model as `vidneg.models.io.load` reads it."
+        save(self.model, folder)
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]: # {name: (B,)}; losses on components: (C,)
         "The terms of all losses."

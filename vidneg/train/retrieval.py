@@ -26,7 +26,9 @@ from ..losses.contrastive import LOSSES, _full
 from ..models.alpro import TEMPLATES, EntityPrompter, crop_regions, pem, random_regions, region_mask
 from ..models.clip_video import ClipVideo
 from ..text.tokenize import load_tokenizer
-from ..models.zoo import MODELS, load, save, scorer_of, similarity_of
+from ..models.io import load, save
+from ..models.registry import MODELS
+from ..models.scoring import scorer_of
 from .tasks import NaveroTask, gather, own_rows
 from .loop import TrainConfig, fit
 
@@ -93,7 +95,7 @@ def own_similarity(
 ) -> torch.Tensor: # (B, K)
     "Contrastive similarity of each video with the K texts of its row."
     if not mask.shape[1]: return video[1].new_zeros(mask.shape[:2])
-    def row(v, t, m): return similarity_of(model, [x[None] for x in v], t, m)[0]
+    def row(v, t, m): return model.similarity([x[None] for x in v], t, m)[0]
     return torch.vmap(row)(tuple(video), tuple(text), mask)
 
 # %% ../../nbs/train/retrieval.ipynb #2d551d0c
@@ -151,7 +153,8 @@ class PatchScorer:
     ):
         self.model, self.batch_size, self.scorer = model.eval(), batch_size, scorer_of(model, tokenizer)
         self.encode_text, self.similarity = self.scorer.encode_text, self.scorer.similarity
-        if hasattr(self.scorer, "match"): self.match = self.scorer.match
+        self.supports = self.scorer.supports
+        if "match" in self.supports: self.match = self.scorer.match
 
     @torch.no_grad()
     def encode_video(self,
@@ -265,9 +268,9 @@ class RetrievalTask(NaveroTask):
         if not hasattr(self.model, "similarity"): return super()._similarities(video, text, mask)
         (video, text), mask = (tuple(gather(_full(x)) for x in pair) for pair in (video, text)), gather(mask)
         own, (false, seen) = [x[:, 0] for x in text], ([x[:, 1:] for x in text], mask[:, 1:])
-        out, k = {"similarity": similarity_of(self.model, video, own, mask[:, 0])}, seen.shape[1]
+        out, k = {"similarity": self.model.similarity(video, own, mask[:, 0])}, seen.shape[1]
         if k and self.across:
-            every = similarity_of(self.model, video, [x.flatten(0, 1) for x in false], seen.flatten(0, 1)) # (B, B·K)
+            every = self.model.similarity(video, [x.flatten(0, 1) for x in false], seen.flatten(0, 1)) # (B, B·K)
             out["neg_similarity"] = every.unflatten(1, (-1, k))
             out["neg"] = out["neg_similarity"].diagonal().T # (B, K)
         elif k: out["neg"] = own_similarity(self.model, video, false, seen)

@@ -18,6 +18,7 @@ from ..losses import components, hard, moment # their losses are in LOSSES once 
 from ..losses.contrastive import LOSSES, _full
 from ..losses.hard import duplicate_negatives
 from ..losses.matching import hard_negatives, mask_tokens
+from ..models.io import save
 
 # %% auto #0
 __all__ = ['Task', 'gather', 'own_rows', 'NaveroTask']
@@ -113,9 +114,8 @@ class NaveroTask(Task):
         return {"temperature": float(self.model.temperature.detach())}
 
     def save(self, folder: str | Path):
-        "Write the model as `load_model` reads it."
-        from vidneg.models.navero import save_model # imported late: takes seconds, and other tasks do without
-        save_model(self.model, folder)
+        "Write the model as `vidneg.models.io.load` reads it."
+        save(self.model, folder)
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]: # {name: (B,)}
         "The terms of all losses."
