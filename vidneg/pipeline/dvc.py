@@ -73,7 +73,7 @@ def _only_names(tree):
     held = [v for v in values if isinstance(v, ast.Call) and isinstance(v.func, ast.Name) and v.func.id == "Registry"]
     rest = [v for v in values if v not in held and not (isinstance(v, ast.List) and all(map(_constant, v.elts)))]
     if rest or not held or not all(isinstance(node, kinds) for node in tree.body): return None
-    names = {_constant(k) for v in held for d in ast.walk(v) if isinstance(d, ast.Dict) for k in d.keys}
+    names = {_constant(k) for v in held for d in v.args if isinstance(d, ast.Dict) for k in d.keys}
     return names - {name for name, _ in _places(tree)}
 
 
