@@ -84,7 +84,7 @@ def train(at):
     from vidneg.data.batches import batches_of
     from vidneg.models.navero import Navero, NaveroConfig
     from vidneg.text.tokenize import train_tokenizer
-    from vidneg.train.tasks import NaveroTask
+    from vidneg.train.contrastive import ContrastiveTask
     from vidneg.train.loop import TrainConfig, fit
     torch.set_num_threads(THREADS)
     texts = [t.text for t in at.captions + at.negatives]
@@ -97,7 +97,7 @@ def train(at):
     at.features, seconds = timed(features)
     tokenize = lambda texts: at.tokenizer(list(texts))["input_ids"]
     batches = batches_of(at.features.numpy(), at.cache.clip_ids, at.captions, at.negatives, tokenize)
-    task = NaveroTask(at.model, ["vtc", "vtm", "neg_vtm"])
+    task = ContrastiveTask(at.model, ["vtc", "vtm", "neg_vtm"])
     config = TrainConfig(steps=STEPS, num_threads=THREADS)
     result = fit(task, batches, config, at.folder/"run", resume=False, progress=False)
     size = sum(p.numel() for p in at.model.parameters())

@@ -1,4 +1,4 @@
-"Somebody adds a model, a loss, a dataset, a generator, a metric and claims from outside: one function or class and one line each."
+"From outside: a model, a loss, a dataset, a generator, a metric, claims; each one function or class, and one line."
 import sys
 import textwrap
 
@@ -12,7 +12,7 @@ from vidneg.data.pairs import PAIR_SETS, read_pairs
 from vidneg.evaluate.accuracy import ITEM_COLUMNS, METRICS, accuracy_table, toy_scores
 from vidneg.evaluate.score import score_model
 from vidneg.lm.backends import EMBEDDERS, embedder
-from vidneg.losses.contrastive import LOSSES
+from vidneg.losses.registry import LOSSES
 from vidneg.models.io import load, save
 from vidneg.models.registry import MODELS
 from vidneg.models.scoring import scorer_of
@@ -22,7 +22,7 @@ from vidneg.report.claims.claim import Evidence
 from vidneg.report.claims.page import PAPERS, claims_markdown, decide
 from vidneg.text.lexicon import lexicon_named
 from vidneg.text.tokenize import train_tokenizer
-from vidneg.train.retrieval import RetrievalTask
+from vidneg.train.contrastive import ContrastiveTask
 
 MODULE = '''
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vidneg.data.pairs import Pair, Source
+from vidneg.losses.tensors import wants
 from vidneg.models.base import DualEncoder
 from vidneg.models.registry import Builder
 from vidneg.negatives.rules import RuleGenerator, Uniform
@@ -84,6 +85,7 @@ class Bag(DualEncoder):
 bag = Builder(Bag)
 
 
+@wants("similarity")
 def squared(similarity):
     return {"squared": (similarity.diagonal() - 1)**2}
 
@@ -135,7 +137,8 @@ def added(tmp_path, monkeypatch):
 def test_a_model_learns_is_saved_and_scores(added):
     model = MODELS["bag"]("tiny")
     assert min(memorise(model, n=8, steps=200)["similarity"]) == 1
-    tokenizer = train_tokenizer(texts := ["a red star spins", "a blue ring slides", "a red star grows"], 100, added/"t.json")
+    texts = ["a red star spins", "a blue ring slides", "a red star grows"]
+    tokenizer = train_tokenizer(texts, 100, added/"t.json")
     again = load(save(model, added/"model", tokenizer))
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     frames = random_pairs(model, 2, 3, 0)[0].numpy()
@@ -152,8 +155,9 @@ def test_a_loss_trains_any_model(added):
     for name in ("bag", "navero"):
         model = MODELS[name]("tiny")
         frames, ids, mask = random_pairs(model, 4, 2, 0)
-        task = RetrievalTask(model, ["vtc", "squared"])
-        batch = {"features": model.frame_features(frames).detach(), "input_ids": ids, "attention_mask": mask, "clip": torch.arange(4)}
+        task = ContrastiveTask(model, ["vtc", "squared"])
+        batch = {"features": model.frame_features(frames).detach(), "input_ids": ids, "attention_mask": mask,
+                 "clip": torch.arange(4)}
         terms = task(batch)
         assert terms["squared"].shape == terms["vtc"].shape == (4,) and (terms["squared"] >= 0).all()
         terms["squared"].sum().backward()
@@ -169,8 +173,8 @@ def test_a_dataset_is_read(added):
 
 
 def test_a_generator_makes_negatives(added):
-    lexicon = lexicon_named("navero")
-    made, counts = make_negatives([Caption("c", "clip", "a man is walking on the street")], GENERATORS["first-word"](lexicon))
+    generator = GENERATORS["first-word"](lexicon_named("navero"))
+    made, counts = make_negatives([Caption("c", "clip", "a man is walking on the street")], generator)
     assert made and {n.generator for n in made} == {"first-word"} and sum(counts.values()) >= len(made)
 
 

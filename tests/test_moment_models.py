@@ -18,13 +18,13 @@ from vidneg.world.write import write_films
 from vidneg.data.video import read_clips
 from vidneg.world.script import WorldConfig
 from vidneg.evaluate.moments import evaluate_moments
-from vidneg.losses.contrastive import LOSSES
+from vidneg.losses.registry import LOSSES
 from vidneg.losses.moment import (
     MOMENT_WEIGHTS, moment, moment_losses, saliency_contrast, saliency_margin, saliency_negative)
 from vidneg.models.io import load, save
-from vidneg.models.moment import (
-    MomentConfig, MomentOutput, clip_places, generalized_iou, match_windows, pool_joint,
-    predicted_windows, predictions, sine_embedding, to_spans, to_windows)
+from vidneg.losses.windows import generalized_iou, match_windows, to_spans, to_windows
+from vidneg.models.moment import (MomentConfig, MomentOutput, clip_places, pool_joint, predicted_windows, predictions,
+                                  sine_embedding)
 from vidneg.models.moment_detr import DecoderLayer, MomentDETR
 from vidneg.models.base import count_parameters
 from vidneg.models.navero import Navero, NaveroConfig

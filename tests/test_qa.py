@@ -13,8 +13,8 @@ from vidneg.data.questions import UNKNOWN
 from vidneg.evaluate.answers import above_chance, best_answers, blind_answers, qa_table, right
 from vidneg.models.scorer import Encoding
 from vidneg.models.io import load
-from vidneg.models.qa import (
-    HEADS, AnswerDecoder, QABatches, QAConfig, QAFeatures, answer_questions, qa_features, spell)
+from vidneg.models.qa import AnswerDecoder, HEADS, QAConfig, spell
+from vidneg.train.questions import QABatches, QAFeatures, answer_questions, qa_features
 from vidneg.train.tasks import Task
 from vidneg.train.loop import TrainConfig, fit
 

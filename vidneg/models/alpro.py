@@ -28,7 +28,7 @@ from ..text.tokenize import tokenize
 # %% auto #0
 __all__ = ['TEMPLATES', 'TINY', 'alpro', 'alpro_from_parts', 'AlproConfig', 'timesformer_config', 'TimeSformerBlock',
            'TimeSformer', 'load_timesformer', 'Alpro', 'random_regions', 'region_mask', 'crop_regions',
-           'EntityPrompter', 'pem']
+           'EntityPrompter']
 
 # %% ../../nbs/models/alpro.ipynb #bfbf100b
 @dataclass(frozen=True)
@@ -295,18 +295,9 @@ class EntityPrompter:
         p = (video @ self.prompts.T / self.model.temperature).softmax(-1)
         return p, p.max(1).values >= threshold
 
-
-def pem(
-    entity_logits: torch.Tensor, # (B, E)
-    entity_targets: torch.Tensor, # (B, E) probabilities from an `EntityPrompter`
-    entity_mask: torch.Tensor, # (B,) bool, which of them to use
-) -> dict[str, torch.Tensor]: # {"pem": (B,)}, 0 where not used
-    "Prompting-entity modelling: cross-entropy with soft labels."
-    entropy = -(entity_targets*entity_logits.float().log_softmax(-1)).sum(-1) # (B,)
-    return {"pem": entropy.masked_fill(~entity_mask, 0)}
-
 # %% ../../nbs/models/alpro.ipynb #92d3f6da
-TINY = dict(image_size=32, vocab_size=100, max_frames=2, max_tokens=24, width=64, embed_dim=64, text_layers=1, fusion_layers=1)
+TINY = dict(image_size=32, vocab_size=100, max_frames=2, max_tokens=24, width=64, embed_dim=64, text_layers=1,
+            fusion_layers=1, video_layers=2)
 
-alpro = Builder(Alpro, dict(video_layers=2, **TINY))
+alpro = Builder(Alpro, TINY)
 alpro_from_parts = partial(from_pretrained_parts, model_class=Alpro) # config, vision, text, seed

@@ -10,69 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from ..core.errors import VidnegError
+from ..losses.windows import to_windows
 from .encoders import attend
 
 # %% auto #0
-__all__ = ['to_spans', 'to_windows', 'generalized_iou', 'match_windows', 'sine_embedding', 'clip_places', 'Attention', 'Residual',
-           'FeedForward', 'AttentionLayer', 'MLP', 'MomentConfig', 'MomentOutput', 'pool_joint', 'InputProjection',
-           'xavier', 'MomentModel', 'predicted_windows', 'predictions']
-
-# %% ../../nbs/models/moment.ipynb #3eaa9e10
-def to_spans(
-    windows: torch.Tensor, # (..., 2) start and end
-) -> torch.Tensor: # (..., 2) centre and width
-    "Start and end as centre and width."
-    start, end = windows.unbind(-1)
-    return torch.stack([(start + end)/2, end - start], -1)
-
-def to_windows(
-    spans: torch.Tensor, # (..., 2) centre and width
-) -> torch.Tensor: # (..., 2) start and end, which may lie outside [0, 1]
-    "Centre and width as start and end."
-    centre, width = spans.unbind(-1)
-    return torch.stack([centre - width/2, centre + width/2], -1)
-
-# %% ../../nbs/models/moment.ipynb #d32e333a
-def generalized_iou(
-    a: torch.Tensor, # (..., 2) start and end
-    b: torch.Tensor, # (..., 2) broadcasts with `a`
-) -> torch.Tensor: # (...) in [-1, 1]
-    "Generalised intersection over union of windows."
-    both = (torch.minimum(a[..., 1], b[..., 1]) - torch.maximum(a[..., 0], b[..., 0])).clamp(min=0)
-    union = a[..., 1] - a[..., 0] + b[..., 1] - b[..., 0] - both
-    hull = torch.maximum(a[..., 1], b[..., 1]) - torch.minimum(a[..., 0], b[..., 0])
-    tiny = torch.finfo(union.dtype).tiny # two empty windows
-    return both/union.clamp(min=tiny) - (hull - union)/hull.clamp(min=tiny)
-
-# %% ../../nbs/models/moment.ipynb #08cf4377
-@torch.no_grad()
-def match_windows(
-    spans: torch.Tensor, # (B, N, 2) predicted centre and width
-    logits: torch.Tensor, # (B, N, 2), class 0: this is a true window
-    windows: torch.Tensor, # (B, W, 2) true start and end
-    windows_mask: torch.Tensor, # (B, W) bool, those that exist
-    span_cost: float = 10., # of the L1 distance of centre and width
-    giou_cost: float = 1., # of the generalised IoU
-    class_cost: float = 4., # of the probability of class 0
-) -> torch.Tensor: # (B, W) int64, the prediction of each true window, −1 where there is none
-    "The assignment of least cost."
-    spans, windows = spans.float(), windows.float()
-    near = torch.cdist(spans, to_spans(windows), p=1) # (B, N, W)
-    overlap = generalized_iou(to_windows(spans)[:, :, None], windows[:, None]) # (B, N, W)
-    cost = span_cost*near - giou_cost*overlap - class_cost*logits.float().softmax(-1)[..., :1]
-    cost, mask = cost.cpu().numpy(), windows_mask.cpu().numpy()
-    if not np.isfinite(cost.transpose(0, 2, 1)[mask]).all():
-        raise VidnegError("predicted or true windows are NaN or infinite: check the features and the learning rate")
-    out = torch.full(windows_mask.shape, -1)
-    for row, c, m in zip(out, cost, mask):
-        which = np.flatnonzero(m)
-        predicted, true = linear_sum_assignment(c[:, which])
-        row[which[true]] = torch.from_numpy(predicted)
-    return out.to(windows.device)
+__all__ = ['sine_embedding', 'clip_places', 'Attention', 'Residual', 'FeedForward', 'AttentionLayer', 'MLP', 'MomentConfig',
+           'MomentOutput', 'pool_joint', 'InputProjection', 'xavier', 'MomentModel', 'predicted_windows', 'predictions']
 
 # %% ../../nbs/models/moment.ipynb #bdb072f7
 def sine_embedding(
@@ -249,7 +195,8 @@ class InputProjection(nn.Module):
 def _checked(name, x, mask, width):
     "Features with zeros in the padding."
     if x.ndim != 3 or x.shape[-1] != width or mask.shape != x.shape[:2]:
-        raise VidnegError(f"{name} features {tuple(x.shape)}, mask {tuple(mask.shape)}: want (B, S, {width}) and (B, S)")
+        raise VidnegError(f"{name} features {tuple(x.shape)}, mask {tuple(mask.shape)}: "
+                          f"want (B, S, {width}) and (B, S)")
     mask = mask.bool()
     if not mask.numel() or not mask.any(1).all():
         rows = (~mask.any(1)).nonzero().flatten().tolist() if mask.numel() else "all"

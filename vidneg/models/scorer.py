@@ -66,6 +66,7 @@ class RetrievalModel(Protocol):
     config: object # a dataclass with image_size, patch_size, max_tokens and vocab_size
     temperature: torch.Tensor # scalar > 0, of the contrastive similarity
     widths: Widths
+    similarity_is_cosine: bool # whether `similarity` reads nothing but the embeddings, and is their dot product
 
     def frame_features(self,
         frames: torch.Tensor, # (B, T, H, W, 3) uint8

@@ -52,6 +52,7 @@ class XClipConfig(ClipVideoConfig):
 class XClip(ClipVideo):
     "X-CLIP by Ma et al. (2022): video–sentence, video–word, sentence–frame and frame–word similarities, averaged."
     config_class = XClipConfig
+    similarity_is_cosine = False # it reads frames and words
 
     def __init__(self,
         config: XClipConfig,

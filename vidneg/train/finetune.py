@@ -17,7 +17,7 @@ from ..data.batches import Batches, batches_of
 from ..models.io import load
 from ..models.navero import Navero
 from .jobs import train_many
-from .tasks import NaveroTask
+from .contrastive import ContrastiveTask
 from .loop import TrainConfig, fit
 
 # %% auto #0
@@ -48,7 +48,7 @@ def start_model(
     return model
 
 def finetune(
-    runs: dict[str, dict], # name → arguments of NaveroTask: losses, weights, options, vtm_directions
+    runs: dict[str, dict], # name → arguments of ContrastiveTask: losses, weights, options, vtm_directions
     start: str | Path, # folder of the model from which all start
     batches: Batches | dict[str, Batches], # the same for all, or by name
     config: TrainConfig,
@@ -66,5 +66,5 @@ def finetune(
 def _train(start, settings, batches, config, folder, val):
     "One run, in a process of its own."
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"
-    task = NaveroTask(start_model(start), **settings)
+    task = ContrastiveTask(start_model(start), **settings)
     return fit(task, batches, config, folder, val and partial(val, task.model), checkpoint=checkpoint)

@@ -9,10 +9,11 @@ from .claim import Claims, signed_points
 from ..tables import paper_table
 
 # %% auto #0
-__all__ = ['claims', 'PRINTED']
+__all__ = ['claims', 'claim', 'PRINTED']
 
 # %% ../../../nbs/report/claims/components.ipynb #5c31c004
 claims = Claims("Sentence components")
+claim = claims.claim
 
 # %% ../../../nbs/report/claims/components.ipynb #b7e00018
 PRINTED = {"MomentDETR": "Moment-DETR", "QDDETR": "QD-DETR", "plain": "Baseline", "baseline": "Baseline",
@@ -23,9 +24,10 @@ def _moment_claim(model, a, b):
     "Of a model, run `a` is better than `b`."
     def printed():
         table = paper_table(2, "components").set_index(["model", "run"]).mAP
-        return signed_points(table[PRINTED[model], PRINTED[a]] - table[PRINTED[model], PRINTED[b]], 2) + " (QVHighlights)"
+        gain = table[PRINTED[model], PRINTED[a]] - table[PRINTED[model], PRINTED[b]]
+        return signed_points(gain, 2) + " (QVHighlights)"
     than = b.replace("plain", "the baseline")
-    @claims.claim(f"{model}-{a}-{b}", f"{PRINTED[model]}, average mAP: {a} is better than {than}.", "Table 2",
+    @claim(f"{model}-{a}-{b}", f"{PRINTED[model]}, average mAP: {a} is better than {than}.", "Table 2",
            above=0, stage="moments", paper=printed)
     def _(e): return e.moment(f"{model}/{a}", f"{model}/{b}")
 
@@ -41,7 +43,7 @@ def _retrieval_claim(key, text, run, directions):
         row = {"simple": "Simple CL", "adaptive": "Adaptive"}[run]
         gain = {d: table[f"{d.upper()} R@1"][row] - table[f"{d.upper()} R@1"]["Baseline"] for d in directions}
         return signed_points(sum(c * gain[d] for d, c in directions.items())) + " (MSVD)"
-    @claims.claim(f"xclip-{key}", f"X-CLIP, R@1: {text}.", "Table 3", above=0, stage="components",
+    @claim(f"xclip-{key}", f"X-CLIP, R@1: {text}.", "Table 3", above=0, stage="components",
            paper=printed)
     def _(e): return e.retrieval(run, "baseline", "R@1", directions, "components")
 
@@ -51,6 +53,6 @@ _retrieval_claim("adaptive-t2v", "adaptive is better than the baseline, text to 
 _retrieval_claim("adaptive-v2t-t2v", "adaptive gains more from video to text than from text to video", "adaptive",
                  {"v2t": 1, "t2v": -1})
 
-@claims.claim("xclip-pairs", "X-CLIP, a clip's caption against a text that differs in one component: adaptive prefers the "
+@claim("xclip-pairs", "X-CLIP, a clip's caption against a text that differs in one component: adaptive prefers the "
        "caption more often than the baseline.", "Figure 5, §4.2.2", above=0, stage="components")
 def _(e): return e.accuracy({"adaptive": 1, "baseline": -1}, metric="acc_vtc", of="pairs")

@@ -11,10 +11,11 @@ from .claim import Claims, signed_points
 from ..tables import paper_table
 
 # %% auto #0
-__all__ = ['claims', 'SAME', 'MARGIN', 'signed_points']
+__all__ = ['claims', 'claim', 'SAME', 'MARGIN', 'signed_points']
 
 # %% ../../../nbs/report/claims/navero.ipynb #5c31n004
 claims = Claims("NAVERO")
+claim = claims.claim
 
 # %% ../../../nbs/report/claims/navero.ipynb #2fc5341b
 def signed_points(x, digits=1): return f"{x:+.{digits}f}".replace("-", "−")
@@ -43,29 +44,29 @@ def _forgetting(column):
     return text
 
 # %% ../../../nbs/report/claims/navero.ipynb #0bf27f71
-@claims.claim("navero-vanilla", "NAVERO beats Vanilla on average acc over the four categories.", "Table 2", above=0,
+@claim("navero-vanilla", "NAVERO beats Vanilla on average acc over the four categories.", "Table 2", above=0,
        paper=_by_dataset({"NAVERO": 1, "Vanilla": -1}))
 def _(e): return e.accuracy({"navero": 1, "vanilla": -1})
 
-@claims.claim("navero-vanilla-hat", "NAVERO beats Vanilla on average acc-hat.", "Table 2", above=0,
+@claim("navero-vanilla-hat", "NAVERO beats Vanilla on average acc-hat.", "Table 2", above=0,
        paper=_by_dataset({"NAVERO": 1, "Vanilla": -1}, {"average acc_hat": 1}))
 def _(e): return e.accuracy({"navero": 1, "vanilla": -1}, metric="acc_hat")
 
-@claims.claim("navero-negvidl", "NAVERO beats NegVidL on average acc.", "Table 2, §4.5", above=0,
+@claim("navero-negvidl", "NAVERO beats NegVidL on average acc.", "Table 2, §4.5", above=0,
        paper=_by_dataset({"NAVERO": 1, "NegVidL": -1}))
 def _(e): return e.accuracy({"navero": 1, "negvidl": -1})
 
-@claims.claim("negvidl-vanilla", "NegVidL beats Vanilla on average acc.", "Table 2, §4.5", above=0,
+@claim("negvidl-vanilla", "NegVidL beats Vanilla on average acc.", "Table 2, §4.5", above=0,
        paper=_by_dataset({"NegVidL": 1, "Vanilla": -1}))
 def _(e): return e.accuracy({"negvidl": 1, "vanilla": -1})
 
-@claims.claim("negvidl-little", "NegVidL improves little: less over Vanilla than NAVERO does over NegVidL (difference of "
+@claim("negvidl-little", "NegVidL improves little: less over Vanilla than NAVERO does over NegVidL (difference of "
        "the two gains).", "Tables 2 and 4, §5.2", above=0,
        paper=_by_dataset({"NAVERO": 1, "NegVidL": -2, "Vanilla": 1}))
 def _(e): return e.accuracy({"navero": 1, "negvidl": -2, "vanilla": 1})
 
 # %% ../../../nbs/report/claims/navero.ipynb #18164648
-@claims.claim("vanilla-static", "Vanilla does better on Attribute and Object than on Action and Relation (difference of "
+@claim("vanilla-static", "Vanilla does better on Attribute and Object than on Action and Relation (difference of "
        "means).", "§4.5", above=0, paper=_by_dataset({"Vanilla": 1}, {
            "attribute acc": .5, "object acc": .5, "action acc": -.5, "relation acc": -.5}))
 def _(e): return e.accuracy({"vanilla": 1}, dict(attribute=.5, object=.5, action=-.5, relation=-.5))
@@ -75,7 +76,7 @@ SAME = .02 # two runs are "about as good" within this difference of acc
 
 def _ablation(key, text, source, runs, printed, kinds=None, column="average acc", **range_):
     "A claim on two runs, and on two rows of a table of the paper."
-    @claims.claim(key, text, source, stage="ablation", paper=_row_difference(*printed, column), **range_)
+    @claim(key, text, source, stage="ablation", paper=_row_difference(*printed, column), **range_)
     def _(e): return e.accuracy(dict(zip(runs, (1, -1))), kinds)
 
 _ablation("mixed-rule", "Mixed negatives beat rule-based ones alone.", "Table 3, §5.1", ("mixed_5r", "rule_5r"),
@@ -93,7 +94,7 @@ _ablation("both-losses", f"Adding neg-VTC to NAVERO gains nothing (less than {SA
 MARGIN = .05 # greatest loss of recall that counts as not hurting
 
 def _forgetting_claim(metric, label):
-    @claims.claim(f"forgetting-{metric}", "Training with negatives does not hurt text-to-video retrieval: NAVERO loses less "
+    @claim(f"forgetting-{metric}", "Training with negatives does not hurt text-to-video retrieval: NAVERO loses less "
            f"than {MARGIN * 100:g} points of {label} against Vanilla.", "Table 6, §5.4",
            above=-MARGIN, paper=_forgetting(metric))
     def _(e): return e.retrieval("navero", "vanilla", metric)

@@ -10,34 +10,35 @@ from .claim import Claims
 from .spot import PROBED
 
 # %% auto #0
-__all__ = ['claims', 'CHANCE']
+__all__ = ['claims', 'claim', 'CHANCE']
 
 # %% ../../../nbs/report/claims/ours.ipynb #5c31o004
 claims = Claims("Ours")
+claim = claims.claim
 
 # %% ../../../nbs/report/claims/ours.ipynb #3ae90569
 CHANCE = .05 # a ranker is "at chance" within this distance of 50 %
 
-@claims.claim("blind-balanced", f"A text-only ranker is at chance on balanced negatives (50 ± {CHANCE * 100:g} %).", "–",
+@claim("blind-balanced", f"A text-only ranker is at chance on balanced negatives (50 ± {CHANCE * 100:g} %).", "–",
        above=.5 - CHANCE, below=.5 + CHANCE, signed=False)
 def _(e): return e.accuracy({"blind": 1})
 
-@claims.claim("blind-published", "A text-only ranker beats 50 % on negatives drawn as published.", "–", above=.5,
+@claim("blind-published", "A text-only ranker beats 50 % on negatives drawn as published.", "–", above=.5,
        signed=False)
 def _(e): return e.accuracy({"blind": 1}, form="published")
 
-@claims.claim("giveaway", "Balanced negatives, of which the words give nothing away, teach more than mixed ones (one negative a "
-       "caption, one round).", "–", above=0, stage="ablation")
+@claim("giveaway", "Balanced negatives, of which the words give nothing away, teach more than mixed ones (one negative "
+       "a caption, one round).", "–", above=0, stage="ablation")
 def _(e): return e.accuracy({"navero_k1": 1, "mixed_1r": -1})
 
-@claims.claim("one-edit", "A negative with one edit teaches more than one with five (rules, one negative a caption).", "–", above=0,
-       stage="ablation")
+@claim("one-edit", "A negative with one edit teaches more than one with five (rules, one negative a caption).", "–",
+       above=0, stage="ablation")
 def _(e): return e.accuracy({"navero_k1": 1, "rule_5r": -1})
 
 # %% ../../../nbs/report/claims/ours.ipynb #b7e00021
 def _own_pair(key, text, weights, **range_):
     "A claim on the accuracy of the probed models; `weights` gives each kind its coefficient."
-    @claims.claim(key, text, "–", stage="spot", **range_)
+    @claim(key, text, "–", stage="spot", **range_)
     def _(e):
         runs = {f"{m}/weak": 1 / len(PROBED) for m in PROBED}
         return e.accuracy(runs, weights(sorted(set(e.table("events").kind))), "acc_vtc", of="events")

@@ -102,8 +102,8 @@ def claims_markdown(
     names = ["", "Claims", "Hold", "Reversed", "Open", "of these untested"]
     parts = ["# Claims\n", markdown_table(names, counts, 1), PREFACE]
     for of, part in decided.groupby("of", sort=False):
-        parts += [f"## {PAPERS[of].title}\n", markdown_table(["Claim", "Source", "Paper", "Ours", "n (clips)", "Verdict"],
-                                                      map(_claim_row, part.itertuples()), 6)]
+        header = ["Claim", "Source", "Paper", "Ours", "n (clips)", "Verdict"]
+        parts += [f"## {PAPERS[of].title}\n", markdown_table(header, map(_claim_row, part.itertuples()), 6)]
     return "\n".join(parts)
 
 def write_claims(

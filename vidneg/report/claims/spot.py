@@ -12,10 +12,11 @@ from .claim import Claims, signed_points
 from ..tables import paper_table
 
 # %% auto #0
-__all__ = ['claims', 'LITTLE', 'LOW', 'PROBED', 'POST']
+__all__ = ['claims', 'claim', 'LITTLE', 'LOW', 'PROBED', 'POST']
 
 # %% ../../../nbs/report/claims/spot.ipynb #5c31s004
 claims = Claims("SPOT Prober")
+claim = claims.claim
 
 # %% ../../../nbs/report/claims/spot.ipynb #b7e00011
 LITTLE, LOW = .05, .2 # a mean gap below LITTLE says that a manipulation is hardly noticed; below LOW, seldom
@@ -55,14 +56,15 @@ def _printed_gap(models, combine, kinds="", tables=(8, 9), signed=True):
             gaps = gaps.T.groupby(level=0, sort=False).mean().T.groupby(level=0, sort=False).mean() # (models, kinds)
             gaps = gaps.loc[[PROBED[m] for m in models], [k for k in gaps if kinds in k]]
             value = 100 * combine(gaps.to_numpy(), list(gaps))
-            parts.append(f"{signed_points(value) if signed else signed_points(value).removeprefix('+')} ({table.dataset[0]})")
+            text = signed_points(value) if signed else signed_points(value).removeprefix("+")
+            parts.append(f"{text} ({table.dataset[0]})")
         return ", ".join(parts)
     return text
 
 # %% ../../../nbs/report/claims/spot.ipynb #b7e00014
 def _gap_claim(key, text, source, combine, models=tuple(PROBED), kinds="", tables=(8, 9), signed=True, **range_):
     "A claim on models that have learned from broad captions."
-    @claims.claim(key, text, source, stage="spot", signed=signed,
+    @claim(key, text, source, stage="spot", signed=signed,
            paper=_printed_gap(models, combine, kinds, tables, signed), **range_)
     def _(e): return e.gap([f"{m}/weak" for m in models], combine, kinds)
 
@@ -82,7 +84,7 @@ _gap_claim("spot-alpro", "ALPRO, which learns of entities, has larger gaps than 
 # %% ../../../nbs/report/claims/spot.ipynb #b7e00016
 POST = "navero", "singularity-temporal", "xclip" # post-trained by the stage spot
 
-@claims.claim("spot-hard", "Post-training with hard negatives raises the mean gap over post-training without (models that had "
+@claim("spot-hard", "Post-training with hard negatives raises the mean gap over post-training without (models that had "
        "both).", "§4", above=0, stage="spot")
 def _(e):
     runs = set(e.table("gaps").run)
@@ -94,7 +96,7 @@ def _question_claim(kind, words):
     def printed():
         without, with_ = paper_table(10, "spot")[kind]
         return f"{signed_points(with_ - without, 2)} (AnetQA)"
-    @claims.claim(f"qa-{kind}", f"Post-training with hard negatives answers {words} better.", "Table 10, §4.2", above=0,
+    @claim(f"qa-{kind}", f"Post-training with hard negatives answers {words} better.", "Table 10, §4.2", above=0,
            stage="qa", paper=printed)
     def _(e): return e.answered("hn", "plain", kind)
 
