@@ -162,7 +162,7 @@ def test_every_scale_declares_what_the_notebooks_take(tmp_path, scale):
     assert not any(k in ("workers", "num_workers", "threads") for values in params.values() for k in values)
     if scale == "my-clips":
         assert not re.search(r"\bworld\b", str({s: v for s, v in params.items() if s in OWN}))
-        assert params["backbone"]["stills"] == params["moments"]["train"] == 0 and not params["dial"]["shortcuts"]
+        assert params["data"]["drawings"]["stills"] == params["data"]["moments"]["train"] == 0 and not params["data"]["worlds"]["shortcuts"]
         assert {params[s]["test_name"] for s in ("report", "scoreboard", "events")} == {"my-clips"}
         assert all(v <= 4 for s, values in params.items() if s not in ("features", "score")
                    for k, v in values.items() if k.endswith("batch_size"))

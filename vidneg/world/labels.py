@@ -20,8 +20,8 @@ from .language import ACTIONS, CHANGES, CONTACTS
 from .words import COLORS, MATERIALS, SHAPES
 
 # %% auto #0
-__all__ = ['CLASSES', 'PREDICATES', 'Stills', 'Films', 'Pictures', 'write_drawn', 'read_drawn', 'nearest', 'patch_targets',
-           'still_batches']
+__all__ = ['CLASSES', 'PREDICATES', 'Stills', 'Films', 'Pictures', 'drawn_films', 'training_films', 'write_drawn', 'read_drawn',
+           'nearest', 'patch_targets', 'still_batches']
 
 # %% ../../nbs/world/labels.ipynb #a7c60006
 @dataclass
@@ -49,6 +49,20 @@ class Pictures:
     frames: np.ndarray # (N, 1, side, side, 3) uint8
     times: np.ndarray # (N,) s, the moment of each in its script
     captions: list[Caption] # `clip_id` is the picture's number
+
+# %% ../../nbs/world/labels.ipynb #a7c6000c
+def drawn_films(
+    n: int, # films to learn from
+) -> int: # films to draw
+    "Add a twentieth, and one, for a test."
+    return n + n//20 + 1
+
+
+def training_films(
+    total: int, # films drawn
+) -> int: # of them the first so many
+    "Say how many of the films are to learn from."
+    return total - 1 - (total - 1)//21
 
 # %% ../../nbs/world/labels.ipynb #a7c60008
 def _arrays(drawn):
