@@ -50,8 +50,8 @@ def done(tmp_path_factory):
             (root/"settings.ini").touch()
             dataset(root)
             run("negatives", root, monkeypatch)
-            run("generators", root, monkeypatch, clips=5, rounds=2, workers=1)
-            run("audit", root, monkeypatch, shares=[0.5], workers=1)
+            run("generators", root, monkeypatch, clips=5, rounds=2)
+            run("audit", root, monkeypatch, shares=[0.5])
     return roots
 
 
