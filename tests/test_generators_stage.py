@@ -25,7 +25,7 @@ from vidneg.negatives.shards import Job, KnownLm, KnownParser, make_all, make_mi
 from vidneg.negatives.spot.captions import GrammarDecorator, make_spot
 from vidneg.world.vocabulary import world_vocabulary
 from vidneg.negatives.spot.events import MODES, SCHEMES, count_vocabulary
-from vidneg.lm.pretrained import fill_mask
+from vidneg.lm.backends import fill_mask
 from vidneg.lm.mlm import CaptionMlm, word_tokenizer
 from vidneg.text.parse import PIPELINE, load_parser, write_parses
 

@@ -17,7 +17,7 @@ from vidneg.negatives.mlm import (Draft, LmMaker, REMEMBERED, category_of, edit_
 from vidneg.negatives.mixed import MixedGenerator, Plan, aaro_mixed, attempts, stream_negatives
 from vidneg.negatives.rules import apply_edit, make_negatives, rules_published
 from vidneg.text.lexicon import CATEGORIES, Lexicon
-from vidneg.lm.pretrained import MASK
+from vidneg.lm.protocols import MASK
 from vidneg.text.parse import PIPELINE, load_parser
 from vidneg.text.synonyms import lemmas
 from vidneg.text.ud import Parsed, Token

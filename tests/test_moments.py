@@ -14,8 +14,9 @@ from vidneg.core.records import Caption, read_records
 from vidneg.core.seeds import stable_rng
 from vidneg.world.language import holds, parse
 from vidneg.core.records import MomentQuery
-from vidneg.data.moments import (CLIP_SECONDS, cut, moment_batch, overlap, read_charades_sta, read_qvhighlights,
-                                 saliency_pairs, saliency_scores)
+from vidneg.data.moments import CLIP_SECONDS, cut, moment_batch, overlap, saliency_pairs, saliency_scores
+from vidneg.data.readers.charades import read_charades_sta
+from vidneg.data.readers.qvhighlights import read_qvhighlights
 from vidneg.world.films import FilmConfig, film_queries, make_film, oracle_features, word_features
 from vidneg.world.oracle import MomentOracle, true_windows
 from vidneg.world.write import film_frames, write_films

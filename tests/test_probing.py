@@ -56,6 +56,16 @@ def test_each_text_and_pair_is_seen_once():
     assert scorer.pairs == len(unique)
 
 
+def test_a_scorer_of_pairs_is_asked_for_pairs_alone():
+    class Pairs(MockScorer):
+        supports = MockScorer.supports | {"pairwise"}
+        def similarity(self, V, T): raise AssertionError("all with all")
+        def pairwise(self, V, T): return np.sin(V * 31. + T * 17.)
+    ids, items = [f"c{i}" for i in range(7)], make_items()
+    one, other = (score_pairs(s, np.arange(7), ids, items, "mock", 5) for s in (Pairs(), MockScorer()))
+    pd.testing.assert_frame_equal(one, other)
+
+
 def test_a_scorer_without_fusion_head_has_no_acc():
     class NoHead(MockScorer): supports = frozenset({"similarity"})
     got = score_pairs(NoHead(), np.arange(7), [f"c{i}" for i in range(7)], make_items(), "mock")

@@ -11,8 +11,9 @@ from vidneg.core.errors import VidnegError
 from vidneg.core.records import Attribute, Entity, Event, SceneGraph, read_records, write_records
 from vidneg.world.language import ACTIONS, ATTRIBUTES, CONTACTS, RELATIONS
 from vidneg.core.records import Question
-from vidneg.data.questions import (KINDS, UNKNOWN, answer_vocabulary, balance, chance, read_anetqa_answers,
-                                   read_anetqa_questions, read_answer_vocabulary, write_anetqa_answers)
+from vidneg.data.questions import KINDS, UNKNOWN, answer_vocabulary, balance, chance
+from vidneg.data.readers.anetqa import (read_anetqa_answers, read_anetqa_questions, read_answer_vocabulary,
+                                        write_anetqa_answers)
 from vidneg.world.questions import TEMPLATES, ask_clip, ask_questions, askable
 from vidneg.world.words import SHAPES
 from vidneg.world.script import WorldConfig, make_clip
@@ -284,7 +285,7 @@ def test_anetqa_questions(tmp_path):
 
 
 @pytest.mark.parametrize("content, message", [
-    ("{", "no JSON"), ({}, "hold a list"), ([7], "no taxonomy"), ([ROW | {"taxonomy": {}}], "question semantics"),
+    ("{", "is not JSON"), ({}, "hold a list"), ([7], "no taxonomy"), ([ROW | {"taxonomy": {}}], "question semantics"),
     ([ROW | {"video_id": 7}], r"\[0\]: video_id"), ([ROW | {"question": " "}], "question"),
     ([ROW, ROW], "twice"), ([ROW | {"answer": ["white"]}], "answer")])
 def test_bad_anetqa_questions(tmp_path, content, message):

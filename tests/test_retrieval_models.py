@@ -1,5 +1,7 @@
 "The published retrieval models: they memorise, they keep, they count as published, and bad input has a defined end."
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from vidneg.text.tokenize import train_tokenizer
 from vidneg.models.xclip import XClip, XClipConfig, attention_over_matrix, attention_over_vector
 from vidneg.models.io import load, save
 from vidneg.models.registry import MODELS
+from vidneg.models.scorer import CAPABILITIES
 from vidneg.models.scoring import scorer_of
 from vidneg.models.speed import step_time_ratio
 from vidneg.models.zoo import PUBLISHED, count, load_scorer, memorise, random_pairs, recall
@@ -103,6 +106,35 @@ def test_a_folder_of_save_and_a_tokenizer_beside_it_are_found(tmp_path, tokenize
     assert isinstance(scorer.model, Navero) and scorer.encode_text(["a star spins"]).mask.sum() == 5
     (tmp_path/"config.json").write_text('{"model": "Unknown"}')
     with pytest.raises(VidnegError, match="no model of this version"): load(tmp_path)
+
+
+@each_model
+def test_what_a_model_supports_it_has(name):
+    model = MODELS[name]("tiny", **({"entities": 3} if name == "alpro" else {})).eval()
+    assert {"similarity"} <= model.supports <= CAPABILITIES and model.supports is type(model).supports
+    grid = (model.config.image_size//model.config.patch_size)**2
+    patches = torch.randn(2, 2, grid, model.widths.patch, generator=torch.Generator().manual_seed(0))
+    ids, mask = words(3)
+    with torch.no_grad():
+        video, text = model.encode_video(model.read_patches(patches)), model.encode_text(ids, mask)
+        assert video[1].shape == (2, model.widths.embedding) and text[1].shape == (3, model.widths.embedding)
+        s, states = model.similarity(video, text, mask), model.text_states(text[0])
+        assert s.shape == (2, 3) and close(states.norm(dim=-1), torch.ones(3, ids.shape[1]))
+        if "match" in model.supports: assert model.pair_logits(video, text, mask, torch.tensor([0, 1, 1])).shape == (3, 2)
+        if "mlm" in model.supports:
+            fused = model.fuse(video[0][:1], text[0][None], mask[None])
+            assert model.mlm_logits(fused).shape == (1, *ids.shape, model.config.vocab_size)
+        if "entities" in model.supports:
+            read = model.read(video[0], text[0][:2], mask[:2])[:, ids.shape[1]:]
+            assert model.entity_logits(read, torch.ones(2, read.shape[1] - 1, dtype=torch.bool)).shape == (2, 3)
+    with pytest.raises(VidnegError, match="change its sizes"): model.read_patches(patches[..., 1:])
+
+
+def test_naming_a_model_imports_that_model_alone():
+    code = "from vidneg.models.registry import MODELS; import sys; MODELS['navero']; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    others = {f"vidneg.models.{m}" for m in ("alpro", "clip_video", "xclip", "singularity", "hf", "qa", "moment", "zoo")}
+    assert "vidneg.models.navero" in found and not others & set(found)
 
 
 @each_model

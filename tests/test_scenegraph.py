@@ -13,7 +13,9 @@ from hypothesis import given, settings, strategies as st
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Attribute, Entity, Event, SceneGraph, write_records
 from vidneg.data.pickles import Inert, load_inert
-from vidneg.data.graphs import anetqa_graph, graph_from_json, read_graphs, read_moviegraphs
+from vidneg.data.graphs import graph_from_json, read_graphs
+from vidneg.data.readers.anetqa import anetqa_graph
+from vidneg.data.readers.moviegraphs import read_moviegraphs
 from vidneg.world.script import WorldConfig, make_clip
 
 REAL = os.environ.get("VIDNEG_REAL_DATA")
@@ -47,10 +49,10 @@ def test_files_of_records_are_read(tmp_path):
     write_records(tmp_path/"g.parquet", world)
     (tmp_path/"g.json").write_text(json.dumps([asdict(g) for g in world]))
     assert read_graphs(tmp_path/"g.jsonl", "json") == read_graphs(tmp_path/"g.json", "json") == world
-    assert read_graphs(tmp_path/"g.parquet", "world") == world
+    assert read_graphs(tmp_path/"g.parquet", "records") == world
     (tmp_path/"twice.json").write_text(json.dumps([asdict(world[0])]*2))
     with pytest.raises(VidnegError, match="train-00000.*twice"): read_graphs(tmp_path/"twice.json", "json")
-    with pytest.raises(VidnegError, match="anetqa, json, moviegraphs, world"): read_graphs(tmp_path/"g.json", "xml")
+    with pytest.raises(VidnegError, match="anetqa, json, moviegraphs, records"): read_graphs(tmp_path/"g.json", "xml")
 
 
 PERSON = {"entity_id": "p", "name": "man"}

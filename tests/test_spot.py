@@ -14,7 +14,8 @@ from vidneg.core.records import Attribute, Entity, Event, SceneGraph
 from vidneg.core.seeds import stable_rng
 from vidneg.text.edits import undo
 from vidneg.world import language
-from vidneg.data.graphs import anetqa_graph, graph_from_json
+from vidneg.data.graphs import graph_from_json
+from vidneg.data.readers.anetqa import anetqa_graph
 from vidneg.world.script import WorldConfig, make_clip
 from vidneg.world.oracle import verdict
 from vidneg.negatives.spot.faithful import faithful

@@ -17,7 +17,7 @@ from .errors import VidnegError
 
 # %% auto #0
 __all__ = ['process_context', 'end_with_parent', 'pool_of', 'parallel_map', 'in_background', 'JobError', 'bar_options', 'name_of',
-           'run_jobs']
+           'run_jobs', 'workers_here', 'trainings_here']
 
 # %% ../../nbs/core/parallel.ipynb #6f1e7f51
 def process_context() -> multiprocessing.context.BaseContext:
@@ -152,3 +152,18 @@ def run_jobs(
             process.terminate()
             process.join()
     return [results[i] for i in range(len(jobs))]
+
+# %% ../../nbs/core/parallel.ipynb #a7c30002
+def workers_here() -> int: # at least 1
+    "Say how many processes shall work at a time: VIDNEG_WORKERS, else one for each core that this process may use."
+    named = os.environ.get("VIDNEG_WORKERS", "")
+    if named and not (named.isdigit() and int(named)):
+        raise VidnegError(f"VIDNEG_WORKERS is a number from 1, not {named!r}")
+    if named: return int(named)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def trainings_here() -> int: # at least 1
+    "Say how many trainings shall run at a time: one where there is a GPU."
+    import torch
+    return 1 if torch.cuda.is_available() else workers_here()

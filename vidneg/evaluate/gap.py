@@ -156,4 +156,5 @@ def joint_gaps(
         raise VidnegError(f"P = 0, the gap is not defined, in {lost.mean():.0%} of the resamples: too few clips")
     samples, clips = combine(samples[~lost].mean(1)), int(clip.max()) + 1
     asked = len(part[["clip_id", "kind"]].drop_duplicates())
-    return Estimate(float(combine(value.mean(0))), *percentile_interval(samples, hits, clips, level, None), asked, clips)
+    ends = percentile_interval(samples, hits, clips, level, None)
+    return Estimate(float(combine(value.mean(0))), *ends, asked, clips)

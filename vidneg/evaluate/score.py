@@ -23,7 +23,7 @@ __all__ = ['items_table', 'first_captions', 'score_model', 'score_models', 'vali
 
 # %% ../../nbs/evaluate/score.ipynb #ce959f4b
 def items_table(
-    negatives: Iterable[Negative], # of a test set; those of other captions, such as of clips that cannot be read, are ignored
+    negatives: Iterable[Negative], # of a test set; those of captions that are not given are ignored
     captions: Iterable[Caption],
     form: str, # balanced or published
 ) -> pd.DataFrame: # columns ITEM_COLUMNS, a row per negative

@@ -172,7 +172,8 @@ def contrast(
     samples = stratum_means(values, clip, stratum, n, seed)[:, used] @ c[used] # (n,)
     kept = used[stratum]
     clips = len(np.unique(clip[kept]))
-    return Estimate(float(means @ c), *percentile_interval(samples, values[kept], clips, level, bounds), int(kept.sum()), clips)
+    ends = percentile_interval(samples, values[kept], clips, level, bounds)
+    return Estimate(float(means @ c), *ends, int(kept.sum()), clips)
 
 # %% ../../nbs/evaluate/stats.ipynb #46ee85a0
 def paired_difference(

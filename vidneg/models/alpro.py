@@ -296,7 +296,8 @@ class EntityPrompter:
         return p, p.max(1).values >= threshold
 
 # %% ../../nbs/models/alpro.ipynb #92d3f6da
-TINY = dict(image_size=32, vocab_size=100, max_frames=2, max_tokens=24, width=64, embed_dim=64, text_layers=1, fusion_layers=1)
+TINY = dict(image_size=32, vocab_size=100, max_frames=2, max_tokens=24, width=64, embed_dim=64, text_layers=1,
+            fusion_layers=1, video_layers=2)
 
-alpro = Builder(Alpro, dict(video_layers=2, **TINY))
+alpro = Builder(Alpro, TINY)
 alpro_from_parts = partial(from_pretrained_parts, model_class=Alpro) # config, vision, text, seed

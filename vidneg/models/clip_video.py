@@ -142,7 +142,8 @@ class ClipVideo(DualEncoder):
         patches: torch.Tensor, # (B, T, N, d) of any encoder of images
     ) -> torch.Tensor: # as `frame_features`
         "Frames, given as another encoder's patches: CLIP's own [CLS] and positions join them."
-        vision, e, shape = self.clip.vision_model, self.clip.vision_model.embeddings, self.check_patches(patches).shape[:2]
+        vision, shape = self.clip.vision_model, self.check_patches(patches).shape[:2]
+        e = vision.embeddings
         cls = e.class_embedding.expand(*shape, 1, -1) # (B, T, 1, d)
         x = torch.cat([cls, patches], 2) + e.position_embedding.weight # (B, T, 1+N, d)
         if self.config.temporal == "joint": return x
@@ -162,7 +163,8 @@ class ClipVideo(DualEncoder):
     def _joint(self, features):
         "One [CLS] and all patches of all frames attend to each other: (B, T, 1+N, d) to (B, p)."
         vision = self.clip.vision_model
-        patches = features[:, :, 1:] + spread_positions(self.temporal_embeddings, features.shape[1])[:, None] # (B, T, N, d)
+        time = spread_positions(self.temporal_embeddings, features.shape[1]) # (T, d)
+        patches = features[:, :, 1:] + time[:, None] # (B, T, N, d)
         x = torch.cat([features[:, 0, :1], patches.flatten(1, 2)], 1) # before attention all frames' [CLS] are equal
         x = vision.encoder(inputs_embeds=vision.pre_layrnorm(x)).last_hidden_state # (B, 1+T·N, d)
         return self.clip.visual_projection(vision.post_layernorm(x[:, 0]))

@@ -91,8 +91,8 @@ class ConvStem(nn.Module):
     ):
         super().__init__()
         if 2**(len(channels) + 1) != config.patch_size:
-            raise VidnegError(f"a stem of {len(channels)} + 1 layers that halve gives patches of {2**(len(channels) + 1)} "
-                              f"pixels, not {config.patch_size}")
+            raise VidnegError(f"a stem of {len(channels)} + 1 layers that halve gives patches of "
+                              f"{2**(len(channels) + 1)} pixels, not {config.patch_size}")
         layers, width = [], config.num_channels
         for c in channels:
             layers += [nn.Conv2d(width, c, 3, 2, 1), nn.GroupNorm(8, c), nn.GELU()]

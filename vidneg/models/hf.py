@@ -25,7 +25,7 @@ __all__ = ['ADAPTERS', 'HFScorer', 'pooled', 'DualEncoderScorer', 'SiglipScorer'
            'BlipScorer', 'ViltScorer', 'has_features', 'load_hf']
 
 # %% ../../nbs/models/hf.ipynb #d664bfb3
-ADAPTERS = Registry("adapter", { # `model_type` of a `transformers` config → class; other types are dual encoders, or refused
+ADAPTERS = Registry("adapter", { # `model_type` of a `transformers` config → class; others are dual encoders or refused
     "siglip": "vidneg.models.hf:SiglipScorer",
     "siglip2": "vidneg.models.hf:SiglipScorer",
     "xclip": "vidneg.models.hf:MicrosoftXClipScorer",

@@ -22,8 +22,9 @@ __all__ = ['TOKENIZER_FILES', 'Model', 'save', 'read_config', 'load']
 
 # %% ../../nbs/models/io.ipynb #8893995b
 # What tokenizers of transformers write: a folder that holds anything else is not replaced.
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-                   "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                   "chat_template.jinja", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model",
+                   "sentencepiece.bpe.model")
 
 def save(
     model: nn.Module, # with a dataclass as `config`

@@ -195,7 +195,8 @@ class InputProjection(nn.Module):
 def _checked(name, x, mask, width):
     "Features with zeros in the padding."
     if x.ndim != 3 or x.shape[-1] != width or mask.shape != x.shape[:2]:
-        raise VidnegError(f"{name} features {tuple(x.shape)}, mask {tuple(mask.shape)}: want (B, S, {width}) and (B, S)")
+        raise VidnegError(f"{name} features {tuple(x.shape)}, mask {tuple(mask.shape)}: "
+                          f"want (B, S, {width}) and (B, S)")
     mask = mask.bool()
     if not mask.numel() or not mask.any(1).all():
         rows = (~mask.any(1)).nonzero().flatten().tolist() if mask.numel() else "all"

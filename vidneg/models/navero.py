@@ -54,8 +54,8 @@ class NaveroConfig:
     def paper(cls, **changes) -> NaveroConfig:
         "BEiT-B/16 at 224 px and BERT-base with cross-attention in its last three layers."
         return cls(**{**dict(
-            image_size=224, stem=(), width=768, heads=12, spatial_layers=0, spacetime_layers=12, text_layers=9, fusion_layers=3,
-            embed_dim=256, max_frames=12, max_tokens=32, vocab_size=30522, dropout=.1, cls_token=True,
+            image_size=224, stem=(), width=768, heads=12, spatial_layers=0, spacetime_layers=12, text_layers=9,
+            fusion_layers=3, embed_dim=256, max_frames=12, max_tokens=32, vocab_size=30522, dropout=.1, cls_token=True,
             absolute_positions=False, layer_scale=.1, init_temporal="zero"), **changes})
 
     @property
@@ -148,8 +148,9 @@ class Navero(FusionModel):
         load_bert(self.text, self.fusion, self.mlm_head, name)
 
 # %% ../../nbs/models/navero.ipynb #5c100002
-# of the tiny fusion models: navero, singularity, alpro
-TINY = dict(image_size=32, vocab_size=100, max_frames=2, max_tokens=24, width=64, embed_dim=64, text_layers=1, fusion_layers=1)
+# of the tiny NAVERO and its kin
+TINY = dict(image_size=32, vocab_size=100, max_frames=2, max_tokens=24, width=64, embed_dim=64, text_layers=1,
+            fusion_layers=1)
 
 navero = Builder(Navero, dict(spatial_layers=1, spacetime_layers=1, stem=(), **TINY))
 navero_from_parts = partial(from_pretrained_parts, model_class=Navero) # config, vision, text, seed

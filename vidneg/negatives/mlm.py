@@ -16,7 +16,8 @@ from ..core.records import Edit
 from .rules import apply_edit
 from ..text.english import dictionary_lemma, word_classes
 from ..text.lexicon import CATEGORIES, Entry, Match, Reading, substitute
-from ..lm.pretrained import FillMask, MASK, is_word
+from ..lm.pretrained import is_word
+from ..lm.protocols import FillMask, MASK
 from ..text.synonyms import lemmas, related
 from ..text.ud import Parsed, Token
 

@@ -17,7 +17,7 @@ from ..core.parallel import parallel_map
 from .mixed import MixedGenerator, Plan, stream_negatives
 from .spot.captions import make_spot
 from ..text.english import CHUNK
-from ..lm.pretrained import fill_mask
+from ..lm.backends import fill_mask
 from ..text.parse import load_parser, read_parses
 from ..text.ud import Parsed
 
