@@ -85,7 +85,7 @@ def train(at):
     from vidneg.data.batches import batches_of
     from vidneg.models.navero import Navero, NaveroConfig
     from vidneg.text.tokenize import train_tokenizer
-    from vidneg.train.tasks import NaveroTask
+    from vidneg.train.contrastive import ContrastiveTask
     from vidneg.train.loop import TrainConfig, fit
     torch.set_num_threads(THREADS)
     texts = [t.text for t in at.captions + at.negatives]
@@ -98,7 +98,7 @@ def train(at):
     at.features, seconds = timed(features)
     tokenize = lambda texts: at.tokenizer(list(texts))["input_ids"]
     batches = batches_of(at.features.numpy(), at.cache.clip_ids, at.captions, at.negatives, tokenize)
-    task = NaveroTask(at.model, ["vtc", "vtm", "neg_vtm"])
+    task = ContrastiveTask(at.model, ["vtc", "vtm", "neg_vtm"])
     config = TrainConfig(steps=STEPS, num_threads=THREADS)
     result = fit(task, batches, config, at.folder/"run", resume=False, progress=False)
     size = sum(p.numel() for p in at.model.parameters())
@@ -113,7 +113,7 @@ def evaluate(at):
     import pandas as pd
     from vidneg.evaluate.accuracy import ITEM_COLUMNS, accuracy_table, score_pairs
     from vidneg.evaluate.retrieval import retrieval_ranks, retrieval_table
-    from vidneg.models.navero import NaveroScorer
+    from vidneg.models.scoring import NaveroScorer
     caption = {c.caption_id: c for c in at.captions}
     rows = [(f"{i}", caption[n.caption_id].clip_id, n.kind, "balanced", n.generator, caption[n.caption_id].text, n.text)
             for i, n in enumerate(at.negatives)]
@@ -182,7 +182,7 @@ def moments(at):
 def steps(at):
     "A training step of NAVERO against BEiT and BERT of its sizes with nothing around them."
     from vidneg.models.navero import NaveroConfig
-    from vidneg.models.zoo import step_time_ratio
+    from vidneg.models.speed import step_time_ratio
     small = NaveroConfig(width=64, embed_dim=64, spatial_layers=1, mlp_ratio=2.)
     linear = NaveroConfig(width=64, embed_dim=64, spatial_layers=1, mlp_ratio=2., stem=())
     cases = {"laptop": (small, {}), "laptop, linear patches": (linear, {}),

@@ -19,7 +19,7 @@ from vidneg.data.video import FrameCache
 from vidneg.train.finetune import start_model, text_batches
 from vidneg.text.tokenize import load_tokenizer
 from vidneg.pipeline.runner import commit, read_section
-from vidneg.train.tasks import NaveroTask
+from vidneg.train.contrastive import ContrastiveTask
 from vidneg.train.loop import TrainConfig, fit
 
 # Dense bf16 with fp32 accumulation, TFLOP/s, from NVIDIA's data sheets.
@@ -35,7 +35,7 @@ def batches_and_task(params):
         np.load("data/features.npy", mmap_mode="r"), FrameCache("data/frames").clip_ids, data.of("train", "fine"),
         read_records("data/negatives/train.parquet", Negative), words, start_model("data/pretrain").config.max_tokens,
         batch_size=params["batch_size"], negatives_per_clip=params["negatives_per_clip"], n_frames=params["n_frames"])
-    return batches, lambda: NaveroTask(start_model("data/pretrain"), **params["common"], **params["runs"]["navero"])
+    return batches, lambda: ContrastiveTask(start_model("data/pretrain"), **params["common"], **params["runs"]["navero"])
 
 
 def flops_of_a_step(task, batch):
@@ -70,7 +70,7 @@ def record(args):
     versions = {"python": platform.python_version(), "cuda": torch.version.cuda, **{p: version(p) for p in PACKAGES}}
     return {"device": device, "versions": versions, "commit": commit("."),
             "steps": args.steps, "compiled": args.compile,
-            "clips": len(batches.rows), "features per clip": list(batches.features.shape[1:]),
+            "clips": len(batches.items), "features per clip": list(batches.features.shape[1:]),
             "parameters": sum(p.numel() for p in task().parameters()),
             "steps/s": [first["steps_per_second"], second["steps_per_second"]],
             "clips/s": [first["clips_per_second"], second["clips_per_second"]],

@@ -41,7 +41,7 @@ class Pairs:
         self.after = {a: [(w, n/found.total()) for w, n in found.most_common(20)] for a, found in after.items()}
 
     def fill(self, texts, top_k=20):
-        from vidneg.lm.pretrained import MASK
+        from vidneg.lm.protocols import MASK
         return [self.after.get((t.lower().split(MASK.lower())[0].split() or [""])[-1], [])[:top_k] for t in texts]
 
 

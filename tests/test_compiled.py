@@ -7,9 +7,9 @@ from accelerate.state import AcceleratorState
 
 import vidneg.train.loop
 from vidneg.data.batches import Batches
-from vidneg.models.zoo import MODELS
-from vidneg.train.loop import TrainConfig, _compile_parts, fit
-from vidneg.train.retrieval import RetrievalTask
+from vidneg.models.registry import MODELS
+from vidneg.train.loop import TrainConfig, compile_parts, fit
+from vidneg.train.contrastive import ContrastiveTask
 
 MLM = dict(mask_id=4, vocab_size=100, first_word=5, p=.5)
 LOSSES = {"navero": ["vtc", "vtm", "neg_vtm", "mlm"], "xclip": ["hn_nce"], "alpro": ["vtc", "vtm", "mlm"]}
@@ -27,8 +27,8 @@ def batches():
 def trained(name, folder, compiled):
     "Three steps; the losses of each and the weights."
     torch._dynamo.reset()
-    task = RetrievalTask(MODELS[name]("tiny"), LOSSES[name], mask=MLM)
-    if compiled: _compile_parts(task, backend="aot_eager")
+    task = ContrastiveTask(MODELS[name]("tiny"), LOSSES[name], mask=MLM)
+    if compiled: compile_parts(task, backend="aot_eager")
     done = fit(task, batches(), TrainConfig(steps=3, device="cpu"), folder, progress=False)
     return done["history"], [p.detach().clone() for p in task.model.parameters()]
 
@@ -67,7 +67,7 @@ def test_both_towers_of_every_model_are_compiled(name):
     with torch.no_grad():
         features = model.frame_features(batch["features"])
         want = model.encode_video(features)[1], model.encode_text(*texts)[1]
-        _compile_parts(RetrievalTask(model), backend=backend)
+        compile_parts(ContrastiveTask(model), backend=backend)
         video = model.encode_video(model.frame_features(batch["features"]))[1]
         of_video = len(calls)
         text = model.encode_text(*texts)[1]
@@ -76,7 +76,7 @@ def test_both_towers_of_every_model_are_compiled(name):
 
 
 def test_bf16_is_what_the_layers_compute_in(bf16, tmp_path):
-    task, seen = RetrievalTask(MODELS["navero"]("tiny"), ["vtc"]), []
+    task, seen = ContrastiveTask(MODELS["navero"]("tiny"), ["vtc"]), []
     task.model.video_proj.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     similarity = task._similarities
     def watched(*args):

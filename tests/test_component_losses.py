@@ -9,7 +9,8 @@ from vidneg.core.errors import VidnegError
 from vidneg.losses.components import (Importance, attention_similarity, auxiliary, component_adaptive,
                                       component_discernible, component_simple, cosine, importance_entropy,
                                       importance_weights, pool)
-from vidneg.losses.contrastive import LOSSES, neg_vtc, vtc
+from vidneg.losses.contrastive import neg_vtc, vtc
+from vidneg.losses.registry import LOSSES
 
 
 def normal(seed, *shape):

@@ -10,7 +10,9 @@ from vidneg.core.records import Caption, Negative
 from vidneg.evaluate.accuracy import accuracy_table, score_pairs
 from vidneg.evaluate.score import items_table, validation_accuracy
 from vidneg.train.finetune import finetune, text_batches
-from vidneg.models.navero import Navero, NaveroConfig, NaveroScorer, load_model, save_model
+from vidneg.models.io import load, save
+from vidneg.models.navero import Navero, NaveroConfig
+from vidneg.models.scoring import NaveroScorer
 from vidneg.text.tokenize import train_tokenizer
 from vidneg.train.loop import TrainConfig
 
@@ -26,7 +28,7 @@ def world(tmp_path_factory):
     false = [Negative(c.caption_id, swap(c, words), kind, "demo", (), 1, 0)
              for c in told for kind, words in (("attribute", COLOURS), ("action", ACTS), ("object", SHAPES))]
     tokenizer = train_tokenizer([c.text for c in told], 100, folder/"tokenizer.json")
-    save_model(Navero(TINY), folder/"start")
+    save(Navero(TINY), folder/"start")
     features = np.random.default_rng(0).normal(size=(16, 8, 16, 16)).astype(np.float32)
     return folder, told, false, tokenizer, features
 
@@ -45,14 +47,14 @@ def test_validation_is_logged_and_changes_no_weight(world):
         assert len(logged) == 2 and logged.val_acc.between(0, 1).all()
         one, other = (load_file(folder/kind/run/"model.safetensors") for kind in ("with", "without"))
         assert all(np.array_equal(one[k], other[k]) for k in one | other)
-        assert logged.val_acc.iloc[-1] == pytest.approx(val(load_model(folder/"with"/run))["val_acc"], abs=1e-5)
+        assert logged.val_acc.iloc[-1] == pytest.approx(val(load(folder/"with"/run))["val_acc"], abs=1e-5)
 
 
 def test_validation_accuracy_is_the_average_of_the_table(world):
     folder, told, false, tokenizer, features = world
     items, ids = items_table(false[3:20], told, "balanced"), [c.clip_id for c in told]
     scorer = partial(NaveroScorer, tokenizer=tokenizer)
-    found = validation_accuracy(load_model(folder/"start"), scorer, features, ids, items)["val_acc"]
-    made = scorer(load_model(folder/"start"))
+    found = validation_accuracy(load(folder/"start"), scorer, features, ids, items)["val_acc"]
+    made = scorer(load(folder/"start"))
     table = accuracy_table(score_pairs(made, made.encode_video(features), ids, items, "x"), ("acc",), n=10)
     assert found == pytest.approx(table[table.kind.isin(["action", "attribute", "object"])]["value"].mean())

@@ -7,11 +7,12 @@ from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Negative
 from vidneg.core.seeds import stable_rng
 from vidneg.evaluate.gap import GAP_COLUMNS, check_gaps, gap_ranks, gap_table, joint_gaps, relative_gap, toy_gaps
-from vidneg.evaluate.stats import _weights
+from vidneg.evaluate.stats import clip_weights
 
 
 class Numbers:
     "Texts are names of rows of a table; videos are vectors."
+    supports = frozenset({"similarity"})
     def __init__(self, table): self.table = table
     def encode_text(self, texts): return np.array([self.table[t] for t in texts])
     def similarity(self, videos, texts): return videos @ texts.T
@@ -135,7 +136,7 @@ def test_joint_gaps_are_those_of_a_loop(combine):
     clips = sorted(set(table.clip_id))
     e = joint_gaps(table, runs, kinds, combine, (1, 9), n=n, seed=3)
     assert e.value == pytest.approx(loop(table, runs, kinds, combine, (1, 9), dict.fromkeys(clips, 1)))
-    drawn = [loop(table, runs, kinds, combine, (1, 9), dict(zip(clips, w))) for w in _weights(12, n, 3, 0)]
+    drawn = [loop(table, runs, kinds, combine, (1, 9), dict(zip(clips, w))) for w in clip_weights(12, n, 3, 0)]
     assert [e.low, e.high] == pytest.approx(list(np.quantile([d for d in drawn if d is not None], [.025, .975])))
     assert e.n == 12 + 9 and e.clips == 12
 

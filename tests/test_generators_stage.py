@@ -15,7 +15,7 @@ from vidneg.world.oracle import verdict
 from vidneg.audit.blind import wilson
 from vidneg.negatives.components.make import KINDS
 from vidneg.negatives.mlm import NamedLm
-from vidneg.lm.pretrained import fill_mask
+from vidneg.lm.backends import fill_mask
 from vidneg.lm.mlm import CaptionMlm, word_tokenizer
 from vidneg.text.parse import PIPELINE
 

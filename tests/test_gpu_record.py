@@ -9,7 +9,7 @@ import torch
 from vidneg.core.errors import VidnegError
 from vidneg.data.batches import Batches
 from vidneg.models.navero import Navero, NaveroConfig
-from vidneg.train.tasks import NaveroTask
+from vidneg.train.contrastive import ContrastiveTask
 
 SPEC = importlib.util.spec_from_file_location("gpu", Path(__file__).parents[1]/"bench"/"gpu.py")
 gpu = importlib.util.module_from_spec(SPEC)
@@ -26,7 +26,7 @@ def toy(params=None):
     said = [[[1, *rng.integers(5, 40, 4).tolist(), 2]] for _ in range(8)]
     false = [[[[*t[:3], 5, *t[4:]]] for t in some] for some in said]
     batches = Batches(features, said, false, batch_size=4)
-    return batches, lambda: NaveroTask(Navero(SIZES), ["vtc", "vtm", "neg_vtm"])
+    return batches, lambda: ContrastiveTask(Navero(SIZES), ["vtc", "vtm", "neg_vtm"])
 
 
 @pytest.fixture

@@ -16,8 +16,11 @@ from transformers.utils import logging
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
 from vidneg.lm.cache import Cached, Store
-from vidneg.lm.chat import OpenAIChat, TransformersChat, chat_backend
-from vidneg.lm.pretrained import MASK, TransformersFillMask, TransformersLogProb, fill_mask, is_word, log_prob
+from vidneg.lm.backends import chat_backend
+from vidneg.lm.chat import OpenAIChat, TransformersChat
+from vidneg.lm.backends import fill_mask, log_prob
+from vidneg.lm.pretrained import TransformersFillMask, TransformersLogProb, is_word
+from vidneg.lm.protocols import MASK
 from vidneg.lm.mlm import CaptionMlm, MlmBatches, SPECIAL, gaps, guessed, hide_words, save_pretrained, word_tokenizer
 from vidneg.train.tasks import Task
 from vidneg.train.loop import TrainConfig, fit
@@ -246,7 +249,7 @@ smollm2 = pytest.mark.skipif(not all(map(importlib.util.find_spec, ("gguf", "llm
 def test_smollm2_ranks_fluency():
     good = ["a man is slicing onions", "a dog runs across the grass", "two women are talking in a kitchen"]
     bad = ["a man is slice onions", "a dog run across the grasses the", "two woman am talking in kitchen a"]
-    lm = log_prob({"name_or_folder": "smollm2", "device": "cpu"})
+    lm = log_prob({"backend": "smollm2", "device": "cpu"})
     p = np.reshape(lm.log_prob(good + bad), (2, -1))
     assert (p[0] > p[1]).all() and (p < -10).all() and (p > -200).all()
     count = lm.token_counts(good[:1])[0]

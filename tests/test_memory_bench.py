@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vidneg.lm.pretrained import MASK
+from vidneg.lm.protocols import MASK
 from vidneg.text.parse import PIPELINE
 
 PATH = Path(__file__).parents[1]/"bench/memory.py"

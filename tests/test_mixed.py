@@ -20,7 +20,7 @@ from vidneg.negatives.generate import Plan, make_negatives, stream_negatives
 from vidneg.negatives.mixed import MixedGenerator, attempts
 from vidneg.negatives.rules import rules_published
 from vidneg.text.lexicon import CATEGORIES, Lexicon
-from vidneg.lm.pretrained import MASK
+from vidneg.lm.protocols import MASK
 from vidneg.text.parse import PIPELINE, load_parser
 from vidneg.text.synonyms import lemmas
 from vidneg.text.ud import Parsed, Token

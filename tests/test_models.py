@@ -10,8 +10,10 @@ from transformers.utils import logging
 
 from vidneg.core.errors import VidnegError
 from vidneg.models.encoders import VideoEncoder, attend, load_beit
-from vidneg.models.navero import (Navero, NaveroConfig, NaveroScorer, count_parameters, from_pretrained_parts,
-                                  load_model, save_model)
+from vidneg.models.base import count_parameters, from_pretrained_parts
+from vidneg.models.io import load, save
+from vidneg.models.navero import Navero, NaveroConfig, navero_from_parts
+from vidneg.models.scoring import NaveroScorer
 from vidneg.train.backbone import StillModel, still_accuracy
 from vidneg.text.tokenize import load_tokenizer, tokenize, train_tokenizer
 
@@ -71,7 +73,7 @@ def test_one_frame_is_beit(tmp_path, absolute, shared, mean_pooling):
     config = NaveroConfig(image_size=32, patch_size=8, stem=(), width=32, heads=4, spatial_layers=0, spacetime_layers=3,
                           mlp_ratio=1.5, cls_token=True, absolute_positions=absolute, layer_scale=.1,
                           init_temporal="zero", text_layers=1, fusion_layers=1, max_frames=4)
-    model = from_pretrained_parts(config, vision=str(tmp_path)).eval()
+    model = navero_from_parts(config, vision=str(tmp_path)).eval()
     x = frames(3, 1)
     with torch.no_grad():
         expected = original(model.video.pixels(x[:, 0])).last_hidden_state
@@ -101,7 +103,7 @@ def test_text_mode_is_bert(tmp_path, cls):
     original = randomise(cls(BertConfig(vocab_size=60, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
                                         intermediate_size=64, max_position_embeddings=40)))
     original.save_pretrained(tmp_path)
-    model = from_pretrained_parts(TINY, text=str(tmp_path)).eval()
+    model = navero_from_parts(TINY, text=str(tmp_path)).eval()
     ids, mask = texts(4)
     mask[1, 5:] = 0
     with torch.no_grad():
@@ -257,24 +259,24 @@ def test_temperature_stays_in_bounds_and_learns(start, value):
 
 def test_save_and_load_exactly(tmp_path):
     model = randomise(Navero(TINY))
-    again = load_model(save_model(model, tmp_path/"model"))
+    again = load(save(model, tmp_path/"model"))
     assert again.config == TINY
     assert sorted(p.name for p in (tmp_path/"model").iterdir()) == ["config.json", "model.safetensors"]
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     first = (tmp_path/"model"/"model.safetensors").read_bytes()
-    save_model(again, tmp_path/"model")
+    save(again, tmp_path/"model")
     assert (tmp_path/"model"/"model.safetensors").read_bytes() == first
 
 
 @pytest.mark.parametrize("harm", ["missing", "truncated", "other", "json"])
 def test_broken_model_folder(tmp_path, harm):
-    save_model(Navero(TINY), tmp_path)
+    save(Navero(TINY), tmp_path)
     weights, config = tmp_path/"model.safetensors", tmp_path/"config.json"
     if harm == "missing": weights.unlink()
     if harm == "truncated": weights.write_bytes(weights.read_bytes()[:-100])
     if harm == "other": config.write_text(config.read_text().replace('"width": 32', '"width": 16'))
     if harm == "json": config.write_text("{")
-    with pytest.raises(VidnegError, match=str(tmp_path)): load_model(tmp_path)
+    with pytest.raises(VidnegError, match=str(tmp_path)): load(tmp_path)
 
 
 def test_paper_size():

@@ -18,14 +18,16 @@ from vidneg.world.write import write_films
 from vidneg.data.video import read_clips
 from vidneg.world.script import WorldConfig
 from vidneg.evaluate.moments import evaluate_moments
-from vidneg.losses.contrastive import LOSSES
+from vidneg.losses.registry import LOSSES
 from vidneg.losses.moment import (
     MOMENT_WEIGHTS, moment, moment_losses, saliency_contrast, saliency_margin, saliency_negative)
-from vidneg.models.moment import (
-    MomentConfig, MomentOutput, clip_places, generalized_iou, load_moment_model, match_windows, pool_joint,
-    predicted_windows, predictions, save_moment_model, sine_embedding, to_spans, to_windows)
+from vidneg.models.io import load, save
+from vidneg.losses.windows import generalized_iou, match_windows, to_spans, to_windows
+from vidneg.models.moment import (MomentConfig, MomentOutput, clip_places, pool_joint, predicted_windows, predictions,
+                                  sine_embedding)
 from vidneg.models.moment_detr import DecoderLayer, MomentDETR
-from vidneg.models.navero import Navero, NaveroConfig, count_parameters
+from vidneg.models.base import count_parameters
+from vidneg.models.navero import Navero, NaveroConfig
 from vidneg.models.qd_detr import QDDETR, AnchorDecoder, AnchorLayer
 
 WORLD = WorldConfig()
@@ -283,13 +285,13 @@ def test_learns_32_queries_by_heart_and_survives_files(cls, tmp_path):
         with torch.no_grad(): return predictions(model.eval()(**data), [q.query_id for q in queries], batch["duration"])
     made = answer(model)
     assert len(queries) == 32 and evaluate_moments(made, queries)["full"]["MR-R1"]["0.7"] == 100
-    save_moment_model(model, tmp_path)
-    assert answer(load_moment_model(cls, tmp_path)) == made
+    save(model, tmp_path)
+    assert answer(load(tmp_path, cls)) == made
     with pytest.raises(VidnegError, match="holds no"):
-        load_moment_model(MomentDETR if cls is QDDETR else QDDETR, tmp_path)
+        load(tmp_path, MomentDETR if cls is QDDETR else QDDETR)
     (tmp_path/"model.safetensors").write_bytes(b"x")
-    with pytest.raises(VidnegError, match="holds no"): load_moment_model(cls, tmp_path)
-    with pytest.raises(VidnegError, match="does not exist"): load_moment_model(cls, tmp_path/"none")
+    with pytest.raises(VidnegError, match="holds no"): load(tmp_path, cls)
+    with pytest.raises(VidnegError, match="does not exist"): load(tmp_path/"none", cls)
 
 
 @each_model

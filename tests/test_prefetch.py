@@ -120,7 +120,7 @@ def test_without_a_gpu_it_is_asked_for(tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory wants a GPU")
 def test_on_a_gpu_the_batches_are_pinned(tmp_path):
-    from vidneg.train.loop import _Run
-    run = _Run(Square(), Watched(batch_size=2), TrainConfig(epochs=1), tmp_path, tmp_path/"checkpoint.safetensors")
+    from vidneg.train.loop import Run
+    run = Run(Square(), Watched(batch_size=2), TrainConfig(epochs=1), tmp_path, tmp_path/"checkpoint.safetensors")
     batch, size = run.prepare(0)
     assert size == 2 and all(v.is_pinned() for v in batch.values())

@@ -12,6 +12,7 @@ from vidneg.evaluate.accuracy import (BlindRanker, ITEM_COLUMNS, KINDS, METRICS,
 
 class MockScorer:
     "Scores depend on the two ids alone; counts what it is asked for."
+    supports = frozenset({"similarity", "match"})
     def __init__(self): self.texts, self.pairs = [], 0
     def encode_video(self, frames): return np.asarray(frames).reshape(len(frames), -1)[:, 0].astype(int)
     def encode_text(self, texts):
@@ -55,8 +56,18 @@ def test_each_text_and_pair_is_seen_once():
     assert scorer.pairs == len(unique)
 
 
+def test_a_scorer_of_pairs_is_asked_for_pairs_alone():
+    class Pairs(MockScorer):
+        supports = MockScorer.supports | {"pairwise"}
+        def similarity(self, V, T): raise AssertionError("all with all")
+        def pairwise(self, V, T): return np.sin(V * 31. + T * 17.)
+    ids, items = [f"c{i}" for i in range(7)], make_items()
+    one, other = (score_pairs(s, np.arange(7), ids, items, "mock", 5) for s in (Pairs(), MockScorer()))
+    pd.testing.assert_frame_equal(one, other)
+
+
 def test_a_scorer_without_fusion_head_has_no_acc():
-    class NoHead(MockScorer): match = property()
+    class NoHead(MockScorer): supports = frozenset({"similarity"})
     got = score_pairs(NoHead(), np.arange(7), [f"c{i}" for i in range(7)], make_items(), "mock")
     assert got.p_pos.isna().all()
     assert set(accuracy_table(got).metric) == {"acc_vtc"}

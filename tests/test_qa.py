@@ -11,9 +11,10 @@ from vidneg.core.seeds import stable_rng
 from vidneg.core.records import Question
 from vidneg.data.questions import UNKNOWN
 from vidneg.evaluate.answers import above_chance, best_answers, blind_answers, qa_table, right
-from vidneg.models.navero import Encoding
-from vidneg.models.qa import (
-    HEADS, AnswerDecoder, QABatches, QAConfig, QAFeatures, answer_questions, load_answer_decoder, qa_features, spell)
+from vidneg.models.scorer import Encoding
+from vidneg.models.io import load
+from vidneg.models.qa import AnswerDecoder, HEADS, QAConfig, spell
+from vidneg.train.questions import QABatches, QAFeatures, answer_questions, qa_features
 from vidneg.train.tasks import Task
 from vidneg.train.loop import TrainConfig, fit
 
@@ -58,7 +59,7 @@ def test_learns_32_questions_by_heart_and_survives_a_file(head, tmp_path):
     fit(Task(model), batches, TrainConfig(steps=120, learning_rate=3e-3, device="cpu"), tmp_path, progress=False)
     said = answer_questions(model, features)
     assert said == [q.answer for q in questions]
-    again = load_answer_decoder(tmp_path)
+    again = load(tmp_path, AnswerDecoder)
     assert again.config == model.config and answer_questions(again, features, batch_size=5) == said
     batch = batches.batch(0, 0)
     assert torch.equal(model.eval()(**batch)["answer"], again.eval()(**batch)["answer"])
@@ -216,11 +217,11 @@ def test_bad_config(changes, message):
 
 
 def test_bad_files(tmp_path):
-    with pytest.raises(VidnegError, match="does not exist"): load_answer_decoder(tmp_path)
+    with pytest.raises(VidnegError, match="does not exist"): load(tmp_path, AnswerDecoder)
     AnswerDecoder(SMALL).save(tmp_path)
     assert set(load_file(tmp_path/"model.safetensors")) == set(AnswerDecoder(SMALL).state_dict())
     (tmp_path/"config.json").write_text('{"video_dim": 3, "text_dim": 8, "answers": ["a"]}')
-    with pytest.raises(VidnegError, match="no answer decoder"): load_answer_decoder(tmp_path)
+    with pytest.raises(VidnegError, match="no AnswerDecoder"): load(tmp_path, AnswerDecoder)
 
 
 # evaluation

@@ -12,13 +12,17 @@ from vidneg.evaluate.gap import toy_gaps
 from vidneg.evaluate.accuracy import ITEM_COLUMNS, KINDS, SCORE_COLUMNS, accuracy_difference, accuracy_table, toy_scores
 from vidneg.evaluate.retrieval import RANK_COLUMNS, RETRIEVAL_METRICS, toy_ranks
 from vidneg.evaluate.stats import Estimate
-from vidneg.report.claims import (CLAIMS, PAPERS, PROBED, Evidence, claims_markdown, count_verdicts, decide, marked,
-                                  read_evidence, verdict, write_claims)
-from vidneg.report.figures import (RUN_COLOURS, _lines, accuracy_figure, case_study, choose_cases, marked_words,
-                                   negatives_figure, run_colours, save_figure, shortcut_figure, training_figure)
-from vidneg.report.tables import (ABLATIONS, DIFFERENCE, ablation_table, paper_table, run_order, table2, table2_compact,
+from vidneg.report.claims.claim import Evidence, marked, read_evidence, verdict
+from vidneg.report.claims.page import PAPERS, claims_markdown, claims_of, count_verdicts, decide, write_claims
+from vidneg.report.claims.spot import PROBED
+from vidneg.report.figures import (RUN_COLOURS, accuracy_figure, case_study, choose_cases, marked_words, negatives_figure,
+                                   run_colours, save_figure, shortcut_figure, training_figure, wrapped)
+from vidneg.report.labels import run_order
+from vidneg.report.tables import (ABLATIONS, DIFFERENCE, ablation_table, paper_table, table2, table2_compact,
                                   table2_intervals, table6, table6_markdown, write_ablation, write_table2,
                                   write_table6)
+
+CLAIMS = claims_of()
 
 
 # the paper's numbers
@@ -240,7 +244,7 @@ def test_marked_words_give_the_texts_back():
 
 def test_lines_are_wrapped():
     words = [(w, i % 2 == 0) for i, w in enumerate("a rather long sentence that has to be broken somewhere".split())]
-    lines = _lines(words, 80, 8)
+    lines = wrapped(words, 80, 8)
     assert [(w, m) for line in lines for _, w, m in line] == words and len(lines) > 2
     assert all(x < 80 for line in lines for x, _, _ in line) and all(line[0][0] == 0 for line in lines)
 
@@ -355,7 +359,7 @@ def test_every_claim_follows_its_evidence(evidence, word, tmp_path):
     assert decided.verdict[decided.verdict != word].to_dict() == {}
     page = (tmp_path/"claims.md").read_text()
     assert page.count(f"| *{word}* |") == len(CLAIMS)
-    assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == list(PAPERS.values())
+    assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == [PAPERS[name].title for name in PAPERS]
     counts = [len(CLAIMS) * (w == word) for w in ("holds", "reversed", "open")]
     assert f"| All | {len(CLAIMS)} | {' | '.join(map(str, counts))} | 0 |" in page
     kept, numbers = pd.read_csv(tmp_path/"claims.csv").set_index("key"), ["value", "low", "high"]
@@ -369,7 +373,7 @@ def test_without_evidence_all_is_open(tmp_path):
                                                                        "components"}
     counts = count_verdicts(decided)
     assert counts.loc["all"].tolist() == [len(CLAIMS), 0, 0, len(CLAIMS), len(CLAIMS)]
-    assert counts.loc["navero", "claims"] == sum(c.of == "navero" for c in CLAIMS.values())
+    assert counts.loc["navero", "claims"] == len(PAPERS["navero"])
     assert claims_markdown(decided).count("*open*: ") == len(CLAIMS)
     assert read_evidence(tmp_path, n=5) == Evidence(settings={"n": 5}) # no files are no evidence
     (tmp_path/"spot").mkdir()

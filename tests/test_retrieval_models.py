@@ -1,5 +1,7 @@
 "The published retrieval models: they memorise, they keep, they count as published, and bad input has a defined end."
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,15 +17,22 @@ from vidneg.core.seeds import stable_rng
 from vidneg.data.video import sample_indices
 from vidneg.evaluate.retrieval import ranks
 from vidneg.losses.contrastive import vtc
-from vidneg.models.alpro import (AlproConfig, EntityPrompter, TimeSformer, _timesformer_config, alpro_from_parts,
-                                 crop_regions, load_timesformer, pem, random_regions, region_mask)
-from vidneg.models.clip_video import ClipVideo, ClipVideoConfig, DualScorer, from_clip, normalized_pixels
-from vidneg.models.navero import Navero, save_model
+from vidneg.losses.entities import pem
+from vidneg.models.alpro import (AlproConfig, EntityPrompter, TimeSformer, alpro_from_parts, crop_regions,
+                                 load_timesformer, random_regions, region_mask, timesformer_config)
+from vidneg.models.clip_video import ClipVideo, ClipVideoConfig, from_clip
+from vidneg.models.encoders import normalized_pixels
+from vidneg.models.scoring import DualScorer
+from vidneg.models.navero import Navero
 from vidneg.models.singularity import SingularityConfig, singularity_from_parts
 from vidneg.text.tokenize import train_tokenizer
 from vidneg.models.xclip import XClip, XClipConfig, attention_over_matrix, attention_over_vector
-from vidneg.models.zoo import (MODELS, PUBLISHED, _pairs, _recall, count, load, load_scorer, memorise, save, scorer_of,
-                               similarity_of, step_time_ratio)
+from vidneg.models.io import load, save
+from vidneg.models.registry import MODELS
+from vidneg.models.scorer import CAPABILITIES
+from vidneg.models.scoring import scorer_of
+from vidneg.models.speed import step_time_ratio
+from vidneg.models.zoo import PUBLISHED, count, load_scorer, memorise, random_pairs, recall
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -62,10 +71,10 @@ def test_memorises_32_pairs_and_scores_the_same_after_a_reload(name, tmp_path, t
     model = MODELS[name]("tiny")
     found = memorise(model, n=32)
     assert all(r == (1, 1) for k, r in found.items() if k != "steps") and ("match" in found) == (name in FUSED)
-    clips, ids, mask = _pairs(model, 32, 2, 0)
+    clips, ids, mask = random_pairs(model, 32, 2, 0)
     again = load(save(model, tmp_path/"model", tokenizer))
     with torch.no_grad():
-        s, t = (similarity_of(m, video_of(m, clips), m.encode_text(ids, mask), mask).numpy()
+        s, t = (m.similarity(video_of(m, clips), m.encode_text(ids, mask), mask).numpy()
                 for m in (model.eval(), again.eval()))
     assert (s == t).all()
     for way in (s, s.T): assert (ranks(way, range(32), range(32)) == 1).all()
@@ -89,14 +98,43 @@ def test_files_are_the_same_each_time_and_broken_ones_are_refused(name, tmp_path
     with pytest.raises(VidnegError, match="no tokenizer"): load_scorer(second)
 
 
-def test_a_folder_of_save_model_and_a_tokenizer_beside_it_are_found(tmp_path, tokenizer):
+def test_a_folder_of_save_and_a_tokenizer_beside_it_are_found(tmp_path, tokenizer):
     model = MODELS["navero"]("tiny")
-    save_model(model, tmp_path)
+    save(model, tmp_path)
     tokenizer.backend_tokenizer.save(str(tmp_path/"tokenizer.json"))
     scorer = load_scorer(tmp_path)
     assert isinstance(scorer.model, Navero) and scorer.encode_text(["a star spins"]).mask.sum() == 5
     (tmp_path/"config.json").write_text('{"model": "Unknown"}')
     with pytest.raises(VidnegError, match="no model of this version"): load(tmp_path)
+
+
+@each_model
+def test_what_a_model_supports_it_has(name):
+    model = MODELS[name]("tiny", **({"entities": 3} if name == "alpro" else {})).eval()
+    assert {"similarity"} <= model.supports <= CAPABILITIES and model.supports is type(model).supports
+    grid = (model.config.image_size//model.config.patch_size)**2
+    patches = torch.randn(2, 2, grid, model.widths.patch, generator=torch.Generator().manual_seed(0))
+    ids, mask = words(3)
+    with torch.no_grad():
+        video, text = model.encode_video(model.read_patches(patches)), model.encode_text(ids, mask)
+        assert video[1].shape == (2, model.widths.embedding) and text[1].shape == (3, model.widths.embedding)
+        s, states = model.similarity(video, text, mask), model.text_states(text[0])
+        assert s.shape == (2, 3) and close(states.norm(dim=-1), torch.ones(3, ids.shape[1]))
+        if "match" in model.supports: assert model.pair_logits(video, text, mask, torch.tensor([0, 1, 1])).shape == (3, 2)
+        if "mlm" in model.supports:
+            fused = model.fuse(video[0][:1], text[0][None], mask[None])
+            assert model.mlm_logits(fused).shape == (1, *ids.shape, model.config.vocab_size)
+        if "entities" in model.supports:
+            read = model.read(video[0], text[0][:2], mask[:2])[:, ids.shape[1]:]
+            assert model.entity_logits(read, torch.ones(2, read.shape[1] - 1, dtype=torch.bool)).shape == (2, 3)
+    with pytest.raises(VidnegError, match="change its sizes"): model.read_patches(patches[..., 1:])
+
+
+def test_naming_a_model_imports_that_model_alone():
+    code = "from vidneg.models.registry import MODELS; import sys; MODELS['navero']; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    others = {f"vidneg.models.{m}" for m in ("alpro", "clip_video", "xclip", "singularity", "hf", "qa", "moment", "zoo")}
+    assert "vidneg.models.navero" in found and not others & set(found)
 
 
 @each_model
@@ -116,7 +154,7 @@ def test_gradient_reaches_every_parameter(name):
     if name in ("singularity-temporal", "alpro", "internvideo"): shaken(model, .02)
     video, (ids, mask) = video_of(model.train(), frames(3, 2)), words(3)
     text = model.encode_text(ids, mask)
-    s = similarity_of(model, video, text, mask)
+    s = model.similarity(video, text, mask)
     loss = vtc(s, model.temperature)["vtc"].sum()
     if name in FUSED:
         fused = model.fuse(video[0], text[0][:, None], mask[:, None])
@@ -136,15 +174,15 @@ def test_an_absent_text_a_batch_of_one_and_one_frame_are_finite(name):
     mask[1] = 0 # nothing is visible
     for b, t in ((1, 1), (2, 2), (2, 5)): # 5: more frames than have embeddings of their own
         video, text = video_of(model, frames(b, t)), model.encode_text(ids*mask, mask)
-        s = similarity_of(model, video, text, mask)
+        s = model.similarity(video, text, mask)
         assert s.shape == (b, 2) and s.isfinite().all()
         if name in FUSED: s = model.match_logits(model.fuse(video[0][[0]], text[0][None], mask[None]))
         s.sum().backward()
         assert s.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-    both = similarity_of(model, video_of(model, frames(2, 2)), model.encode_text(ids*0, mask*0), mask*0)
+    both = model.similarity(video_of(model, frames(2, 2)), model.encode_text(ids*0, mask*0), mask*0)
     assert both.isfinite().all()
     one = video_of(model, frames(1, 2)), model.encode_text(*words(1))
-    assert vtc(similarity_of(model, *one, words(1)[1]), model.temperature)["vtc"].abs().item() < 1e-6
+    assert vtc(model.similarity(*one, words(1)[1]), model.temperature)["vtc"].abs().item() < 1e-6
 
 
 @each_model
@@ -154,9 +192,9 @@ def test_padding_and_company_change_nothing(name):
     with torch.no_grad():
         video = video_of(model, x)
         text, longer = model.encode_text(ids, mask), model.encode_text(F.pad(ids, (0, 3), value=7), F.pad(mask, (0, 3)))
-        s = similarity_of(model, video, text, mask)
-        assert close(s, similarity_of(model, video, longer, F.pad(mask, (0, 3))))
-        alone = similarity_of(model, video_of(model, x[1:2]), [y[:1] for y in text], mask[:1])
+        s = model.similarity(video, text, mask)
+        assert close(s, model.similarity(video, longer, F.pad(mask, (0, 3))))
+        alone = model.similarity(video_of(model, x[1:2]), [y[:1] for y in text], mask[:1])
         assert close(alone, s[1:2, :1])
         if name in FUSED:
             a = model.fuse(video[0][:2], text[0][:, None], mask[:, None])
@@ -205,7 +243,7 @@ def test_scorer_against_the_model(name, tokenizer):
         for i in (0, 4):
             for j, t in enumerate(ids):
                 text = model.encode_text(t["input_ids"], t["attention_mask"])
-                alone = similarity_of(model, video_of(model, x[i:i + 1]), text, t["attention_mask"]).item()
+                alone = model.similarity(video_of(model, x[i:i + 1]), text, t["attention_mask"]).item()
                 assert s[i, j] == pytest.approx(alone, abs=1e-4)
     assert (s[:, 0] == s[:, 2]).all()
     assert np.allclose(scorer.similarity(V[[3, 1]], T[[2, 0]]), s[np.ix_([3, 1], [2, 0])], atol=1e-6)
@@ -253,13 +291,13 @@ def test_attention_over_similarity_is_a_loop(a, b, t, seed):
 
 
 def test_xclip_is_the_mean_of_four_loops():
-    model = shaken(XClip(XClipConfig(**MODELS["xclip"].configs["tiny"].keywords)), .05)
+    model = shaken(XClip(MODELS["xclip"].config("tiny")), .05)
     ids, mask = words(3)
     mask[1, 5:] = 0
     with torch.no_grad():
         frames_, video = video_of(model, frames(2, 4))
         w, sentence = model.encode_text(ids, mask)
-        s = model.similarity(frames_, video, w, sentence, mask)
+        s = model.similarity((frames_, video), (w, sentence), mask)
         for i in range(2):
             for j in range(3):
                 v, f, u, y = video[i], frames_[i], w[j][mask[j].bool()], sentence[j]
@@ -268,7 +306,7 @@ def test_xclip_is_the_mean_of_four_loops():
                 assert s[i, j].item() == pytest.approx(sum(p.item() for p in parts)/4, abs=1e-5)
     with torch.no_grad(): fresh, bilinear = (XClip(XClipConfig(bilinear=b)) for b in (False, True))
     text = fresh.encode_text(ids, mask)
-    grains = [m.similarity(*video_of(m, frames(2, 2, 64)), *text, mask) for m in (fresh, bilinear)]
+    grains = [m.similarity(video_of(m, frames(2, 2, 64)), text, mask) for m in (fresh, bilinear)]
     assert close(*grains) # the matrices start as the identity
 
 
@@ -278,9 +316,9 @@ def test_published_xclip_sees_its_padding(tokenizer):
     with torch.no_grad():
         for masked in (True, False):
             model = MODELS["xclip"]("tiny", masked=masked).eval()
-            a = similarity_of(model, video_of(model, x), model.encode_text(ids, mask), mask)
+            a = model.similarity(video_of(model, x), model.encode_text(ids, mask), mask)
             longer, longer_mask = F.pad(ids, pad), F.pad(mask, pad)
-            b = similarity_of(model, video_of(model, x), model.encode_text(longer, longer_mask), longer_mask)
+            b = model.similarity(video_of(model, x), model.encode_text(longer, longer_mask), longer_mask)
             assert close(a, b) == masked
     scorer = DualScorer(model, tokenizer, batch_size=1) # all texts padded alike, so company does not matter
     alone, together = scorer.encode_text(CAPTIONS[:1]), scorer.encode_text(CAPTIONS)
@@ -312,7 +350,7 @@ def test_one_frame_is_clip(tmp_path, temporal):
         out = original(input_ids=ids, pixel_values=normalized_pixels(x[:, 0], 32, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         assert close(video_of(model, x)[1], out.image_embeds)
         assert close(model.encode_text(ids, mask)[1], out.text_embeds)
-        logits = similarity_of(model, video_of(model, x), model.encode_text(ids, mask), mask)/model.temperature
+        logits = model.similarity(video_of(model, x), model.encode_text(ids, mask), mask)/model.temperature
         assert close(logits, out.logits_per_image, 1e-3)
 
 
@@ -332,7 +370,7 @@ def test_temperature_of_clip_stays_in_bounds_and_learns(start, value):
 
 @pytest.mark.parametrize("n", [1, 3, 4])
 def test_timesformer_is_the_one_of_transformers(tmp_path, n):
-    config = _timesformer_config(AlproConfig(image_size=32, width=32, heads=4, video_layers=2, max_frames=n))
+    config = timesformer_config(AlproConfig(image_size=32, width=32, heads=4, video_layers=2, max_frames=n))
     original = shaken(TimesformerModel(config))
     original.save_pretrained(tmp_path)
     encoder, x = load_timesformer(TimeSformer(config), str(tmp_path)).eval(), frames(2, n)
@@ -341,7 +379,7 @@ def test_timesformer_is_the_one_of_transformers(tmp_path, n):
         patches, cls = encoder(encoder.frame_features(x))
         ours = torch.cat([cls, patches.transpose(1, 2).flatten(1, 2)], 1)
         assert close(ours, original(pixels).last_hidden_state, 1e-4)
-    deeper = _timesformer_config(AlproConfig(image_size=32, width=32, heads=4, video_layers=3, max_frames=n))
+    deeper = timesformer_config(AlproConfig(image_size=32, width=32, heads=4, video_layers=3, max_frames=n))
     with pytest.raises(VidnegError, match="config"): load_timesformer(TimeSformer(deeper), str(tmp_path))
 
 
@@ -351,7 +389,7 @@ def test_published_parts_load_by_name(tmp_path):
     beit = BeitModel(BeitConfig(image_size=32, use_relative_position_bias=True, **sizes))
     beit.save_pretrained(tmp_path/"b")
     BertForMaskedLM(BertConfig(vocab_size=100, max_position_embeddings=40, **sizes)).save_pretrained(tmp_path/"t")
-    config = _timesformer_config(MODELS["alpro"].config("tiny"))
+    config = timesformer_config(MODELS["alpro"].config("tiny"))
     TimesformerModel(config).save_pretrained(tmp_path/"v")
     bert = BertForMaskedLM.from_pretrained(tmp_path/"t").bert
     published = dict(stem=(), cls_token=True, absolute_positions=False, layer_scale=.1)
@@ -425,8 +463,8 @@ def test_entities_are_learnt_from_prompts(tokenizer):
 
 
 def test_recall_at_one_counts_ties_as_wrong():
-    assert _recall(torch.eye(3)) == (1, 1) and _recall(torch.ones(3, 3)) == (0, 0)
-    assert _recall(torch.tensor([[1., 2], [0, 3]])) == (.5, 1)
+    assert recall(torch.eye(3)) == (1, 1) and recall(torch.ones(3, 3)) == (0, 0)
+    assert recall(torch.tensor([[1., 2], [0, 3]])) == (.5, 1)
 
 
 def test_step_time_ratio_measures_both():

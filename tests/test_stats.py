@@ -5,14 +5,14 @@ from hypothesis import given, settings, strategies as st
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
-from vidneg.evaluate.stats import Estimate, _weights, bootstrap, contrast, estimate_of, fmt, paired_difference
+from vidneg.evaluate.stats import Estimate, clip_weights, bootstrap, contrast, estimate_of, fmt, paired_difference
 
 
 def loop_bootstrap(values, groups, statistic, strata=None, coefficients=None, n=50, seed=0):
     "Every resample written out: each clip's items as often as the clip was drawn."
     out, names = [], sorted(set(groups))
     items = [np.flatnonzero(np.array(groups) == name) for name in names]
-    for counts in _weights(len(names), n, seed, 0):
+    for counts in clip_weights(len(names), n, seed, 0):
         rows = [i for of_clip, k in zip(items, counts) for _ in range(int(k)) for i in of_clip]
         if strata is None: out.append(statistic([values[i] for i in rows]))
         else:

@@ -11,22 +11,29 @@ from torch import nn
 from tqdm import tqdm
 
 from shares import share_of
-from vidneg.train import jobs
+from vidneg.core import parallel
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Negative
 from vidneg.core.seeds import stable_seed
 from vidneg.data.batches import Batches, Texts, batches_of
-from vidneg.losses.contrastive import LOSSES, neg_vtc, vtc
+from vidneg.losses.contrastive import neg_vtc, vtc
+from vidneg.losses.registry import LOSSES
+from vidneg.losses.tensors import wants
+from vidneg.models.base import DualEncoder
+from vidneg.models.scorer import Widths
 from vidneg.losses.matching import hard_negatives, mask_tokens, neg_vtm, vtm
 from vidneg.train.jobs import TrainingError, train_many, train_together
-from vidneg.train.tasks import NaveroTask, Task, gather, own_rows
+from vidneg.train.contrastive import ContrastiveTask
+from vidneg.train.tasks import Task, gather, own_rows
 from vidneg.train.loop import TrainConfig, fit, learning_rate, parameter_groups
 
 D, VOCAB = 8, 30
 
 
-class Stub(nn.Module):
+class Stub(DualEncoder):
     "The interface of Navero in a few small layers, with dropout and a tied table."
+    supports = frozenset({"similarity", "match", "mlm"})
+    widths = Widths(D, D)
     def __init__(self, seed=0):
         super().__init__()
         with torch.random.fork_rng():
@@ -62,7 +69,7 @@ class Stub(nn.Module):
                                       Path(folder)/"model.safetensors")
 
 
-class StubTask(NaveroTask):
+class StubTask(ContrastiveTask):
     def save(self, folder): self.model.save(folder)
 
 
@@ -252,9 +259,10 @@ def test_a_batch_of_one_has_no_in_batch_negatives():
 
 
 def test_a_new_loss_is_one_function():
-    @LOSSES.register("margin for a test")
+    @wants("pos", "neg", "neg_mask")
     def margin(pos, neg, neg_mask, margin=0.2):
         return {"margin": (neg - pos[:, None] + margin).clamp(min=0).masked_fill(~neg_mask, 0).sum(1)}
+    LOSSES["margin for a test"] = margin
     try:
         task = make_task(("vtc", "margin for a test"), options={"margin for a test": {"margin": 9}})
         assert task(make_batches().batch(0, 0))["margin"].shape == (5,)
@@ -264,7 +272,7 @@ def test_a_new_loss_is_one_function():
 def test_mistaken_tasks_are_refused():
     with pytest.raises(VidnegError, match="neg_vtm"): make_task(("vtc",), weights={"neg_vtm": 1.0})
     with pytest.raises(VidnegError, match="nothing"): make_task(("nothing",))
-    with pytest.raises(VidnegError, match="mask_id"): NaveroTask(Stub(), ("mlm",))
+    with pytest.raises(VidnegError, match="mask_id"): ContrastiveTask(Stub(), ("mlm",))
     plain = Batches(*make_data()[:2], batch_size=5)
     with pytest.raises(VidnegError, match="need negatives"): make_task()(plain.batch(0, 0))
 
@@ -522,9 +530,9 @@ def share_of_the_joint_batch(): return share_of(exact_task(), joint_batch())
 def test_bars_side_by_side_are_lines_in_a_log(monkeypatch, line, terminal, wanted):
     log = io.StringIO()
     log.isatty = lambda: terminal
-    monkeypatch.setattr(jobs, "_LINE", line)
+    monkeypatch.setattr(parallel, "_LINE", line)
     monkeypatch.setattr("sys.stderr", log)
-    options = jobs.bar_options()
+    options = parallel.bar_options()
     assert wanted.items() <= options.items()
     with tqdm(total=3, desc="run", file=log, **options) as bar: bar.update(3)
     if line and not terminal: assert log.getvalue().count("\n") >= 1 and "\x1b" not in log.getvalue()
@@ -593,5 +601,5 @@ def test_recomputing_changes_memory_only(tmp_path):
 
 
 def test_losses_of_other_tasks_are_refused():
-    with pytest.raises(VidnegError, match="component_simple needs component_mask, component_neg, component_pos"):
-        make_task(("vtc", "component_simple"))
+    with pytest.raises(VidnegError, match="saliency_margin needs saliency, saliency_pairs"):
+        make_task(("vtc", "saliency_margin"))

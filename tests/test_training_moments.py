@@ -11,7 +11,8 @@ from vidneg.losses.components import component_adaptive, component_simple, cosin
 from vidneg.losses.moment import moment_losses
 from vidneg.models.moment import MomentConfig, pool_joint
 from vidneg.models.moment_detr import MomentDETR
-from vidneg.models.navero import Navero, NaveroConfig, NaveroScorer
+from vidneg.models.navero import Navero, NaveroConfig
+from vidneg.models.scoring import NaveroScorer
 from vidneg.models.qd_detr import QDDETR
 from vidneg.text.tokenize import train_tokenizer
 from vidneg.train.loop import TrainConfig, fit

@@ -16,11 +16,12 @@ from vidneg.losses.contrastive import vtc
 from vidneg.losses.hard import hn_nce
 from vidneg.models.alpro import EntityPrompter, crop_regions, random_regions
 from vidneg.text.tokenize import train_tokenizer
-from vidneg.models.zoo import MODELS, load, save, similarity_of
-from vidneg.train.tasks import NaveroTask
+from vidneg.models.io import load, save
+from vidneg.models.registry import MODELS
+from vidneg.train.contrastive import ContrastiveTask, own_similarity
 from vidneg.train.loop import TrainConfig, fit
-from vidneg.train.retrieval import (OnBackbone, PatchScorer, RetrievalTask, WithFrames, WithPositives,
-                                    component_weights, load_prompter, own_similarity, read_patches, train_retrieval)
+from vidneg.train.retrieval import (OnBackbone, PatchScorer, WithFrames, WithPositives, component_weights,
+                                    load_prompter, train_retrieval)
 
 NAMES = list(MODELS)
 FUSED = [n for n in NAMES if n not in ("clip4clip-mean", "clip4clip-transformer", "xclip", "internvideo")]
@@ -55,7 +56,7 @@ def scores_of(model, batch, ids, mask):
     out = torch.zeros(len(video[1]), len(ids))
     for i in range(len(out)):
         for j in range(len(ids)):
-            if hasattr(model, "grains"): # X-CLIP
+            if not model.similarity_is_cosine: # X-CLIP
                 parts = model.grains(video[0][i], video[1][i], text[0][j], text[1][j], mask[j])
                 out[i, j] = sum(parts.values())/4
             else: out[i, j] = video[1][i] @ text[1][j]
@@ -74,7 +75,7 @@ def test_hn_nce_is_that_of_the_models_own_similarity(name):
         want = {"own": hn_nce(s, model.temperature, own, batch["neg_mask"], **settings)["hn_nce"],
                 "all": hn_nce(s, model.temperature, None, batch["neg_mask"], neg, scope="all", **settings)["hn_nce"]}
         for scope in want:
-            task = RetrievalTask(model, ["hn_nce"], options={"hn_nce": settings | {"scope": scope}})
+            task = ContrastiveTask(model, ["hn_nce"], options={"hn_nce": settings | {"scope": scope}})
             assert torch.allclose(task(batch)["hn_nce"], want[scope], atol=1e-4), scope
 
 
@@ -82,20 +83,16 @@ def test_hn_nce_is_that_of_the_models_own_similarity(name):
 def test_hn_nce_without_negatives_is_vtc(name):
     model, batch = tiny(name).eval(), data(k=0, positives=False).batch(0, 0)
     with torch.no_grad():
-        a = RetrievalTask(model, ["hn_nce"], options={"hn_nce": {"alpha": 1., "beta": 0.}})(batch)["hn_nce"]
-        assert torch.allclose(a, RetrievalTask(model, ["vtc"])(batch)["vtc"], atol=1e-5)
+        a = ContrastiveTask(model, ["hn_nce"], options={"hn_nce": {"alpha": 1., "beta": 0.}})(batch)["hn_nce"]
+        assert torch.allclose(a, ContrastiveTask(model, ["vtc"])(batch)["vtc"], atol=1e-5)
 
 
-def test_of_navero_it_says_what_navero_task_says():
+def test_features_and_frames_say_the_same():
     model, batch = tiny("navero").eval(), data(positives=False).batch(0, 0) | {"seed": 3}
-    losses, kwargs = ["vtc", "vtm", "neg_vtm", "neg_vtc", "mlm", "hn_nce"], dict(mask=MLM)
-    with torch.no_grad():
-        features = model.frame_features(batch["features"])
-        want = NaveroTask(model, losses, **kwargs)(batch | {"features": features})
-        for given in (batch, batch | {"features": features}):
-            got = RetrievalTask(model, losses, **kwargs)(given)
-            assert got.keys() == want.keys()
-            for k in want: assert torch.allclose(got[k], want[k], atol=1e-6), k
+    task = ContrastiveTask(model, ["vtc", "vtm", "neg_vtm", "neg_vtc", "mlm", "hn_nce"], mask=MLM)
+    with torch.no_grad(): want, got = task(batch), task(batch | {"features": model.frame_features(batch["features"])})
+    assert got.keys() == want.keys()
+    for k in want: assert torch.allclose(got[k], want[k], atol=1e-6), k
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -103,8 +100,8 @@ def test_positives_do_not_disturb_the_fusion_losses(name):
     model, batch = tiny(name).eval(), data().batch(0, 0) | {"seed": 1}
     losses = ["vtm", "neg_vtm", "mlm"]
     with torch.no_grad():
-        want = RetrievalTask(model, losses, mask=MLM)(batch)
-        got = RetrievalTask(model, [*losses, "auxiliary"], mask=MLM)(batch)
+        want = ContrastiveTask(model, losses, mask=MLM)(batch)
+        got = ContrastiveTask(model, [*losses, "auxiliary"], mask=MLM)(batch)
     assert batch["pos_ids"].shape[1] > batch["input_ids"].shape[1]
     for k in losses: assert torch.allclose(got[k], want[k], atol=1e-5), k
 
@@ -113,12 +110,12 @@ def test_positives_do_not_disturb_the_fusion_losses(name):
 @pytest.mark.parametrize("name", ["xclip", "navero"])
 def test_components_compare_caption_positive_and_negatives(name, compare):
     model, batch = tiny(name).eval(), data().batch(0, 0)
-    task = RetrievalTask(model, COMPONENTS, compare=compare)
+    task = ContrastiveTask(model, COMPONENTS, compare=compare)
     with torch.no_grad():
         terms = task(batch)
         def encoded(ids, mask):
             hidden, sentence = model.encode_text(ids, mask)
-            if hasattr(model, "text_proj"): hidden = torch.nn.functional.normalize(model.text_proj(hidden), dim=-1)
+            hidden = model.text_states(hidden)
             return hidden, sentence, mask.bool()
         def alike(a, b):
             return cosine(a[1], b[1]) if compare == "cosine" else attention_similarity(a[0], b[0], a[2], b[2], .1)
@@ -142,14 +139,14 @@ def test_auxiliary_is_vtc_with_positives():
     with torch.no_grad():
         s = scores_of(model, batch, batch["pos_ids"], batch["pos_attention_mask"])
         keep = batch["pos_mask"]
-        got = RetrievalTask(model, ["auxiliary"])(batch)["auxiliary"]
+        got = ContrastiveTask(model, ["auxiliary"])(batch)["auxiliary"]
         off = (~keep).expand(6, -1)
         want = vtc(s.masked_fill(off, 0), model.temperature, off)["vtc"]
     assert torch.allclose(got[keep], want[keep], atol=1e-4) and got[~keep] == 0
 
 
 def test_the_importance_module_learns_and_its_entropy_is_only_watched(tmp_path):
-    task = RetrievalTask(tiny("clip4clip-mean"), ["vtc", "component_adaptive", "importance_entropy"])
+    task = ContrastiveTask(tiny("clip4clip-mean"), ["vtc", "component_adaptive", "importance_entropy"])
     assert task.weights["importance_entropy"] == 0
     before = [p.clone() for p in task.importance.parameters()]
     done = fit(task, data(), TrainConfig(steps=2, learning_rate=1e-3, device="cpu"), tmp_path, progress=False)
@@ -166,14 +163,14 @@ def test_weights_of_components_are_those_of_the_task(name, tmp_path):
     false = [Negative(c.caption_id, text.format(c.text.split()[1]), kind, "", (), 1, 0)
              for i, c in enumerate(said) for kind, text in list(new.items())[i:]]
     tokenizer = train_tokenizer([t.text for t in (*said, *false)], 60, tmp_path/"words.json")
-    task = RetrievalTask(tiny(name), ["component_adaptive"], tokenizer=tokenizer).eval()
+    task = ContrastiveTask(tiny(name), ["component_adaptive"], tokenizer=tokenizer).eval()
     task.save(tmp_path)
     got = component_weights(tmp_path, said, [*false, Negative("other", "a star", "verb", "", (), 1, 0)], batch_size=2)
     assert got[["caption_id", "kind"]].to_numpy().tolist() == [[n.caption_id, n.kind] for n in false]
     def encoded(text):
         ids = torch.tensor([tokenizer(text)["input_ids"]])
         hidden, sentence = task.model.encode_text(ids, torch.ones_like(ids))
-        if hasattr(task.model, "text_proj"): hidden = torch.nn.functional.normalize(task.model.text_proj(hidden), dim=-1)
+        hidden = task.model.text_states(hidden)
         return hidden, sentence
     with torch.no_grad():
         for c in said: # each caption by itself, each text by itself
@@ -182,7 +179,7 @@ def test_weights_of_components_are_those_of_the_task(name, tmp_path):
             want = torch.cat(logits, 1).softmax(1)[0]
             assert np.allclose(got[got.caption_id == c.caption_id].weight, want, atol=1e-5)
     assert got.weight.nunique() > 4
-    RetrievalTask(tiny(name), ["vtc"], tokenizer=tokenizer).save(tmp_path/"plain")
+    ContrastiveTask(tiny(name), ["vtc"], tokenizer=tokenizer).save(tmp_path/"plain")
     with pytest.raises(VidnegError, match="train with component_adaptive"):
         component_weights(tmp_path/"plain", said, false)
 
@@ -198,13 +195,13 @@ def test_a_saved_model_scores_as_it_does_itself(name, tmp_path):
     patches = torch.from_numpy(np.random.default_rng(0).normal(size=(3, *shape[1:])).astype(np.float32))
     asked = dict(clip_ids=[c.clip_id for c in said], queries=said, items=items_table(false, said, "balanced"), run="it")
     scorer = pickle.loads(pickle.dumps(PatchScorer(load(tmp_path), tokenizer, 2)))  # as it travels to other processes
-    assert hasattr(scorer, "match") == hasattr(model, "fuse")
+    assert ("match" in scorer.supports) == ("match" in model.supports)
     scores, ranks = score_model(scorer, patches.numpy(), **asked)
     with torch.no_grad():
-        video = model.encode_video(read_patches(model, patches))
+        video = model.encode_video(model.read_patches(patches))
         def similarity(texts):
             read = tokenizer(texts, padding=True, return_tensors="pt")
-            return similarity_of(model, video, model.encode_text(read["input_ids"], read["attention_mask"]),
+            return model.similarity(video, model.encode_text(read["input_ids"], read["attention_mask"]),
                                  read["attention_mask"])
         want = similarity([c.text for c in said])
         assert np.allclose(scores.score_pos, want.diagonal(), atol=1e-5)
@@ -215,7 +212,7 @@ def test_a_saved_model_scores_as_it_does_itself(name, tmp_path):
 @pytest.mark.parametrize("losses", [["negclip"], ["vtc", "svlc_neg"], ["vfc"], ["vtc", "neg_vtc"]])
 def test_neighbours_train_on_a_dual_encoder(losses, tmp_path):
     model = tiny("clip4clip-transformer")
-    fit(RetrievalTask(model, losses), data(), TrainConfig(steps=25, learning_rate=3e-3, device="cpu"), tmp_path,
+    fit(ContrastiveTask(model, losses), data(), TrainConfig(steps=25, learning_rate=3e-3, device="cpu"), tmp_path,
         progress=False)
     batch, again = data().batch(0, 0), load(tmp_path).eval()
     with torch.no_grad(): s = scores_of(again, batch, batch["input_ids"], batch["attention_mask"])
@@ -249,7 +246,7 @@ def prompter(tmp_path):
 
 def test_alpro_learns_what_the_prompter_sees(tmp_path):
     model, asked = tiny("alpro", entities=2), prompter(tmp_path)
-    task, batch = RetrievalTask(model, ["vtc", "pem"], prompter=asked, threshold=0.), data(positives=False).batch(0, 0)
+    task, batch = ContrastiveTask(model, ["vtc", "pem"], prompter=asked, threshold=0.), data(positives=False).batch(0, 0)
     frozen = [p.clone() for p in asked.model.parameters()]
     terms = task(batch | {"seed": 1})
     terms["pem"].sum().backward()
@@ -295,7 +292,7 @@ def test_on_patches_the_prompter_sees_crops_through_the_backbone(tmp_path):
     backbone, dual = load(folder), tiny("alpro", vocab_size=len(words), seed=2)
     asked = load_prompter(save(dual, tmp_path/"dual"), words, backbone=folder, **NAMED)
     model = tiny("alpro", vocab_size=len(words), entities=2).eval()
-    task = RetrievalTask(model, ["pem"], prompter=asked, threshold=.5, patches=True)
+    task = ContrastiveTask(model, ["pem"], prompter=asked, threshold=.5, patches=True)
     batch, grid = batches.batch(0, 0) | {"seed": 7}, 2
     with torch.no_grad():
         got = task(batch)["pem"]
@@ -340,7 +337,7 @@ def test_the_head_learns_the_prompters_labels(tmp_path):
     batches, words, folder = patch_data(tmp_path)
     asked = load_prompter(save(tiny("alpro", vocab_size=len(words)), tmp_path/"dual"), words, backbone=folder, **NAMED)
     model = tiny("alpro", vocab_size=len(words), entities=2)
-    task = RetrievalTask(model, ["pem"], prompter=asked, threshold=0., patches=True)
+    task = ContrastiveTask(model, ["pem"], prompter=asked, threshold=0., patches=True)
     asked.prompts = asked.prompts*20 # surer, so that there is something to learn
     batch, seeds = batches.batch(0, 0), range(8)
     def loss():
@@ -355,22 +352,22 @@ def test_the_head_learns_the_prompters_labels(tmp_path):
 def test_bad_input_is_one_clear_error(tmp_path):
     clip = tiny("clip4clip-mean")
     for losses in (["vtm"], ["mlm"], ["neg_vtm"]):
-        with pytest.raises(VidnegError, match="no fusion head"): RetrievalTask(clip, losses, mask=MLM)
-    with pytest.raises(VidnegError, match="'cosine' or 'attention'"): RetrievalTask(clip, compare="euclid")
-    with pytest.raises(VidnegError, match="prompter"): RetrievalTask(tiny("alpro", entities=3), ["pem"])
+        with pytest.raises(VidnegError, match="no fusion head"): ContrastiveTask(clip, losses, mask=MLM)
+    with pytest.raises(VidnegError, match="'cosine' or 'attention'"): ContrastiveTask(clip, compare="euclid")
+    with pytest.raises(VidnegError, match="prompter"): ContrastiveTask(tiny("alpro", entities=3), ["pem"])
     with pytest.raises(VidnegError, match="prompter"):
-        RetrievalTask(tiny("alpro", entities=3), ["pem"], prompter=prompter(tmp_path))
-    task = RetrievalTask(tiny("alpro", entities=2), ["pem"], prompter=prompter(tmp_path))
+        ContrastiveTask(tiny("alpro", entities=3), ["pem"], prompter=prompter(tmp_path))
+    task = ContrastiveTask(tiny("alpro", entities=2), ["pem"], prompter=prompter(tmp_path))
     batch = data().batch(0, 0)
     with pytest.raises(VidnegError, match="crops frames"):
         task(batch | {"features": task.model.frame_features(batch["features"])})
     bare, both = data(k=0, positives=False).batch(0, 0), data(positives=False).batch(0, 0)
     for losses in (["neg_vtc"], ["svlc_neg"]):
-        with pytest.raises(VidnegError, match="need negatives"): RetrievalTask(clip, losses)(bare)
+        with pytest.raises(VidnegError, match="need negatives"): ContrastiveTask(clip, losses)(bare)
     for losses in (["component_simple"], ["auxiliary"]):
-        with pytest.raises(VidnegError, match="need positives"): RetrievalTask(clip, losses)(both)
+        with pytest.raises(VidnegError, match="need positives"): ContrastiveTask(clip, losses)(both)
     with pytest.raises(VidnegError, match="positives for"): WithPositives(data(positives=False), [[1]])
-    with pytest.raises(VidnegError, match="patches"): read_patches(clip, torch.zeros(1, 2, 9, 64))
+    with pytest.raises(VidnegError, match="patches"): clip.read_patches(torch.zeros(1, 2, 9, 64))
     narrow = OnBackbone(clip, tiny("navero", width=32))
     with pytest.raises(VidnegError, match="patches"): narrow.frame_features(batch["features"])
     plain = data(positives=False)
@@ -383,12 +380,12 @@ def test_every_model_trains_on_patches_of_another_encoder(name, tmp_path):
     batches = data(k=0, positives=False)
     batches.features = patches
     model = tiny(name)
-    fit(RetrievalTask(model, ["vtc"], patches=True), batches, TrainConfig(steps=30, learning_rate=3e-3, device="cpu"),
+    fit(ContrastiveTask(model, ["vtc"], patches=True), batches, TrainConfig(steps=30, learning_rate=3e-3, device="cpu"),
         tmp_path, progress=False)
     batch, again = batches.batch(0, 0), load(tmp_path).eval()
     with torch.no_grad():
-        video = again.encode_video(read_patches(again, torch.from_numpy(patches).float()))
-        task = RetrievalTask(again, ["vtc"], patches=True)
+        video = again.encode_video(again.read_patches(torch.from_numpy(patches).float()))
+        task = ContrastiveTask(again, ["vtc"], patches=True)
         text = again.encode_text(batch["input_ids"], batch["attention_mask"])
         pairs = own_similarity(again, video, [x[None].expand(6, *x.shape) for x in text],
                                batch["attention_mask"].expand(6, 6, -1))
@@ -399,7 +396,7 @@ def test_every_model_trains_on_patches_of_another_encoder(name, tmp_path):
 
 JOINT = ["hn_nce", "negclip", "auxiliary"]
 
-def joint_task(name): return RetrievalTask(tiny(name).double(), JOINT, options={"hn_nce": {"scope": "all"}})
+def joint_task(name): return ContrastiveTask(tiny(name).double(), JOINT, options={"hn_nce": {"scope": "all"}})
 
 
 def share_of_the_joint_batch(name): return share_of(joint_task(name), data().batch(0, 0))

@@ -78,7 +78,7 @@ def folds(
 class Prepared:
     "Pairs with all that the scorers need, each computed once."
     pairs: list[Pair]
-    backend: object = None # a `LogProb` of vidneg.lm.pretrained, for the causal scorer
+    backend: object = None # a `LogProbability` of vidneg.lm.protocols, for the causal scorer
     max_words: int = 512 # of a text; what comes after is not read
 
     def __post_init__(self):
@@ -270,7 +270,7 @@ def blind_solvability(
     k: int = 5, # folds
     seed: int = 0,
     ties: str = "half", # or "against"
-    backend=None, # a `LogProb`, for the causal language model
+    backend=None, # a `LogProbability`, for the causal language model
 ) -> pd.DataFrame: # scorer, kind ("all" last), accuracy, low, high, n
     "How often the caption is picked without the video."
     table = pairs if isinstance(pairs, Prepared) else Prepared(list(pairs), backend)

@@ -44,7 +44,7 @@ def audit_set(
     pairs: Iterable[Pair], # a stream of any length
     captions: Iterable[Caption] = (), # of the clips, for agreement
     is_true: Callable[[Pair], bool | None] | None = None, # an oracle
-    backend=None, # a `LogProb`, for a causal language model
+    backend=None, # a `LogProbability`, for a causal language model
     parser: Callable | None = None, # a parser, for agreement in the same role
     wordnet: str | None = None, # folder of WordNet's data files
     n: int = 10_000, # size of the sample
@@ -180,7 +180,7 @@ def audit_page(
     shares: Iterable[float], # of the items that refinement keeps
     n: int = 1000, # size of the sample: as that of `read_set`
     seed: int = 0,
-    backend=None, # a `LogProb`
+    backend=None, # a `LogProbability`
 ) -> Dossier:
     "Audit a set, refine it, and write its page."
     found = job.found

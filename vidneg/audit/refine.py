@@ -70,7 +70,7 @@ class Tilt:
     min_count: float # expected number of items in which an n-gram has to differ
     draw: dict = field(default_factory=dict) # kind: number of the draw that was taken
     cell_weight: float = 10.0 # of the cells: they have many items each, so the ridge need not spare them
-    backend: object = None # a `LogProb`, for cells of a causal language model
+    backend: object = None # a `LogProbability`, for cells of a causal language model
     kinds: dict = field(default_factory=dict) # kind: (column of each n-gram, edges of each score, λ and β)
 
     def scores(self, pairs: list[Pair]) -> np.ndarray: # (M, S), above 0 where the caption is shorter or more probable
@@ -110,7 +110,7 @@ class Problem:
         candidates: Iterable[Pair], # those of one item share `item` and `kind`
         seed: int = 0,
         min_count: float = 3, # an n-gram counts if it differs in so many items, on average over their candidates
-        backend=None, # a `LogProb`, to balance a causal language model too
+        backend=None, # a `LogProbability`, to balance a causal language model too
         chance: float = 1.5, # imbalance left to words, in units of a resample's; 0 where the tilt is for other captions
         captions: Iterable[Caption] = (), # more of the same source, for the language models
         runs: int = 3, # times that the clips are halved for the language models

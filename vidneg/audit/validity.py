@@ -125,7 +125,7 @@ def slips(
 
 def fluency(
     pairs: list[Pair],
-    backend=None, # a `LogProb` of vidneg.lm.pretrained; None: trigrams, cross-fitted
+    backend=None, # a `LogProbability` of vidneg.lm.protocols; None: trigrams, cross-fitted
 ) -> np.ndarray: # (2, N) nats a token, of captions and negatives
     "How probable each token is, on average."
     def mean(lm, texts): return np.array(lm.log_prob(texts))/lm.token_counts(texts)
@@ -141,7 +141,7 @@ def fluency(
 
 def writing(
     pairs: list[Pair],
-    backend=None, # a `LogProb`
+    backend=None, # a `LogProbability`
 ) -> pd.DataFrame: # kind ("all" last): fluency of captions and negatives, gap with its interval, slips a hundred texts
     "Captions and negatives side by side."
     kinds, nats = np.array([p.kind for p in pairs], dtype=str), fluency(pairs, backend)

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import hashlib, json, mmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from ..core.seeds import stable_rng, stable_seed
 from .video import sample_indices
 
 # %% auto #0
-__all__ = ['Texts', 'digest', 'Batches', 'batches_of']
+__all__ = ['Texts', 'BatchSource', 'digest', 'OrderedBatches', 'ArrayBatches', 'Batches', 'batches_of']
 
 # %% ../../nbs/data/batches.ipynb #8241a469
 class Texts:
@@ -40,6 +41,18 @@ class Texts:
         at = np.where(mask, self.starts[index][..., None] + np.arange(length), 0)
         return torch.from_numpy(np.where(mask, self.ids[at], pad_id).astype(np.int64)), torch.from_numpy(mask).long()
 
+# %% ../../nbs/data/batches.ipynb #7e560002
+class BatchSource(Protocol):
+    "What `vidneg.train.loop.fit` takes."
+    def __len__(self) -> int: # batches per epoch
+        "Count the batches of an epoch."
+
+    def batch(self, epoch: int, index: int) -> dict[str, torch.Tensor]: # (B, ...) each
+        "One batch, a pure function of its arguments; all its tensors have as many rows."
+
+    def fingerprint(self) -> str: # changes when the data or their order would
+        "A hash of data and settings."
+
 # %% ../../nbs/data/batches.ipynb #572a1525
 def digest(
     *parts: bytes | np.ndarray,
@@ -49,8 +62,84 @@ def digest(
     for p in parts: h.update(p if isinstance(p, bytes) else np.ascontiguousarray(p).reshape(-1).view(np.uint8))
     return h.hexdigest()
 
+# %% ../../nbs/data/batches.ipynb #7e560004
+class OrderedBatches:
+    "Items in an order that the seed decides, cut into batches."
+    purpose = "order" # names the random numbers of the order
+    def __init__(self,
+        items: np.ndarray, # (N,) numbers of the items
+        batch_size: int, # items
+        seed: int = 0, # of the order
+        shuffle: bool = True, # a new order every epoch
+        drop_last: bool = False, # leave out a last batch that is not full
+    ):
+        self.items, self.batch_size, self.seed, self.shuffle, self.drop_last = items, batch_size, seed, shuffle, drop_last
+        self._order = None, items # the last epoch asked for and its order
+
+    def __len__(self): # batches per epoch
+        return (len(self.items) if self.drop_last else len(self.items) + self.batch_size - 1)//self.batch_size
+
+    def order(self, epoch: int) -> np.ndarray: # items
+        "The items in the order of an epoch."
+        if not self.shuffle: return self.items
+        if self._order[0] != epoch: self._order = epoch, self.shuffled(epoch)
+        return self._order[1]
+
+    def shuffled(self, epoch: int) -> np.ndarray: # items
+        "Draw the order of an epoch."
+        return stable_rng(self.seed, self.purpose, epoch).permutation(self.items)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[dict]: # batches from number `start` on
+        "The batches of an epoch."
+        return (self.batch(epoch, i) for i in range(start, len(self)))
+
+    def batch(self,
+        epoch: int,
+        index: int, # number of the batch in the epoch
+    ) -> dict[str, torch.Tensor]: # (B, ...) each
+        "One batch; depends on nothing but the arguments, the seed and the data."
+        return self.collate(epoch, self.order(epoch)[index*self.batch_size:(index + 1)*self.batch_size])
+
+    def collate(self,
+        epoch: int,
+        items: np.ndarray, # (B,)
+    ) -> dict[str, torch.Tensor]: # (B, ...) each
+        "Make a batch of items."
+        raise NotImplementedError
+
+    def content(self) -> tuple[list, Iterable[np.ndarray]]: # settings for JSON, arrays
+        "What the fingerprint is of."
+        raise NotImplementedError
+
+    def fingerprint(self) -> str: # changes when the data or their order would
+        "A hash of settings and data."
+        settings, arrays = self.content()
+        return digest(json.dumps(settings).encode(), *arrays)
+
+# %% ../../nbs/data/batches.ipynb #7e560005
+class ArrayBatches(OrderedBatches):
+    "Rows of some arrays; a last batch that is not full is left out."
+    purpose = "still order" # the name under which the first of these were drawn
+    def __init__(self,
+        arrays: dict[str, np.ndarray], # (N, ...) each
+        batch_size: int = 64,
+        seed: int = 0, # of the order
+    ):
+        self.arrays, n = arrays, len(next(iter(arrays.values())))
+        if n < batch_size: raise VidnegError(f"{n} rows make no batch of {batch_size}: take a smaller batch_size")
+        super().__init__(np.arange(n), batch_size, seed, drop_last=True)
+
+    def collate(self, epoch: int, items: np.ndarray) -> dict[str, torch.Tensor]: # (B, ...) each
+        "Take the rows."
+        return {k: torch.from_numpy(v[items]) for k, v in self.arrays.items()}
+
+    def content(self) -> tuple[list, Iterable[np.ndarray]]:
+        "Settings, and a sample of each array."
+        samples = [v[::max(1, len(v)//64)] for v in self.arrays.values()]
+        return [self.batch_size, self.seed, {k: v.shape for k, v in self.arrays.items()}], samples
+
 # %% ../../nbs/data/batches.ipynb #2c358405
-class Batches:
+class Batches(OrderedBatches):
     "Clips with a caption and K negatives each, in an order fixed by the seed."
     def __init__(self,
         features: np.ndarray, # (N, F, ...) per clip: features or frames; may be a memory map
@@ -66,42 +155,32 @@ class Batches:
         n_frames: int | None = None, # frames of a clip shown at a time, one at random of each segment; None: all
     ):
         flat = [c for clip in captions for c in clip]
-        self.features, self.batch_size = features, batch_size
+        self.features, self.pad_id, self.round_to, self.n_frames = features, pad_id, round_to, n_frames
         self.k = negatives_per_clip if negatives is not None else 0
-        self.seed, self.shuffle, self.drop_last, self.pad_id, self.round_to = seed, shuffle, drop_last, pad_id, round_to
-        self.n_frames = n_frames
         self.first = np.cumsum([0] + [len(c) for c in captions]) # (N+1,) captions first[i]:first[i+1] are clip i's
-        self.rows = np.flatnonzero(np.diff(self.first)) # clips that have a caption
+        super().__init__(np.flatnonzero(np.diff(self.first)), batch_size, seed, shuffle, drop_last) # clips with a caption
         of_caption = [n for clip in negatives for n in clip] if self.k else [[]] * len(flat)
         self.first_negative = len(flat) + np.cumsum([0] + [len(n) for n in of_caption]) # (C+1,)
         if len(captions) != len(features) or len(of_caption) != len(flat):
             raise VidnegError(f"{len(features)} clips of features, captions of {len(captions)} clips, {len(flat)} "
                               f"captions, negatives of {len(of_caption)} captions: they must correspond one to one")
-        self._order = None, self.rows # the last epoch asked for and its order
         self.texts = Texts(flat + [n for some in of_caption for n in some])
         if not len(self):
-            raise VidnegError(f"{len(self.rows)} clips with captions make no batch of {batch_size}: "
+            raise VidnegError(f"{len(self.items)} clips with captions make no batch of {batch_size}: "
                               "take a smaller batch_size")
 
-    def __len__(self): # batches per epoch
-        return (len(self.rows) if self.drop_last else len(self.rows) + self.batch_size - 1) // self.batch_size
-
-    def order(self, epoch: int) -> np.ndarray: # rows of `features`
-        "The clips in the order of an epoch."
-        if not self.shuffle: return self.rows
-        if self._order[0] != epoch: self._order = epoch, stable_rng(self.seed, "order", epoch).permutation(self.rows)
-        return self._order[1]
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[dict]: # batches from number `start` on
-        "The batches of an epoch."
-        return (self.batch(epoch, i) for i in range(start, len(self)))
-
-    def _caption(self, epoch, row):
-        "Number of the caption that a clip shows in an epoch."
+    def caption_of(self,
+        epoch: int,
+        row: int, # of `features`
+    ) -> int: # number of a caption
+        "The caption that a clip shows in an epoch."
         first, n = self.first[row], self.first[row + 1] - self.first[row]
         return first + (stable_seed(self.seed, "caption", epoch, row) % int(n) if n > 1 else 0)
 
-    def _shown(self, epoch, rows):
+    def shown(self,
+        epoch: int,
+        rows: np.ndarray, # (B,) of `features`
+    ) -> np.ndarray: # (B, T, ...)
         "Features of clips: all frames, or some, drawn anew every epoch."
         if self.n_frames is None: return np.ascontiguousarray(self.features[rows])
         total = self.features.shape[1]
@@ -116,20 +195,18 @@ class Batches:
             chosen = stable_rng(self.seed, "negative", epoch, caption).choice(chosen, self.k, replace=False)
         return np.pad(chosen, (0, self.k - len(chosen)), constant_values=caption)
 
-    def batch(
-        self,
+    def collate(self,
         epoch: int,
-        index: int, # number of the batch in the epoch
-    ) -> dict: # clip (B,), features (B, ...), input_ids and attention_mask (B, L), neg_ids and neg_attention_mask
-        # (B, K, L), neg_mask (B, K) bool
-        "One batch; depends on nothing but the arguments, the seed and the data."
-        rows = self.order(epoch)[index * self.batch_size:(index + 1) * self.batch_size] # (B,)
-        captions = np.array([self._caption(epoch, r) for r in rows]) # (B,)
+        items: np.ndarray, # (B,) rows of `features`
+    ) -> dict[str, torch.Tensor]: # clip (B,), features (B, ...), input_ids and attention_mask (B, L), neg_ids and
+        # neg_attention_mask (B, K, L), neg_mask (B, K) bool
+        "Clips with a caption and negatives each."
+        captions = np.array([self.caption_of(epoch, r) for r in items]) # (B,)
         chosen = np.stack([self._negatives(epoch, c) for c in captions]) # (B, K)
         longest = max(self.texts.lengths[captions].max(), self.texts.lengths[chosen].max(initial=0))
         length = -(-int(longest) // self.round_to) * self.round_to
         ids, mask = self.texts.pad(captions, length, self.pad_id) # (B, L)
-        out = {"clip": torch.from_numpy(rows), "features": torch.from_numpy(self._shown(epoch, rows)),
+        out = {"clip": torch.from_numpy(items), "features": torch.from_numpy(self.shown(epoch, items)),
                "input_ids": ids, "attention_mask": mask}
         if self.k:
             out["neg_ids"], out["neg_attention_mask"] = self.texts.pad(chosen, length, self.pad_id) # (B, K, L)
@@ -149,13 +226,13 @@ class Batches:
             path, dtype, shape, offset, c_order = self.features
             self.features = np.memmap(path, dtype, "r", offset, shape, "C" if c_order else "F")
 
-    def fingerprint(self) -> str: # changes when the data or their order would
-        "A hash of the texts, of the settings and of a sample of the features."
+    def content(self) -> tuple[list, Iterable[np.ndarray]]:
+        "Settings, texts and a sample of the features."
         sample = np.ascontiguousarray(self.features[::max(1, len(self.features) // 64)])
         settings = [self.batch_size, self.k, self.seed, self.shuffle, self.drop_last, self.pad_id, self.round_to,
                     self.n_frames]
-        return digest(json.dumps([settings, self.features.shape]).encode(), sample, self.texts.ids, self.texts.starts,
-                       self.first, self.first_negative)
+        arrays = sample, self.texts.ids, self.texts.starts, self.first, self.first_negative
+        return [settings, self.features.shape], arrays
 
 # %% ../../nbs/data/batches.ipynb #65c92119
 def batches_of(

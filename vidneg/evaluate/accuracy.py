@@ -5,8 +5,6 @@
 # %% ../../nbs/evaluate/accuracy.ipynb #462c5306
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import pandas as pd
 from scipy.sparse import vstack
@@ -17,19 +15,12 @@ from ..core.errors import VidnegError
 from ..core.registry import Registry
 from ..core.seeds import stable_rng
 from .stats import contrast, paired_difference
+from ..models.scorer import Scorer
 
 # %% auto #0
-__all__ = ['KINDS', 'ITEM_COLUMNS', 'SCORE_COLUMNS', 'METRICS', 'Scorer', 'score_pairs', 'acc', 'acc_hat', 'acc_vtc',
+__all__ = ['KINDS', 'ITEM_COLUMNS', 'SCORE_COLUMNS', 'METRICS', 'OF_HEAD', 'score_pairs', 'acc', 'acc_hat', 'acc_vtc',
            'check_scores', 'has_head', 'item_matrix', 'accuracy_table', 'accuracy_difference', 'toy_scores',
            'BlindRanker', 'blind_scores']
-
-# %% ../../nbs/evaluate/accuracy.ipynb #e89e3186
-class Scorer(Protocol):
-    "What `evaluate` accepts as a model. `match` may be missing where a model has no fusion head."
-    def encode_video(self, frames: np.ndarray): ... # (N, T, H, W, 3) uint8 → indexable, length N
-    def encode_text(self, texts: list[str]): ... # → indexable, length of `texts`
-    def similarity(self, V, T) -> np.ndarray: ... # contrastive score, (len(V), len(T))
-    def match(self, V, T) -> np.ndarray: ... # P(match) of aligned pairs, (len(V),), len(V) == len(T)
 
 # %% ../../nbs/evaluate/accuracy.ipynb #7454feb0
 KINDS = "action", "attribute", "relation", "object" # the four categories of AARO
@@ -47,10 +38,15 @@ def _score_unique(scorer, videos, texts, pairs, chunk):
     for start in range(0, len(pairs), chunk):
         at = slice(start, start + chunk)
         clip, text = pairs[at].T
-        rows, row = np.unique(clip, return_inverse=True)
-        score[at] = np.asarray(scorer.similarity(videos[rows], texts[text]), float)[row, np.arange(len(text))]
-        if hasattr(scorer, "match"): p[at] = np.asarray(scorer.match(videos[clip], texts[text]), float)
+        score[at] = _aligned(scorer, videos, texts, clip, text)
+        if "match" in scorer.supports: p[at] = np.asarray(scorer.match(videos[clip], texts[text]), float)
     return score, p
+
+def _aligned(scorer, videos, texts, clip, text):
+    "Contrastive scores of pairs, all of their videos with all of their texts where the scorer cannot do less; (P,)."
+    if "pairwise" in scorer.supports: return np.asarray(scorer.pairwise(videos[clip], texts[text]), float)
+    rows, row = np.unique(clip, return_inverse=True)
+    return np.asarray(scorer.similarity(videos[rows], texts[text]), float)[row, np.arange(len(text))]
 
 # %% ../../nbs/evaluate/accuracy.ipynb #b3742ea8
 def score_pairs(
@@ -76,19 +72,20 @@ def score_pairs(
     return items[ITEM_COLUMNS[:5]].assign(**columns)[SCORE_COLUMNS].reset_index(drop=True)
 
 # %% ../../nbs/evaluate/accuracy.ipynb #38fca835
-METRICS = Registry("metric") # name → function of a score table giving one value per item
+METRICS = Registry("metric", { # name → function of a score table giving one value per item
+    "acc": "vidneg.evaluate.accuracy:acc",
+    "acc_hat": "vidneg.evaluate.accuracy:acc_hat",
+    "acc_vtc": "vidneg.evaluate.accuracy:acc_vtc"})
+OF_HEAD = {"acc", "acc_hat"} # those that read the probabilities of a matching head
 
-@METRICS.register("acc")
 def acc(scores: pd.DataFrame) -> np.ndarray: # (N,) bool
     "NAVERO (5): p(T|V) > p(T⁻|V) from the VTM head; a tie is wrong."
     return (scores.p_pos > scores.p_neg).to_numpy()
 
-@METRICS.register("acc_hat")
 def acc_hat(scores: pd.DataFrame) -> np.ndarray: # (N,) of 0, ½, 1
     "NAVERO (6): half for p(T|V) > ½, half for p(T⁻|V) < ½."
     return ((scores.p_pos > .5).to_numpy() + (scores.p_neg < .5).to_numpy().astype(float)) / 2
 
-@METRICS.register("acc_vtc")
 def acc_vtc(scores: pd.DataFrame) -> np.ndarray: # (N,) bool
     "NAVERO (5) from the contrastive score; a tie is wrong."
     return (scores.score_pos > scores.score_neg).to_numpy()
@@ -126,7 +123,7 @@ def item_matrix(
     part = scores[(scores.form == form) & scores.run.isin(runs)]
     if missing := [r for r in runs if r not in set(part.run)]:
         raise VidnegError(f"no {form} scores of run {missing[0]!r}; there are: {', '.join(sorted(set(scores.run)))}")
-    if metric != "acc_vtc" and (headless := [r for r in runs if not has_head(part[part.run == r])]):
+    if metric in OF_HEAD and (headless := [r for r in runs if not has_head(part[part.run == r])]):
         raise VidnegError(f"{metric} needs a VTM head, run {', '.join(headless)} has none: use acc_vtc")
     wide = part.assign(value=METRICS[metric](part).astype(float)).pivot(
         index=["kind", "item", "clip_id"], columns="run", values="value")[runs]
@@ -145,15 +142,15 @@ def _per_kind(estimate, kinds, present):
 # %% ../../nbs/evaluate/accuracy.ipynb #8bbb84ee
 def accuracy_table(
     scores: pd.DataFrame, # columns SCORE_COLUMNS, any number of runs and forms
-    metrics=tuple(METRICS), # names in METRICS
+    metrics=None, # names in METRICS; default: all
     kinds=KINDS, # the categories that are averaged
     **kwargs, # `n`, `seed`, `level` of `bootstrap`
 ) -> pd.DataFrame: # tidy: run, form, metric, kind, value, low, high, n, clips
     "Accuracy of each run in each category, with intervals by bootstrap over clips."
     rows = []
     for (run, form), part in check_scores(scores).groupby(["run", "form"], sort=False):
-        for metric in metrics:
-            if metric != "acc_vtc" and not has_head(part): continue
+        for metric in METRICS if metrics is None else metrics:
+            if metric in OF_HEAD and not has_head(part): continue
             values = METRICS[metric](part)
             def estimate(c): return contrast(values, part.clip_id, part.kind, c, bounds=(0, 1), **kwargs)
             rows += [dict(run=run, form=form, metric=metric, kind=kind, **vars(e))

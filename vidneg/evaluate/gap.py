@@ -14,7 +14,8 @@ from ..core.errors import VidnegError
 from ..core.records import Caption, Negative
 from ..core.seeds import stable_rng
 from .retrieval import RANK_COLUMNS, check_ranks, retrieval_ranks
-from .stats import Estimate, _checked, _interval, _stratum_means, bootstrap
+from .stats import Estimate, bootstrap, checked_values, percentile_interval, stratum_means
+from ..models.scorer import Scorer
 
 # %% auto #0
 __all__ = ['GAP_COLUMNS', 'gap_ranks', 'relative_gap', 'gap_table', 'check_gaps', 'toy_gaps', 'joint_gaps']
@@ -23,7 +24,7 @@ __all__ = ['GAP_COLUMNS', 'gap_ranks', 'relative_gap', 'gap_table', 'check_gaps'
 GAP_COLUMNS = ["kind", "group", *RANK_COLUMNS]
 
 def gap_ranks(
-    scorer, # with `encode_text` and `similarity`
+    scorer: Scorer,
     videos, # what `scorer.encode_video` gave
     clip_ids: Sequence[str], # (N,) clip of each encoded video
     captions: Sequence[Caption], # true; one of a clip and kind
@@ -57,14 +58,14 @@ def relative_gap(
 ) -> Estimate: # NaN where R@K of the true captions is 0
     "Relative performance gap. SPOT (7)."
     hits = np.concatenate([np.asarray(true) <= k, np.asarray(manipulated) <= k]).astype(float) # (2N,)
-    values, clip = _checked(hits, np.tile(np.asarray(clip_ids), 2), n, level)
+    values, clip = checked_values(hits, np.tile(np.asarray(clip_ids), 2), n, level)
     stratum, clips = np.repeat([0, 1], len(values)//2), int(clip.max()) + 1
     p, q = (values[stratum == s].mean() for s in (0, 1))
     if not p: return Estimate(np.nan, np.nan, np.nan, len(values)//2, clips)
-    drawn = _stratum_means(values, clip, stratum, n, seed) # (n, 2)
+    drawn = stratum_means(values, clip, stratum, n, seed) # (n, 2)
     with np.errstate(invalid="ignore", divide="ignore"): samples = 1 - drawn[:, 1]/drawn[:, 0]
     samples[drawn[:, 0] == 0] = np.nan
-    return Estimate(float(1 - q/p), *_interval(samples, values, clips, level, None), len(values)//2, clips)
+    return Estimate(float(1 - q/p), *percentile_interval(samples, values, clips, level, None), len(values)//2, clips)
 
 # %% ../../nbs/evaluate/gap.ipynb #3a549f15
 def gap_table(
@@ -141,12 +142,12 @@ def joint_gaps(
     part, cell, shape = _cells(table, runs, kinds)
     value, samples = np.zeros(shape[:-1]), np.zeros((n, *shape[:-1])) # (2, R, K), (n, 2, R, K)
     for k in ks:
-        hits, clip = _checked((part["rank"] <= k).to_numpy(float), part.clip_id, n, level)
+        hits, clip = checked_values((part["rank"] <= k).to_numpy(float), part.clip_id, n, level)
         p = (np.bincount(cell, hits) / np.bincount(cell)).reshape(shape)
         for d, r, j in np.argwhere(p[..., 0] == 0)[:1]:
             raise VidnegError(f"P = 0, the gap is not defined: {runs[r]} finds no true caption of kind {kinds[j]!r}, "
                               f"{('t2v', 'v2t')[d]} R@{k}")
-        drawn = _stratum_means(hits, clip, cell, n, seed).reshape(n, *shape)
+        drawn = stratum_means(hits, clip, cell, n, seed).reshape(n, *shape)
         drawn[..., 0][drawn[..., 0] == 0] = np.nan
         value += (1 - p[..., 1] / p[..., 0]) / len(ks)
         samples += (1 - drawn[..., 1] / drawn[..., 0]) / len(ks)
@@ -155,4 +156,5 @@ def joint_gaps(
         raise VidnegError(f"P = 0, the gap is not defined, in {lost.mean():.0%} of the resamples: too few clips")
     samples, clips = combine(samples[~lost].mean(1)), int(clip.max()) + 1
     asked = len(part[["clip_id", "kind"]].drop_duplicates())
-    return Estimate(float(combine(value.mean(0))), *_interval(samples, hits, clips, level, None), asked, clips)
+    ends = percentile_interval(samples, hits, clips, level, None)
+    return Estimate(float(combine(value.mean(0))), *ends, asked, clips)

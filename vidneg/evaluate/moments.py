@@ -180,7 +180,8 @@ def _saliency(predictions, queries):
     "Predicted (Q, C), its argmax (Q,), annotators' scores (Q, C, A), and which clips exist (Q, C)."
     widths = {len(s) for q in queries for s in q.saliency}
     if len(widths) != 1:
-        raise VidnegError(f"queries have {sorted(widths) or 'no'} annotators a clip: evaluate those of one number together")
+        raise VidnegError(f"queries have {sorted(widths) or 'no'} annotators a clip: "
+                          "evaluate those of one number together")
     true, n = _padded([q.saliency for q in queries], widths.pop(), -1.)
     mask = np.arange(true.shape[1]) < n[:, None]
     made = [np.asarray(p["pred_saliency_scores"], float) for p in predictions]

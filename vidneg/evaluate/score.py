@@ -14,7 +14,8 @@ import pandas as pd
 from ..core.errors import VidnegError
 from ..core.records import Caption, Negative
 from ..core.parallel import parallel_map
-from .accuracy import ITEM_COLUMNS, Scorer, acc, score_pairs
+from .accuracy import ITEM_COLUMNS, acc, score_pairs
+from ..models.scorer import Scorer
 from .retrieval import retrieval_ranks
 
 # %% auto #0
@@ -22,7 +23,7 @@ __all__ = ['items_table', 'first_captions', 'score_model', 'score_models', 'vali
 
 # %% ../../nbs/evaluate/score.ipynb #ce959f4b
 def items_table(
-    negatives: Iterable[Negative], # of a test set; those of other captions, such as of clips that cannot be read, are ignored
+    negatives: Iterable[Negative], # of a test set; those of captions that are not given are ignored
     captions: Iterable[Caption],
     form: str, # balanced or published
 ) -> pd.DataFrame: # columns ITEM_COLUMNS, a row per negative

@@ -14,7 +14,8 @@ from ..core.errors import VidnegError
 from ..core.seeds import stable_rng
 
 # %% auto #0
-__all__ = ['Estimate', 'estimate_of', 'fmt', 'bootstrap', 'contrast', 'paired_difference']
+__all__ = ['Estimate', 'estimate_of', 'fmt', 'clip_weights', 'checked_values', 'stratum_means', 'percentile_interval',
+           'bootstrap', 'contrast', 'paired_difference']
 
 # %% ../../nbs/evaluate/stats.ipynb #5c7b7cfa
 @dataclass(frozen=True)
@@ -51,18 +52,29 @@ def fmt(
 
 # %% ../../nbs/evaluate/stats.ipynb #d6c907a5
 @lru_cache(maxsize=8)
-def _weights(clips, n, seed, start):
-    "How often each clip is drawn in each of `n` resamples; (n, clips)."
+def clip_weights(
+    clips: int, # independent units
+    n: int, # resamples
+    seed: int,
+    start: int, # resamples that were drawn before
+) -> np.ndarray: # (n, clips) float
+    "How often each clip is drawn in each resample."
     rng = stable_rng(seed, "bootstrap", clips, start)
     return rng.multinomial(clips, np.full(clips, 1 / clips), size=n).astype(float)
 
 def _blocks(clips, n, seed, width=1):
     "The resamples in blocks of at most 16 MB for matrices as wide as the clips, or as `width`."
     size = max(1, min(n, 2**21 // max(clips, width)))
-    for start in range(0, n, size): yield _weights(clips, min(size, n - start), seed, start)
+    for start in range(0, n, size): yield clip_weights(clips, min(size, n - start), seed, start)
 
 # %% ../../nbs/evaluate/stats.ipynb #9e589281
-def _checked(values, groups, n, level):
+def checked_values(
+    values, # (N,) numbers, one per item
+    groups, # (N,) clip of each item
+    n: int, # resamples
+    level: float, # coverage of the interval
+) -> tuple[np.ndarray, np.ndarray]: # values, and the clip of each as a number from 0; (N,) both
+    "Refuse what has no statistic."
     values, groups = np.asarray(values), np.asarray(groups)
     if values.ndim != 1 or values.shape != groups.shape:
         raise VidnegError(f"values {values.shape} and groups {groups.shape} must be two lists of one length")
@@ -72,8 +84,14 @@ def _checked(values, groups, n, level):
     return values, np.unique(groups, return_inverse=True)[1]
 
 # %% ../../nbs/evaluate/stats.ipynb #d1073ff7
-def _stratum_means(values, clip, stratum, n, seed):
-    "Mean of each stratum in each resample, NaN where a resample has none of it; (n, strata)."
+def stratum_means(
+    values: np.ndarray, # (N,)
+    clip: np.ndarray, # (N,) int, from 0
+    stratum: np.ndarray, # (N,) int, from 0
+    n: int, # resamples
+    seed: int,
+) -> np.ndarray: # (n, strata), NaN where a resample has no item of a stratum
+    "Mean of each stratum in each resample, the clips of all strata drawn together."
     shape = clip.max() + 1, stratum.max() + 1
     sums, counts = np.zeros(shape), np.zeros(shape) # (clips, strata)
     np.add.at(sums, (clip, stratum), values)
@@ -93,7 +111,14 @@ def _medians(values, clip, n, seed):
     return np.concatenate(out)
 
 # %% ../../nbs/evaluate/stats.ipynb #68fdc9e9
-def _interval(samples, values, clips, level, bounds):
+def percentile_interval(
+    samples: np.ndarray, # (n,) the statistic in each resample
+    values: np.ndarray, # (N,) the items
+    clips: int, # they belong to
+    level: float, # coverage
+    bounds: tuple | None, # least and greatest possible value
+) -> tuple[float, float]: # its ends, NaN of a single clip
+    "The interval that resampling gives; where all items are at a bound, the exact one."
     tail = (1 - level) / 2
     if clips < 2: return np.nan, np.nan
     for end, other in [bounds, bounds[::-1]] if bounds else []:
@@ -112,14 +137,14 @@ def bootstrap(
     bounds: tuple | None = None, # least and greatest possible value, (0, 1) for booleans
 ) -> Estimate: # with its percentile interval
     "Mean or median over items with an interval by resampling clips."
-    values, clip = _checked(values, groups, n, level)
+    values, clip = checked_values(values, groups, n, level)
     if statistic not in ("mean", "median"): raise VidnegError(f"no statistic {statistic!r}; there are: mean, median")
     if values.dtype == bool: bounds = bounds or (0, 1)
     values, clips = values.astype(float), int(clip.max()) + 1
     samples = _medians(values, clip, n, seed) if statistic == "median" else \
-        _stratum_means(values, clip, np.zeros_like(clip), n, seed)[:, 0]
+        stratum_means(values, clip, np.zeros_like(clip), n, seed)[:, 0]
     value = np.median(values) if statistic == "median" else values.mean()
-    return Estimate(float(value), *_interval(samples, values, clips, level, bounds), len(values), clips)
+    return Estimate(float(value), *percentile_interval(samples, values, clips, level, bounds), len(values), clips)
 
 # %% ../../nbs/evaluate/stats.ipynb #d876ff2f
 def contrast(
@@ -133,7 +158,7 @@ def contrast(
     bounds: tuple | None = None, # least and greatest possible value, (0, 1) for booleans
 ) -> Estimate: # Σ coefficient · mean of the category
     "A linear combination of category means, clips resampled jointly."
-    values, clip = _checked(values, groups, n, level)
+    values, clip = checked_values(values, groups, n, level)
     names, stratum = np.unique(np.asarray(strata), return_inverse=True)
     if coefficients is None: coefficients = dict.fromkeys(names, 1 / len(names))
     if missing := sorted(set(coefficients) - set(names)):
@@ -144,10 +169,11 @@ def contrast(
     values = values.astype(float)
     means = np.array([values[stratum == k].mean() for k in range(len(names))]) # (strata,)
     used = c != 0
-    samples = _stratum_means(values, clip, stratum, n, seed)[:, used] @ c[used] # (n,)
+    samples = stratum_means(values, clip, stratum, n, seed)[:, used] @ c[used] # (n,)
     kept = used[stratum]
     clips = len(np.unique(clip[kept]))
-    return Estimate(float(means @ c), *_interval(samples, values[kept], clips, level, bounds), int(kept.sum()), clips)
+    ends = percentile_interval(samples, values[kept], clips, level, bounds)
+    return Estimate(float(means @ c), *ends, int(kept.sum()), clips)
 
 # %% ../../nbs/evaluate/stats.ipynb #46ee85a0
 def paired_difference(

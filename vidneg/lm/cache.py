@@ -8,7 +8,10 @@ from __future__ import annotations
 import hashlib, json, mmap
 from pathlib import Path
 
+import numpy as np
+
 from ..core.files import atomic_path
+from .protocols import Chat, Embedder, FillMask, LogProbability
 
 # %% auto #0
 __all__ = ['Store', 'Cached']
@@ -85,7 +88,7 @@ class Store:
 class Cached:
     "A backend with its answers on disk."
     def __init__(self,
-        backend, # FillMask, Chat or LogProb, with `kind` and `identity`
+        backend: FillMask | Chat | LogProbability | Embedder, # with `kind` and `identity`
         folder: str | Path, # of the store; several backends may share it
         piece: int = 256, # questions asked at a time; after a crash at most so many are lost
     ):
@@ -114,7 +117,8 @@ class Cached:
         todo = list(missing)
         for start in range(0, len(todo), self.piece):
             some = todo[start:start + self.piece]
-            new = dict(zip(some, getattr(self.backend, method)([missing[k] for k in some], **settings)))
+            said = getattr(self.backend, method)([missing[k] for k in some], **settings)
+            new = dict(zip(some, said.tolist() if method == "embed" else said))
             self.store.put(new)
             answers |= new
         if todo and not self.open: self.store.flush()
@@ -130,13 +134,17 @@ class Cached:
         return self._answers("chat", conversations, temperature=temperature, max_tokens=max_tokens, seed=seed)
 
     def log_prob(self, texts: list[str]) -> list[float]:
-        "As `LogProb`."
+        "As `LogProbability`."
         return self._answers("log_prob", texts)
 
     def token_counts(self, texts: list[str]) -> list[int]:
-        "As `LogProb`."
+        "As `LogProbability`."
         return self._answers("token_counts", texts)
 
     def is_truncated(self, texts: list[str]) -> list[bool]:
         "Which texts are longer than what is scored."
         return self._answers("is_truncated", texts)
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        "As `Embedder`."
+        return np.array(self._answers("embed", texts), np.float32)

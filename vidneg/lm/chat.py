@@ -19,10 +19,10 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ..core.errors import VidnegError
 from ..core.seeds import stable_rng
-from .pretrained import Chat, Pretrained, clean, from_spec
+from .pretrained import Pretrained, clean
 
 # %% auto #0
-__all__ = ['check_conversations', 'clean_messages', 'OpenAIChat', 'TransformersChat', 'chat_backend']
+__all__ = ['check_conversations', 'clean_messages', 'OpenAIChat', 'TransformersChat']
 
 # %% ../../nbs/lm/chat.ipynb #1a8317fb
 def check_conversations(
@@ -96,14 +96,19 @@ class OpenAIChat:
 
     def _answer(self, client, messages, settings):
         from openai import APIError
+        from openai.types.chat import ChatCompletion, ChatCompletionMessage
+        from openai.types.chat.chat_completion import Choice
         try:
             reply = client.chat.completions.create(model=self.name, messages=messages, **settings,
                                                    extra_body=self.extra)
-            return reply.choices[0].message.content or ""
         except APIError as e: raise VidnegError(self._explain(e)) from None
-        except (ValueError, TypeError, AttributeError, IndexError):
+        except (ValueError, TypeError): reply = None # no JSON, or none of this form
+        choices = reply.choices if isinstance(reply, ChatCompletion) else None
+        first = choices[0] if isinstance(choices, list) and choices else None # the client checks no types
+        if not isinstance(first, Choice) or not isinstance(first.message, ChatCompletionMessage):
             raise VidnegError(f"{self.endpoint} sends something else than a chat completion: does an OpenAI-compatible "
                               "server answer there?") from None
+        return first.message.content or ""
 
     def _explain(self, error):
         "What went wrong and the way out, without the key."
@@ -111,7 +116,7 @@ class OpenAIChat:
         way_out = next((_WAY_OUT[n] for n in names if n in _WAY_OUT), "an unknown failure")
         key = self.api_key_env or "that api_key_env names (it is empty)"
         way_out = way_out.format(timeout=self.timeout, retries=self.retries, key=key)
-        said = str(getattr(error, "message", error))[:300]
+        said = error.message[:300]
         if key := os.environ.get(self.api_key_env): said = said.replace(key, "***")
         return f"{self.name} at {self.endpoint}: {way_out} ({said})"
 
@@ -166,12 +171,3 @@ class TransformersChat(Pretrained):
         said = self.model.generate(ids, attention_mask=mask, generation_config=config, logits_processor=draw) # (B, L+n)
         said = [list(takewhile(lambda i: i not in stop, row)) for row in said[:, ids.shape[1]:].tolist()]
         return [t.strip() for t in self.tokenizer.batch_decode(said, skip_special_tokens=True)]
-
-# %% ../../nbs/lm/chat.ipynb #68fc43a7
-def chat_backend(
-    spec: str | dict | None, # "", "Qwen/Qwen3-4B", {"model": ..., "base_url": ..., "api_key_env": ...}
-    folder: str | Path | None = None, # of the cache
-) -> Chat | None:
-    "The chat backend that a parameter names."
-    server = isinstance(spec, dict) and ("base_url" in spec or "model" in spec)
-    return from_spec(spec, OpenAIChat if server else TransformersChat, folder)

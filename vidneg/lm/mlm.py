@@ -5,7 +5,7 @@
 # %% ../../nbs/lm/mlm.ipynb #81e3e25e
 from __future__ import annotations
 
-import json, shutil, tempfile
+import shutil, tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Iterable
@@ -21,7 +21,7 @@ from transformers.utils import logging
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..core.seeds import stable_rng
-from ..data.batches import Texts, digest
+from ..data.batches import OrderedBatches, Texts
 
 # %% auto #0
 __all__ = ['SPECIAL', 'word_tokenizer', 'hide_words', 'MlmBatches', 'save_pretrained', 'CaptionMlm', 'gaps', 'guessed']
@@ -60,7 +60,7 @@ def hide_words(
     return np.where(chosen, mask_id, ids), np.where(chosen, ids, -100)
 
 # %% ../../nbs/lm/mlm.ipynb #f9849deb
-class MlmBatches:
+class MlmBatches(OrderedBatches):
     "Captions with words hidden, as `vidneg.train.fit` asks for them."
     def __init__(self,
         tokenizer: PreTrainedTokenizerFast,
@@ -73,41 +73,35 @@ class MlmBatches:
         if not texts: raise VidnegError("no captions to train a masked LM on")
         coded = tokenizer(texts, truncation=True)["input_ids"]
         self.texts = Texts([c for c in coded if len(c) > 2]) # some texts are only of characters that are dropped
-        self.mask_id, self.batch_size, self.p, self.seed = tokenizer.mask_token_id, batch_size, p, seed
+        self.mask_id, self.p = tokenizer.mask_token_id, p
+        super().__init__(np.arange(len(self.texts.lengths)), batch_size, seed)
 
-    def __len__(self): # batches per epoch; the last one is full as well, with captions from the start of the order
-        return -(-len(self.texts.lengths) // self.batch_size)
-
-    def batch(self,
+    def collate(self,
         epoch: int,
-        index: int, # of the batch in the epoch
+        items: np.ndarray, # (B,) texts
     ) -> dict[str, torch.Tensor]: # input_ids, attention_mask and labels, all (B, L) int64
-        "A batch: captions of about the same length, drawn at random."
-        rows = self._order(epoch)[index] # (B,)
-        length = int(self.texts.lengths[rows].max())
-        ids, mask = self.texts.pad(rows, length) # (B, L)
+        "Hide words of captions of about the same length."
+        length = int(self.texts.lengths[items].max())
+        ids, mask = self.texts.pad(items, length) # (B, L)
         labels = torch.full_like(ids, -100)
-        for i, row in enumerate(rows):
+        for i, row in enumerate(items):
             n = int(self.texts.lengths[row])
             rng = stable_rng(self.seed, "hidden words", epoch, int(row))
             hidden, wanted = hide_words(ids[i, :n].numpy(), self.mask_id, self.p, rng)
             ids[i, :n], labels[i, :n] = torch.from_numpy(hidden), torch.from_numpy(wanted)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
-    def _order(self, epoch):
-        "Captions of each batch of an epoch, (batches, B)."
-        if getattr(self, "_epoch", None) != epoch:
-            n, rng = len(self.texts.lengths), stable_rng(self.seed, "order", epoch)
-            rows = rng.permutation(n)
-            rows = np.resize(rows, len(self)*self.batch_size)
-            rows = rows[np.argsort(self.texts.lengths[rows], kind="stable")].reshape(len(self), -1)
-            self._epoch, self._rows = epoch, rows[rng.permutation(len(self))]
-        return self._rows
+    def shuffled(self, epoch: int) -> np.ndarray: # texts; the last batch is full as well, with texts that come twice
+        "Draw batches of texts of about the same length, in any order."
+        n, rng = len(self.items), stable_rng(self.seed, "order", epoch)
+        rows = rng.permutation(n)
+        rows = np.resize(rows, len(self)*self.batch_size)
+        rows = rows[np.argsort(self.texts.lengths[rows], kind="stable")].reshape(len(self), -1)
+        return rows[rng.permutation(len(self))].ravel()
 
-    def fingerprint(self) -> str: # changes when the data or their order would
-        "A hash of texts and settings."
-        settings = [self.mask_id, self.batch_size, self.p, self.seed]
-        return digest(json.dumps(settings).encode(), self.texts.ids, self.texts.starts)
+    def content(self) -> tuple[list, Iterable[np.ndarray]]:
+        "Settings and texts."
+        return [self.mask_id, self.batch_size, self.p, self.seed], (self.texts.ids, self.texts.starts)
 
 # %% ../../nbs/lm/mlm.ipynb #1b8fb2b6
 def save_pretrained(

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.errors import VidnegError
-from .contrastive import LOSSES, _full, neg_vtc, vtc
+from .contrastive import neg_vtc, vtc
+from .tensors import full, masked_softmax, wants
 
 # %% auto #0
 __all__ = ['cosine', 'pool', 'attention_similarity', 'component_simple', 'component_discernible', 'Importance',
@@ -22,7 +23,7 @@ def cosine(
     b: torch.Tensor, # (..., d), broadcasts against `a`
 ) -> torch.Tensor: # (...) in [-1, 1]
     "Cosine of two vectors."
-    return (F.normalize(_full(a), dim=-1) * F.normalize(_full(b), dim=-1)).sum(-1)
+    return (F.normalize(full(a), dim=-1) * F.normalize(full(b), dim=-1)).sum(-1)
 
 def pool(
     x: torch.Tensor, # (..., L, d), such as joint embeddings of video and text
@@ -31,21 +32,16 @@ def pool(
 ) -> torch.Tensor: # (..., d), 0 where no position exists
     "One vector for a sequence."
     if how not in ("mean", "max", "first"): raise VidnegError(f"pool by 'mean', 'max' or 'first', not {how!r}")
-    x, exists = _full(x).masked_fill(~mask[..., None], 0), mask.any(-1, keepdim=True) # (..., L, d), (..., 1)
+    x, exists = full(x).masked_fill(~mask[..., None], 0), mask.any(-1, keepdim=True) # (..., L, d), (..., 1)
     if how == "mean": return x.sum(-2) / mask.sum(-1, keepdim=True).clamp(min=1)
     if how == "first": return x[..., 0, :]
     return x.masked_fill(~mask[..., None], -torch.inf).amax(-2).masked_fill(~exists, 0)
 
 # %% ../../nbs/losses/components.ipynb #0bdbae24
-def _masked_softmax(x, mask):
-    "Softmax over the last axis where `mask` is set, 0 elsewhere; all 0 where it never is."
-    x = x.masked_fill(~mask, -torch.inf).masked_fill(~mask.any(-1, keepdim=True), 0)
-    return x.softmax(-1).masked_fill(~mask, 0)
-
 def _look(c, rows, columns, temperature):
     "One direction of `attention_similarity`: c (..., n, m), rows (..., n), columns (..., m) → (...)."
-    each = (_masked_softmax(c / temperature, columns[..., None, :].expand(c.shape)) * c).sum(-1) # (..., n)
-    return (_masked_softmax(each / temperature, rows.expand(each.shape)) * each).sum(-1)
+    each = (masked_softmax(c / temperature, columns[..., None, :].expand(c.shape)) * c).sum(-1) # (..., n)
+    return (masked_softmax(each / temperature, rows.expand(each.shape)) * each).sum(-1)
 
 def attention_similarity(
     a: torch.Tensor, # (..., n, d) word embeddings
@@ -56,7 +52,7 @@ def attention_similarity(
     normalize: bool = True, # words to unit length first; the paper writes only the product
 ) -> torch.Tensor: # (...), 0 where a text has no words
     "Similarity of two texts by attention over the matrix of word similarities. Sentence components (8)–(11)."
-    a, b = (_full(x).masked_fill(~m[..., None], 0) for x, m in ((a, mask_a), (b, mask_b)))
+    a, b = (full(x).masked_fill(~m[..., None], 0) for x, m in ((a, mask_a), (b, mask_b)))
     if normalize: a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
     with torch.autocast(a.device.type, enabled=False): c = a @ b.mT # (..., n, m), not in half precision
     c = c.masked_fill(~(mask_a[..., :, None] & mask_b[..., None, :]), 0)
@@ -68,10 +64,10 @@ def _checked(component_pos, component_neg, component_mask):
     if component_neg.shape != component_mask.shape or component_pos.shape != component_mask.shape[:1]:
         shapes = ", ".join(str(tuple(x.shape)) for x in (component_pos, component_neg, component_mask))
         raise VidnegError(f"component losses want (B,), (B, J) and (B, J), got {shapes}")
-    pos = _full(component_pos).masked_fill(~component_mask.any(1), 0) # (B,)
-    return pos, _full(component_neg).masked_fill(~component_mask, 0) # (B, J)
+    pos = full(component_pos).masked_fill(~component_mask.any(1), 0) # (B,)
+    return pos, full(component_neg).masked_fill(~component_mask, 0) # (B, J)
 
-@LOSSES.register("component_simple")
+@wants("component_pos", "component_neg", "component_mask", "temperature")
 def component_simple(
     component_pos: torch.Tensor, # (B,) similarity of anchor and positive
     component_neg: torch.Tensor, # (B, J) similarity of anchor and negatives
@@ -89,7 +85,7 @@ def _component_losses(component_pos, component_neg, component_mask, temperature)
     values = F.softplus((neg - pos[:, None]) / temperature) # (B, J)
     return values.masked_fill(~component_mask, 0)
 
-@LOSSES.register("component_discernible")
+@wants("component_pos", "component_neg", "component_mask", "temperature")
 def component_discernible(
     component_pos: torch.Tensor, # (B,) similarity of anchor and positive
     component_neg: torch.Tensor, # (B, J) similarity of anchor and negatives
@@ -123,7 +119,7 @@ class Importance(nn.Module):
         words = words.masked_fill(~word_mask[..., None], 0) # (B, J, L, d)
         q, k, v = self.W_q(anchor), self.W_k(words), self.W_v(words) # (B, h), (B, J, L, h), (B, J, L, h)
         scores = torch.einsum("bh,bjlh->bjl", q, k) / q.shape[-1] ** 0.5 # (B, J, L)
-        c = torch.einsum("bjl,bjlh->bjh", _masked_softmax(scores, word_mask), v) # (B, J, h)
+        c = torch.einsum("bjl,bjlh->bjh", masked_softmax(scores, word_mask), v) # (B, J, h)
         return self.W_o(c)[..., 0]
 
 def importance_weights(
@@ -131,17 +127,17 @@ def importance_weights(
     component_mask: torch.Tensor, # (B, J) bool, which negatives exist
 ) -> torch.Tensor: # (B, J), sums to 1; 0 where missing, all 0 for a row without negatives
     "The weights w of the components."
-    return _masked_softmax(_full(importance), component_mask)
+    return masked_softmax(full(importance), component_mask)
 
 # %% ../../nbs/losses/components.ipynb #5af35355
 def _entropy(importance, component_mask):
     "Entropy of the weights in nats, (B,), from the logits: no logarithm of a weight that has become 0."
-    z = _full(importance).masked_fill(~component_mask, 0) # (B, J)
+    z = full(importance).masked_fill(~component_mask, 0) # (B, J)
     total = z.masked_fill(~component_mask, -torch.inf).masked_fill(~component_mask.any(1, keepdim=True), 0).logsumexp(1)
-    entropy = total - (_masked_softmax(z, component_mask) * z).sum(1)
+    entropy = total - (masked_softmax(z, component_mask) * z).sum(1)
     return entropy.masked_fill(~component_mask.any(1), 0)
 
-@LOSSES.register("component_adaptive")
+@wants("component_pos", "component_neg", "component_mask", "importance", "temperature")
 def component_adaptive(
     component_pos: torch.Tensor, # (B,) similarity of anchor and positive
     component_neg: torch.Tensor, # (B, J) similarity of anchor and negatives
@@ -156,7 +152,7 @@ def component_adaptive(
     if entropy_bonus: total = total - entropy_bonus * _entropy(importance, component_mask)
     return {"component_adaptive": total}
 
-@LOSSES.register("importance_entropy")
+@wants("importance", "component_mask")
 @torch.no_grad()
 def importance_entropy(
     importance: torch.Tensor, # (B, J) logits of the components' weights
@@ -166,7 +162,7 @@ def importance_entropy(
     return {"importance_entropy": _entropy(importance, component_mask)}
 
 # %% ../../nbs/losses/components.ipynb #de7f04ea
-@LOSSES.register("auxiliary")
+@wants("positive_similarity", "temperature", optional=["positive_mask", "same"])
 def auxiliary(
     positive_similarity: torch.Tensor, # (B, B) cosine, rows are videos, columns are generated positives
     temperature: float | torch.Tensor, # > 0

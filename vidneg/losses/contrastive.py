@@ -9,25 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from ..core.errors import VidnegError
-from ..core.registry import Registry
+from .tensors import full, masked_mean, wants
 
 # %% auto #0
-__all__ = ['LOSSES', 'vtc', 'neg_vtc']
-
-# %% ../../nbs/losses/contrastive.ipynb #14926915
-LOSSES = Registry("loss") # name → function of named tensors that returns {name: (B,)}
-
-# %% ../../nbs/losses/contrastive.ipynb #349ada2a
-def _full(x):
-    "At least single precision."
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-def _masked_mean(values, mask):
-    "Mean over the last axis of the values where `mask` is set; 0 where it never is."
-    return values.masked_fill(~mask, 0).sum(-1) / mask.sum(-1).clamp(min=1)
+__all__ = ['vtc', 'neg_vtc']
 
 # %% ../../nbs/losses/contrastive.ipynb #4f716ef8
-@LOSSES.register("vtc")
+@wants("similarity", "temperature", optional=["same"])
 def vtc(
     similarity: torch.Tensor, # (B, B) cosine, rows are videos, columns are texts, the diagonal holds the true pairs
     temperature: float | torch.Tensor, # > 0
@@ -36,7 +24,7 @@ def vtc(
     "Symmetric InfoNCE, the mean of both directions. NAVERO (1)."
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
         raise VidnegError(f"vtc needs a square similarity (B, B), got {tuple(similarity.shape)}")
-    s = _full(similarity)
+    s = full(similarity)
     d = (s - s.diagonal()[:, None]) / temperature # (B, B) text j against the true text of video i
     u = (s - s.diagonal()[None, :]) / temperature # (B, B) video i against the true video of text j
     if same is not None:
@@ -45,7 +33,7 @@ def vtc(
     return {"vtc": (d.logsumexp(1) + u.logsumexp(0)) / 2} # (B,)
 
 # %% ../../nbs/losses/contrastive.ipynb #4e494cb0
-@LOSSES.register("neg_vtc")
+@wants("pos", "neg", "neg_mask", "temperature")
 def neg_vtc(
     pos: torch.Tensor, # (B,) cosine of each video with its caption
     neg: torch.Tensor, # (B, K) cosine of each video with its generated negatives
@@ -56,7 +44,7 @@ def neg_vtc(
     "The caption against generated negatives of the same video. NAVERO (3) where K = 1."
     if combine not in ("joint", "mean"):
         raise VidnegError(f"neg_vtc combines negatives by 'joint' or 'mean', not {combine!r}")
-    d = (_full(neg).masked_fill(~neg_mask, 0) - _full(pos)[:, None]) / temperature # (B, K)
-    if combine == "mean": return {"neg_vtc": _masked_mean(F.softplus(d), neg_mask)}
+    d = (full(neg).masked_fill(~neg_mask, 0) - full(pos)[:, None]) / temperature # (B, K)
+    if combine == "mean": return {"neg_vtc": masked_mean(F.softplus(d), neg_mask)}
     d = F.pad(d.masked_fill(~neg_mask, -torch.inf), (1, 0)) # (B, 1+K), column 0 is the caption
     return {"neg_vtc": d.logsumexp(1)}

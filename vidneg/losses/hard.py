@@ -10,11 +10,11 @@ import math
 import torch
 
 from ..core.errors import VidnegError
-from ..core.registry import Registry
-from .contrastive import LOSSES, _full, neg_vtc
+from .contrastive import neg_vtc
+from .tensors import full, wants
 
 # %% auto #0
-__all__ = ['LOSS_SETS', 'duplicate_negatives', 'log_hardness', 'hn_nce', 'negclip', 'svlc_neg', 'vfc', 'calibration']
+__all__ = ['duplicate_negatives', 'log_hardness', 'hn_nce', 'negclip', 'svlc_neg', 'vfc', 'calibration']
 
 # %% ../../nbs/losses/hard.ipynb #83c8bada
 def duplicate_negatives(
@@ -67,13 +67,13 @@ def _generated(scope, neg, neg_mask, neg_similarity, neg_same):
     if neg_same is not None: counts = counts & ~(neg_same.diagonal().T if scope == "own" else neg_same)
     if x.shape != counts.shape:
         raise VidnegError(f"{name} is {tuple(x.shape)}, by neg_mask it should be {tuple(counts.shape)}")
-    return _full(x).flatten(1), counts.flatten(1)
+    return full(x).flatten(1), counts.flatten(1)
 
 def _both_ways(similarity, same, scope="own", neg=None, neg_mask=None, neg_similarity=None, neg_same=None):
     "Videos over texts (B, B+C), captions over videos (B, B): `dim`, the cosines, and which of them are negatives."
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
         raise VidnegError(f"a contrastive loss needs a square similarity (B, B), got {tuple(similarity.shape)}")
-    s = _full(similarity)
+    s = full(similarity)
     other = ~torch.eye(len(s), dtype=torch.bool, device=s.device) # (B, B)
     if same is not None: other = other & ~same
     x, negative = s, other
@@ -83,7 +83,8 @@ def _both_ways(similarity, same, scope="own", neg=None, neg_mask=None, neg_simil
     return (1, x, negative), (0, s, other)
 
 # %% ../../nbs/losses/hard.ipynb #cacaedb7
-@LOSSES.register("hn_nce")
+@wants("similarity", "temperature", optional=["neg_mask", "same", "neg_same"],
+       option="scope", by={"own": ["neg"], "all": ["neg_similarity"]})
 def hn_nce(
     similarity: torch.Tensor, # (B, B) cosine, rows are videos, columns are texts, the diagonal holds the true pairs
     temperature: float | torch.Tensor, # > 0
@@ -104,7 +105,8 @@ def hn_nce(
     return {"hn_nce": (_one_way(*v2t, *hardness) + _one_way(*t2v, *hardness)) / 2} # (B,)
 
 # %% ../../nbs/losses/hard.ipynb #2a902ab0
-@LOSSES.register("negclip")
+@wants("similarity", "temperature", optional=["neg_mask", "same", "neg_same"],
+       option="scope", by={"all": ["neg_similarity"], "own": ["neg"]})
 def negclip(
     similarity: torch.Tensor, # (B, B) cosine, rows are videos, columns are texts, the diagonal holds the true pairs
     temperature: float | torch.Tensor, # > 0
@@ -120,7 +122,7 @@ def negclip(
     return {"negclip": (_one_way(*v2t, temperature) + _one_way(*t2v, temperature)) / 2} # (B,)
 
 # %% ../../nbs/losses/hard.ipynb #ea2fe20e
-@LOSSES.register("svlc_neg")
+@wants("pos", "neg", "neg_mask", "temperature")
 def svlc_neg(
     pos: torch.Tensor, # (B,) cosine of each video with its caption
     neg: torch.Tensor, # (B, K) cosine of each video with its generated negatives
@@ -136,7 +138,7 @@ def svlc_neg(
     return {"svlc_neg": value if mean_over == "batch" else value * len(value) / having}
 
 # %% ../../nbs/losses/hard.ipynb #147d4d7b
-@LOSSES.register("vfc")
+@wants("similarity", "temperature", optional=["neg", "neg_mask", "same", "neg_same"])
 def vfc(
     similarity: torch.Tensor, # (B, B) cosine, rows are videos, columns are texts, the diagonal holds the true pairs
     temperature: float | torch.Tensor, # > 0; published 0.005
@@ -171,12 +173,3 @@ def calibration(
     n_neg = neg_concept[counted].bincount(minlength=size) # (concepts,)
     keep = (n_pos / n_neg.clamp(min=1)).clamp(max=1)[neg_concept.clamp(min=0)] # (N, K)
     return torch.where(counted, keep, neg_mask.float())
-
-# %% ../../nbs/losses/hard.ipynb #afcb1b21
-LOSS_SETS = Registry("loss set") # name → losses, and weights and options that differ from the defaults
-LOSS_SETS.update({
-    "spot": {"losses": ["hn_nce", "vtm", "mlm"]},
-    "negclip": {"losses": ["negclip"]},
-    "svlc": {"losses": ["vtc", "svlc_neg"]},
-    "vfc": {"losses": ["vfc"]},
-})

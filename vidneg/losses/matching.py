@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from ..core.errors import VidnegError
-from .contrastive import LOSSES, _full, _masked_mean
+from .tensors import full, masked_mean, wants
 
 # %% auto #0
 __all__ = ['vtm', 'neg_vtm', 'hard_negatives', 'mask_tokens', 'mlm']
 
 # %% ../../nbs/losses/matching.ipynb #7febf6b0
-@LOSSES.register("vtm")
+@wants("match_logits", "match_labels", optional=["match_mask"])
 def vtm(
     match_logits: torch.Tensor, # (B, P, 2), class 1 = the text matches the video
     match_labels: torch.Tensor, # (B, P) 0 or 1
@@ -23,12 +23,12 @@ def vtm(
 ) -> dict[str, torch.Tensor]: # {"vtm": (B,)}, 0 for a row without pairs
     "Two-class cross-entropy on the fusion head, the mean over a sample's pairs. NAVERO (2)."
     mask = torch.ones_like(match_labels, dtype=torch.bool) if match_mask is None else match_mask
-    logits = _full(match_logits).masked_fill(~mask[..., None], 0) # (B, P, 2)
+    logits = full(match_logits).masked_fill(~mask[..., None], 0) # (B, P, 2)
     entropy = F.cross_entropy(logits.flatten(0, 1), match_labels.long().flatten(), reduction="none") # (B*P,)
-    return {"vtm": _masked_mean(entropy.view(mask.shape), mask)}
+    return {"vtm": masked_mean(entropy.view(mask.shape), mask)}
 
 # %% ../../nbs/losses/matching.ipynb #f57e7f38
-@LOSSES.register("neg_vtm")
+@wants("neg_match_logits", "neg_mask")
 def neg_vtm(
     neg_match_logits: torch.Tensor, # (B, K, 2), class 1 = the negative matches the video
     neg_mask: torch.Tensor, # (B, K) bool, which negatives exist
@@ -60,7 +60,7 @@ def hard_negatives(
     "Draw in-batch hard negatives from the softmax of the contrastive similarity."
     true = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
     if same is not None: true = true | same
-    logits = (_full(similarity) / temperature).masked_fill(true, -torch.inf) # (B, B)
+    logits = (full(similarity) / temperature).masked_fill(true, -torch.inf) # (B, B)
     return _draw(logits, generator), _draw(logits.T, generator)
 
 # %% ../../nbs/losses/matching.ipynb #0177fb54
@@ -81,14 +81,14 @@ def mask_tokens(
     return torch.where(chosen, hidden, input_ids), torch.where(chosen, input_ids, -100)
 
 # %% ../../nbs/losses/matching.ipynb #bd56ef6e
-@LOSSES.register("mlm")
+@wants("mlm_logits", "mlm_labels")
 def mlm(
     mlm_logits: torch.Tensor, # (B, L, vocab), or (M, vocab): only the hidden words, row by row
     mlm_labels: torch.Tensor, # (B, L) the hidden words' ids, -100 elsewhere
 ) -> dict[str, torch.Tensor]: # {"mlm": (B,)}, 0 for a text of which nothing was hidden
     "Cross-entropy of the hidden words, the mean over those of a text."
     asked = mlm_labels >= 0 # (B, L)
-    logits = _full(mlm_logits[asked] if mlm_logits.ndim == 3 else mlm_logits) # (M, vocab)
+    logits = full(mlm_logits[asked] if mlm_logits.ndim == 3 else mlm_logits) # (M, vocab)
     values = torch.zeros(asked.shape, dtype=logits.dtype, device=logits.device) # (B, L)
     values[asked] = F.cross_entropy(logits, mlm_labels[asked], reduction="none")
-    return {"mlm": _masked_mean(values, asked)}
+    return {"mlm": masked_mean(values, asked)}

@@ -11,16 +11,17 @@ import torch
 import torch.nn.functional as F
 
 from ..core.errors import VidnegError
-from .contrastive import LOSSES, _full, _masked_mean
-from ..models.moment import generalized_iou, match_windows, to_spans, to_windows
+from .tensors import full, masked_mean, wants
+from .windows import generalized_iou, match_windows, to_spans, to_windows
 
 # %% auto #0
-__all__ = ['MOMENT_WEIGHTS', 'moment', 'saliency_margin', 'saliency_contrast', 'saliency_negative', 'moment_losses']
+__all__ = ['MOMENT_WEIGHTS', 'moment', 'saliency_margin', 'saliency_contrast', 'saliency_negative', 'moment_losses',
+           'moment_retrieval']
 
 # %% ../../nbs/losses/moment.ipynb #4ca96f87
 def _over_windows(values, mask, per):
     "Sum up (B, W) to (B,)."
-    if per == "query": return _masked_mean(values, mask)
+    if per == "query": return masked_mean(values, mask)
     if per != "window": raise VidnegError(f"windows are averaged per 'window' or per 'query', not {per!r}")
     return values.masked_fill(~mask, 0).sum(1)*len(mask)/mask.sum().clamp(min=1)
 
@@ -29,7 +30,7 @@ def _at(values, index):
     row = torch.arange(len(values), device=values.device).view(-1, *[1]*(index.ndim - 1))
     return values[row, index.clamp(min=0)]
 
-@LOSSES.register("moment")
+@wants("spans", "logits", "windows", "windows_mask")
 def moment(
     spans: torch.Tensor, # (B, N, 2) predicted centre and width
     logits: torch.Tensor, # (B, N, 2), class 0: this is a true window
@@ -42,16 +43,16 @@ def moment(
     "Set prediction loss of one decoder layer (Moment-DETR)."
     found = match_windows(spans, logits, windows, windows_mask, **(costs or {})) # (B, W)
     mask = found >= 0
-    picked = _at(_full(spans), found) # (B, W, 2)
+    picked = _at(full(spans), found) # (B, W, 2)
     distance = (picked - to_spans(windows)).abs().mean(-1) # (B, W)
     giou = 1 - generalized_iou(to_windows(picked), windows) # (B, W)
     true = (found[..., None] == torch.arange(spans.shape[1], device=found.device)).any(1) # (B, N) matched
-    entropy = F.cross_entropy(_full(logits).flatten(0, 1), (~true).long().flatten(), reduction="none").view(true.shape)
+    entropy = F.cross_entropy(full(logits).flatten(0, 1), (~true).long().flatten(), reduction="none").view(true.shape)
     label = (entropy*torch.where(true, 1., no_window)).mean(1)
     return {"span": _over_windows(distance, mask, per), "giou": _over_windows(giou, mask, per), "label": label}
 
 # %% ../../nbs/losses/moment.ipynb #ac488e1c
-@LOSSES.register("saliency_margin")
+@wants("saliency", "saliency_pairs")
 def saliency_margin(
     saliency: torch.Tensor, # (B, T)
     saliency_pairs: torch.Tensor, # (B, P, 2) int, clips (high, low); −1 where a pair does not exist
@@ -59,7 +60,7 @@ def saliency_margin(
 ) -> dict[str, torch.Tensor]: # {"saliency_margin": (B,)}, 0 for a row without pairs
     "Hinge loss of pairs of clips, their sum (Moment-DETR)."
     exists = (saliency_pairs >= 0).all(-1) # (B, P)
-    picked = _at(_full(saliency), saliency_pairs) # (B, P, 2)
+    picked = _at(full(saliency), saliency_pairs) # (B, P, 2)
     hinge = F.relu(margin + picked[..., 1] - picked[..., 0])
     return {"saliency_margin": hinge.masked_fill(~exists, 0).sum(1)}
 
@@ -70,7 +71,7 @@ def _levels(scores, allowed, levels):
     reach = (scores >= level) & allowed # (R, B, T)
     return reach, reach.any(-1) & (allowed & ~reach).any(-1)
 
-@LOSSES.register("saliency_contrast")
+@wants("saliency", "saliency_scores", "video_mask", optional=["negative_saliency"])
 def saliency_contrast(
     saliency: torch.Tensor, # (B, T)
     saliency_scores: torch.Tensor, # (B, T) of the annotators, summed
@@ -86,20 +87,20 @@ def saliency_contrast(
         saliency_scores = F.pad(saliency_scores, (0, negative_saliency.shape[1]))
         video_mask = torch.cat([video_mask, negative_saliency > -torch.inf], 1)
     reach, proper = _levels(saliency_scores, video_mask, levels)
-    s = (_full(saliency)/temperature).masked_fill(~video_mask, -torch.inf) # (B, T)
+    s = (full(saliency)/temperature).masked_fill(~video_mask, -torch.inf) # (B, T)
     log_p = s.log_softmax(-1).masked_fill(~video_mask, 0) # (B, T)
     if inside: # where nothing reaches the level any number will do, as it is masked
         value = -torch.where(proper[..., None], log_p.masked_fill(~reach, -torch.inf), 0).logsumexp(-1) # (R, B)
-    else: value = -_masked_mean(log_p.expand(reach.shape), reach)
+    else: value = -masked_mean(log_p.expand(reach.shape), reach)
     return {"saliency_contrast": value.masked_fill(~proper, 0).sum(0)/levels}
 
 # %% ../../nbs/losses/moment.ipynb #88fe64e8
-@LOSSES.register("saliency_negative")
+@wants("negative_saliency")
 def saliency_negative(
     negative_saliency: torch.Tensor, # (B, T), −∞ for padding and where there is no negative pair
 ) -> dict[str, torch.Tensor]: # {"saliency_negative": (B,)}
     "−log(1 − σ(S)) of the clips of negative pairs, their sum (QD-DETR)."
-    return {"saliency_negative": F.softplus(_full(negative_saliency)).sum(1)}
+    return {"saliency_negative": F.softplus(full(negative_saliency)).sum(1)}
 
 # %% ../../nbs/losses/moment.ipynb #0aa5883e
 MOMENT_WEIGHTS = {"span": 10., "giou": 1., "label": 4., "saliency_margin": 1., "saliency_contrast": 1.,
@@ -123,3 +124,16 @@ def moment_losses(
         terms |= saliency_negative(negative)
     out = {k: weights[k]*v for k, v in terms.items()}
     return out | {f"aux_{k}": weights[k]*sum(l[k] for l in layers[:-1]) for k in layers[0] if len(layers) > 1}
+
+@wants("spans", "logits", "saliency", "video_mask", "windows", "windows_mask", "saliency_pairs",
+       optional=["saliency_scores", "negative_saliency"])
+def moment_retrieval(
+    negative_saliency: torch.Tensor | None = None, # (B, T); None for a model without negative pairs
+    weights: Mapping[str, float] = MOMENT_WEIGHTS,
+    levels: int = 12, # a clip's best score
+    matching: Mapping | None = None, # `no_window`, `per`, `costs` of `moment`
+    **named: torch.Tensor, # the other tensors that it wants
+) -> dict[str, torch.Tensor]: # as `moment_losses`
+    "`moment_losses` as one loss by name."
+    named["negative_saliency"] = negative_saliency
+    return moment_losses(named, named, weights, levels, **(matching or {}))

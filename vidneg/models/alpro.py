@@ -18,15 +18,17 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.timesformer.modeling_timesformer import TimesformerEmbeddings, TimesformerLayer
 
 from ..core.errors import VidnegError
-from .clip_video import check_frames, normalized_pixels
-from .encoders import TextEncoder, VideoEncoder, attend, bert_attention, load_by_name, visible
+from .base import FusionModel, bert_config, from_pretrained_parts, init_weights
+from .encoders import (TextEncoder, attend, bert_attention, check_frames, load_by_name, normalized_pixels,
+                                    spread_positions, visible)
 from .fusion import MatchHead, MLMHead, load_bert
-from .navero import Navero, _bert_config, _init_weights, from_pretrained_parts
+from .registry import Builder
 from ..text.tokenize import tokenize
 
 # %% auto #0
-__all__ = ['TEMPLATES', 'alpro_from_parts', 'AlproConfig', 'TimeSformerBlock', 'TimeSformer', 'load_timesformer', 'Alpro',
-           'random_regions', 'region_mask', 'crop_regions', 'EntityPrompter', 'pem']
+__all__ = ['TEMPLATES', 'TINY', 'alpro', 'alpro_from_parts', 'AlproConfig', 'timesformer_config', 'TimeSformerBlock',
+           'TimeSformer', 'load_timesformer', 'Alpro', 'random_regions', 'region_mask', 'crop_regions',
+           'EntityPrompter']
 
 # %% ../../nbs/models/alpro.ipynb #bfbf100b
 @dataclass(frozen=True)
@@ -56,8 +58,11 @@ class AlproConfig:
                              embed_dim=256, max_tokens=512, vocab_size=30522, dropout=.1), **changes})
 
 # %% ../../nbs/models/alpro.ipynb #106028e7
-def _timesformer_config(c):
+def timesformer_config(
+    config: AlproConfig,
+) -> TimesformerConfig:
     "The `TimesformerConfig` of an `AlproConfig`."
+    c = config
     return TimesformerConfig(
         image_size=c.image_size, patch_size=c.patch_size, num_frames=c.max_frames, hidden_size=c.width,
         num_hidden_layers=c.video_layers, num_attention_heads=c.heads, intermediate_size=int(c.width*c.mlp_ratio),
@@ -98,10 +103,8 @@ class TimeSformer(nn.Module):
 
     @property
     def temporal_embeddings(self) -> torch.Tensor: # (max_frames, d)
-        "Under the name that `temporal_positions` reads."
+        "One for each of so many frames."
         return self.embeddings.time_embeddings[0]
-
-    temporal_positions = VideoEncoder.temporal_positions
 
     def frame_features(self,
         frames: torch.Tensor, # (B, T, H, W, 3) uint8
@@ -117,7 +120,7 @@ class TimeSformer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]: # (B, T, N, d), [CLS] (B, 1, d)
         "What the frames say together."
         e = self.embeddings
-        x = features.to(e.cls_token.dtype) + self.temporal_positions(features.shape[1])[:, None]
+        x = features.to(e.cls_token.dtype) + spread_positions(self.temporal_embeddings, features.shape[1])[:, None]
         cls = (e.cls_token + e.position_embeddings[:, :1]).expand(len(x), -1, -1) # (B, 1, d)
         for layer in self.layers: x, cls = layer(x, cls)
         return self.layernorm(x), self.layernorm(cls)
@@ -133,11 +136,10 @@ def load_timesformer(
     return encoder
 
 # %% ../../nbs/models/alpro.ipynb #7003c9f8
-class Alpro(nn.Module):
+class Alpro(FusionModel):
     "ALPRO: TimeSformer, BERT whose upper half reads words and video together; VTC, VTM, MLM and PEM heads."
     config_class = AlproConfig
-    encode_text, temperature = Navero.encode_text, Navero.temperature
-    match_logits, mlm_logits = Navero.match_logits, Navero.mlm_logits
+    supports = FusionModel.supports | {"entities"} # with `entities` in the config
 
     def __init__(self,
         config: AlproConfig,
@@ -147,8 +149,8 @@ class Alpro(nn.Module):
         self.config = c = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            bert = _bert_config(c)
-            self.video = TimeSformer(_timesformer_config(c))
+            bert = bert_config(c)
+            self.video = TimeSformer(timesformer_config(c))
             self.text = TextEncoder(bert, c.text_layers)
             self.fusion = nn.ModuleList(BertLayer(bert) for _ in range(c.fusion_layers))
             self.video_proj, self.text_proj = nn.Linear(c.width, c.embed_dim), nn.Linear(c.width, c.embed_dim)
@@ -161,7 +163,7 @@ class Alpro(nn.Module):
     @torch.no_grad()
     def _init(self):
         c, e = self.config, self.video.embeddings
-        self.apply(lambda m: _init_weights(m, .02*(768/c.width)**.5))
+        self.apply(lambda m: init_weights(m, .02*(768/c.width)**.5))
         for p in (e.cls_token, e.position_embeddings, e.time_embeddings): nn.init.normal_(p, std=c.position_std)
 
     def frame_features(self,
@@ -293,15 +295,9 @@ class EntityPrompter:
         p = (video @ self.prompts.T / self.model.temperature).softmax(-1)
         return p, p.max(1).values >= threshold
 
-
-def pem(
-    entity_logits: torch.Tensor, # (B, E)
-    entity_targets: torch.Tensor, # (B, E) probabilities from an `EntityPrompter`
-    entity_mask: torch.Tensor, # (B,) bool, which of them to use
-) -> dict[str, torch.Tensor]: # {"pem": (B,)}, 0 where not used
-    "Prompting-entity modelling: cross-entropy with soft labels."
-    entropy = -(entity_targets*entity_logits.float().log_softmax(-1)).sum(-1) # (B,)
-    return {"pem": entropy.masked_fill(~entity_mask, 0)}
-
 # %% ../../nbs/models/alpro.ipynb #92d3f6da
+TINY = dict(image_size=32, vocab_size=100, max_frames=2, max_tokens=24, width=64, embed_dim=64, text_layers=1,
+            fusion_layers=1, video_layers=2)
+
+alpro = Builder(Alpro, TINY)
 alpro_from_parts = partial(from_pretrained_parts, model_class=Alpro) # config, vision, text, seed

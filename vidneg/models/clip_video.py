@@ -5,7 +5,6 @@
 # %% ../../nbs/models/clip_video.ipynb #bbcf265b
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,35 +16,14 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.clip.modeling_clip import CLIPEncoder
 
 from ..core.errors import VidnegError
-from .encoders import VideoEncoder
-from .navero import Encoding, NaveroScorer
+from .base import DualEncoder
+from .encoders import check_frames, normalized_pixels, spread_positions
+from .registry import Builder
+from .scorer import Widths
 
 # %% auto #0
-__all__ = ['CLIP_SIZES', 'TEMPORAL', 'check_frames', 'normalized_pixels', 'ClipVideoConfig', 'sizes_of', 'ClipVideo', 'from_clip',
-           'DualScorer']
-
-# %% ../../nbs/models/clip_video.ipynb #682335fd
-def check_frames(
-    frames: torch.Tensor, # should be (B, T, H, W, 3) uint8
-) -> torch.Tensor: # the same
-    "Refuse anything but frames. Bytes cannot be NaN."
-    if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3 or not frames.shape[1]:
-        raise VidnegError("frames must be uint8 of shape (B, T, H, W, 3) with at least one frame, "
-                          f"got {frames.dtype} {tuple(frames.shape)}")
-    return frames
-
-def normalized_pixels(
-    frames: torch.Tensor, # (M, H, W, 3) uint8
-    size: int, # S, pixels a side
-    mean, # of the three channels of pixels in [0, 1]
-    std, # their deviation
-    dtype: torch.dtype = torch.float32,
-) -> torch.Tensor: # (M, 3, S, S)
-    "Pixels as a published image encoder wants them."
-    mean, std = (torch.tensor(x, dtype=dtype, device=frames.device)[:, None, None] for x in (mean, std)) # (3, 1, 1)
-    x = (frames.permute(0, 3, 1, 2).to(dtype)/255 - mean)/std
-    if x.shape[-2:] == (size, size): return x
-    return F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+__all__ = ['CLIP_SIZES', 'TEMPORAL', 'TINY', 'clip4clip_mean', 'clip4clip_transformer', 'internvideo', 'ClipVideoConfig',
+           'sizes_of', 'ClipVideo', 'from_clip']
 
 # %% ../../nbs/models/clip_video.ipynb #f9dd53a3
 CLIP_SIZES = { # as published by OpenAI
@@ -115,10 +93,9 @@ def sizes_of(
                 vocab_size=t.vocab_size)
 
 # %% ../../nbs/models/clip_video.ipynb #89b8da14
-class ClipVideo(nn.Module):
+class ClipVideo(DualEncoder):
     "CLIP over frames: CLIP4Clip (mean, transformer) and InternVideo's CLIP with joint space-time attention (joint)."
     config_class = ClipVideoConfig
-    temporal_positions = VideoEncoder.temporal_positions # `temporal_embeddings`, spread evenly over a clip
 
     def __init__(self,
         config: ClipVideoConfig,
@@ -156,6 +133,23 @@ class ClipVideo(nn.Module):
         t = (-self.clip.logit_scale).exp()
         return t + (t.clamp(min=.01) - t).detach()
 
+    @property
+    def widths(self) -> Widths:
+        "Widths of patches and of the joint space."
+        return Widths(self.config.vision_width, self.config.text_width)
+
+    def read_patches(self,
+        patches: torch.Tensor, # (B, T, N, d) of any encoder of images
+    ) -> torch.Tensor: # as `frame_features`
+        "Frames, given as another encoder's patches: CLIP's own [CLS] and positions join them."
+        vision, shape = self.clip.vision_model, self.check_patches(patches).shape[:2]
+        e = vision.embeddings
+        cls = e.class_embedding.expand(*shape, 1, -1) # (B, T, 1, d)
+        x = torch.cat([cls, patches], 2) + e.position_embedding.weight # (B, T, 1+N, d)
+        if self.config.temporal == "joint": return x
+        x = vision.encoder(inputs_embeds=vision.pre_layrnorm(x.flatten(0, 1))).last_hidden_state # (B·T, 1+N, d)
+        return self.clip.visual_projection(vision.post_layernorm(x[:, 0]))[:, None].unflatten(0, shape)
+
     def frame_features(self,
         frames: torch.Tensor, # (B, T, H, W, 3) uint8
     ) -> torch.Tensor: # (B, T, 1, p) embeddings of frames; for joint attention (B, T, 1+N, d), [CLS] and patches
@@ -169,7 +163,8 @@ class ClipVideo(nn.Module):
     def _joint(self, features):
         "One [CLS] and all patches of all frames attend to each other: (B, T, 1+N, d) to (B, p)."
         vision = self.clip.vision_model
-        patches = features[:, :, 1:] + self.temporal_positions(features.shape[1])[:, None] # (B, T, N, d)
+        time = spread_positions(self.temporal_embeddings, features.shape[1]) # (T, d)
+        patches = features[:, :, 1:] + time[:, None] # (B, T, N, d)
         x = torch.cat([features[:, 0, :1], patches.flatten(1, 2)], 1) # before attention all frames' [CLS] are equal
         x = vision.encoder(inputs_embeds=vision.pre_layrnorm(x)).last_hidden_state # (B, 1+T·N, d)
         return self.clip.visual_projection(vision.post_layernorm(x[:, 0]))
@@ -177,7 +172,7 @@ class ClipVideo(nn.Module):
     def _sequence(self, x):
         "The transformer over frames, added to what it read: (B, T, p) to (B, T, p)."
         n, table = x.shape[1], self.temporal_embeddings
-        positions = table[:n] if n <= len(table) else self.temporal_positions(n) # CLIP4Clip takes the first n
+        positions = table[:n] if n <= len(table) else spread_positions(table, n) # CLIP4Clip takes the first n
         return x + self.temporal(inputs_embeds=x + positions).last_hidden_state
 
     def encode_video(self,
@@ -205,16 +200,6 @@ class ClipVideo(nn.Module):
         words, last = F.normalize(words, dim=-1), (attention_mask.sum(1).long() - 1).clamp(min=0)
         return words, words[torch.arange(len(words), device=words.device), last]
 
-    def similarity(self,
-        frames: torch.Tensor, # (Nv, T, p)
-        video: torch.Tensor, # (Nv, p)
-        words: torch.Tensor, # (Nt, L, p)
-        sentence: torch.Tensor, # (Nt, p)
-        mask: torch.Tensor, # (Nt, L) 1 for words
-    ) -> torch.Tensor: # (Nv, Nt)
-        "Cosine of video and sentence."
-        return video @ sentence.T
-
 # %% ../../nbs/models/clip_video.ipynb #4d98115c
 def from_clip(
     model_class: type[ClipVideo],
@@ -228,50 +213,11 @@ def from_clip(
     if model.config.temporal == "transformer": model.start_temporal()
     return model
 
-# %% ../../nbs/models/clip_video.ipynb #a1ba4b36
-class DualScorer:
-    "A dual encoder as `evaluate` wants it."
-    def __init__(self,
-        model: ClipVideo,
-        tokenizer, # the one that the model was trained with
-        batch_size: int = 64, # clips or texts at a time
-    ):
-        if getattr(model.config, "masked", True): words = tokenizer
-        else: # scores depend on the padding, so let there be equally much in every batch
-            def words(texts, **options): return tokenizer(texts, **{**options, "padding": "max_length"})
-        self.model, self.batch_size = model.eval(), batch_size
-        self._reader = NaveroScorer(model, words, batch_size)
+# %% ../../nbs/models/clip_video.ipynb #5c110002
+# of the tiny CLIPs
+TINY = dict(image_size=32, vocab_size=100, max_frames=2, max_tokens=24, vision_width=64, text_width=64, vision_layers=2,
+            text_layers=2)
 
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor, # (N, T, H, W, 3) uint8, or features of `frame_features`
-    ) -> Encoding:
-        "Encode videos."
-        encoded = self._reader.encode_video(frames)
-        bad = (~encoded.embedding.isfinite().all(-1)).nonzero()
-        if len(bad):
-            raise VidnegError(f"the embedding of video {bad[0].item()} is not finite ({len(bad)} in all): "
-                              "NaN in its features, or weights that did not train")
-        return encoded
-
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding:
-        "Encode texts, each unique one once."
-        return self._reader.encode_text(texts)
-
-    @torch.no_grad()
-    def similarity(self,
-        videos: Encoding, # Nv
-        texts: Encoding, # Nt
-    ) -> np.ndarray: # (Nv, Nt)
-        "Compare all videos with all texts."
-        (vu, v), (tu, t) = (np.unique(x.index, return_inverse=True) for x in (videos, texts)) # those that are asked for
-        out = np.empty((len(vu), len(tu)), np.float32)
-        for a in range(0, len(vu), self.batch_size):
-            i = vu[a:a + self.batch_size]
-            for b in range(0, len(tu), self.batch_size):
-                j = tu[b:b + self.batch_size]
-                s = self.model.similarity(videos.states[i], videos.embedding[i], texts.states[j], texts.embedding[j],
-                                          texts.mask[j])
-                out[a:a + len(i), b:b + len(j)] = s.float().cpu().numpy()
-        return out[np.ix_(v, t)]
+clip4clip_mean = Builder(ClipVideo, TINY, fixed=dict(temporal="mean"))
+clip4clip_transformer = Builder(ClipVideo, TINY, fixed=dict(temporal="transformer"))
+internvideo = Builder(ClipVideo, TINY, dict(size="L/14", max_frames=8), dict(temporal="joint"))

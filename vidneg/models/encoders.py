@@ -17,8 +17,9 @@ from transformers.models.bert.modeling_bert import BertAttention, BertEmbeddings
 from ..core.errors import VidnegError
 
 # %% auto #0
-__all__ = ['attend', 'beit_attention', 'bert_attention', 'ConvStem', 'FrameEmbeddings', 'SpatialBlock', 'SpaceTimeBlock',
-           'VideoEncoder', 'load_by_name', 'load_beit', 'visible', 'TextEncoder']
+__all__ = ['attend', 'beit_attention', 'bert_attention', 'check_frames', 'normalized_pixels', 'ConvStem', 'FrameEmbeddings',
+           'SpatialBlock', 'SpaceTimeBlock', 'spread_positions', 'VideoEncoder', 'load_by_name', 'load_beit', 'visible',
+           'TextEncoder']
 
 # %% ../../nbs/models/encoders.ipynb #74338bd0
 def attend(
@@ -58,6 +59,29 @@ def bert_attention(
     out = attend(inner.query(x), inner.key(context), inner.value(context), inner.num_attention_heads, mask, dropout)
     return module.output(out, x)
 
+# %% ../../nbs/models/encoders.ipynb #682335fd
+def check_frames(
+    frames: torch.Tensor, # should be (B, T, H, W, 3) uint8
+) -> torch.Tensor: # the same
+    "Refuse anything but frames. Bytes cannot be NaN."
+    if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3 or not frames.shape[1]:
+        raise VidnegError("frames must be uint8 of shape (B, T, H, W, 3) with at least one frame, "
+                          f"got {frames.dtype} {tuple(frames.shape)}")
+    return frames
+
+def normalized_pixels(
+    frames: torch.Tensor, # (M, H, W, 3) uint8
+    size: int, # S, pixels a side
+    mean, # of the three channels of pixels in [0, 1]
+    std, # their deviation
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor: # (M, 3, S, S)
+    "Pixels as a published image encoder wants them."
+    mean, std = (torch.tensor(x, dtype=dtype, device=frames.device)[:, None, None] for x in (mean, std)) # (3, 1, 1)
+    x = (frames.permute(0, 3, 1, 2).to(dtype)/255 - mean)/std
+    if x.shape[-2:] == (size, size): return x
+    return F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+
 # %% ../../nbs/models/encoders.ipynb #499654e4
 class ConvStem(nn.Module):
     "Strided convolutions that end on the grid of the patches."
@@ -67,8 +91,8 @@ class ConvStem(nn.Module):
     ):
         super().__init__()
         if 2**(len(channels) + 1) != config.patch_size:
-            raise VidnegError(f"a stem of {len(channels)} + 1 layers that halve gives patches of {2**(len(channels) + 1)} "
-                              f"pixels, not {config.patch_size}")
+            raise VidnegError(f"a stem of {len(channels)} + 1 layers that halve gives patches of "
+                              f"{2**(len(channels) + 1)} pixels, not {config.patch_size}")
         layers, width = [], config.num_channels
         for c in channels:
             layers += [nn.Conv2d(width, c, 3, 2, 1), nn.GroupNorm(8, c), nn.GELU()]
@@ -146,6 +170,19 @@ class SpaceTimeBlock(SpatialBlock):
         h = beit_attention(self.temporal_attention, h)
         return super().forward(x + h.unflatten(0, (b, n)).transpose(1, 2))
 
+# %% ../../nbs/models/encoders.ipynb #5c0f0002
+def spread_positions(
+    table: torch.Tensor, # (F, d) embeddings of frames
+    n_frames: int, # T
+) -> torch.Tensor: # (T, d)
+    "Embeddings of T frames spread evenly over a clip."
+    if n_frames == len(table): return table
+    at = torch.arange(n_frames, device=table.device) + .5 # centers of T equal shares of the clip
+    at = (at*len(table)/n_frames - .5).clamp(0, len(table) - 1)
+    low = at.long()
+    # indexing has a deterministic gradient on GPUs, `F.interpolate` has none
+    return torch.lerp(table[low], table[(low + 1).clamp(max=len(table) - 1)], (at - low).to(table.dtype)[:, None])
+
 # %% ../../nbs/models/encoders.ipynb #c7311b4f
 class VideoEncoder(nn.Module):
     "BEiT over frames, with divided space-time attention in its upper blocks (NAVERO §3.2, supplement 3)."
@@ -178,9 +215,7 @@ class VideoEncoder(nn.Module):
         frames: torch.Tensor, # (B, T, H, W, 3) uint8
     ) -> torch.Tensor: # (B, T, N, d)
         "What can be known of each frame by itself."
-        if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3:
-            raise VidnegError("frames must be uint8 of shape (B, T, H, W, 3), "
-                              f"got {frames.dtype} {tuple(frames.shape)}")
+        check_frames(frames)
         x = self.embeddings(self.pixels(frames.flatten(0, 1))) # (B·T, N, d)
         for layer in self.layers[:self.spatial_layers]: x = layer(x)
         return x.unflatten(0, frames.shape[:2])
@@ -189,13 +224,7 @@ class VideoEncoder(nn.Module):
         n_frames: int, # T
     ) -> torch.Tensor: # (T, d)
         "Embeddings of T frames spread evenly over a clip."
-        e = self.temporal_embeddings
-        if n_frames == len(e): return e
-        at = (torch.arange(n_frames, device=e.device) + .5)*len(e)/n_frames - .5 # centres of T equal shares of the clip
-        at = at.clamp(0, len(e) - 1)
-        low = at.long()
-        # indexing has a deterministic gradient on GPUs, `F.interpolate` has none
-        return torch.lerp(e[low], e[(low + 1).clamp(max=len(e) - 1)], (at - low).to(e.dtype)[:, None])
+        return spread_positions(self.temporal_embeddings, n_frames)
 
     def forward(self,
         features: torch.Tensor, # (B, T, N, d) from `frame_features`

@@ -13,14 +13,14 @@ import torch
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..core.parallel import parallel_map
-from .navero import Navero
+from .base import DualEncoder
 
 # %% auto #0
 __all__ = ['cache_features']
 
 # %% ../../nbs/models/features.ipynb #842d70a7
 def cache_features(
-    model: Navero,
+    model: DualEncoder, # whatever has `frame_features`
     frames: np.ndarray, # (N, T, H, W, 3) uint8, may be a memory map
     path: str | Path, # .npy file to write
     batch_size: int = 96, # frames at a time; on the CPU few are fast, since what they take stays in its caches

@@ -16,19 +16,27 @@ from transformers import (AutoConfig, AutoImageProcessor, AutoModel, BlipForImag
 from ..core.errors import VidnegError
 from ..core.registry import Registry
 from ..data.video import sample_indices
-from .navero import Encoding, NaveroScorer, check_aligned, each_pair
+from .scorer import Encoding, check_aligned, each_pair
+from .scoring import cosines
 from ..text.tokenize import load_tokenizer
 
 # %% auto #0
-__all__ = ['ADAPTERS', 'HFScorer', 'DualEncoderScorer', 'SiglipScorer', 'MicrosoftXClipScorer', 'Matching', 'BlipScorer',
-           'ViltScorer', 'load_hf']
+__all__ = ['ADAPTERS', 'HFScorer', 'pooled', 'DualEncoderScorer', 'SiglipScorer', 'MicrosoftXClipScorer', 'Matching',
+           'BlipScorer', 'ViltScorer', 'has_features', 'load_hf']
 
 # %% ../../nbs/models/hf.ipynb #d664bfb3
-ADAPTERS = Registry("adapter") # `model_type` of a `transformers` config → class
+ADAPTERS = Registry("adapter", { # `model_type` of a `transformers` config → class; others are dual encoders or refused
+    "siglip": "vidneg.models.hf:SiglipScorer",
+    "siglip2": "vidneg.models.hf:SiglipScorer",
+    "xclip": "vidneg.models.hf:MicrosoftXClipScorer",
+    "blip": "vidneg.models.hf:BlipScorer",
+    "vilt": "vidneg.models.hf:ViltScorer"})
 
 class HFScorer:
     "A `transformers` model with its processor; subclasses say what to compute."
     model_class = AutoModel
+    supports = frozenset({"similarity"})
+
     def __init__(self,
         model, # a `transformers` model
         image_processor, # its own
@@ -75,6 +83,13 @@ class HFScorer:
         return unique.tolist(), index
 
 # %% ../../nbs/models/hf.ipynb #fbf0c8fa
+def pooled(
+    out, # what a `transformers` model calls the features of images or texts: a tensor, in later releases an output
+) -> torch.Tensor: # (M, p)
+    "The embeddings themselves."
+    return out if isinstance(out, torch.Tensor) else out.pooler_output
+
+
 class DualEncoderScorer(HFScorer):
     "An image–text dual encoder over frames."
     @torch.no_grad()
@@ -93,8 +108,7 @@ class DualEncoderScorer(HFScorer):
         frames: np.ndarray, # (M, H, W, 3) uint8
     ) -> torch.Tensor: # (M, p) of length 1
         "Embeddings of single frames."
-        out = self.model.get_image_features(**self.prepared(frames))
-        return F.normalize(getattr(out, "pooler_output", out).float(), dim=-1)
+        return F.normalize(pooled(self.model.get_image_features(**self.prepared(frames))).float(), dim=-1)
 
     @torch.no_grad()
     def encode_text(self,
@@ -103,14 +117,17 @@ class DualEncoderScorer(HFScorer):
         "Encode texts, each unique one once."
         unique, index = self.unique(texts)
         out = [self.model.get_text_features(**self.words(unique[s])) for s in self._chunks(len(unique))]
-        e = F.normalize(torch.cat([getattr(o, "pooler_output", o).float() for o in out]), dim=-1) # (U, p)
+        e = F.normalize(torch.cat([pooled(o).float() for o in out]), dim=-1) # (U, p)
         return Encoding(e[:, None], e, None, index)
 
-    similarity = NaveroScorer.similarity # cosine
+    def similarity(self,
+        videos: Encoding, # Nv
+        texts: Encoding, # Nt
+    ) -> np.ndarray: # (Nv, Nt) cosine
+        "Compare all videos with all texts."
+        return cosines(videos, texts)
 
 
-@ADAPTERS.register("siglip2")
-@ADAPTERS.register("siglip")
 class SiglipScorer(DualEncoderScorer):
     "SigLIP was trained on texts padded to its whole context, the padding visible."
     def words(self,
@@ -122,7 +139,6 @@ class SiglipScorer(DualEncoderScorer):
         return {"input_ids": out["input_ids"].to(self.device)}
 
 # %% ../../nbs/models/hf.ipynb #4cce4c8f
-@ADAPTERS.register("xclip")
 class MicrosoftXClipScorer(HFScorer):
     "X-CLIP by Ni et al. (2022)."
     model_class = XCLIPModel
@@ -177,6 +193,8 @@ class MicrosoftXClipScorer(HFScorer):
 # %% ../../nbs/models/hf.ipynb #ca71cfdd
 class Matching:
     "`match` for a subclass that gives logits of pairs."
+    supports = frozenset({"similarity", "match"})
+
     @torch.no_grad()
     def _per_pair(self, videos, texts, v, t, reduce):
         "`reduce` of the logits (n, T, classes) of pairs (N,)."
@@ -192,7 +210,6 @@ class Matching:
         return self._per_pair(videos, texts, videos.index, texts.index, lambda x: probability(x.double()))
 
 
-@ADAPTERS.register("blip")
 class BlipScorer(Matching, DualEncoderScorer):
     "BLIP for image–text retrieval."
     model_class = BlipForImageTextRetrieval
@@ -233,10 +250,10 @@ class BlipScorer(Matching, DualEncoderScorer):
         return self.model.itm_head(out[:, 0]).unflatten(0, (n, frames))
 
 # %% ../../nbs/models/hf.ipynb #2ed5e9fc
-@ADAPTERS.register("vilt")
 class ViltScorer(Matching, HFScorer):
     "ViLT for image–text retrieval."
     model_class = ViltForImageAndTextRetrieval
+    supports = frozenset({"similarity", "pairwise", "match"})
 
     def encode_video(self,
         frames: np.ndarray | torch.Tensor, # (N, T, H, W, 3) uint8, or images (N, H, W, 3)
@@ -271,7 +288,21 @@ class ViltScorer(Matching, HFScorer):
         v, t = (x.ravel() for x in np.meshgrid(videos.index, texts.index, indexing="ij")) # (Nv·Nt,)
         return self._per_pair(videos, texts, v, t, lambda x: x.mean((1, 2))).reshape(len(videos), len(texts))
 
+    def pairwise(self,
+        videos: Encoding, # N
+        texts: Encoding, # N
+    ) -> np.ndarray: # (N,) logits, the mean over frames
+        "Compare each video with its own text."
+        check_aligned(videos, texts)
+        return self._per_pair(videos, texts, videos.index, texts.index, lambda x: x.mean((1, 2)))
+
 # %% ../../nbs/models/hf.ipynb #3b1bd5a8
+def has_features(
+    model, # of `transformers`
+) -> bool:
+    "Whether a foreign model is a dual encoder. The one place where the house looks at a class instead of asking it."
+    return all(hasattr(model, f"get_{x}_features") for x in ("image", "text"))
+
 def load_hf(
     name: str | Path, # of a checkpoint on the Hub, or a folder that `save_pretrained` wrote
     batch_size: int = 32, # frames, texts or pairs at a time
@@ -286,7 +317,7 @@ def load_hf(
         parts = AutoImageProcessor.from_pretrained(name), load_tokenizer(name)
     except (OSError, ValueError, ImportError) as e:
         raise VidnegError(f"{name!r} cannot be loaded with transformers: {str(e)[:300]}") from e
-    if scorer is DualEncoderScorer and not all(hasattr(model, f"get_{x}_features") for x in ("image", "text")):
+    if scorer is DualEncoderScorer and not has_features(model):
         raise VidnegError(f"{name!r} is a {kind!r} model, which has no image and text embeddings: "
                           f"write an adapter as in vidneg.models.hf; there are: {', '.join(sorted(ADAPTERS))}")
     return scorer(model, *parts, batch_size)

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import dataclasses, json
-from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -15,29 +15,36 @@ from torch import nn
 
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
+from .registry import class_named
 
 # %% auto #0
-__all__ = ['save_files', 'read_config', 'load_files']
+__all__ = ['TOKENIZER_FILES', 'Model', 'save', 'read_config', 'load']
 
 # %% ../../nbs/models/io.ipynb #8893995b
-def save_files(
+# What tokenizers of transformers write: a folder that holds anything else is not replaced.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                   "chat_template.jinja", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model",
+                   "sentencepiece.bpe.model")
+
+def save(
     model: nn.Module, # with a dataclass as `config`
     folder: str | Path, # made if need be
-    named: bool = False, # whether `config.json` begins with the class's name
+    tokenizer=None, # with which it was trained; kept beside the model, so that `load_scorer` needs nothing else
 ) -> Path: # `folder`
-    "Write `config.json` and `model.safetensors`, each atomically."
-    folder = Path(folder)
-    config = {"model": type(model).__name__} if named else {}
+    "Write `config.json`, `model.safetensors` and, if given, the tokenizer, each atomically."
+    folder, config = Path(folder), {"model": type(model).__name__} | dataclasses.asdict(model.config)
     with atomic_path(folder/"config.json") as part:
-        part.write_text(json.dumps(config | dataclasses.asdict(model.config), indent=2) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     weights = {k: w.detach().cpu().contiguous() for k, w in model.state_dict().items()}
     with atomic_path(folder/"model.safetensors") as part: save_file(weights, part)
+    if tokenizer is not None:
+        with atomic_path(folder/"tokenizer", replaces=TOKENIZER_FILES) as part: tokenizer.save_pretrained(part)
     return folder
 
 # %% ../../nbs/models/io.ipynb #1f8d96c8
 def read_config(
-    folder: str | Path, # that `save_files` wrote
-) -> dict:
+    folder: str | Path, # that `save` wrote
+) -> dict: # "model" and the fields of its config
     "What `config.json` says."
     path = Path(folder)/"config.json"
     if not path.exists():
@@ -45,18 +52,22 @@ def read_config(
     try: return dict(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as e: raise VidnegError(f"{path} holds no config of a model: {e}") from e
 
-def load_files(
-    folder: str | Path, # that `save_files` wrote
-    build: Callable[[dict], nn.Module], # from what `config.json` says to a model
-    what: str = "model", # what it should be, for messages
-) -> nn.Module: # on the CPU, in training mode
-    "Read a model back. Raises `VidnegError` if the files are missing or do not belong together."
+Model = TypeVar("Model", bound=nn.Module)
+
+def load(
+    folder: str | Path, # that `save` wrote
+    wanted: type[Model] = nn.Module, # what it should be, for whoever can take nothing else
+) -> Model: # on the CPU, in training mode
+    "Read a model back. Raises `VidnegError` if the files are missing, do not belong together or hold another class."
     config, weights = read_config(folder), Path(folder)/"model.safetensors"
     if not weights.exists():
         raise VidnegError(f"{weights} does not exist: train and save the model first, or check the path")
     try:
-        model = build(config)
+        found = class_named(config.pop("model"))
+        if not issubclass(found, wanted): raise ValueError(f"it holds {found.__name__!r}")
+        model = found(found.config_class(**config))
         model.load_state_dict(load_file(weights))
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as e:
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, VidnegError) as e:
+        what = "model" if wanted is nn.Module else wanted.__name__
         raise VidnegError(f"{folder} holds no {what} of this version: {str(e)[:300]}") from e
     return model

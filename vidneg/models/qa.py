@@ -5,27 +5,19 @@
 # %% ../../nbs/models/qa.ipynb #20fad8f9
 from __future__ import annotations
 
-import dataclasses, json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..core.errors import VidnegError
-from ..core.seeds import stable_rng
-from ..data.batches import digest
-from ..core.records import Question
-from ..data.questions import UNKNOWN, answer_vocabulary
-from .io import load_files, save_files
-from .navero import Encoding
+from .io import save
 
 # %% auto #0
-__all__ = ['HEADS', 'QAConfig', 'spell', 'AnswerDecoder', 'load_answer_decoder', 'QAFeatures', 'qa_features', 'QABatches',
-           'answer_questions']
+__all__ = ['HEADS', 'QAConfig', 'spell', 'AnswerDecoder']
 
 # %% ../../nbs/models/qa.ipynb #43a6c685
 HEADS = ("classify", "generate")
@@ -73,6 +65,8 @@ def _part(x, mask, dim, what):
 
 class AnswerDecoder(nn.Module):
     "A transformer decoder that answers questions from frozen features (SPOT §4)."
+    config_class = QAConfig
+
     def __init__(self,
         config: QAConfig,
         seed: int = 0, # of the fresh weights; the global generator is left alone
@@ -173,105 +167,4 @@ class AnswerDecoder(nn.Module):
         folder: str | Path, # made if need be
     ) -> Path: # `folder`
         "Write `config.json` and `model.safetensors`, each atomically."
-        return save_files(self, folder)
-
-def load_answer_decoder(
-    folder: str | Path, # that `AnswerDecoder.save` wrote
-) -> AnswerDecoder: # on the CPU, in training mode
-    "Read a decoder back. Raises `VidnegError` if the files are missing or do not belong together."
-    return load_files(folder, lambda config: AnswerDecoder(QAConfig(**config)), "answer decoder")
-
-# %% ../../nbs/models/qa.ipynb #b04d81c7
-@dataclass(frozen=True)
-class QAFeatures:
-    "What frozen encoders say of N questions and their clips."
-    video: Encoding # N, `states` (clips, S, d_v)
-    words: Encoding # N, `states` (distinct texts, L, d_t)
-
-    def __len__(self): return len(self.words)
-
-    def rows(self,
-        at: np.ndarray, # (B,) which questions
-        blind: bool = False, # leave the video out
-    ) -> dict[str, torch.Tensor]: # words, words_mask, and video with its mask if it has one
-        "Arguments of an `AnswerDecoder`."
-        at = np.asarray(at)
-        text, clip = (torch.as_tensor(e.index[at]) for e in (self.words, self.video))
-        mask = self.words.mask
-        mask = torch.ones(self.words.states.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
-        mask = mask[text.to(mask.device)]
-        longest = max(1, int(mask.sum(1).max())) # words stand at the left
-        out = {"words": self.words.states[text.to(self.words.states.device), :longest], "words_mask": mask[:, :longest]}
-        if blind: return out
-        out["video"] = self.video.states[clip.to(self.video.states.device)]
-        if self.video.mask is not None: out["video_mask"] = self.video.mask[clip.to(self.video.mask.device)]
-        return out
-
-def qa_features(
-    encoder, # with `encode_video` and `encode_text`, as `NaveroScorer`
-    questions: Sequence[Question], # N
-    frames: np.ndarray, # (clips, T, H, W, 3) uint8, or what else the encoder takes
-    clip_ids: Sequence[str], # of `frames`
-) -> QAFeatures: # of N questions
-    "Encode the clips and the texts of questions."
-    row = {c: i for i, c in enumerate(clip_ids)}
-    if not len(questions): raise VidnegError("no questions to encode")
-    if lost := sorted({q.clip_id for q in questions} - row.keys()):
-        raise VidnegError(f"there are questions about {len(lost)} clips without frames, first {lost[0]!r}")
-    video = encoder.encode_video(frames)[np.array([row[q.clip_id] for q in questions])]
-    words = encoder.encode_text([q.text for q in questions])
-    if video.states.ndim == 4: # (clips, T, S, d): tokens by frame
-        video = dataclasses.replace(video, states=video.states.flatten(1, 2))
-    for what, e in (("video", video), ("text", words)):
-        if e.states.ndim != 3:
-            raise VidnegError(f"this encoder gives {what} states {tuple(e.states.shape)}, "
-                              "not tokens (N, S, d): take another")
-    return QAFeatures(video, words)
-
-class QABatches:
-    "Batches of questions for `vidneg.train.fit`, their order new in each epoch."
-    def __init__(self,
-        questions: Sequence[Question], # N, with answers
-        features: QAFeatures, # of these questions
-        answers: Sequence[str], # known ones; with UNKNOWN among them it stands for all others
-        batch_size: int = 64,
-        seed: int = 0, # of the order
-        blind: bool = False, # leave the video out
-    ):
-        if len(questions) != len(features):
-            raise VidnegError(f"{len(features)} features for {len(questions)} questions")
-        number = {a: i for i, a in enumerate(answers)}
-        lost = [q for q in questions if q.answer not in number]
-        if lost and UNKNOWN not in number:
-            raise VidnegError(f"{len(lost)} questions have an unknown answer, first {lost[0].question_id!r}: "
-                              f"{lost[0].answer!r}; leave them out or add {UNKNOWN} to the answers")
-        self.answer = torch.tensor([number.get(q.answer, number.get(UNKNOWN)) for q in questions])
-        self.features, self.batch_size, self.seed, self.blind = features, batch_size, seed, blind
-        self.about = [[q.question_id, q.text, q.answer] for q in questions], list(answers), batch_size, seed, blind
-
-    def __len__(self): return -(-len(self.answer)//self.batch_size)
-
-    def batch(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
-        "One batch, a pure function of its arguments."
-        order = stable_rng(self.seed, "questions", epoch).permutation(len(self.answer))
-        at = order[index*self.batch_size:(index + 1)*self.batch_size]
-        return {**self.features.rows(at, self.blind), "answer": self.answer[torch.as_tensor(at)]}
-
-    def fingerprint(self) -> str: # changes when the data or their order would
-        "A hash of questions, settings and features."
-        states = (e.states.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-                  for e in (self.features.video, self.features.words))
-        return digest(json.dumps(self.about).encode(), *states, self.features.video.index, self.features.words.index)
-
-def answer_questions(
-    model: AnswerDecoder,
-    features: QAFeatures, # of N questions
-    batch_size: int = 256,
-    blind: bool = False, # leave the video out
-) -> list[str]: # N answers
-    "Answer all questions."
-    device, out = next(model.parameters()).device, []
-    for i in range(0, len(features), batch_size):
-        rows = features.rows(np.arange(i, min(i + batch_size, len(features))), blind)
-        out += model.predict(**{k: v.to(device) for k, v in rows.items()})
-    return out
+        return save(self, folder)

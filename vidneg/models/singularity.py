@@ -15,11 +15,13 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from ..core.errors import VidnegError
 from ..core.seeds import stable_seed
+from .base import bert_config, from_pretrained_parts, init_weights
 from .encoders import bert_attention
-from .navero import Navero, NaveroConfig, _bert_config, _init_weights, from_pretrained_parts
+from .navero import TINY, Navero, NaveroConfig
+from .registry import Builder
 
 # %% auto #0
-__all__ = ['singularity_from_parts', 'SingularityConfig', 'Singularity']
+__all__ = ['singularity_temporal', 'singularity_from_parts', 'SingularityConfig', 'Singularity']
 
 # %% ../../nbs/models/singularity.ipynb #0b9a551c
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class Singularity(Navero):
         super().__init__(config, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stable_seed(seed, "temporal"))
-            self.temporal = nn.ModuleList(BertLayer(_bert_config(config)) for _ in range(config.temporal_layers))
-            self.temporal.apply(lambda m: _init_weights(m, config.init_std))
+            self.temporal = nn.ModuleList(BertLayer(bert_config(config)) for _ in range(config.temporal_layers))
+            self.temporal.apply(lambda m: init_weights(m, config.init_std))
 
     def over_time(self,
         x: torch.Tensor, # (B, T, N, d) tokens of frames
@@ -79,4 +81,5 @@ class Singularity(Navero):
         return tokens.flatten(1, 2), F.normalize(self.video_proj(pooled), dim=-1).mean(1)
 
 # %% ../../nbs/models/singularity.ipynb #89574e0c
+singularity_temporal = Builder(Singularity, dict(spatial_layers=2, stem=(), **TINY))
 singularity_from_parts = partial(from_pretrained_parts, model_class=Singularity) # config, vision, text, seed

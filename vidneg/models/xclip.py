@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .clip_video import ClipVideo, ClipVideoConfig
+from .clip_video import TINY, ClipVideo, ClipVideoConfig
+from .registry import Builder
 
 # %% auto #0
-__all__ = ['attention_over_vector', 'attention_over_matrix', 'XClipConfig', 'XClip']
+__all__ = ['xclip', 'attention_over_vector', 'attention_over_matrix', 'XClipConfig', 'XClip']
 
 # %% ../../nbs/models/xclip.ipynb #b73b4c63
 def attention_over_vector(
@@ -51,6 +52,7 @@ class XClipConfig(ClipVideoConfig):
 class XClip(ClipVideo):
     "X-CLIP by Ma et al. (2022): video–sentence, video–word, sentence–frame and frame–word similarities, averaged."
     config_class = XClipConfig
+    similarity_is_cosine = False # it reads frames and words
 
     def __init__(self,
         config: XClipConfig,
@@ -58,6 +60,11 @@ class XClip(ClipVideo):
     ):
         super().__init__(config, seed)
         if config.bilinear: self.coarse, self.fine = (nn.Parameter(torch.eye(config.text_width)) for _ in range(2))
+
+    @property
+    def padding_matters(self) -> bool:
+        "As published, padded words are words."
+        return not self.config.masked
 
     def encode_video(self,
         features: torch.Tensor, # (B, T, 1, p) from `frame_features`
@@ -84,7 +91,13 @@ class XClip(ClipVideo):
                 "sentence–frame": attention_over_vector((frames @ sentence[..., None])[..., 0], t),
                 "frame–word": attention_over_matrix(fine @ words.mT, t, columns)}
 
-    def similarity(self, frames, video, words, sentence, mask) -> torch.Tensor: # (Nv, Nt)
-        "Mean of the four similarities of all pairs; takes what `ClipVideo.similarity` takes."
-        parts = self.grains(frames[:, None], video[:, None], words[None], sentence[None], mask[None])
+    def similarity(self,
+        video: tuple[torch.Tensor, torch.Tensor], # frames (Nv, T, p) and video (Nv, p) from `encode_video`
+        text: tuple[torch.Tensor, torch.Tensor], # words (Nt, L, p) and sentence (Nt, p) from `encode_text`
+        mask: torch.Tensor, # (Nt, L) 1 for words
+    ) -> torch.Tensor: # (Nv, Nt)
+        "Mean of the four similarities of all pairs."
+        parts = self.grains(*(x[:, None] for x in video), *(x[None] for x in text), mask[None])
         return sum(parts.values())/4
+
+xclip = Builder(XClip, TINY)

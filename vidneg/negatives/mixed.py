@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from ..core.errors import VidnegError
 from ..core.records import Caption, Negative
 from ..core.seeds import stable_rng
-from ..lm.pretrained import FillMask
+from ..lm.protocols import FillMask
 from .generate import Made, Plan, REFUSED, Request, Source
 from .mlm import Draft, LmMaker, words_of
 from .rules import RuleGenerator

@@ -17,7 +17,9 @@ from ..core.records import Edit
 from ..text.edits import apply_edit, overlaps, shift
 from ..text.english import dictionary_lemma, word_classes
 from ..text.lexicon import CATEGORIES, Entry, Match, Reading, substitute
-from ..lm.pretrained import FillMask, MASK, fill_mask, is_word
+from ..lm.backends import fill_mask
+from ..lm.pretrained import is_word
+from ..lm.protocols import FillMask, MASK
 from ..text.synonyms import lemmas, related
 from ..text.ud import Parsed, Token
 

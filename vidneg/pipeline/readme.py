@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..core.errors import VidnegError
 from ..core.files import atomic_path, project_root
-from .runner import RunError, kernel_environment, own_kernel, read_notebook
+from .runner import kernel_environment, own_kernel, read_notebook
+from .stage import RunError
 
 # %% auto #0
 __all__ = ['visible', 'to_markdown', 'render_readme', 'write_readme', 'main']

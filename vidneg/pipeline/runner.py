@@ -5,41 +5,16 @@
 # %% ../../nbs/pipeline/runner.ipynb #b937957d
 from __future__ import annotations
 
-import argparse, ast, os, re, shutil, subprocess, sys, time
+import argparse, ast, os, re, select, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 
 from ..core.errors import Skipped, VidnegError
 from ..core.files import atomic_path, project_root
+from .stage import RunError, read_section, scale_folder
 
 # %% auto #0
-__all__ = ['RunError', 'read_yaml', 'read_section', 'declared', 'check_parameters', 'set_scale', 'kernel_environment',
-           'own_kernel', 'LiveStream', 'commit', 'normalise', 'output_folders', 'read_notebook', 'run_stage',
-           'stage_deps', 'main']
-
-# %% ../../nbs/pipeline/runner.ipynb #a1e92c64
-class RunError(VidnegError):
-    "A stage that cannot start, or that failed."
-
-# %% ../../nbs/pipeline/runner.ipynb #8ead7f29
-def read_yaml(
-    path: str | Path, # the file
-) -> dict: # its top-level mapping, {} when empty
-    "Read a YAML file the way DVC does."
-    from ruamel.yaml import YAML, YAMLError
-    if not Path(path).is_file(): raise RunError(f"{path} does not exist")
-    try: return YAML(typ="safe").load(Path(path).read_text(encoding="utf-8")) or {}
-    except YAMLError as e: raise RunError(f"{path} is not valid YAML: {e}") from None
-
-
-def read_section(
-    path: str | Path, # params.yaml
-    stage: str, # the section's name
-) -> dict: # parameter name -> value
-    "The parameters of one stage."
-    params = read_yaml(path)
-    if isinstance(params.get(stage), dict): return dict(params[stage])
-    there = sorted(k for k, v in params.items() if isinstance(v, dict) and k not in ("defaults", "scales"))
-    raise RunError(f"{path} has no section {stage!r}; it has: {', '.join(there) or 'none'}")
+__all__ = ['declared', 'check_parameters', 'kernel_environment', 'own_kernel', 'LiveStream', 'commit', 'normalise',
+           'read_notebook', 'run_stage', 'dvc_above', 'end_all_below', 'wait_for_end', 'follow_dvc', 'main']
 
 # %% ../../nbs/pipeline/runner.ipynb #4bedcab1
 def declared(
@@ -67,24 +42,11 @@ def check_parameters(
         raise RunError(f"{notebook} does not declare {', '.join(unknown)}; "
                        f"its parameters are: {', '.join(names) or 'none'}")
 
-# %% ../../nbs/pipeline/runner.ipynb #3e68f1a3
-def set_scale(
-    path: str | Path, # params.yaml
-    scale: str, # smoke, laptop, gpu, folder or paper
-):
-    "Point the merge line of `path` at another scale; the file is left alone when it is already there."
-    text = Path(path).read_text(encoding="utf-8")
-    scales = list(read_yaml(path).get("scales") or {})
-    if scale not in scales: raise RunError(f"{path} has no scale {scale!r}; it has: {', '.join(scales) or 'none'}")
-    new, n = re.subn(r"^<<: \*\w+", f"<<: *{scale}", text, flags=re.M)
-    if n != 1: raise RunError(f"{path} needs exactly one line '<<: *{scale}' at the top level, and has {n}")
-    if new != text:
-        with atomic_path(path) as part: part.write_text(new, encoding="utf-8")
-
 # %% ../../nbs/pipeline/runner.ipynb #2fda4f65
 def kernel_environment(
     root: Path, # the project's root, first on the import path
     num_threads: int = 1, # threads for OpenMP and MKL
+    stage: str = "", # whose parameters the runner has put in
 ) -> dict[str, str]: # to be added to the environment
     "What the kernel's process must find when it starts."
     screen = shutil.get_terminal_size((100, 24)) # a bar in a kernel cannot see the terminal
@@ -95,7 +57,7 @@ def kernel_environment(
         PYTHONPATH=os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
         PYTHONWARNINGS="ignore:IProgress not found", # progress bars are text here, on purpose
         TQDM_NCOLS=str(min(screen.columns, 100)), TQDM_NROWS=str(screen.lines), TQDM_MININTERVAL="0.5",
-        PYDEVD_DISABLE_FILE_VALIDATION="1", TORCH_CPP_LOG_LEVEL="ERROR",
+        PYDEVD_DISABLE_FILE_VALIDATION="1", TORCH_CPP_LOG_LEVEL="ERROR", VIDNEG_STAGE=stage, VIDNEG_SCALE="",
     )
 
 # %% ../../nbs/pipeline/runner.ipynb #8b98c73b
@@ -190,19 +152,6 @@ def _plain_text(text):
     text = "\n".join(line for line in text.split("\n") if "\r" not in line)
     return re.sub(r" at 0x[0-9a-f]{6,}", "", re.sub(r"\S*/ipykernel_\d+/\d+\.py", "cell", text))
 
-# %% ../../nbs/pipeline/runner.ipynb #5b7a8a38
-def output_folders(
-    dvc_yaml: str | Path, # dvc.yaml; nothing to do when it is missing
-    stage: str, # stage name, without `@item`
-) -> list[Path]: # folders that will hold the stage's outputs, relative to the root
-    "Where a stage writes. Of a templated path only the part before the template is known."
-    if not Path(dvc_yaml).is_file(): return []
-    spec = (read_yaml(dvc_yaml).get("stages") or {}).get(stage) or {}
-    spec = spec.get("do", spec)
-    outs = [o for key in ("outs", "metrics", "plots") for o in spec.get(key) or []]
-    paths = [o if isinstance(o, str) else next(iter(o)) for o in outs]
-    return sorted({Path(p.split("${")[0] + ("x" if "${" in p else "")).parent for p in paths})
-
 # %% ../../nbs/pipeline/runner.ipynb #4b05f3cf
 def read_notebook(path):
     "The notebook at `path`, or an error that lists the notebooks beside it."
@@ -215,33 +164,32 @@ def read_notebook(path):
 
 
 def run_stage(
-    stage: str, # a stage of dvc.yaml: `train`, or `train@navero` for an item of a foreach stage
+    stage: str, # its notebook's name
     notebook: str | Path | None = None, # relative to the root; nbs/stages/<stage>.ipynb when None
-    params_file: str | Path = "params.yaml", # relative to the root
+    params_file: str | Path = "params.yaml", # relative to the scale's folder
     extra: dict | None = None, # parameters beside the section's
-    root: str | Path = ".", # a folder inside the project
+    root: str | Path = ".", # a folder inside the project; one beneath scales/ is a scale's
 ) -> Path: # the executed notebook
     "Run a stage's notebook with its section of the parameters; raises `RunError` when it fails."
-    root, name = project_root(root), stage.split("@")[0]
-    notebook = Path(notebook or f"nbs/stages/{name}.ipynb")
+    root, folder = project_root(root), scale_folder(root)
+    notebook = Path(notebook or f"nbs/stages/{stage}.ipynb")
     nb = read_notebook(root/notebook)
-    values = read_section(root/params_file, name) | (extra or {})
+    values = read_section(folder/params_file, stage) | (extra or {})
     check_parameters(values, declared(nb), notebook)
-    for folder in output_folders(root/"dvc.yaml", name): (root/folder).mkdir(parents=True, exist_ok=True)
-    return _execute(root, stage, notebook, values)
+    return _execute(root, folder, stage, notebook, values)
 
 # %% ../../nbs/pipeline/runner.ipynb #9b2d06e0
-def _execute(root, stage, notebook, values):
+def _execute(root, folder, stage, notebook, values):
     "Run the notebook through papermill, leave its normalised copy, and report a failure in a few lines."
     sys.modules.setdefault("rfc3987_syntax", None) # jsonschema would build a grammar of IRIs: half of all time to import
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
-    out, failure = root/"reports/executed"/f"{stage}.ipynb", None
+    out, failure = folder/"reports/executed"/f"{stage}.ipynb", None
     out.parent.mkdir(parents=True, exist_ok=True)
-    env = kernel_environment(root, values.get("num_threads", 1))
+    env = kernel_environment(root, values.get("num_threads", 1), stage)
     try:
         execute_notebook(
-            root/notebook, out, values, kernel_name="python3", language="python", cwd=root, progress_bar=False,
+            root/notebook, out, values, kernel_name="python3", language="python", cwd=folder, progress_bar=False,
             kernel_manager_class=own_kernel(env),
             stdout_file=LiveStream(sys.stdout), stderr_file=LiveStream(sys.stderr))
     except PapermillExecutionError as e:
@@ -261,48 +209,48 @@ def _finish(path, stage, commit):
     normalise(nb, stage, commit)
     with atomic_path(path) as part: nbformat.write(nb, part)
 
-# %% ../../nbs/pipeline/runner.ipynb #94aa922e
-def _imports(source, package):
-    "Dotted names that some code imports from vidneg; `package` is where its relative imports start."
-    source = "\n".join("pass" if re.match(r"[%!]", line) else line for line in source.splitlines())
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import): yield from (a.name for a in node.names)
-        if isinstance(node, ast.ImportFrom):
-            up = package[:len(package) + 1 - node.level] if node.level else []
-            base = ".".join([*up, *filter(None, [node.module])])
-            yield base
-            yield from (f"{base}.{a.name}" for a in node.names)
+# %% ../../nbs/pipeline/runner.ipynb #a7c50002
+def dvc_above():
+    "Find the DVC process that started this one; None where a person started it."
+    if not os.environ.get("DVC_STAGE"): return None
+    import psutil
+    for above in psutil.Process().parents():
+        try: words = [Path(w).name for w in above.cmdline()[:4]]
+        except psutil.Error: continue
+        if "dvc" in words: return above
+    return None
 
 
-def _module_files(names, root):
-    "The files of those names that are modules; packages hold no code and are left out."
-    paths = {Path(*n.split(".")).with_suffix(".py") for n in names if n.split(".")[0] == "vidneg"}
-    return {p for p in paths if (root/p).is_file()}
+def end_all_below():
+    "Kill all processes that this one has started, those that they started included."
+    import psutil
+    while below := psutil.Process().children(recursive=True):
+        for process in below:
+            try: process.kill()
+            except psutil.Error: continue
+        psutil.wait_procs(below, timeout=1)
 
 
-def _data_files(path, source, root):
-    "Files and folders beneath a module's folder that it names in a string: its word lists, its grammar."
-    names = {n.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-    found = {path.parent/n for n in names if re.fullmatch(r"[\w-]+(/[\w-]+)*(\.\w+)?", n)}
-    return {p for p in found if (root/p).exists() and not (root/p/"__init__.py").exists() and p.suffix != ".py"}
+def wait_for_end(
+    process, # of psutil
+):
+    "Return when a process has ended."
+    import psutil
+    try: ended = os.pidfd_open(process.pid) # says so at once; the number could have a new owner only now
+    except (AttributeError, OSError): ended = None
+    if ended is not None and process.is_running(): select.select([ended], [], [])
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE: time.sleep(0.2)
 
-# %% ../../nbs/pipeline/runner.ipynb #135b54a0
-def stage_deps(
-    notebook: str | Path, # relative to the root
-    root: str | Path = ".", # a folder inside the project
-) -> list[str]: # paths relative to the root, the notebook first
-    "The code that a notebook's result depends on: itself, the modules it imports, and their data files."
-    root = project_root(root)
-    cells = [c.source for c in read_notebook(root/notebook).cells if c.cell_type == "code"]
-    todo, seen, data = set(), set(), set()
-    for cell in cells: todo |= _module_files(_imports(cell, []), root)
-    while todo:
-        path = todo.pop()
-        source = (root/path).read_text(encoding="utf-8")
-        seen.add(path)
-        data |= _data_files(path, source, root)
-        todo |= _module_files(_imports(source, list(path.parent.parts)), root) - seen
-    return [str(notebook), *sorted(p.as_posix() for p in seen | data)]
+
+def follow_dvc():
+    "Start a thread that ends this process and all below it when the DVC above it ends."
+    above = dvc_above()
+    if above is None: return
+    def follow():
+        wait_for_end(above)
+        end_all_below()
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=follow, daemon=True).start()
 
 # %% ../../nbs/pipeline/runner.ipynb #c585e6c3
 def main(
@@ -310,12 +258,10 @@ def main(
 ) -> int: # exit status
     "`python -m vidneg.pipeline.runner`."
     parser = argparse.ArgumentParser(prog="python -m vidneg.pipeline.runner", description="Run a pipeline notebook as a DVC stage.")
-    parser.add_argument("stage", nargs="?", help="stage name, or name@item for an item of a foreach stage")
+    parser.add_argument("stage", help="name of a notebook in nbs/stages")
     parser.add_argument("extra", nargs="*", metavar="name=value", help="parameters beside those of the stage's section")
     parser.add_argument("--notebook", help="default: nbs/stages/<stage>.ipynb")
     parser.add_argument("--params-file", default="params.yaml")
-    parser.add_argument("--scale", help="instead of running: switch the scale in the parameter file")
-    parser.add_argument("--deps", action="store_true", help="instead of running: print the stage's deps for dvc.yaml")
     args = parser.parse_args(argv)
     try: return _main(args, parser)
     except VidnegError as e:
@@ -326,15 +272,10 @@ def main(
 
 def _main(args, parser):
     from ruamel.yaml import YAML
-    if args.scale: set_scale(project_root()/args.params_file, args.scale)
-    elif not args.stage: parser.error("which stage?")
-    elif args.deps:
-        notebook = args.notebook or f"nbs/stages/{args.stage.split('@')[0]}.ipynb"
-        print("\n".join(f"- {d}" for d in stage_deps(notebook)))
-    else:
-        if bad := [e for e in args.extra if "=" not in e]: parser.error(f"not of the form name=value: {bad[0]}")
-        extra = {k: YAML(typ="safe").load(v) for k, v in (e.split("=", 1) for e in args.extra)}
-        run_stage(args.stage, args.notebook, args.params_file, extra)
+    if bad := [e for e in args.extra if "=" not in e]: parser.error(f"not of the form name=value: {bad[0]}")
+    extra = {k: YAML(typ="safe").load(v) for k, v in (e.split("=", 1) for e in args.extra)}
+    follow_dvc()
+    run_stage(args.stage, args.notebook, args.params_file, extra)
     return 0
 
 # %% ../../nbs/pipeline/runner.ipynb #76bac239

@@ -18,13 +18,13 @@ from matplotlib.font_manager import FontProperties
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..evaluate.accuracy import KINDS
-from .tables import KIND_LABELS, METRIC_LABELS, run_label, run_order
+from .labels import KIND_LABELS, METRIC_LABELS, run_label, run_order
 from ..text.edits import diff
 
 # %% auto #0
 __all__ = ['STYLE', 'RUN_COLOURS', 'OTHER_COLOURS', 'TRUE_COLOUR', 'FALSE_COLOUR', 'NOT_CURVES', 'INCH', 'LINE', 'run_colours',
            'styled', 'save_figure', 'accuracy_figure', 'shortcut_figure', 'negatives_figure', 'giveaway_figure',
-           'training_figure', 'choose_cases', 'marked_words', 'case_study']
+           'training_figure', 'choose_cases', 'marked_words', 'wrapped', 'case_study']
 
 # %% ../../nbs/report/figures.ipynb #b798d6df
 STYLE = {
@@ -109,8 +109,8 @@ def accuracy_figure(
         else: ax.bar(x, own.value * 100, width * .92, **bar)
         ax.errorbar(x, own.value * 100, _whisker(own), fmt="none", ecolor="#222222", elinewidth=.9, capsize=2, zorder=3)
     _chance(ax)
-    ax.set(ylim=(0, 104), yticks=range(0, 101, 20), ylabel=f"{METRIC_LABELS.get(metric, metric)} (%)", xlim=(-.55, max(place.values()) + .55),
-           xticks=list(place.values()), xticklabels=[KIND_LABELS.get(k, k) for k in kinds])
+    ax.set(ylim=(0, 104), yticks=range(0, 101, 20), ylabel=f"{METRIC_LABELS.get(metric, metric)} (%)",
+           xlim=(-.55, max(place.values()) + .55), xticks=list(place.values()), xticklabels=[KIND_LABELS.get(k, k) for k in kinds])
     ax.tick_params(axis="x", length=0)
     fig.legend(loc="outside upper left", ncols=len(runs), handlelength=1.1, columnspacing=1.4)
     return fig
@@ -169,7 +169,7 @@ def negatives_figure(
 # %% ../../nbs/report/figures.ipynb #5d0c7a42
 @styled
 def giveaway_figure(
-    table: pd.DataFrame, # a row per run: run, value, low, high (acc), blind, blind_low, blind_high (of its negatives); fractions
+    table: pd.DataFrame, # a row per run: run; value, low, high of acc; blind, blind_low, blind_high; fractions
     labels: dict[str, str] | None = None, # run → label; default: `run_label`
     base: float | None = None, # acc without negatives, a line
 ) -> Figure:
@@ -181,8 +181,9 @@ def giveaway_figure(
         ax.axhline(base * 100, color="#999999", lw=1.2, ls=(0, (4, 3)), zorder=1, label="no negatives")
     for r in table.sort_values("blind").itertuples():
         spread = lambda value, low, high: [[100*max(value - low, 0)], [100*max(high - value, 0)]]
-        ax.errorbar(r.blind * 100, r.value * 100, spread(r.value, r.low, r.high), spread(r.blind, r.blind_low, r.blind_high), fmt="o",
-                    ms=6, color=colours[r.run], elinewidth=1, capsize=2, label=(labels or {}).get(r.run) or run_label(r.run))
+        ax.errorbar(r.blind * 100, r.value * 100, spread(r.value, r.low, r.high),
+                    spread(r.blind, r.blind_low, r.blind_high), fmt="o", ms=6, color=colours[r.run], elinewidth=1,
+                    capsize=2, label=(labels or {}).get(r.run) or run_label(r.run))
     ax.set(xlabel="best blind scorer on the training negatives (%)", ylabel="acc after training (%)")
     fig.legend(loc="outside right upper", handlelength=1.2, fontsize=8.5)
     return fig
@@ -254,8 +255,12 @@ def _width(text, font):
     "Width of a text in points."
     return RendererAgg(1, 1, 720).get_text_width_height_descent(text, font, False)[0] / 10 # 720 dpi: unrounded
 
-def _lines(words, width, size):
-    "Break marked words into lines at most `width` points wide; lines of (x, word, marked)."
+def wrapped(
+    words, # (word, marked) pairs
+    width: float, # points
+    size: float, # of the font, points
+) -> list[list[tuple]]: # lines of (x, word, marked)
+    "Break marked words into lines at most so wide."
     fonts = [FontProperties(family="DejaVu Sans", size=size, weight=weight) for weight in ("normal", "bold")]
     lines, x = [[]], 0
     for word, mark in words:
@@ -336,7 +341,7 @@ def case_study(
     blocks = [] # (case, its texts broken into lines, their height)
     for case in chosen.itertuples():
         row = texts.loc[(case.kind, case.item)]
-        lines = [_lines(words, left * INCH - 16, 8.5) for words in marked_words(row.caption, row.negative)]
+        lines = [wrapped(words, left * INCH - 16, 8.5) for words in marked_words(row.caption, row.negative)]
         blocks.append((case, [(TRUE_COLOUR, "✓", lines[0]), (FALSE_COLOUR, "✗", lines[1])],
                        (sum(map(len, lines)) * LINE + 8) / INCH))
     fig, top = Figure((left + 3, sum(b[2] + strip + .5 for b in blocks) + .42)), .42

@@ -14,33 +14,15 @@ import pandas as pd
 
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
-from ..evaluate.accuracy import KINDS, accuracy_difference, accuracy_table
+from ..evaluate.accuracy import accuracy_difference, accuracy_table
 from ..evaluate.retrieval import RETRIEVAL_METRICS, retrieval_difference, retrieval_table
 from ..evaluate.stats import estimate_of, fmt
+from .labels import KIND_LABELS, METRIC_LABELS, run_label, run_order
 
 # %% auto #0
-__all__ = ['RUN_LABELS', 'KIND_LABELS', 'METRIC_LABELS', 'COLUMNS', 'DIFFERENCE', 'ABLATIONS', 'FORM_NOTES', 'FOOT', 'run_label',
-           'run_order', 'paper_table', 'paper_notes', 'table2', 'markdown_table', 'table2_compact', 'table2_intervals',
-           'ablation_table', 'table6', 'table6_markdown', 'write_table2', 'write_ablation', 'write_table6']
-
-# %% ../../nbs/report/tables.ipynb #22478d8b
-RUN_LABELS = {"blind": "Blind (text only)", "pretrain": "Pre-trained", "vanilla": "Vanilla", "negvidl": "NegVidL",
-              "navero": "NAVERO", "navero_k1": "NAVERO, 1 negative"}
-KIND_LABELS = {**{kind: kind.capitalize() for kind in KINDS}, "average": "Avg"}
-METRIC_LABELS = {"acc": "acc", "acc_hat": "acc-hat", "acc_vtc": "acc, contrastive"}
-
-def run_label(
-    run: str, # as in the score files, in any case
-) -> str:
-    "How a run is called in tables and figures."
-    return RUN_LABELS.get(str(run).lower(), str(run))
-
-def run_order(
-    runs, # names, possibly repeated
-) -> list: # each once: known runs as in RUN_LABELS, then the others by name
-    "Runs in the order of the tables."
-    known = list(RUN_LABELS)
-    return sorted(set(runs), key=lambda r: (known.index(r.lower()) if r.lower() in known else len(known), r))
+__all__ = ['COLUMNS', 'DIFFERENCE', 'ABLATIONS', 'FORM_NOTES', 'FOOT', 'paper_table', 'paper_notes', 'table2', 'markdown_table',
+           'table2_compact', 'table2_intervals', 'ablation_table', 'table6', 'table6_markdown', 'write_table2',
+           'write_ablation', 'write_table6']
 
 # %% ../../nbs/report/tables.ipynb #e757bcd7
 _PAPERS = resources.files("vidneg.report")/"paper"

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.errors import VidnegError
-from ..models.navero import Navero, save_model
+from ..models.io import save
+from ..models.navero import Navero
 
 # %% auto #0
 __all__ = ['StillModel', 'still_accuracy', 'FilmModel', 'film_accuracy']
@@ -31,7 +32,7 @@ class StillModel(nn.Module):
         if not video.spatial_layers: raise VidnegError("stills train spatial layers, and this model has none")
         self.features, self.first = video.frame_features, int(video.cls_token)
         self.embeddings, self.layers = video.embeddings, video.layers[:video.spatial_layers]
-        self.save = partial(save_model, model) # the whole model, of which the heads are no part
+        self.save = partial(save, model) # the whole model, of which the heads are no part
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.layernorm = nn.LayerNorm(width)
@@ -85,7 +86,7 @@ class FilmModel(nn.Module):
         seed: int = 0, # of the heads
     ):
         super().__init__()
-        self.video, self.first, self.save = model.video, int(model.video.cls_token), partial(save_model, model)
+        self.video, self.first, self.save = model.video, int(model.video.cls_token), partial(save, model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.heads = nn.ModuleDict({k: nn.Linear(model.config.width, n) for k, n in kinds.items()})

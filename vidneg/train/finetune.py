@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerFast
 
 from ..core.records import Caption, Negative
 from ..data.batches import Batches, batches_of
-from ..models.navero import load_model
+from ..models.io import load
+from ..models.navero import Navero
 from .jobs import train_many
-from .tasks import NaveroTask
+from .contrastive import ContrastiveTask
 from .loop import TrainConfig, fit
 
 # %% auto #0
@@ -42,12 +43,12 @@ def start_model(
     freeze: bool = True, # leave the layers below the features as they are; their output is what is cached
 ):
     "A model to train on."
-    model = load_model(folder)
+    model = load(folder, Navero)
     if freeze: model.video.freeze_spatial()
     return model
 
 def finetune(
-    runs: dict[str, dict], # name → arguments of NaveroTask: losses, weights, options, vtm_directions
+    runs: dict[str, dict], # name → arguments of ContrastiveTask: losses, weights, options, vtm_directions
     start: str | Path, # folder of the model from which all start
     batches: Batches | dict[str, Batches], # the same for all, or by name
     config: TrainConfig,
@@ -65,5 +66,5 @@ def finetune(
 def _train(start, settings, batches, config, folder, val):
     "One run, in a process of its own."
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"
-    task = NaveroTask(start_model(start), **settings)
+    task = ContrastiveTask(start_model(start), **settings)
     return fit(task, batches, config, folder, val and partial(val, task.model), checkpoint=checkpoint)

@@ -5,50 +5,22 @@
 # %% ../../nbs/train/jobs.ipynb #80999625
 from __future__ import annotations
 
-import os, sys, tempfile, traceback
-from multiprocessing import connection
-from typing import Callable, Sequence
+import os, sys, tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 from ..core.errors import VidnegError
-from ..core.parallel import process_context
+from ..core.parallel import JobError, run_jobs
 
 # %% auto #0
-__all__ = ['TrainingError', 'bar_options', 'train_many', 'train_together']
+__all__ = ['TrainingError', 'train_many', 'train_together']
 
 # %% ../../nbs/train/jobs.ipynb #820ac06e
 class TrainingError(VidnegError):
     "Training cannot go on: the message says at which step and why."
-
-_LINE = None # of the progress bar; set in the processes of `train_many`
-
-def bar_options() -> dict: # arguments of tqdm
-    "How this process draws its bar: beside others on a line of its own, or, where no terminal is, as a line now and then."
-    if _LINE is None: return {"mininterval": 0.5, "dynamic_ncols": True}
-    if sys.stderr.isatty(): return {"mininterval": 0.5, "dynamic_ncols": True, "position": _LINE}
-    return {"mininterval": 15.0, "ncols": 100, "bar_format": "{l_bar}{bar}{r_bar}\n"}
-
-def _job(pipe, func, kwargs, slot, lock):
-    "Body of a process of `train_many`."
-    global _LINE
-    _LINE = slot
-    tqdm.set_lock(lock)
-    torch.set_num_threads(1)
-    try: pipe.send((True, func(**kwargs)))
-    except BaseException: pipe.send((False, traceback.format_exc()))
-
-def _result(pipe, process, name):
-    "What a process sent; a `TrainingError` if it failed or died."
-    try: good, value = pipe.recv()
-    except EOFError:
-        process.join()
-        raise TrainingError(f"job {name} died with exit code {process.exitcode}; "
-                            "-9 often means too little memory") from None
-    if not good: raise TrainingError(f"job {name} failed:\n{value}")
-    return value
 
 # %% ../../nbs/train/jobs.ipynb #a11448b7
 def train_many(
@@ -56,27 +28,8 @@ def train_many(
     workers: int = 2, # processes at a time, each with one thread; 0: this process, one job after another
 ) -> list: # what the functions returned, in the order of the jobs
     "Run trainings in parallel processes. Raises `TrainingError` with the traceback of the first that fails."
-    if not workers: return [func(**kwargs) for func, kwargs in jobs]
-    context, waiting, running, results = process_context(), list(enumerate(jobs)), {}, {}
-    lock, slots = context.RLock(), list(range(workers))[::-1]
-    try:
-        while waiting or running:
-            while waiting and slots:
-                (i, (func, kwargs)), slot, (ours, theirs) = waiting.pop(0), slots.pop(), context.Pipe(duplex=False)
-                process = context.Process(target=_job, args=(theirs, func, kwargs, slot, lock), daemon=True)
-                process.start()
-                theirs.close() # else the end of a killed process would not be noticed
-                running[ours] = i, slot, process
-            for pipe in connection.wait(list(running)):
-                i, slot, process = running.pop(pipe)
-                results[i] = _result(pipe, process, f"{i} ({getattr(jobs[i][0], '__name__', 'job')})")
-                process.join()
-                slots.append(slot)
-    finally:
-        for _, _, process in running.values():
-            process.terminate()
-            process.join()
-    return [results[i] for i in range(len(jobs))]
+    try: return run_jobs(jobs, workers, partial(torch.set_num_threads, 1))
+    except JobError as e: raise TrainingError(str(e)) from None
 
 # %% ../../nbs/train/jobs.ipynb #8fe9835e
 def _member(func, kwargs, rank, processes, meeting):

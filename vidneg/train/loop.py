@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import copy, csv, dataclasses, json, math, os, shutil, time, warnings
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -26,13 +26,14 @@ from tqdm import tqdm
 
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
+from ..core.parallel import bar_options
 from ..core.seeds import stable_seed
-from ..data.batches import digest
-from .jobs import TrainingError, bar_options, train_together
+from ..data.batches import BatchSource, digest
+from .jobs import TrainingError, train_together
 from .tasks import Task
 
 # %% auto #0
-__all__ = ['TrainConfig', 'parameter_groups', 'learning_rate', 'ahead', 'fit']
+__all__ = ['TrainConfig', 'parameter_groups', 'learning_rate', 'ahead', 'Run', 'compile_parts', 'fit']
 
 # %% ../../nbs/train/loop.ipynb #a761d5c3
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _identity(task, batches, config, total):
     "Hash of all that decides what a run computes."
     without = "checkpoint_every", "num_threads", "prefetch" # which change no bit
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in without}
-    about = [settings, total, len(batches), type(task).__name__, task.settings, getattr(batches, "fingerprint", str)()]
+    about = [settings, total, len(batches), type(task).__name__, task.settings, batches.fingerprint()]
     return digest(json.dumps(about).encode(), *(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
                                                   for p in task.parameters()))
 
@@ -126,8 +127,8 @@ def ahead(
         if later is not None: yield later.result()
 
 # %% ../../nbs/train/loop.ipynb #b8a96d7a
-class _Run:
-    "One training: what `fit` does, in parts."
+class Run:
+    "One training in its parts; `fit` calls them."
     def __init__(self, task, batches, config, folder, checkpoint):
         self.config, self.batches, self.folder, self.checkpoint = config, batches, Path(folder), Path(checkpoint)
         self.per_epoch = len(batches) // config.accumulate
@@ -137,7 +138,7 @@ class _Run:
         self.acc = _accelerator(config)
         self.identity = _identity(task, batches, config, self.total)
         if config.recompute: _recompute_blocks(task)
-        if config.compile and self.acc.device.type == "cuda": _compile_parts(task)
+        if config.compile and self.acc.device.type == "cuda": compile_parts(task)
         groups = parameter_groups(task.to(self.acc.device), config.weight_decay)
         optimizer = torch.optim.AdamW(groups, config.learning_rate, config.betas, fused=True)
         with warnings.catch_warnings(): # of torch, about a name that accelerate uses
@@ -260,8 +261,11 @@ def _recompute_blocks(task):
     "Gradient checkpointing of all blocks."
     for block in _blocks(task): block.forward = partial(recompute, block.forward, use_reentrant=False)
 
-def _compile_parts(task, **options):
-    "Kernels for the model's parts; and for all blocks, as parts that are never called as a whole compile nothing."
+def compile_parts(
+    task: Task,
+    **options, # of torch.compile
+) -> None:
+    "Make kernels for the model's parts; and for all blocks, as parts that are never called as a whole compile nothing."
     for part in [*task.model.children(), *_blocks(task.model)]: part.compile(**options)
 
 def _accelerator(config):
@@ -294,7 +298,7 @@ def _deterministic(config):
 # %% ../../nbs/train/loop.ipynb #cbc4119e
 def fit(
     task: Task, # a model bound to its losses
-    batches, # has `len()` and `batch(epoch, index) -> dict of tensors`, as `Batches`
+    batches: BatchSource,
     config: TrainConfig,
     folder: str | Path, # receives the model, by `task.save(folder)`, and metrics.csv
     val: Callable[[], dict[str, float]] | None = None, # after each epoch, in eval mode; → columns of metrics.csv
@@ -310,7 +314,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".part-*"): shutil.rmtree(left, ignore_errors=True) # by a run that was killed while writing
     with _deterministic(config):
-        run = _Run(task, batches, config, folder, checkpoint or folder/"checkpoint.safetensors")
+        run = Run(task, batches, config, folder, checkpoint or folder/"checkpoint.safetensors")
         if resume: run.resume()
         first, start = run.step, time.perf_counter()
         silent = not (progress and run.acc.is_main_process)

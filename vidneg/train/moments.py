@@ -5,8 +5,7 @@
 # %% ../../nbs/train/moments.ipynb #5d51cd04
 from __future__ import annotations
 
-import functools, inspect, json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +14,19 @@ from torch import nn
 
 from ..core.errors import VidnegError
 from ..core.records import Clip
-from ..core.seeds import stable_rng, stable_seed
-from ..data.batches import digest
+from ..data.batches import OrderedBatches
 from ..core.records import MomentQuery
 from ..data.moments import CLIP_SECONDS, moment_batch
 from ..data.video import read_frames
 from ..losses.components import Importance, cosine, pool
-from ..losses.contrastive import LOSSES
-from ..losses.moment import moment_losses
-from ..models.moment import MomentModel, pool_joint, predictions, save_moment_model
-from .tasks import Task
+from ..losses.registry import LOSSES
+from ..losses.tensors import wanted_by
+from ..models.moment import MomentModel, pool_joint, predictions
+from .contrastive import fresh_importance
+from .tasks import LossTask, Provider, Step
 
 # %% auto #0
-__all__ = ['film_features', 'text_features', 'MomentBatches', 'MomentTask', 'find_moments']
+__all__ = ['film_features', 'text_features', 'MomentBatches', 'Moments', 'JointComponents', 'MomentTask', 'find_moments']
 
 # %% ../../nbs/train/moments.ipynb #c6126c41
 def film_features(
@@ -62,8 +61,9 @@ def _padded(rows):
     for o, r in zip(out, rows): o[:len(r)] = r
     return torch.from_numpy(out), torch.from_numpy(np.arange(longest) < np.array([len(r) for r in rows])[:, None])
 
-class MomentBatches:
-    "Batches of queries for `fit`, their order new in each epoch."
+class MomentBatches(OrderedBatches):
+    "Batches of queries, their order new in each epoch."
+    purpose = "queries"
     def __init__(self,
         queries: Sequence[MomentQuery],
         videos: Mapping[str, np.ndarray], # clip_id → (T, d_v)
@@ -78,17 +78,17 @@ class MomentBatches:
         if lost := sorted({q.clip_id for q in queries} - videos.keys()):
             raise VidnegError(f"no features of {len(lost)} films, first {lost[0]!r}")
         self.queries, self.videos, self.words = list(queries), videos, words
-        self.batch_size, self.seed = batch_size, seed
+        super().__init__(np.arange(len(queries)), batch_size, seed)
         self.negatives, self.positives, self.compared = negatives, positives or {}, compared
         self.k = max((len(n) for n in negatives.values()), default=0) if negatives is not None else 0
 
-    def __len__(self): return -(-len(self.queries)//self.batch_size)
-
-    def batch(self, epoch: int, index: int) -> dict[str, torch.Tensor]: # of `moment_batch`; with negatives pos_text
-        # (C, L, d_t), pos_text_mask, neg_text (C, K, L, d_t), neg_text_mask, component_mask (C, K) of the first C rows
-        "One batch, a pure function of its arguments."
-        order = stable_rng(self.seed, "queries", epoch).permutation(len(self.queries))
-        some = [self.queries[i] for i in order[index*self.batch_size:(index + 1)*self.batch_size]]
+    def collate(self,
+        epoch: int,
+        items: np.ndarray, # (B,) queries
+    ) -> dict[str, torch.Tensor]: # of `moment_batch`; with negatives pos_text (C, L, d_t), pos_text_mask, neg_text
+        # (C, K, L, d_t), neg_text_mask, component_mask (C, K) of the first C rows
+        "Queries, their films and texts."
+        some = [self.queries[i] for i in items]
         out = moment_batch(some, self.videos, {q.query_id: self.words[q.text] for q in some}, self.seed, epoch)
         return out | self._components(some[:self.compared]) if self.k else out
 
@@ -102,18 +102,61 @@ class MomentBatches:
         exists = neg_mask.any(-1) & pos_mask.any(-1)[:, None]
         return dict(pos_text=pos, pos_text_mask=pos_mask, neg_text=neg, neg_text_mask=neg_mask, component_mask=exists)
 
-    def fingerprint(self) -> str: # changes when the data or their order would
-        "A hash of queries, texts, settings and features."
+    def content(self) -> tuple[list, Iterable[np.ndarray]]:
+        "Queries, texts and settings; features."
         about = [[q.query_id, q.text, q.windows, q.saliency] for q in self.queries]
         settings = self.batch_size, self.seed, self.compared
         others = [[i, list(t)] for i, t in (self.negatives or {}).items()], list(self.positives.items())
-        plain = json.dumps([about, settings, others]).encode()
-        arrays = [self.videos[c] for c in sorted({q.clip_id for q in self.queries})]
-        return digest(plain, *arrays, *(self.words[t] for t in sorted(self.words)))
+        videos = [self.videos[c] for c in sorted({q.clip_id for q in self.queries})]
+        return [about, settings, others], [*videos, *(self.words[t] for t in sorted(self.words))]
 
 # %% ../../nbs/train/moments.ipynb #4de27243
-class MomentTask(Task):
-    "A model of moments with its losses and those of sentence components."
+class Moments(Provider):
+    "What the model says of a film and a query, beside what is true of it."
+    said = ("spans", "logits", "saliency", "joint", "video_mask", "negative_saliency") # fields of `MomentOutput`
+    true = ("windows", "windows_mask", "saliency_pairs", "saliency_scores") # of `moment_batch`
+    gives = {name: () for name in (*said, *true)}
+    def __init__(self, model: MomentModel): self.model = model
+
+    def __call__(self, step: Step) -> None:
+        "Read the film with its query and with a query of another film."
+        read = "video", "video_mask", "text", "text_mask", "negative"
+        step.own |= vars(self.model(*(step.batch[k] for k in read))) | {k: step.batch[k] for k in self.true}
+
+class JointComponents(Provider):
+    "Compares the film with its query, with the positive and with the negatives of the first C rows."
+    gives = {"temperature": (), "component_pos": ("joint", "video_mask"), "component_neg": ("component_pos",),
+             "component_mask": ("component_pos",), "importance": ("component_pos",)}
+    def __init__(self,
+        model: MomentModel,
+        importance: Importance | None, # None where no loss weighs components
+        temperature: float, # of the losses
+        pooling: str, # of joint embeddings over clips: "mean" or "max"
+    ):
+        self.model, self.importance, self.temperature, self.pooling = model, importance, temperature, pooling
+
+    def __call__(self, step: Step) -> None:
+        "Compare joint embeddings."
+        batch = step.batch
+        if "neg_text" not in batch:
+            raise VidnegError("losses on components need negatives: give them to MomentBatches")
+        n = len(batch["component_mask"]) # C
+        anchor = pool_joint(step.own["joint"][:n], step.own["video_mask"][:n], self.pooling) # (C, d)
+        positive = self._joint(batch, n, anchor, batch["pos_text"], batch["pos_text_mask"]) # (C, d)
+        negative = self._joint(batch, n, anchor, batch["neg_text"], batch["neg_text_mask"]) # (C, K, d)
+        step.own |= {"component_pos": cosine(anchor, positive), "component_neg": cosine(anchor[:, None], negative),
+                     "component_mask": batch["component_mask"], "temperature": self.temperature}
+        if "importance" not in step.every: return
+        sentence = pool(batch["text"][:n], batch["text_mask"][:n].bool()) # (C, d_t)
+        step.own["importance"] = self.importance(sentence, batch["neg_text"], batch["neg_text_mask"].bool()) # (C, K)
+
+    def _joint(self, batch, n, anchor, text, mask):
+        "Joint embeddings of the first n films with texts; 0 for a text that does not exist."
+        if not mask.any(): return anchor.new_zeros(*mask.shape[:-1], anchor.shape[-1])
+        return self.model.joint(batch["video"][:n], batch["video_mask"][:n], text, mask, self.pooling)
+
+class MomentTask(LossTask):
+    "A model of moments with its losses and those of sentence components; these have terms (C,)."
     def __init__(self,
         model: MomentModel,
         losses: Sequence[str] = (), # of sentence components: component_simple, _discernible, _adaptive
@@ -124,49 +167,17 @@ class MomentTask(Task):
         levels: int = 4, # a clip's best score; 4 from each annotator
         seed: int = 0, # of the importance module
     ):
+        for name in losses:
+            if "component_mask" not in wanted_by(LOSSES[name]).needed:
+                raise VidnegError(f"{name} is no loss of sentence components: here are component_simple and its kin")
         quiet = {"importance_entropy": 0.} if "importance_entropy" in losses else {}
-        super().__init__(model, quiet | dict(weights or {}))
-        self.losses = {n: functools.partial(LOSSES[n], **(options or {}).get(n, {})) for n in losses}
-        self.wants = {n: set(inspect.signature(loss).parameters) for n, loss in self.losses.items()}
-        if wrong := [n for n, w in self.wants.items() if "component_mask" not in w]:
-            raise VidnegError(f"{wrong[0]} is no loss of sentence components: here are component_simple and its kin")
-        self.temperature, self.pooling, self.levels = temperature, pooling, levels
-        if any("importance" in w for w in self.wants.values()):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(stable_seed(seed, "importance"))
-                self.importance = Importance(model.config.text_dim)
+        importance = fresh_importance(model.config.text_dim, seed)
+        super().__init__(model, [Moments(model), JointComponents(model, importance, temperature, pooling)],
+                         ["moment_retrieval", *losses], quiet | dict(weights or {}),
+                         {"moment_retrieval": {"levels": levels}} | dict(options or {}))
+        self.importance = importance if "importance" in self.every else None
         self.settings = {"losses": list(losses), "weights": self.weights, "options": options, "levels": levels,
                          "temperature": temperature, "pooling": pooling, "model": type(model).__name__}
-
-    def save(self, folder: str | Path):
-        "Write the model as `load_moment_model` reads it."
-        save_moment_model(self.model, folder)
-
-    def forward(self, batch: dict) -> dict[str, torch.Tensor]: # {name: (B,)}; losses on components: (C,)
-        "The terms of all losses."
-        if self.losses and "neg_text" not in batch:
-            raise VidnegError(f"the losses {', '.join(self.losses)} need negatives: give them to MomentBatches")
-        read = "video", "video_mask", "text", "text_mask"
-        out = self.model(*(batch[k] for k in read), batch["negative"])
-        terms = moment_losses(vars(out), batch, levels=self.levels)
-        named = self._compared(batch, out) if self.losses else {}
-        for name, loss in self.losses.items(): terms |= loss(**{k: named[k] for k in self.wants[name] & named.keys()})
-        return terms
-
-    def _compared(self, batch, out):
-        "The film with its query, with the positive and with the negatives."
-        n = len(batch["component_mask"]) # C
-        anchor = pool_joint(out.joint[:n], out.video_mask[:n], self.pooling) # (C, d)
-        def joint(text, mask): # 0 for a text that does not exist
-            if not mask.any(): return anchor.new_zeros(*mask.shape[:-1], anchor.shape[-1])
-            return self.model.joint(batch["video"][:n], batch["video_mask"][:n], text, mask, self.pooling)
-        positive = joint(batch["pos_text"], batch["pos_text_mask"]) # (C, d)
-        negative = joint(batch["neg_text"], batch["neg_text_mask"]) # (C, K, d)
-        named = {"component_pos": cosine(anchor, positive), "component_neg": cosine(anchor[:, None], negative),
-                 "component_mask": batch["component_mask"], "temperature": self.temperature}
-        if not hasattr(self, "importance"): return named
-        sentence = pool(batch["text"][:n], batch["text_mask"][:n].bool()) # (C, d_t)
-        return named | {"importance": self.importance(sentence, batch["neg_text"], batch["neg_text_mask"].bool())}
 
 # %% ../../nbs/train/moments.ipynb #2f22054e
 @torch.no_grad()

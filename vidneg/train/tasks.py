@@ -5,22 +5,22 @@
 # %% ../../nbs/train/tasks.ipynb #6cd23887
 from __future__ import annotations
 
-import functools, inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from ..core.errors import VidnegError
-from ..losses import components, hard, moment # their losses are in LOSSES once they are imported
-from ..losses.contrastive import LOSSES, _full
-from ..losses.hard import duplicate_negatives
-from ..losses.matching import hard_negatives, mask_tokens
+from ..losses.registry import LOSSES
+from ..losses.tensors import wanted_by
+from ..models.io import save
 
 # %% auto #0
-__all__ = ['Task', 'gather', 'own_rows', 'NaveroTask']
+__all__ = ['Task', 'gather', 'own_rows', 'own_share', 'Step', 'Provider', 'with_parts', 'LossTask']
 
 # %% ../../nbs/train/tasks.ipynb #e62e35d2
 class Task(nn.Module):
@@ -75,141 +75,89 @@ def own_rows(
     rank = dist.get_rank() if dist.is_initialized() else 0
     return slice(rank*n, (rank + 1)*n)
 
+def own_share(
+    x: torch.Tensor, # (B, ...) of all processes' samples
+) -> torch.Tensor: # (b, ...)
+    "This process's rows of what was computed of all."
+    return x[own_rows(len(x)//(dist.get_world_size() if dist.is_initialized() else 1))]
+
+# %% ../../nbs/train/tasks.ipynb #7e540001
+@dataclass
+class Step:
+    "A batch and what the providers have made of it."
+    batch: dict
+    every: frozenset[str] # tensors that are wanted by a loss or by a provider
+    must: frozenset[str] # those among them that some loss cannot do without
+    generator: torch.Generator # of all that is drawn, on the CPU
+    own: dict = field(default_factory=dict) # name → tensor of this process's samples
+    among_all: dict = field(default_factory=dict) # name → tensor of all processes' samples, for losses that compare these
+
+class Provider:
+    "Makes tensors. A subclass says which, and puts them into the step."
+    gives: Mapping[str, Sequence[str]] = {} # tensor → the tensors that it is made of
+    across: frozenset[str] = frozenset() # those that compare all samples of a batch, whichever process has them
+
+    def __call__(self, step: Step) -> None:
+        "Make those of its tensors that are in `step.every`."
+        raise NotImplementedError
+
+def with_parts(
+    names: Iterable[str], # of tensors
+    made_of: Mapping[str, Sequence[str]], # tensor → the tensors that it is made of
+) -> frozenset[str]: # names in `made_of`
+    "Find the tensors by these names, what they are made of, and so on."
+    todo, found = list(names), set()
+    while todo:
+        name = todo.pop()
+        if name in found or name not in made_of: continue
+        found.add(name)
+        todo += made_of[name]
+    return frozenset(found)
+
 # %% ../../nbs/train/tasks.ipynb #19857390
-class NaveroTask(Task):
-    "VTC, VTM, MLM and their negative-augmented forms on one encoding of the batch. NAVERO (1)–(4), SPOT (8)."
-    among_all = frozenset({"similarity", "neg_similarity", "neg_same"}) # compare all samples, whichever process has them
-    provides = among_all | {"temperature", "pos", "neg", "neg_mask", "same", "match_logits", "match_labels",
-                             "match_mask", "neg_match_logits", "mlm_logits", "mlm_labels"}
+class LossTask(Task):
+    "A model, the providers of tensors, and the losses that ask for them."
     def __init__(self,
-        model: nn.Module, # encode_video, encode_text, fuse, match_logits, mlm_logits, temperature
-        losses: Sequence[str] = ("vtc", "vtm"), # names in LOSSES
+        model: nn.Module,
+        providers: Sequence[Provider], # in the order in which they run
+        losses: Sequence[str], # names in LOSSES
         weights: dict[str, float] | None = None, # of the terms; 1 where not given
         options: dict[str, dict] | None = None, # further arguments by loss, as {"neg_vtc": {"combine": "mean"}}
-        vtm_directions: int = 2, # 2: a wrong text per video and a wrong video per text; 1: only the first
-        mask: dict | None = None, # for MLM, arguments of `mask_tokens`: mask_id, vocab_size, first_word, p
     ):
         super().__init__(model, weights)
         options = options or {}
-        self.losses = {name: functools.partial(LOSSES[name], **options.get(name, {})) for name in losses}
-        unknown = sorted({*self.weights, *options} - {*losses})
-        if unknown:
-            raise VidnegError(f"weights or options for {', '.join(unknown)}; the losses are {', '.join(losses)}")
-        if vtm_directions not in (1, 2): raise VidnegError(f"vtm_directions is 1 or 2, not {vtm_directions}")
-        if "mlm" in losses and not mask: raise VidnegError("the loss mlm needs mask=dict(mask_id=..., vocab_size=...)")
-        self.wants = {name: set(inspect.signature(loss).parameters) for name, loss in self.losses.items()}
-        self.every = set().union(*self.wants.values()) # names of all tensors that some loss wants
-        for name, loss in self.losses.items():
-            needs = {k for k, v in inspect.signature(loss).parameters.items() if v.default is inspect.Parameter.empty}
-            if needs - self.provides:
-                raise VidnegError(f"the loss {name} needs {', '.join(sorted(needs - self.provides))}, which "
-                                  f"{type(self).__name__} does not make: train it with another task")
-        self.vtm_directions, self.mask = vtm_directions, mask
-        self.settings = {"losses": list(losses), "weights": self.weights, "options": options, "mask": mask,
-                         "vtm_directions": vtm_directions}
-
-    def logged(self) -> dict[str, float]:
-        "The learned temperature."
-        return {"temperature": float(self.model.temperature.detach())}
+        if unknown := sorted({*options} - {*losses}):
+            raise VidnegError(f"options for {', '.join(unknown)}; the losses are {', '.join(losses)}")
+        self.losses = {name: partial(LOSSES[name], **options.get(name, {})) for name in losses}
+        self.wants = {name: wanted_by(LOSSES[name], options.get(name)) for name in losses}
+        made_of = {k: parts for p in providers for k, parts in p.gives.items()}
+        for name, (needed, _) in self.wants.items():
+            if lacking := sorted(needed - made_of.keys()):
+                raise VidnegError(f"the loss {name} needs {', '.join(lacking)}, which {type(self).__name__} "
+                                  "does not make: train it with another task")
+        self.must = with_parts((k for needed, _ in self.wants.values() for k in needed), made_of)
+        self.every = with_parts((k for some in self.wants.values() for names in some for k in names), made_of)
+        self.providers = [p for p in providers if self.every & p.gives.keys()]
+        self.across = frozenset().union(*(p.across for p in providers))
 
     def save(self, folder: str | Path):
-        "Write the model as `load_model` reads it."
-        from vidneg.models.navero import save_model # imported late: takes seconds, and other tasks do without
-        save_model(self.model, folder)
+        "Write the model as `vidneg.models.io.load` reads it."
+        save(self.model, folder)
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]: # {name: (B,)}
         "The terms of all losses."
-        self._check(batch)
         generator = torch.Generator().manual_seed(batch.get("seed", 0))
-        tokens, video = self._video(batch["features"]) # (B, S, d), (B, p)
-        ids, mask, named = self._texts(batch, generator) # (B, n, L)
-        hidden, text = self.model.encode_text(ids.flatten(0, 1), mask.flatten(0, 1)) # (B*n, L, d), (B*n, p)
-        hidden, text = hidden.unflatten(0, ids.shape[:2]), text.unflatten(0, ids.shape[:2]) # (B, n, L, d), (B, n, p)
-        among_all, own = self._contrast(batch, (tokens, video), (hidden, text), mask)
-        named |= own
-        named |= self._fused(tokens, hidden, mask, named, generator)
-        return self._terms(among_all, named, own_rows(len(ids)))
+        step = Step(batch, self.every, self.must, generator)
+        for provider in self.providers: provider(step)
+        return self._terms(step)
 
-    def _check(self, batch):
-        "Refuse a batch that lacks what a loss wants."
-        if any(name.startswith("neg") for name in self.every) and "neg_ids" not in batch:
-            raise VidnegError(f"the losses {', '.join(self.losses)} need negatives: give them to Batches")
-
-    def _video(self, features):
-        "Tokens and embedding of each clip, from features (B, T, N, d)."
-        return self.model.encode_video(features.to(next(self.model.parameters()).dtype))
-
-    def _terms(self, among_all, named, rows):
+    def _terms(self, step):
         "What the losses say of this process's samples."
         terms = {}
         for name, loss in self.losses.items():
-            given = among_all if self.wants[name] & self.among_all else named
-            values = loss(**{k: given[k] for k in self.wants[name] & given.keys()})
-            terms |= {k: v[rows] for k, v in values.items()} if given is among_all else values
+            wanted = self.wants[name].needed | self.wants[name].optional
+            compares_all = bool(wanted & self.across)
+            given = step.among_all if compares_all else step.own
+            values = loss(**{k: given[k] for k in wanted & given.keys()})
+            terms |= {k: own_share(v) for k, v in values.items()} if compares_all else values
         return terms
-
-    def _texts(self, batch, generator):
-        "Caption, generated negatives and masked caption of each clip, (B, n, L), as far as the losses want them."
-        ids, mask, named = [batch["input_ids"][:, None]], [batch["attention_mask"][:, None]], {}
-        if "neg_mask" in self.every:
-            ids.append(batch["neg_ids"]); mask.append(batch["neg_attention_mask"])
-            named["neg_mask"] = batch["neg_mask"]
-        if "mlm_logits" in self.every:
-            special = (ids[0][:, 0] < self.mask.get("first_word", 0)) | (mask[0][:, 0] == 0) # (B, L)
-            hidden, named["mlm_labels"] = mask_tokens(ids[0][:, 0], special, generator, **self.mask)
-            ids.append(hidden[:, None]); mask.append(mask[0])
-        return torch.cat(ids, 1), torch.cat(mask, 1), named
-
-    def _similarities(self, video, text, mask):
-        "Cosines of captions and K negatives of all processes' samples."
-        v, t = gather(_full(video[1])), gather(_full(text[1])) # (B, p), (B, 1+K, p)
-        out = {"similarity": v @ t[:, 0].T} # (B, B)
-        if t.shape[1] > 1: out["neg"] = torch.einsum("bp,bkp->bk", v, t[:, 1:]) # (B, K)
-        if t.shape[1] > 1 and "neg_similarity" in self.every:
-            out["neg_similarity"] = torch.einsum("ip,jkp->ijk", v, t[:, 1:]) # (B, B, K)
-        return out
-
-    def _contrast(self, batch, video, text, mask):
-        "Similarities of tokens and embeddings, in full precision: among all processes' samples, and this one's own."
-        n = 1 + (batch["neg_ids"].shape[1] if "neg_mask" in self.every and "neg_ids" in batch else 0)
-        with torch.autocast(video[1].device.type, enabled=False):
-            out = self._similarities(video, tuple(x[:, :n] for x in text), mask[:, :n])
-        ids, clip = gather(batch["input_ids"]), gather(batch["clip"])
-        same = (clip[:, None] == clip) | (ids[:, None] == ids).all(-1) # (B, B) the same clip or the same words
-        if n > 1: out["neg_mask"] = gather(batch["neg_mask"])
-        if n > 1 and "neg_same" in self.every: out["neg_same"] = duplicate_negatives(ids, gather(batch["neg_ids"]), same)
-        rows = own_rows(len(video[1]))
-        own = {key: x[rows] for key, x in out.items() if key in ("neg", "neg_mask")}
-        shared = {"temperature": self.model.temperature}
-        among_all = out | shared | {"same": same, "pos": out["similarity"].diagonal()}
-        return among_all, own | shared | {"same": same[rows, rows], "pos": among_all["pos"][rows],
-                                          "similarity": out["similarity"][rows, rows]}
-
-    def _fused(self, tokens, hidden, mask, named, generator):
-        "Logits of the fusion head for all pairs that the losses want."
-        parts, k = {}, named["neg_mask"].shape[1] if "neg_mask" in named else 0
-        if "match_logits" in self.every:
-            texts, videos = hard_negatives(named["similarity"], named["temperature"], generator, named["same"])
-            pick = lambda x: torch.cat([x[:, :1], x[texts.clamp(min=0), :1]], 1) # own and wrong text
-            parts["match"] = (pick(hidden), pick(mask))
-        if "neg_match_logits" in self.every: parts["neg"] = (hidden[:, 1:1 + k], mask[:, 1:1 + k])
-        if "mlm_logits" in self.every: parts["mlm"] = (hidden[:, -1:], mask[:, -1:])
-        if not parts: return {}
-        first = "mlm" not in parts # matching reads only the first word
-        words, visible = (torch.cat(x, 1) for x in zip(*parts.values()))
-        fused = self.model.fuse(tokens, words, visible, first_only=first) # (B, all parts, L or 1, d)
-        fused = dict(zip(parts, fused.split([h.shape[1] for h, _ in parts.values()], 1)))
-        out = {}
-        if "neg" in fused: out["neg_match_logits"] = self.model.match_logits(fused["neg"]) # (B, K, 2)
-        if "mlm" in fused:
-            out["mlm_logits"] = self.model.mlm_logits(fused["mlm"][:, 0][named["mlm_labels"] >= 0]) # (M, vocab)
-        if "match" not in fused: return out
-        logits, exist = self.model.match_logits(fused["match"]), [texts >= -1, texts >= 0] # (B, 2, 2)
-        if self.vtm_directions == 2:
-            wrong = self.model.fuse(tokens, hidden[:, :1], mask[:, :1], videos.clamp(min=0), first_only=True)
-            logits, exist = torch.cat([logits, self.model.match_logits(wrong)], 1), exist + [videos >= 0]
-        labels = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device) # (B, 2 or 3)
-        labels[:, 0] = 1
-        return out | {"match_logits": logits, "match_labels": labels, "match_mask": torch.stack(exist, 1)}
-
-

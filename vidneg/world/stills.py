@@ -9,9 +9,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
-import torch
 
-from ..core.errors import VidnegError
 from ..core.records import Caption
 from ..core.seeds import stable_rng
 from .language import ACTIONS, CHANGES, CONTACTS, Clause, Meaning, say
@@ -19,12 +17,13 @@ from ..core.parallel import parallel_map
 from .layout import Tracks
 from .render import render
 from .words import COLORS, MATERIALS, SCENES, SHAPES, SIZES
+from ..data.batches import ArrayBatches
 from ..data.video import sample_indices
 from .script import WorldConfig, make_clip, phrase
 
 # %% auto #0
-__all__ = ['CLASSES', 'PREDICATES', 'Stills', 'draw_stills', 'nearest', 'patch_targets', 'ArrayBatches', 'still_batches', 'Films',
-           'draw_films', 'Pictures', 'draw_pictures']
+__all__ = ['CLASSES', 'PREDICATES', 'Stills', 'draw_stills', 'nearest', 'patch_targets', 'still_batches', 'Films', 'draw_films',
+           'Pictures', 'draw_pictures']
 
 # %% ../../nbs/world/stills.ipynb #8f8039f8
 @dataclass
@@ -98,29 +97,6 @@ def patch_targets(
     return {**targets, "offset": (one*grid).astype(np.float32), "scene": stills.labels["scene"]}
 
 # %% ../../nbs/world/stills.ipynb #4d820666
-class ArrayBatches:
-    "Rows of some arrays, batch by batch, in a new order every epoch."
-    def __init__(self,
-        arrays: dict[str, np.ndarray], # (N, ...) each
-        batch_size: int = 64,
-        seed: int = 0, # of the order
-    ):
-        self.arrays, self.n = arrays, len(next(iter(arrays.values())))
-        if self.n < batch_size: raise VidnegError(f"{self.n} rows make no batch of {batch_size}: take a smaller batch_size")
-        self.batch_size, self.seed, self._order = batch_size, seed, (None, None)
-
-    def __len__(self): return self.n//self.batch_size
-
-    def batch(self,
-        epoch: int,
-        index: int, # number of the batch in the epoch
-    ) -> dict: # (B, ...) each
-        "One batch."
-        if self._order[0] != epoch:
-            self._order = epoch, stable_rng(self.seed, "still order", epoch).permutation(self.n)
-        rows = self._order[1][index*self.batch_size:(index + 1)*self.batch_size]
-        return {k: torch.from_numpy(v[rows]) for k, v in self.arrays.items()}
-
 def still_batches(
     stills: Stills,
     grid: int, # patches a side

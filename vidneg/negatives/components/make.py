@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ...core.records import Caption, Edit, Negative
 from ...core.registry import Registry
 from ...core.seeds import stable_rng, stable_seed
-from ...lm.pretrained import Chat
+from ...lm.protocols import Chat
 from ..generate import EXHAUSTED, Made, Plan, REFUSED, Request, Source
 from .substitutes import CHANGED, Vocabulary, find_components, read_vocabulary, replacements
 from ...text.edits import apply_edit, edits_between

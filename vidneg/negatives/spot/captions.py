@@ -20,7 +20,7 @@ from .faithful import faithful
 from .grammar import Grammar, NOUN_KINDS
 from .statements import linear
 from .events import Foil, Scheme, Vocabulary, kinds, manipulate, offers
-from ...lm.pretrained import Chat
+from ...lm.protocols import Chat
 
 # %% auto #0
 __all__ = ['PAPER_PROMPT', 'Decorated', 'GrammarDecorator', 'ChatDecorator', 'SpotSet', 'SpotGenerator', 'make_spot',
