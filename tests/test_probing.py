@@ -5,6 +5,8 @@ import pytest
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
+from vidneg.audit.blind import blind_solvability
+from vidneg.data.pairs import Pair
 from vidneg.evaluate.accuracy import (ITEM_COLUMNS, KINDS, METRICS, SCORE_COLUMNS, acc, acc_hat,
                                       accuracy_difference, accuracy_table, score_blind, check_scores, item_matrix,
                                       score_pairs, toy_scores)
@@ -165,6 +167,21 @@ def test_blind_has_no_bias():
     assert np.allclose(score_blind(flipped, test).p_pos, 1 - a.p_pos, atol=1e-3)
     never = test.assign(caption="words never seen", negative="nor these before")
     assert (score_blind(train, never).score_pos == 0).all()
+
+
+def test_the_audit_prints_the_same_number():
+    "One family of rankers: the blind row of a table is the audit's bag, given the same items and training pairs."
+    train, test = pairs(300, 0, ["melts", "jumps"]), pairs(200, 1)
+    known, asked = ([Pair(r.item, r.clip_id, r.kind, r.caption, r.negative) for r in t.itertuples()] for t in (train, test))
+    printed = accuracy_table(score_blind(train, test), ["acc"]).iloc[0].value
+    audited = blind_solvability(asked, ["bag"], ties="against", known=known).accuracy.iloc[-1]
+    assert printed == pytest.approx(audited) and .5 < printed < 1
+
+
+def test_blind_scores_do_not_depend_on_order():
+    train, test = pairs(300, 0, ["melts", "jumps"]), pairs(50, 1)
+    a, b = score_blind(train, test), score_blind(train[::-1], test[::-1])[::-1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(a, b, check_exact=True) # to the last digit that is written
 
 
 def test_blind_errors():

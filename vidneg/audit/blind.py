@@ -260,7 +260,7 @@ def blind_scores(
     scorers: Iterable[str] | None = None, # names in SCORERS; default: all that can run
     k: int = 5, # folds
     seed: int = 0, # of the folds
-    known: Iterable[Pair] = (), # training pairs; where there are any the scorers are fitted on them, and nothing is crossed
+    known: Iterable[Pair] = (), # training pairs: where there are any, scorers are fitted on them alone
 ) -> dict[str, np.ndarray]: # scorer: (N,), above 0 where the caption was picked
     "Scores of every pair by readers that have not seen it: fitted on training pairs, or on the other folds."
     if scorers is None: scorers = [s for s in SCORERS if s != "causal LM" or table.backend is not None]
