@@ -96,11 +96,12 @@ def _claim_row(r):
 
 def claims_markdown(
     decided: pd.DataFrame, # what `decide` gave
+    data: str = "", # name of the test data, for the heading
 ) -> str: # how many hold, how to read it, and a table for each paper
     "The claims as a Markdown page."
     counts = [[PAPERS[of].title if of in PAPERS else "All", *row] for of, *row in count_verdicts(decided).itertuples()]
     names = ["", "Claims", "Hold", "Reversed", "Open", "of these untested"]
-    parts = ["# Claims\n", markdown_table(names, counts, 1), PREFACE]
+    parts = [f"# Claims, on {data}\n" if data else "# Claims\n", markdown_table(names, counts, 1), PREFACE]
     for of, part in decided.groupby("of", sort=False):
         header = ["Claim", "Source", "Paper", "Ours", "n (clips)", "Verdict"]
         parts += [f"## {PAPERS[of].title}\n", markdown_table(header, map(_claim_row, part.itertuples()), 6)]
@@ -110,10 +111,11 @@ def write_claims(
     evidence: Evidence,
     path: str | Path, # reports/claims.md; claims.csv lies beside it
     papers: Sequence[str] | None = None, # names in PAPERS; None: all
+    data: str = "", # name of the test data, for the heading
 ) -> pd.DataFrame: # what `decide` gave
     "Decide all claims and write the page and a table."
     decided = decide(evidence, papers)
-    with atomic_path(path) as part: part.write_text(claims_markdown(decided), encoding="utf-8", newline="\n")
+    with atomic_path(path) as part: part.write_text(claims_markdown(decided, data), encoding="utf-8", newline="\n")
     with atomic_path(Path(path).with_suffix(".csv")) as part:
         decided.to_csv(part, index=False, float_format="%.4f", lineterminator="\n")
     return decided
