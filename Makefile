@@ -16,7 +16,7 @@ export MKL_NUM_THREADS ?= $(OMP_NUM_THREADS)
 export TOKENIZERS_PARALLELISM := false
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: help .venv reproduce test check lab export clean-notebooks readme bench bench-memory gpu-record
+.PHONY: help .venv reproduce dvc test check lab export clean-notebooks readme bench bench-memory gpu-record
 
 help: ## list the targets
 	@sed -nE 's/^([a-z.-]+):[^#]*## /\1\t/p' Makefile | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -25,24 +25,27 @@ help: ## list the targets
 .venv: ## the Python environment, from requirements.lock
 	@if ! cmp -s requirements.lock "$$VENV/requirements.lock" || ! [ -x "$$VENV/bin/python" ]; then .ci/venv "$$VENV"; fi
 
-reproduce: .venv ## every table and figure; SCALE=smoke|laptop|gpu|folder|paper switches params.yaml first
-	@$(if $(SCALE),python -m vidneg.run --scale $(SCALE))
-	@if dvc status -q; then echo "Nothing to do: all results are up to date."; else dvc repro; fi
-	@echo; cat reports/tables/main.md; echo
-	@echo "tables: reports/tables    figures: reports/figures    claims: reports/claims.md    executed notebooks: reports/executed"
+# Quoted through the environment, so that a path may hold anything.
+export SCALE DATA LIKE
+reproduce: .venv ## every table and figure; SCALE=smoke|gpu|paper in scales/SCALE, DATA=/a/folder on clips of yours
+	@python -m vidneg.pipeline.scales reproduce --scale "$$SCALE" --data "$$DATA" --like "$${LIKE:-laptop}"
+
+dvc: .venv ## dvc.yaml, from what the stages' notebooks say and import
+	@python -m vidneg.pipeline.dvc
 
 test: check ## export in sync, notebooks clean, README current, nbdev_test, pytest
 # A process for each notebook: one that registers a loss and the module made from it must not meet in the same process.
-	@find nbs -name '*.ipynb' -not -path 'nbs/pipeline/*' -not -name index.ipynb -not -path '*/.*' -print0 | sort -z \
+	@find nbs -name '*.ipynb' -not -path 'nbs/stages/*' -not -name index.ipynb -not -path '*/.*' -print0 | sort -z \
 	  | xargs -0 -P 2 -I{} nbdev_test --path {} --n_workers 0
 	@python -m pytest -q tests
 
 check: .venv ## the quick part of `make test`
 	@python -m pytest -q tests/test_house.py
-	@python -m vidneg.report.readme --check
+	@python -m vidneg.pipeline.dvc --check
+	@python -m vidneg.pipeline.readme --check
 
-lab: .venv ## JupyterLab; notebooks are cleaned as they are saved
-	@jupyter lab --ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter
+lab: .venv ## JupyterLab; notebooks are cleaned as they are saved. VIDNEG_SCALE=smoke: stages of that scale
+	@jupyter lab --ContentsManager.pre_save_hook=vidneg.pipeline.stage.clean_on_save
 
 export: .venv ## notebooks to modules
 	@nbdev_export
@@ -51,7 +54,7 @@ clean-notebooks: .venv ## strip what does not belong in git from the notebooks
 	@nbdev_clean
 
 readme: .venv ## README.md from nbs/index.ipynb
-	@python -m vidneg.report.readme
+	@python -m vidneg.pipeline.readme
 
 bench: .venv ## speeds on this machine
 	@python bench/bench.py

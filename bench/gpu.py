@@ -1,9 +1,9 @@
 """Speed, memory and repeatability of NAVERO's fine-tuning on this machine's GPU, for `reports/gpu/`.
 
 After `make reproduce SCALE=gpu`, `make gpu-record` trains some steps twice from the same start, with the parameters of
-`params.yaml`, and writes what it saw. `--device cpu` does the same without a GPU, at whatever scale was reproduced.
+that scale, and writes what it saw. `--device cpu` does the same without a GPU, `--scale` at another scale.
 """
-import argparse, hashlib, json, platform, resource, sys, tempfile
+import argparse, hashlib, json, os, platform, resource, sys, tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,13 +12,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidneg.core.errors import VidnegError
-from vidneg.core.files import at_root, atomic_path
+from vidneg.core.files import atomic_path, project_root
 from vidneg.core.records import Negative, read_records
 from vidneg.data.dataset import read_dataset
 from vidneg.data.video import FrameCache
 from vidneg.train.finetune import start_model, text_batches
 from vidneg.text.tokenize import load_tokenizer
-from vidneg.pipeline.runner import commit, read_section
+from vidneg.pipeline.runner import commit
+from vidneg.pipeline.stage import read_section, scale_folder
 from vidneg.train.contrastive import ContrastiveTask
 from vidneg.train.loop import TrainConfig, fit
 
@@ -88,15 +89,16 @@ def main():
     parser.add_argument("--device", default="auto", help="auto: a GPU, or an error; cpu")
     parser.add_argument("--peak", type=float, help="the device's dense bf16 TFLOP/s, where the table has it not")
     parser.add_argument("--compile", action="store_true", help="let torch.compile make kernels")
-    parser.add_argument("--out", default="reports/gpu/record.json")
+    parser.add_argument("--scale", default="gpu", help="a scale that was reproduced")
+    parser.add_argument("--out", default="reports/gpu/record.json", help="relative to the project's root")
     args = parser.parse_args()
-    at_root()
     if args.device == "auto" and not torch.cuda.is_available():
         raise VidnegError("no CUDA device here: run this where one is, or pass --device cpu to try the command")
+    os.chdir(scale_folder(scale=args.scale))
     if not Path("data/pretrain/model.safetensors").exists():
-        raise VidnegError("data/pretrain is missing: run `make reproduce SCALE=gpu` first")
+        raise VidnegError(f"data/pretrain is missing: run `make reproduce SCALE={args.scale}` first")
     found = record(args)
-    with atomic_path(args.out) as part: part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    with atomic_path(project_root()/args.out) as part: part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps({k: v for k, v in found.items() if k != "params"}, indent=2))
 
 

@@ -9,6 +9,9 @@ from vidneg.core.files import project_root
 def run(stage, root, monkeypatch, **parameters):
     "The notebook's cells in this process, with other parameters."
     monkeypatch.chdir(root)
+    monkeypatch.setenv("VIDNEG_STAGE", stage) # whose parameters are put in here
+    monkeypatch.setenv("VIDNEG_WORKERS", "1")
+    monkeypatch.delenv("VIDNEG_SCALE", raising=False)
     shown = []
     names = {"display": shown.append}
     cells = nbformat.read(project_root(__file__.rsplit("/", 1)[0])/f"nbs/stages/{stage}.ipynb", 4).cells

@@ -39,7 +39,7 @@ def bf16(monkeypatch):
     def accelerator(config):
         AcceleratorState._reset_state(reset_partial_state=True)
         return Accelerator(cpu=True, mixed_precision="bf16")
-    monkeypatch.setattr(vidneg.train, "_accelerator", accelerator)
+    monkeypatch.setattr(vidneg.train.loop, "_accelerator", accelerator)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -78,11 +78,11 @@ def test_both_towers_of_every_model_are_compiled(name):
 def test_bf16_is_what_the_layers_compute_in(bf16, tmp_path):
     task, seen = ContrastiveTask(MODELS["navero"]("tiny"), ["vtc"]), []
     task.model.video_proj.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    similarity = task._similarities
+    similarity = task.model.similarity
     def watched(*args):
         out = similarity(*args)
-        seen.append(out["similarity"].dtype)
+        seen.append(out.dtype)
         return out
-    task._similarities = watched
+    task.model.similarity = watched
     fit(task, batches(), TrainConfig(steps=1, device="cpu"), tmp_path, progress=False)
     assert seen == [torch.bfloat16, torch.float32] # embeddings are compared in full precision

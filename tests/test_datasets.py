@@ -12,8 +12,8 @@ from vidneg.data.batches import Batches
 from vidneg.data.dataset import read_dataset, take_dataset
 from vidneg.world.words import SIZES
 from vidneg.world.language import holds, parse
-from vidneg.world.stills import (CLASSES, PREDICATES, draw_films, draw_pictures, draw_stills, patch_targets,
-                                 still_batches)
+from vidneg.world.labels import CLASSES, PREDICATES, patch_targets, still_batches
+from vidneg.world.stills import draw_films, draw_pictures, draw_stills
 from vidneg.world.script import WorldConfig, is_held_out, make_clip
 from vidneg.world.write import write_world
 from vidneg.data.video import sample_indices

@@ -18,7 +18,9 @@ from vidneg.data.video import FrameCache
 from vidneg.world.script import WorldConfig
 from vidneg.world.write import write_world
 from vidneg.negatives.sets import set_file
-from vidneg.pipeline.runner import declared, read_yaml, set_scale
+from vidneg.pipeline.runner import declared
+from vidneg.pipeline.scales import OWN, make_scale, merge, new_scale, remarks, scales
+from vidneg.pipeline.stage import read_yaml
 
 ROOT = Path(__file__).parents[1]
 WORDS = [["man", "woman", "boy", "girl"], ["red", "blue", "green", "black"], ["rides", "carries", "pushes", "holds"],
@@ -61,19 +63,20 @@ def done(tmp_path_factory):
     own = folder(tmp_path_factory.mktemp("own"), {"train": 12, "val": 2, "test": 10})
     short = dict(epochs=1, batch_size=4, n_frames=2)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDNEG_WORKERS", "1")
         def stage(name, **parameters):
             try: left[name] = run(name, root, patch, **parameters)
             except Skipped as e: left[name] = str(e)
         stage("data", source=str(own), train=0, val=0, test=0, compositional=0)
-        stage("frames", n_frames=4, on_error="skip", workers=1)
+        stage("frames", n_frames=4, on_error="skip")
         stage("negatives", lexicon="navero")
         stage("lm", width=16, layers=1, heads=2, batch_size=8)
-        stage("generators", lexicon="navero", vocabulary="", scheme="activitynet", rounds=2, workers=1)
-        stage("audit", shares=[0.5], workers=1)
+        stage("generators", lexicon="navero", vocabulary="", scheme="activitynet", rounds=2)
+        stage("audit", shares=[0.5])
         stage("backbone", model=TINY, stills=0, vocab_size=200)
-        stage("features", workers=1)
+        stage("features")
         stage("pretrain", **short)
-        stage("finetune", fewer_negatives=[], workers=1, **short)
+        stage("finetune", fewer_negatives=[], **short)
         stage("score", n_frames=2)
         stage("spot", scheme="activitynet")
         stage("qa")
@@ -129,21 +132,62 @@ def test_broken_files_stop_the_run_where_they_shall(done, tmp_path, monkeypatch,
         write_records(tmp_path/"data/dataset/clips.parquet", clips)
         said = [c for c in read_records(tmp_path/"data/dataset/captions.parquet", Caption) if c.clip_id == "train-1"]
         write_records(tmp_path/"data/dataset/captions.parquet", said)
-    with pytest.raises(VidnegError, match=says): run("frames", tmp_path, monkeypatch, on_error=on_error, workers=1)
+    with pytest.raises(VidnegError, match=says): run("frames", tmp_path, monkeypatch, on_error=on_error)
 
 
-@pytest.mark.parametrize("scale", read_yaml(ROOT/"params.yaml")["scales"])
+def checkout(root):
+    "What scales are made of, without the code."
+    for name in ("params.yaml", "settings.ini"): shutil.copy(ROOT/name, root)
+    shutil.copytree(ROOT/"nbs/stages", root/"nbs/stages")
+    for overlay in (ROOT/"scales").glob("*/overlay.yaml"):
+        if overlay.parent.name not in ("smoke", "gpu", "paper"): continue
+        (root/"scales"/overlay.parent.name).mkdir(parents=True)
+        shutil.copy(overlay, root/"scales"/overlay.parent.name)
+    return root
+
+
+@pytest.mark.parametrize("scale", ["laptop", "smoke", "gpu", "paper", "own", "own like paper"])
 def test_every_scale_declares_what_the_notebooks_take(tmp_path, scale):
-    shutil.copy(ROOT/"params.yaml", tmp_path)
-    set_scale(tmp_path/"params.yaml", scale)
-    params = read_yaml(tmp_path/"params.yaml")
+    root = checkout(tmp_path)
+    if scale.startswith("own"):
+        own = folder(tmp_path/"my clips", {"train": 4, "val": 2, "test": 2})
+        like = "paper" if "paper" in scale else "laptop"
+        scale = new_scale(own, like=like, root=root)
+        assert scale == "my-clips" and scale in scales(root)
+    params = read_yaml(make_scale(scale, root)/"params.yaml")
     for stage, values in params.items():
-        if stage in ("defaults", "scales"): continue
         assert set(values) <= set(declared(nbformat.read(ROOT/f"nbs/stages/{stage}.ipynb", 4))), stage
-    if scale in ("folder", "paper"):
-        assert "world" not in [params["data"]["source"], params["negatives"]["lexicon"], params["generators"]["lexicon"],
-                               params["generators"]["vocabulary"], params["generators"]["scheme"], params["spot"]["scheme"]]
-        assert params["frames"]["on_error"] == "skip" and not any(params["data"][s] for s in ("train", "val", "test"))
+    assert max(map(len, (root/"params.yaml").read_text().splitlines())) <= 100
+    assert max(map(len, (make_scale(scale, root)/"params.yaml").read_text().splitlines())) <= 100
+    assert not any(k in ("workers", "num_workers", "threads") for values in params.values() for k in values)
+    if scale == "my-clips":
+        assert not re.search(r"\bworld\b", str({s: v for s, v in params.items() if s in OWN}))
+        assert params["data"]["drawings"]["stills"] == params["data"]["moments"]["train"] == 0 and not params["data"]["worlds"]["shortcuts"]
+        assert {params[s]["test_name"] for s in ("report", "scoreboard", "events")} == {"my-clips"}
+        assert all(v <= 4 for s, values in params.items() if s not in ("features", "score")
+                   for k, v in values.items() if k.endswith("batch_size"))
+
+
+def test_own_data_are_remembered_and_never_mixed(tmp_path):
+    root = checkout(tmp_path)
+    own = folder(tmp_path/"my clips", {"train": 4, "val": 2, "test": 2})
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    assert new_scale(own, root=root) == new_scale(own, root=root) == "my-clips"
+    (root/"scales/my-clips/overlay.yaml").open("a").write("# mine\n")
+    assert new_scale(own, root=root) and "# mine" in (root/"scales/my-clips/overlay.yaml").read_text()
+    (tmp_path/"other").mkdir()
+    with pytest.raises(VidnegError, match="is there for other data"): new_scale(tmp_path/"other", "my-clips", root=root)
+    with pytest.raises(VidnegError, match="small letters"): new_scale(own, "Mine!", root=root)
+    with pytest.raises(VidnegError, match="is no folder"): new_scale(tmp_path/"nowhere", root=root)
+    said = "\n".join(remarks(make_scale("my-clips", root)))
+    assert str(own) in said and "train has 4 clips" in said and "pretrain.batch_size" in said and "overlay.yaml" in said
+    assert {p: p.read_bytes() for p in before} == before, "nothing outside the scale's folder has changed"
+    assert "laptop, on the embedded world" in remarks(root)[0]
+
+
+def test_overlays_merge_as_json_patches_do():
+    assert merge({"a": {"b": 1, "c": [1, 2]}, "d": 1}, {"a": {"b": None, "c": [3], "e": {"f": None, "g": 1}}}) == {
+        "a": {"c": [3], "e": {"g": 1}}, "d": 1}
 
 
 @pytest.mark.skipif("VIDNEG_REAL_DATA" not in os.environ, reason="VIDNEG_REAL_DATA names no folder with real clips")

@@ -14,7 +14,7 @@ RECORD = '#!/bin/sh\nprintf "%s\\n" "$PWD" >> "$RECORD"\n'
 def checkout(tmp_path):
     "A copy of what make needs, beside a folder with the name of the path's first word."
     root = tmp_path/"it's a café"/"vid neg"
-    for name in ("Makefile", ".ci", "requirements.lock", "nbs/core.ipynb"):
+    for name in ("Makefile", ".ci", "requirements.lock", "nbs/core/files.ipynb"):
         (root/name).parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if (ROOT/name).is_dir() else shutil.copy)(ROOT/name, root/name)
     for beside in (tmp_path/"it's", tmp_path/"it's a café"/"vid"):

@@ -18,8 +18,9 @@ from vidneg.data.video import sample_indices
 from vidneg.evaluate.retrieval import ranks
 from vidneg.losses.contrastive import vtc
 from vidneg.losses.entities import pem
-from vidneg.models.alpro import (AlproConfig, EntityPrompter, TimeSformer, alpro_from_parts, crop_regions,
-                                 load_timesformer, random_regions, region_mask, timesformer_config)
+from vidneg.data.regions import crop_regions, random_regions, region_mask
+from vidneg.models.alpro import (AlproConfig, EntityPrompter, TimeSformer, alpro_from_parts, load_timesformer,
+                                 timesformer_config)
 from vidneg.models.clip_video import ClipVideo, ClipVideoConfig, from_clip
 from vidneg.models.encoders import normalized_pixels
 from vidneg.models.scoring import DualScorer

@@ -1,25 +1,18 @@
-"The runner: parameters, the kernel's environment, live output, the executed notebook, dependencies."
-import io, json, os, subprocess, sys
+"The runner: parameters, the kernel's environment, live output, the executed notebook, the end of DVC."
+import io, json, os, shutil, signal, subprocess, sys, time
+from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from vidneg.core.errors import VidnegError
-from vidneg.pipeline.runner import (LiveStream, check_parameters, declared, main, output_folders, project_root,
-                                    read_section, read_yaml, run_stage, set_scale, stage_deps)
+from vidneg.core.files import project_root
+from vidneg.pipeline.runner import LiveStream, check_parameters, declared, main, run_stage
+from vidneg.pipeline.stage import begin, clean_on_save, read_section, read_yaml, scale_folder
 
-PARAMS = """
-defaults:
-  draw: &draw {count: 10, rate: 1e-3}
-scales:
-  smoke: &smoke
-    draw: {<<: *draw, count: 2}
-  laptop: &laptop
-    draw: *draw
-
-<<: *laptop   # the scale
-"""
+ROOT = Path(__file__).parents[1]
+PARAMS = "draw: {count: 10, rate: 1e-3}\n"
 TAG = {"tags": ["parameters"]}
 
 
@@ -30,14 +23,14 @@ def write_stage(root, stage, *sources, parameters="count = 1\nrate = 1.0"):
 
 @pytest.fixture
 def root(tmp_path):
-    (tmp_path/"nbs/pipeline").mkdir(parents=True)
+    (tmp_path/"nbs/stages").mkdir(parents=True)
     (tmp_path/"settings.ini").touch()
     (tmp_path/"params.yaml").write_text(PARAMS)
     return tmp_path
 
 
 def test_root_is_found_from_below(root):
-    assert project_root(root/"nbs/pipeline") == root.resolve()
+    assert project_root(root/"nbs/stages") == root.resolve()
 
 
 def test_no_root_is_an_error(tmp_path):
@@ -58,21 +51,6 @@ def test_unreadable_parameters(tmp_path, text, cause):
     with pytest.raises(VidnegError, match=cause): read_yaml(tmp_path/"params.yaml")
 
 
-def test_scale_changes_one_line_and_back(root):
-    path = root/"params.yaml"
-    set_scale(path, "smoke")
-    assert read_section(path, "draw")["count"] == 2
-    changed = [(a, b) for a, b in zip(PARAMS.splitlines(), path.read_text().splitlines()) if a != b]
-    assert changed == [("<<: *laptop   # the scale", "<<: *smoke   # the scale")]
-    set_scale(path, "laptop")
-    assert path.read_text() == PARAMS
-
-
-def test_unknown_scale_lists_the_scales(root):
-    with pytest.raises(VidnegError, match="no scale 'huge'; it has: smoke, laptop"):
-        set_scale(root/"params.yaml", "huge")
-
-
 def test_parameters_are_those_of_the_tagged_cell():
     nb = new_notebook(cells=[new_code_cell("a, b = 1, 2\nc: int = 3\nimport os", metadata=TAG), new_code_cell("d = 4")])
     assert declared(nb) == ["a", "b", "c"]
@@ -89,6 +67,7 @@ import json, os, sys
 names = ["PYTHONHASHSEED", "CUBLAS_WORKSPACE_CONFIG", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM"]
 found = {n: os.environ[n] for n in names}
 found |= dict(count=count, rate=rate, cwd=os.getcwd(), python=sys.executable, path=sys.path)
+os.makedirs("data/deep")
 with open("data/deep/probe.json", "w") as f: json.dump(found, f)
 """
 
@@ -101,7 +80,6 @@ def test_stage_runs_in_a_fixed_environment(root, monkeypatch, tmp_path_factory):
     monkeypatch.setenv("JUPYTER_PATH", str(elsewhere))
     monkeypatch.setenv("PYTHONHASHSEED", "17")
     write_stage(root, "draw", PROBE)
-    (root/"dvc.yaml").write_text("stages: {draw: {outs: [data/deep/probe.json]}}")
     monkeypatch.chdir(root/"nbs")
     run_stage("draw", extra={"count": 3})
     found = json.loads((root/"data/deep/probe.json").read_text())
@@ -143,9 +121,9 @@ def test_executed_notebook_carries_stage_and_commit(root):
     subprocess.run([*git, "add", "-A"], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "first"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    out = run_stage("draw@one", root=root)
-    assert out == root/"reports/executed/draw@one.ipynb"
-    assert nbformat.read(out, 4).metadata.vidneg == {"stage": "draw@one", "commit": head}
+    out = run_stage("draw", root=root)
+    assert out == root/"reports/executed/draw.ipynb"
+    assert nbformat.read(out, 4).metadata.vidneg == {"stage": "draw", "commit": head}
     (root/"params.yaml").write_text(PARAMS + "\n")
     assert nbformat.read(run_stage("draw", root=root), 4).metadata.vidneg.commit == head + "+changes"
 
@@ -175,9 +153,8 @@ def test_dead_kernel_is_reported(root, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["drow"], "drow.ipynb does not exist; pipeline/ has: draw"),
+    (["drow"], "drow.ipynb does not exist; stages/ has: draw"),
     (["draw", "cout=1"], "does not declare cout"),
-    (["--scale", "huge"], "no scale 'huge'"),
 ])
 def test_command_line_errors_are_one_line(root, monkeypatch, capsys, argv, message):
     write_stage(root, "draw", "count")
@@ -185,19 +162,6 @@ def test_command_line_errors_are_one_line(root, monkeypatch, capsys, argv, messa
     assert main(argv) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-
-
-def test_output_folders_stop_at_a_template(tmp_path):
-    (tmp_path/"dvc.yaml").write_text("""
-stages:
-  train:
-    foreach: [a, b]
-    do:
-      outs: ["data/runs/${item}/model.safetensors", data/x.npy: {persist: true}]
-      metrics: [reports/metrics/train.json: {cache: false}]
-""")
-    assert [str(p) for p in output_folders(tmp_path/"dvc.yaml", "train")] == ["data", "data/runs", "reports/metrics"]
-    assert output_folders(tmp_path/"dvc.yaml", "other") == []
 
 
 def test_log_shows_a_bar_once_in_a_while():
@@ -216,23 +180,80 @@ def test_terminal_gets_what_the_kernel_wrote():
     assert live.stream.getvalue() == "\r 1%\r 2%\n"
 
 
-def test_deps_follow_imports_and_data_files(root):
-    modules = {
-        "__init__": "from . import unused", "unused": "", "core": "import os",
-        "data/__init__": "from .world import *", "data/world": "from ..core import x\nGRAMMAR = open('world.lark')",
-        "text/__init__": "", "text/lm": "import vidneg.world.script",
-        "text/lexicon": "from vidneg.core import x\nLISTS, TABLE = 'lists', 'more/words.json'",
-    }
-    for name, source in modules.items():
-        path = root/f"vidneg/{name}.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(source)
-    (root/"vidneg/world/script.lark").touch()
-    (root/"vidneg/text/lists").mkdir()
-    (root/"vidneg/text/more").mkdir()
-    (root/"vidneg/text/more/words.json").touch()
-    write_stage(root, "draw", "%matplotlib inline\nfrom vidneg.text import lexicon",
-                "def f():\n    from vidneg.world.script import *\n    return numpy")
-    assert stage_deps("nbs/stages/draw.ipynb", root) == [
-        "nbs/stages/draw.ipynb", "vidneg/core.py", "vidneg/world/script.lark", "vidneg/world/script.py",
-        "vidneg/text/lexicon.py", "vidneg/text/lists", "vidneg/text/more/words.json"]
+def test_stage_runs_in_the_folder_that_it_is_called_in(root, monkeypatch):
+    folder = root/"scales/small"
+    folder.mkdir(parents=True)
+    (folder/"params.yaml").write_text("draw: {count: 2}\n")
+    write_stage(root, "draw", "open('count.txt', 'w').write(str(count))")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("VIDNEG_SCALE", "laptop")
+    assert run_stage("draw") == folder/"reports/executed/draw.ipynb"
+    assert (folder/"count.txt").read_text() == "2" and not (root/"count.txt").exists()
+
+
+def test_by_hand_a_stage_takes_the_scale_that_is_named(root, monkeypatch):
+    (root/"scales/small/data/films").mkdir(parents=True)
+    (root/"scales/small/params.yaml").write_text("draw: {count: 2, kind: films}\n")
+    monkeypatch.setenv("VIDNEG_SCALE", "small")
+    monkeypatch.chdir(root/"nbs/stages")
+    names = {"count": 1, "kind": "", "reads": ["data/{kind}"], "writes": ["data/out/counts"]}
+    begin("draw", names)
+    assert (names["count"], Path.cwd()) == (2, root/"scales/small") and (root/"scales/small/data/out").is_dir()
+    monkeypatch.chdir(root/"nbs/stages")
+    monkeypatch.setenv("VIDNEG_STAGE", "draw")
+    begin("draw", names | {"count": 7, "kind": "films"})
+    monkeypatch.setenv("VIDNEG_SCALE", "huge")
+    with pytest.raises(VidnegError, match="make reproduce SCALE=huge"): scale_folder(root)
+
+
+def test_stage_says_which_stage_comes_before_it(root, monkeypatch):
+    (root/"params.yaml").write_text("draw: {kind: films}\n")
+    write_stage(root, "cut", parameters="kind = 'films'")
+    nb = nbformat.read(root/"nbs/stages/cut.ipynb", 4)
+    nb.cells.append(new_code_cell("reads = []\nwrites = ['data/{kind}']", metadata={"tags": ["io"]}))
+    nbformat.write(nb, root/"nbs/stages/cut.ipynb")
+    monkeypatch.chdir(root/"nbs/stages")
+    with pytest.raises(VidnegError, match="draw reads data/films, which is not there; stage cut comes before: dvc repro cut"):
+        begin("draw", {"reads": ["data/{kind}"], "writes": []})
+
+
+def test_stage_that_was_run_by_hand_is_saved_as_it_was(monkeypatch):
+    path = "nbs/stages/frames.ipynb"
+    before = json.loads((ROOT/path).read_text())
+    content = json.loads((ROOT/path).read_text())
+    for i, cell in enumerate(c for c in content["cells"] if c["cell_type"] == "code"):
+        cell |= {"execution_count": i, "outputs": [{"output_type": "stream", "name": "stdout", "text": "3 clips"}]}
+        cell["metadata"]["execution"] = {"iopub.status.busy": "2000-01-01"}
+    content["metadata"]["language_info"] = {"name": "python", "version": "3.99"}
+    monkeypatch.chdir(ROOT)
+    clean_on_save({"type": "notebook", "content": content}, path=path)
+    assert content == before
+
+
+WRITING = """
+import time
+from pathlib import Path
+import subprocess, sys
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3); open('worker', 'w')"])
+Path("started").touch()
+time.sleep(3)
+Path("data").mkdir()
+Path("data/late").write_text("1")
+"""
+
+
+@pytest.mark.skipif(not shutil.which("dvc"), reason="no dvc on the PATH")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_killing_dvc_ends_its_stage(root, how):
+    write_stage(root, "draw", WRITING)
+    (root/".ci").mkdir()
+    shutil.copy(ROOT/".ci/python", root/".ci/python")
+    (root/"dvc.yaml").write_text("stages: {draw: {cmd: .ci/python -m vidneg.pipeline.runner draw, outs: [data/late]}}")
+    env = os.environ | {"VENV": sys.prefix, "PYTHONPATH": str(ROOT)}
+    subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd=root, env=env, check=True)
+    dvc = subprocess.Popen(["dvc", "repro", "-q"], cwd=root, env=env)
+    while not (root/"started").exists(): time.sleep(0.05)
+    dvc.send_signal(how)
+    assert dvc.wait() != 0
+    time.sleep(5)
+    assert not (root/"data/late").exists() and not (root/"worker").exists()

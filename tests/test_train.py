@@ -328,6 +328,7 @@ def test_accumulation_sums_gradients_of_consecutive_batches(tmp_path):
     class Numbers:
         def __init__(self, size): self.size = size
         def __len__(self): return 12 // self.size
+        def fingerprint(self): return str(self.size)
         def batch(self, epoch, index): return {"x": torch.linspace(0, 1, 12)[index * self.size:(index + 1) * self.size]}
     models = []
     for size, accumulate in ((6, 1), (2, 3)):
@@ -591,6 +592,7 @@ def test_recomputing_changes_memory_only(tmp_path):
         def save(self, folder): save_file(self.state_dict(), Path(folder)/"model.safetensors")
     class Rows:
         def __len__(self): return 2
+        def fingerprint(self): return "rows"
         def batch(self, epoch, index): return {"x": torch.ones(3, 4)*(index + 1)}
     models = {}
     for again in (False, True):

@@ -14,7 +14,8 @@ from vidneg.train.jobs import train_together
 from vidneg.losses.components import attention_similarity, component_adaptive, component_simple, cosine
 from vidneg.losses.contrastive import vtc
 from vidneg.losses.hard import hn_nce
-from vidneg.models.alpro import EntityPrompter, crop_regions, random_regions
+from vidneg.data.regions import crop_regions, random_regions
+from vidneg.models.alpro import EntityPrompter
 from vidneg.text.tokenize import train_tokenizer
 from vidneg.models.io import load, save
 from vidneg.models.registry import MODELS

@@ -160,7 +160,7 @@ def workers_here() -> int: # at least 1
     if named and not (named.isdigit() and int(named)):
         raise VidnegError(f"VIDNEG_WORKERS is a number from 1, not {named!r}")
     if named: return int(named)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def trainings_here() -> int: # at least 1

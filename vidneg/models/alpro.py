@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -27,8 +26,7 @@ from ..text.tokenize import tokenize
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'TINY', 'alpro', 'alpro_from_parts', 'AlproConfig', 'timesformer_config', 'TimeSformerBlock',
-           'TimeSformer', 'load_timesformer', 'Alpro', 'random_regions', 'region_mask', 'crop_regions',
-           'EntityPrompter']
+           'TimeSformer', 'load_timesformer', 'Alpro', 'EntityPrompter']
 
 # %% ../../nbs/models/alpro.ipynb #bfbf100b
 @dataclass(frozen=True)
@@ -227,42 +225,6 @@ class Alpro(FusionModel):
     ):
         "Start the text encoder, fusion and the MLM head as BERT."
         load_bert(self.text, nn.ModuleDict({"layer": self.fusion}), self.mlm_head, name)
-
-# %% ../../nbs/models/alpro.ipynb #2ad5e204
-def random_regions(
-    n: int, # clips
-    grid: int, # patches a side
-    rng: np.random.Generator,
-    share: tuple[float, float] = (.3, .5), # of the area that a region covers, least and most
-) -> np.ndarray: # (n, 4) int: top, left, bottom, right in patches, the ends excluded
-    "Rectangles for crops."
-    area, log_ratio = rng.uniform(*share, n), rng.uniform(np.log(3/4), np.log(4/3), n)
-    size = np.sqrt(area[:, None]*np.exp(log_ratio[:, None]*[-1, 1]))*grid # (n, 2) height and width
-    size = np.clip(np.rint(size).astype(int), 1, grid)
-    start = rng.integers(0, grid - size + 1) # (n, 2)
-    return np.concatenate([start, start + size], 1)
-
-def region_mask(
-    regions: np.ndarray, # (B, 4) from `random_regions`
-    grid: int, # patches a side
-) -> torch.Tensor: # (B, grid²) bool
-    "The patches of each region."
-    at, (top, left, bottom, right) = np.arange(grid), (x[:, None] for x in regions.T)
-    rows, columns = (at >= top) & (at < bottom), (at >= left) & (at < right) # (B, grid)
-    return torch.from_numpy((rows[:, :, None] & columns[:, None]).reshape(len(regions), -1))
-
-def crop_regions(
-    frames: torch.Tensor, # (B, T, H, W, 3) uint8
-    regions: np.ndarray, # (B, 4) in patches
-    grid: int, # patches a side
-) -> torch.Tensor: # (B, T, H, W, 3) uint8
-    "Cut the region of each clip out of all its frames and stretch it to the frames' size."
-    h, w, out = *frames.shape[2:4], []
-    for clip, (top, left, bottom, right) in zip(frames, regions):
-        part = clip[:, top*h//grid:bottom*h//grid, left*w//grid:right*w//grid].permute(0, 3, 1, 2).float() # (T, 3, ...)
-        part = F.interpolate(part, (h, w), mode="bilinear", antialias=True)
-        out.append(part.round().clamp(0, 255).byte().permute(0, 2, 3, 1))
-    return torch.stack(out)
 
 # %% ../../nbs/models/alpro.ipynb #b9cf659a
 TEMPLATES = ("A video of a {}.", "A clip of a {}.", "This is a video of a {}.", "There is a {} in the video.")

@@ -66,6 +66,17 @@ def _fixed(tree):
     return found
 
 
+def _only_names(tree):
+    "Return the names in a module of nothing but registries that lead to something else than a place; None for another module."
+    kinds = ast.Import, ast.ImportFrom, ast.Expr, ast.Assign
+    values = [node.value for node in tree.body if isinstance(node, ast.Assign)]
+    held = [v for v in values if isinstance(v, ast.Call) and isinstance(v.func, ast.Name) and v.func.id == "Registry"]
+    rest = [v for v in values if v not in held and not (isinstance(v, ast.List) and all(map(_constant, v.elts)))]
+    if rest or not held or not all(isinstance(node, kinds) for node in tree.body): return None
+    names = {_constant(k) for v in held for d in v.args if isinstance(d, ast.Dict) for k in d.keys}
+    return names - {name for name, _ in _places(tree)}
+
+
 def words_of(
     values, # parameters, however nested
 ) -> set[str]: # keys and values
@@ -77,10 +88,10 @@ def words_of(
 # %% ../../nbs/pipeline/dvc.ipynb #a7c2000b
 @lru_cache(maxsize=None)
 def _facts(root, path, changed):
-    "Read what a module imports, what data files it names, which names lie where, and which it takes itself."
+    "Read what a module imports, what data files it names, which names lie where, which it takes itself, and if it is all names."
     tree = ast.parse((root/path).read_text(encoding="utf-8"))
     files = _module_files(_imports(tree, list(path.parent.parts)), root)
-    return files, _data_files(path, _strings(tree), root), _places(tree), _fixed(tree)
+    return files, _data_files(path, _strings(tree), root), _places(tree), _fixed(tree), _only_names(tree)
 
 
 def _cells(notebook):
@@ -104,13 +115,15 @@ def stage_deps(
     root, notebook = project_root(root), Path(notebook)
     tree = _cells(root/notebook)
     todo = _module_files([*_imports(tree, []), *modules], root)
-    named, seen, data, places = words_of(values or {}) | _strings(tree), set(), set(), set()
+    named = words_of(values or {}) | _strings(tree) - {notebook.stem}
+    seen, data, places, lists = set(), set(), set(), {}
     while todo:
         path = todo.pop()
-        imported, files, there, taken = _facts(root, path, os.stat(root/path).st_mtime_ns)
+        imported, files, there, taken, lists[path] = _facts(root, path, os.stat(root/path).st_mtime_ns)
         seen, data, places, named = seen | {path}, data | files, places | there, named | taken
         todo |= imported | _module_files({module for name, module in places if name in named}, root)
         todo -= seen
+    seen = {p for p in seen if lists[p] is None or lists[p] & named}
     return [notebook.as_posix(), *sorted(p.as_posix() for p in seen | data)]
 
 # %% ../../nbs/pipeline/dvc.ipynb #a7c2000e

@@ -97,12 +97,12 @@ def make_scale(
 
 # %% ../../nbs/pipeline/scales.ipynb #a7c4000e
 OWN = {
-    "data": {"train": 0, "val": 0, "test": 0, "compositional": 0}, # 0: all
+    "data": {"train": 0, "val": 0, "test": 0, "compositional": 0, # 0: all
+             "drawings": {"stills": 0, "films": 0, "pictures": 0}, "worlds": {"shortcuts": []}, "moments": {"train": 0, "test": 0}},
     "frames": {"on_error": "skip"},
     "negatives": {"lexicon": "navero", "oracle": "none"},
-    "backbone": {"vocab_size": 8000, "stills": 0, "pictures": 0},
+    "backbone": {"vocab_size": 8000},
     "pretrain": {"picture_epochs": 0},
-    "dial": {"shortcuts": []},
     "ablation": {"oracle": "none", "generators": {
         "mixed_5r": {"lexicon": "navero", "lm": True, "rounds": 5}, "rule_5r": {"lexicon": "navero", "rounds": 5},
         "lm_5r": {"lm": True, "rounds": 5}, "mixed_1r": {"lexicon": "navero", "lm": True, "rounds": 1},
@@ -111,7 +111,6 @@ OWN = {
     "audit": {"oracle": "none"},
     "spot": {"scheme": "activitynet", "grammar": "template", "picture_epochs": 0},
     "components": {"vocabulary": "", "reader": "none"},
-    "moments": {"train": 0, "test": 0},
 } # what differs for data of which nobody knows the truth
 
 

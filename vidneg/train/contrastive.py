@@ -9,11 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import nn
 
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
@@ -23,7 +21,7 @@ from ..losses.components import Importance, attention_similarity, cosine
 from ..losses.hard import duplicate_negatives
 from ..losses.matching import hard_negatives, mask_tokens
 from ..losses.tensors import full
-from ..models.alpro import crop_regions, random_regions, region_mask
+from ..data.regions import crop_regions, random_regions, region_mask
 from ..models.io import save
 from ..models.scorer import RetrievalModel
 from .tasks import LossTask, Provider, Step, gather, own_rows
@@ -284,7 +282,8 @@ class Fusion(Provider):
         if "match_logits" in step.every:
             drawn = hard_negatives(own["similarity"], own["temperature"], step.generator, own["same"]) # (B,), (B,)
             hidden, _, mask = own["caption"]
-            parts["match"] = tuple(torch.cat([x[:, :1], x[drawn[0].clamp(min=0), :1]], 1) for x in (hidden, mask))
+            wrong = drawn[0].clamp(min=0)
+            parts["match"] = tuple(torch.cat([x[:, :1], x[wrong, :1]], 1) for x in (hidden, mask)) # own and wrong text
         if "neg_match_logits" in step.every: parts["neg"] = own["negatives"].words, own["negatives"].mask
         if "mlm_logits" in step.every: parts["mlm"] = own["masked"].words, own["masked"].mask
         words, visible = (torch.cat(x, 1) for x in zip(*parts.values()))

@@ -24,7 +24,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
 from tqdm import tqdm
 
-from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..core.parallel import bar_options
 from ..core.seeds import stable_seed

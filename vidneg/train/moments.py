@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..core.errors import VidnegError
 from ..core.records import Clip

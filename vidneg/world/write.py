@@ -14,11 +14,13 @@ import numpy as np
 from ..core.parallel import parallel_map
 from ..core.records import Caption, Clip, MomentQuery, SceneGraph, write_records
 from .films import Film, FilmConfig, film_queries, make_film
+from .labels import drawn_films, write_drawn
 from .render import encode_mp4, render, render_clip
 from .script import WorldConfig, captions, make_clip
+from .stills import draw_films, draw_pictures, draw_stills
 
 # %% auto #0
-__all__ = ['write_tables', 'write_world', 'film_frames', 'write_films']
+__all__ = ['write_tables', 'write_world', 'film_frames', 'write_films', 'write_drawings', 'write_worlds', 'write_queries']
 
 # %% ../../nbs/world/write.ipynb #bc5aa5e0
 def write_tables(
@@ -83,3 +85,52 @@ def write_films(
     "Render films and write their queries."
     make = partial(_write_film, config=config, settings=settings, crf=crf)
     return write_tables(folder, counts, make, "moments", MomentQuery, workers)
+
+# %% ../../nbs/world/write.ipynb #a7c80002
+def write_drawings(
+    folder: str | Path, # gets stills.parquet, stills-fresh.parquet, films.parquet, pictures.parquet
+    side: int = 64, # pixels
+    stills: int = 0, # to learn from; 200 others are fresh, for a test
+    films: int = 0, # to learn from; a twentieth of them, and one, are added for a test
+    film_frames: int = 8, # of a film
+    pictures: int = 0,
+    patch: int = 16, # pixels a side, of what the films' labels are about
+    seed: int = 0,
+    workers: int = 1, # processes; the files do not depend on it
+):
+    "Draw what a backbone learns from."
+    folder, world = Path(folder), WorldConfig(side=side, seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    if stills: write_drawn(folder/"stills.parquet", draw_stills(stills, side, seed, workers))
+    if stills: write_drawn(folder/"stills-fresh.parquet", draw_stills(200, side, seed + 1, workers))
+    if films: write_drawn(folder/"films.parquet", draw_films(drawn_films(films), film_frames, side//patch, world, workers))
+    if pictures: write_drawn(folder/"pictures.parquet", draw_pictures(pictures, world, workers))
+
+
+def write_worlds(
+    folder: str | Path, # gets a dataset for each shortcut, in a folder of that name
+    shortcuts: list[float], # how far scene and objects alone tell clips apart, 0–1
+    train: int, # clips of each
+    val: int,
+    seed: int = 0,
+    workers: int = 1, # processes; the files do not depend on it
+):
+    "Render several small worlds."
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for s in shortcuts:
+        write_world(Path(folder)/f"{s}", {"train": train, "val": val}, WorldConfig(shortcut=s, seed=seed), workers)
+
+
+def write_queries(
+    folder: str | Path, # as of `write_films`
+    train: int, # films
+    test: int,
+    queries: int = 4, # of a film, at most
+    side: int = 64, # pixels
+    seed: int = 0,
+    workers: int = 1, # processes; the files do not depend on it
+):
+    "Render films with queries, if any are wanted."
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    settings = FilmConfig(queries=queries)
+    if train: write_films(folder, {"train": train, "test": test}, WorldConfig(side=side, seed=seed), settings, workers)
