@@ -33,6 +33,7 @@ def dataset(root):
     write_records(root/"data/dataset/graphs.parquet", [s.graph for _, s in scripts], SceneGraph)
     texts = [c.text for c in TOLD["train"]]
     CaptionMlm(word_tokenizer(texts), width=16, layers=1, heads=2).save(root/"data/lm")
+    (root/"data/ablation").mkdir() # of a run without ablation
 
 
 def written(*folders):
