@@ -8,7 +8,7 @@ import pytest
 from vidneg.core.errors import VidnegError
 from vidneg.text.edits import undo
 from vidneg.world.script import WorldConfig, captions, make_clip
-from vidneg.evaluate.accuracy import accuracy_table, blind_scores
+from vidneg.evaluate.accuracy import accuracy_table, score_blind
 from vidneg.evaluate.score import items_table
 from vidneg.negatives.aaro import aaro, by_rules, one_caption_per_clip
 from vidneg.negatives.oracle import verdicts
@@ -64,7 +64,7 @@ def test_blind_ranker_is_at_chance_on_balanced_and_not_on_published(world):
     text = {c.caption_id: c.text for c in told["train"]}
     def average(train, test, form):
         pairs = pd.DataFrame([(text[n.caption_id], n.text) for n in train], columns=["caption", "negative"])
-        table = accuracy_table(blind_scores(pairs, items_table(test, told["test"], form)), ("acc",), n=500)
+        table = accuracy_table(score_blind(pairs, items_table(test, told["test"], form)), ("acc",), n=500)
         return table[table.kind == "average"].iloc[0]
     balanced, open_ = average(made, items, "balanced"), average(easy, published, "published")
     assert balanced.low < 0.5 < balanced.high

@@ -17,7 +17,7 @@ from vidneg.models.io import load, save
 from vidneg.models.registry import MODELS
 from vidneg.models.scoring import scorer_of
 from vidneg.models.zoo import load_scorer, memorise, random_pairs
-from vidneg.negatives.rules import GENERATORS, make_negatives
+from vidneg.negatives.generate import GENERATORS, make_negatives
 from vidneg.report.claims.claim import Evidence
 from vidneg.report.claims.page import PAPERS, claims_markdown, decide
 from vidneg.text.lexicon import lexicon_named

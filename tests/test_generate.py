@@ -14,8 +14,8 @@ from vidneg.lm.mlm import CaptionMlm, word_tokenizer
 from vidneg.negatives import generate
 from vidneg.negatives.aaro import aaro, aaro_tasks, counted
 from vidneg.negatives.components.make import ComponentGenerator
-from vidneg.negatives.generate import (EXHAUSTED, GENERATORS, REFUSED, Job, Made, Plan, Source, Task, counts_table, fill, job_of,
-                                       make_all, make_negatives, shard, stream_negatives, to_shard, with_parses)
+from vidneg.negatives.generate import (EXHAUSTED, GENERATORS, REFUSED, Job, Made, Plan, Source, Task, counts_table,
+                                       fill, job_of, make_all, make_negatives, shard, stream_negatives, to_shard, with_parses)
 from vidneg.negatives.mixed import MixedGenerator
 from vidneg.negatives.mlm import LmMaker, NamedLm
 from vidneg.negatives.rules import rules_published
@@ -65,7 +65,8 @@ def told(texts): return [Caption(f"c{i}", f"v{i}", t) for i, t in enumerate(text
 
 
 texts = st.lists(st.text("0123 ab", max_size=6), max_size=8).map(told)
-plans = st.builds(Plan, st.integers(1, 4), mode=st.sampled_from(generate.WAYS), seed=st.integers(0, 5), distinct=st.booleans(),
+plans = st.builds(Plan, st.integers(1, 4), mode=st.sampled_from(generate.WAYS), seed=st.integers(0, 5),
+                  distinct=st.booleans(),
                   tries=st.integers(1, 6), kinds=st.sampled_from([(), ("odd",), ("odd", "even")]))
 
 
@@ -88,7 +89,8 @@ def test_all_that_is_asked_for_is_counted_once(some, plan):
     kinds = len(job.kinds)
     if plan.mode == "any": assert counts.total() == plan.per_caption*len(some)
     if plan.mode == "every": assert counts.total() == plan.per_caption*kinds*len(some)
-    assert sum(n for (_, why), n in counts.items() if why == "made") == len(made) and not any("7" in m.negative.text for m in made)
+    assert sum(n for (_, why), n in counts.items() if why == "made") == len(made)
+    assert not any("7" in m.negative.text for m in made)
     assert EXHAUSTED not in {why for _, why in counts} and "" not in {why for _, why in counts}
     if plan.distinct: assert len({(m.negative.caption_id, m.negative.text) for m in made}) == len(made)
 
@@ -100,7 +102,8 @@ def test_requests_come_in_batches_and_end_after_so_many_tries():
 
 
 def test_wrong_wishes_are_refused_before_anything_is_made():
-    with pytest.raises(VidnegError, match="digits makes no kind prime; there are even, odd"): job_of(Digits(), kinds=("prime",))
+    with pytest.raises(VidnegError, match="digits makes no kind prime; there are even, odd"):
+        job_of(Digits(), kinds=("prime",))
     with pytest.raises(VidnegError, match="no mode"): job_of(Digits(), mode="all")
     with pytest.raises(VidnegError, match="at least 1"): job_of(Digits(), tries=0)
 
@@ -130,12 +133,14 @@ def every_task(folder):
     rules, parser = rules_published(lexicon_named("world")), NamedParser()
     CaptionMlm(word_tokenizer([c.text for c in FINE]), width=16, layers=1, heads=2).save(folder)
     lm, graphs, scheme = LmMaker(NamedLm(str(folder)), parser.parse), [s.graph for s in SCRIPTS], SCHEMES["world"]
-    both, known = MixedGenerator(rules, lm), {c.text: p for c, p in zip(FINE, load_parser().parse([c.text for c in FINE]))}
+    both, texts = MixedGenerator(rules, lm), [c.text for c in FINE]
+    known = dict(zip(texts, load_parser().parse(texts)))
+    balanced = partial(counted, rules="rules-balanced", lexicon=lexicon_named("world"), lm=lm)
     spot = SpotGenerator(scheme, count_vocabulary(graphs, scheme, True, MODES), GrammarDecorator(WorldGrammar()), MODES)
     return {"rules": [Task(job_of(rules, per_caption=3, seed=1), FINE)],
             "mixed": [Task(job_of(both, per_caption=2), FINE[:9], known)],
             "components": [Task(job_of(ComponentGenerator(parser, world_vocabulary())), FINE[:4])],
-            "aaro": aaro_tasks(FINE, partial(counted, rules="rules-balanced", lexicon=lexicon_named("world"), lm=lm), parses=known),
+            "aaro": aaro_tasks(FINE, balanced, parses=known),
             "spot": [Task(job_of(spot), graphs)], "nothing": [Task(job_of(both), [])]}
 
 

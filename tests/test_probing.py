@@ -5,8 +5,10 @@ import pytest
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
-from vidneg.evaluate.accuracy import (BlindRanker, ITEM_COLUMNS, KINDS, METRICS, SCORE_COLUMNS, acc, acc_hat,
-                                      accuracy_difference, accuracy_table, blind_scores, check_scores, item_matrix,
+from vidneg.audit.blind import blind_solvability
+from vidneg.data.pairs import Pair
+from vidneg.evaluate.accuracy import (ITEM_COLUMNS, KINDS, METRICS, SCORE_COLUMNS, acc, acc_hat,
+                                      accuracy_difference, accuracy_table, score_blind, check_scores, item_matrix,
                                       score_pairs, toy_scores)
 
 
@@ -146,29 +148,45 @@ def pairs(n, seed, wrong=None):
 
 
 def test_blind_is_at_chance_on_exchangeable_pairs():
-    e = accuracy_table(blind_scores(pairs(2000, 0), pairs(1500, 1)), ["acc"]).iloc[0]
+    e = accuracy_table(score_blind(pairs(2000, 0), pairs(1500, 1)), ["acc"]).iloc[0]
     assert .45 < e.value < .55 and e.low < .5 < e.high + .02
 
 
 def test_blind_finds_a_tell_tale():
     tell = ["melts", "implodes", "rusts"]
-    e = accuracy_table(blind_scores(pairs(200, 0, tell), pairs(300, 1, tell)), ["acc", "acc_hat"])
+    e = accuracy_table(score_blind(pairs(200, 0, tell), pairs(300, 1, tell)), ["acc", "acc_hat"])
     assert (e.value == 1).all()
 
 
 def test_blind_has_no_bias():
     train, test = pairs(300, 0), pairs(100, 1)
     swapped = test.rename(columns={"caption": "negative", "negative": "caption"})
-    a, b = blind_scores(train, test), blind_scores(train, swapped)
+    a, b = score_blind(train, test), score_blind(train, swapped)
     assert np.allclose(a.p_pos, b.p_neg) and np.allclose(a.p_pos + a.p_neg, 1)
     flipped = train.rename(columns={"caption": "negative", "negative": "caption"})
-    assert np.allclose(blind_scores(flipped, test).p_pos, 1 - a.p_pos, atol=1e-3)
-    assert BlindRanker().fit(train.caption, train.negative).score(["words never seen"])[0] == 0
+    assert np.allclose(score_blind(flipped, test).p_pos, 1 - a.p_pos, atol=1e-3)
+    never = test.assign(caption="words never seen", negative="nor these before")
+    assert (score_blind(train, never).score_pos == 0).all()
+
+
+def test_the_audit_prints_the_same_number():
+    "One family of rankers: the blind row of a table is the audit's bag, given the same items and training pairs."
+    train, test = pairs(300, 0, ["melts", "jumps"]), pairs(200, 1)
+    known, asked = ([Pair(r.item, r.clip_id, r.kind, r.caption, r.negative) for r in t.itertuples()] for t in (train, test))
+    printed = accuracy_table(score_blind(train, test), ["acc"]).iloc[0].value
+    audited = blind_solvability(asked, ["bag"], ties="against", known=known).accuracy.iloc[-1]
+    assert printed == pytest.approx(audited) and .5 < printed < 1
+
+
+def test_blind_scores_do_not_depend_on_order():
+    train, test = pairs(300, 0, ["melts", "jumps"]), pairs(50, 1)
+    a, b = score_blind(train, test), score_blind(train[::-1], test[::-1])[::-1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(a, b, check_exact=True) # to the last digit that is written
 
 
 def test_blind_errors():
-    with pytest.raises(VidnegError, match="at least one"): BlindRanker().fit([], [])
-    with pytest.raises(VidnegError, match="negative"): blind_scores(pairs(3, 0)[["caption"]], pairs(3, 1))
+    with pytest.raises(VidnegError, match="at least one"): score_blind(pairs(0, 0), pairs(3, 1))
+    with pytest.raises(VidnegError, match="negative"): score_blind(pairs(3, 0)[["caption"]], pairs(3, 1))
 
 
 def test_metrics_registry_names():

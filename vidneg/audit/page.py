@@ -49,6 +49,7 @@ def audit_set(
     wordnet: str | None = None, # folder of WordNet's data files
     n: int = 10_000, # size of the sample
     seed: int = 0,
+    known: Iterable[Pair] = (), # training pairs that blind scorers learn from; none: from the other clips of the set
 ) -> Dossier:
     "Audit a set of pairs."
     found = Counter()
@@ -59,7 +60,7 @@ def audit_set(
     sample = sample_pairs(counted(), n, seed)
     if copies := defects(sample)["copy"]: found["copies in the sample"] = copies
     captions = list(captions) or [Caption(p.item, p.clip_id, p.caption) for p in sample]
-    tables = {"Blind solvability": blind_solvability(sample, seed=seed, backend=backend)}
+    tables = {"Blind solvability": blind_solvability(sample, seed=seed, backend=backend, known=known)}
     if is_true: tables["Accidentally true"] = oracle_rates(sample, is_true)
     tables["Signs of false negatives"] = suspicion(sample, captions, parser, wordnet).reset_index()
     tables["Writing"], tables["Diversity"] = writing(sample, backend), diversity(sample)
@@ -101,8 +102,8 @@ def figure(
 
 # %% ../../nbs/audit/page.ipynb #cb838559
 _SAYS = {
-    "Blind solvability": "Per cent of pairs in which the caption is found by the text alone; scorers fitted on other "
-                         "clips, ties count half, 95 % intervals over groups of clips.",
+    "Blind solvability": "Per cent of pairs in which the caption is found by the text alone; scorers fitted on "
+                         "training pairs or other clips, ties count half, 95 % intervals over groups of clips.",
     "Accidentally true": "Negatives that are true of their clip, by the oracle, in per cent of those that it can read.",
     "Signs of false negatives": "Guard: the new words may describe the same thing. Agreement: another caption of the "
                                 "clip says them. In per cent: signs, not error rates; unknown where a clip has one caption.",
@@ -162,17 +163,19 @@ class AuditJob(NamedTuple):
     found: NegativeSet
     oracle: Oracle
     coverage: pd.DataFrame
+    known: list[Pair] = [] # training pairs; where there are any, all items are measured, as the tables of models do
 
 def audit_job(
     found: NegativeSet, # from `read_set`
     oracle: Oracle,
     counts: Counter, # (category, "made" or the reason why not): how often
+    known: list[Pair] = [], # training pairs that blind scorers learn from
 ) -> AuditJob:
     "All that an audit of a set needs."
-    clips = {p.clip_id for p in found.candidates}
+    clips = {p.clip_id for p in (found.items if known else found.candidates)}
     captions = [c for c in found.captions if c.clip_id in clips]
     table = coverage(found.captions, found.negatives, counts)
-    return AuditJob(replace(found, captions=captions, negatives=[]), oracle.only(clips), table)
+    return AuditJob(replace(found, captions=captions, negatives=[]), oracle.only(clips), table, known)
 
 def audit_page(
     job: AuditJob,
@@ -184,7 +187,9 @@ def audit_page(
 ) -> Dossier:
     "Audit a set, refine it, and write its page."
     found = job.found
-    dossier = audit_set(found.name, found.items, found.captions, partial(is_true, job.oracle), backend, n=n, seed=seed)
+    n = len(found.items) if job.known else n
+    dossier = audit_set(found.name, found.items, found.captions, partial(is_true, job.oracle), backend, n=n, seed=seed,
+                        known=job.known)
     dossier.tables["Coverage"] = job.coverage
     dossier.curve = curve(found.candidates, shares=shares, seed=seed)
     write_page(Path(folder)/f"{found.name.replace('/', '-')}.html", dossier_page(dossier, 50, seed))

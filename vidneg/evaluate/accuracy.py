@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import vstack
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
 
+from ..audit.blind import Prepared, blind_scores as audit_scores
 from ..core.errors import VidnegError
 from ..core.registry import Registry
 from ..core.seeds import stable_rng
+from ..data.pairs import Pair
 from .stats import contrast, paired_difference
 from ..models.scorer import Scorer
 
 # %% auto #0
 __all__ = ['KINDS', 'ITEM_COLUMNS', 'SCORE_COLUMNS', 'METRICS', 'OF_HEAD', 'score_pairs', 'acc', 'acc_hat', 'acc_vtc',
            'check_scores', 'has_head', 'item_matrix', 'accuracy_table', 'accuracy_difference', 'toy_scores',
-           'BlindRanker', 'blind_scores']
+           'score_blind']
 
 # %% ../../nbs/evaluate/accuracy.ipynb #7454feb0
 KINDS = "action", "attribute", "relation", "object" # the four categories of AARO
@@ -196,46 +195,20 @@ def toy_scores(
                          for i in range(clips)]
     return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
-# %% ../../nbs/evaluate/accuracy.ipynb #1d25237b
-class BlindRanker:
-    "Bag of 1–2-grams, logistic regression on differences: which of two texts is the caption?"
-    def __init__(
-        self,
-        C: float = 1., # inverse strength of the L2 penalty
-    ):
-        self.counts = CountVectorizer(ngram_range=(1, 2), token_pattern=r"\w+", lowercase=True)
-        self.model = LogisticRegression(C=C, fit_intercept=False, max_iter=1000)
-
-    def fit(
-        self,
-        captions, # (N,) true texts
-        negatives, # (N,) the false ones, aligned
-    ) -> BlindRanker: # itself
-        "Learn from training pairs."
-        captions, negatives = list(captions), list(negatives)
-        if len(captions) != len(negatives) or not captions:
-            raise VidnegError(f"{len(captions)} captions, {len(negatives)} negatives: want equally many, at least one")
-        self.counts.fit(captions + negatives)
-        x = (self.counts.transform(captions) - self.counts.transform(negatives)).astype(float) # (N, vocabulary)
-        self.model.fit(vstack([x, -x]), np.repeat([1, 0], len(captions)))
-        return self
-
-    def score(self, texts) -> np.ndarray: # (M,) higher is more like a true caption
-        "Sum of the weights of the words in each text."
-        return self.counts.transform(list(texts)) @ self.model.coef_[0]
-
 # %% ../../nbs/evaluate/accuracy.ipynb #78168d92
-def blind_scores(
+def score_blind(
     train: pd.DataFrame, # training pairs: columns caption, negative
     test: pd.DataFrame, # columns ITEM_COLUMNS
     run: str = "blind", # name under which the scores are kept
-    C: float = 1., # inverse strength of the L2 penalty
 ) -> pd.DataFrame: # columns SCORE_COLUMNS
     "Scores of a blind ranker fitted on `train`. Fit one for each form, on training pairs of that form."
     _need(train, ["caption", "negative"], "training pairs")
     _need(test, ITEM_COLUMNS, "items")
-    ranker = BlindRanker(C).fit(train.caption, train.negative)
-    pos, neg = ranker.score(test.caption), ranker.score(test.negative) # (N,)
-    p = 1 / (1 + np.exp(neg - pos))
-    columns = dict(run=run, score_pos=pos, score_neg=neg, p_pos=p, p_neg=1 - p)
+    if not len(train): raise VidnegError("no training pairs for the blind ranker: want at least one")
+    if not len(test): return pd.DataFrame(columns=SCORE_COLUMNS)
+    known = [Pair("", "", "", c, n) for c, n in zip(train.caption, train.negative)]
+    asked = [Pair(str(i), "", "", c, n) for i, (c, n) in enumerate(zip(test.caption, test.negative))]
+    [gap] = audit_scores(Prepared(asked), ["bag"], known=known).values() # (N,)
+    p = np.round(1/(1 + np.exp(-gap)), 6)
+    columns = dict(run=run, score_pos=gap/2, score_neg=-gap/2, p_pos=p, p_neg=np.round(1 - p, 6))
     return test[ITEM_COLUMNS[:5]].assign(**columns)[SCORE_COLUMNS].reset_index(drop=True)

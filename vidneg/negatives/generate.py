@@ -115,7 +115,8 @@ class Generator(Protocol):
         "Answer each request by what was made, or by the reason why nothing was."
 
 GENERATORS = Registry("generator", {
-    "rules-published": "vidneg.negatives.rules:rules_published", "rules-balanced": "vidneg.negatives.rules:rules_balanced",
+    "rules-published": "vidneg.negatives.rules:rules_published",
+    "rules-balanced": "vidneg.negatives.rules:rules_balanced",
     "lm": "vidneg.negatives.mixed:lm_generator", "mixed": "vidneg.negatives.mixed:mixed_generator",
     "components": "vidneg.negatives.components.make:ComponentGenerator",
     "spot": "vidneg.negatives.spot.captions:SpotGenerator"})
@@ -179,7 +180,8 @@ def fill(
     "Make all that is wanted of some sources. What is made of one does not depend on the others."
     generator, kinds, counts = job.generator, job.kinds, Counter()
     wanted, made = [], [[] for _ in sources]
-    offers = generator.offers(sources, kinds) if job.plan.mode == "each_category" else [dict.fromkeys(kinds, "")]*len(sources)
+    by_turns = job.plan.mode == "each_category"
+    offers = generator.offers(sources, kinds) if by_turns else [dict.fromkeys(kinds, "")]*len(sources)
     for s, offer in zip(sources, offers):
         counts.update((k, why) for k, why in offer.items() if why)
         wanted.append(job.plan.wanted(s.id, kinds, [k for k in kinds if not offer[k]], generator.name))
@@ -307,8 +309,9 @@ def make_all(
     names, work, done = [], [], {name: Set([], [], Counter()) for name in tasks}
     for name, some in tasks.items():
         for t in some:
+            parses = (t.parses or {}) if t.job.generator.parse else {}
             for k in range(0, len(t.items), size):
-                sources = [Source(x, (t.parses or {}).get(x.text) if t.job.generator.parse else None) for x in t.items[k:k + size]]
+                sources = [Source(x, parses.get(x.text) if parses else None) for x in t.items[k:k + size]]
                 table = to_shard(sources, t.job.generator)
                 path = folder and _path(folder, re.sub(r"\W+", "-", str(name)).strip("-"), len(work), table, t.job)
                 names.append(name), work.append((table, t.job, path))

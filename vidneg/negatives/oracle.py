@@ -99,7 +99,8 @@ def verdicts(
     "Return the verdict of each negative."
     negatives = list(negatives)
     runs = [(clip, list(some)) for clip, some in groupby(negatives, lambda n: clip_of[n.caption_id])]
-    said = parallel_map(_judge, [(oracle.only({clip}), clip, [n.text for n in some]) for clip, some in runs], workers, chunk=64)
+    jobs = [(oracle.only({clip}), clip, [n.text for n in some]) for clip, some in runs]
+    said = parallel_map(_judge, jobs, workers, chunk=64)
     rows = [(clip_of[n.caption_id], n.kind, n.generator, v)
             for n, v in zip(negatives, (v for some in said for v in some))]
     return pd.DataFrame(rows, columns=["clip_id", "kind", "generator", "verdict"])

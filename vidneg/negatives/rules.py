@@ -97,7 +97,7 @@ class SlotFrequencies:
         categories: Iterable[str] = CATEGORIES, # those among which the generator will choose
     ) -> SlotFrequencies:
         "Expected number of picks over `captions`."
-        found = [lexicon.match(getattr(c, "text", c)) for c in captions]
+        found = [lexicon.match(c.text if isinstance(c, Caption) else c) for c in captions]
         seen = defaultdict(set) # (slot, form): entries that occur
         for r in (r for ms in found for m in ms for r in m.readings): seen[r.slot, r.form].add(r.entry)
         usable = lambda r: len(seen[r.slot, r.form]) > 1

@@ -208,10 +208,11 @@ def save_pipeline(
     "Write a pipeline with its lemmas and notes; an older one is replaced."
     nlp.meta.update(meta)
     words = set(CaptionEnglish().vocab.strings) # of the tokenizer's rules
-    labels = {label for _, pipe in nlp.pipeline for label in getattr(pipe, "labels", ())}
+    labels = {label for found in nlp.pipe_labels.values() for label in found}
     parts = {part for label in labels for part in label.replace("=", "|").split("|")}
     files = {"vocab/strings.json": sorted(words | labels | parts), "lemmas.json": lemmas}
-    with atomic_path(folder, replaces=["config.cfg", "meta.json", "tokenizer", "vocab", *nlp.component_names, *files, "README.md"]) as part:
+    ours = ["config.cfg", "meta.json", "tokenizer", "vocab", *nlp.component_names, *files, "README.md"]
+    with atomic_path(folder, replaces=ours) as part:
         nlp.to_disk(part)
         for name, content in files.items():
             (part/name).write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")

@@ -46,7 +46,8 @@ class NoReader:
     def meaning(self, text: str) -> None: return None
     def again(self, meaning, rng: np.random.Generator) -> list[str]: return []
 
-READERS = Registry("reader", {"none": "vidneg.negatives.components.make:NoReader", "world": "vidneg.world.vocabulary:WorldReader"})
+READERS = Registry("reader", {"none": "vidneg.negatives.components.make:NoReader",
+                              "world": "vidneg.world.vocabulary:WorldReader"})
 
 def paraphrases(
     tree: Tree,
@@ -238,7 +239,8 @@ def read_answer(
     return text if plain[-1:] in (".", "!", "?") else text.rstrip(".")
 
 # %% ../../../nbs/negatives/components/make.ipynb #80106eb5
-_FAULTS = frozenset({"unchanged", "length", "rest changed", "category", "synonym", "negation", "grammar", "not one sentence"})
+_FAULTS = frozenset({"unchanged", "length", "rest changed", "category", "synonym", "negation", "grammar",
+                     "not one sentence"})
 _NONE = {"verb": "no verb", "modifier": "no modifier", "subject": "no subject", "object": "no object",
          "negated passive": "no clause to deny", "positive": "no other structure"}
 
@@ -277,7 +279,8 @@ class ComponentGenerator:
 def _kind(request, seed):
     "The kind that a draw is about."
     if len(request.kinds) == 1: return request.kinds[0]
-    return request.kinds[stable_rng(seed, "components", request.source.id, request.key, "kind").integers(len(request.kinds))]
+    rng = stable_rng(seed, "components", request.source.id, request.key, "kind")
+    return request.kinds[rng.integers(len(request.kinds))]
 
 def _answers(generator, requests, seed):
     "Texts by the language model, \"\" where it gave no sentence."
@@ -286,7 +289,8 @@ def _answers(generator, requests, seed):
     said = generator.chat.chat(asked, temperature=0.0 if attempt == 0 else 0.8, max_tokens=128,
                                seed=stable_seed(seed, "components", attempt) % 2**31)
     texts = [read_answer(a, r.source.item.text) for (_, r), a in zip(requests, said, strict=True)]
-    return [(t, edits_between(r.source.item.text, t)) if t else "not one sentence" for t, (_, r) in zip(texts, requests)]
+    return [(t, edits_between(r.source.item.text, t)) if t else "not one sentence"
+            for t, (_, r) in zip(texts, requests)]
 
 def _proposal(generator, kind, request, seed):
     "The deterministic maker's next proposal, or why it has none."
@@ -305,7 +309,8 @@ def draw(self: ComponentGenerator, requests: list[Request], plan: Plan) -> list[
     empty = [not any(map(str.isalnum, r.source.item.text)) for r in requests]
     by_chat = [not e and r.attempt < self.asked for e, r in zip(empty, requests)]
     said = iter(_answers(self, [q for q, c in zip(todo, by_chat) if c], plan.seed) if any(by_chat) else ())
-    drawn = ["empty" if e else next(said) if c else _proposal(self, *q, plan.seed) for e, c, q in zip(empty, by_chat, todo)]
+    drawn = ["empty" if e else next(said) if c else _proposal(self, *q, plan.seed)
+             for e, c, q in zip(empty, by_chat, todo)]
     parses = iter(self.parser.parse([d[0] for d in drawn if not isinstance(d, str)]))
     return [d if isinstance(d, str) else self._checked(kind, r, *d, next(parses), "llm" if c else "grammar", plan.seed)
             for d, (kind, r), c in zip(drawn, todo, by_chat)]

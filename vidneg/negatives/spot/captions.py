@@ -123,7 +123,8 @@ class SpotGenerator:
     vocabulary: Vocabulary # uniform or balanced
     decorator: GrammarDecorator | ChatDecorator
     modes: tuple[str, ...] = ("swap_time",) # for temporal predicates
-    takes, parse, plan, again = SceneGraph, None, Plan(mode="every", tries=5), frozenset({"duplicate"}) # as a `Generator`
+    takes, parse, plan = SceneGraph, None, Plan(mode="every", tries=5) # as a `Generator`
+    again = frozenset({"duplicate"})
 
     @property
     def name(self) -> str: return "spot-balanced" if self.vocabulary.balanced else "spot-published"
@@ -164,7 +165,7 @@ def make_spot(
     generator: SpotGenerator,
     **how, # all else that `job_of` takes
 ) -> SpotSet:
-    "SPOT's captions and negatives, with what they were made from. The result for a graph does not depend on the others."
+    "SPOT's captions and negatives, with what they were made from."
     counts: Counter = Counter()
     made = list(stream_made(graphs, job_of(generator, **how), counts))
     return SpotSet([m.caption for m in made], [m.negative for m in made], [m.origin[0] for m in made], counts,
