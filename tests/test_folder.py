@@ -35,6 +35,7 @@ def sentence(key):
     return f"a {who} in a {color} t-shirt {does} a {what} {where} a table"
 
 
+NOTHING = {"worlds": {"shortcuts": [], "train": 0, "val": 0}} # to be drawn beside somebody's clips
 BROKEN = {"train-1": "cut off", "test-0": "cut off", "train-2": "no such file", "val-1": "is not a video|holds no video"}
 
 def folder(root, sizes):
@@ -67,20 +68,20 @@ def done(tmp_path_factory):
         def stage(name, **parameters):
             try: left[name] = run(name, root, patch, **parameters)
             except Skipped as e: left[name] = str(e)
-        stage("data", source=str(own), train=0, val=0, test=0, compositional=0)
+        stage("data", source=str(own), **OWN["data"] | NOTHING)
         stage("frames", n_frames=4, on_error="skip")
         stage("negatives", lexicon="navero")
         stage("lm", width=16, layers=1, heads=2, batch_size=8)
         stage("generators", lexicon="navero", vocabulary="", scheme="activitynet", rounds=2)
         stage("audit", shares=[0.5])
-        stage("backbone", model=TINY, stills=0, vocab_size=200)
+        stage("backbone", model=TINY, vocab_size=200)
         stage("features")
         stage("pretrain", **short)
         stage("finetune", fewer_negatives=[], **short)
         stage("score", n_frames=2)
         stage("spot", scheme="activitynet")
         stage("qa")
-        stage("dial", shortcuts=[])
+        stage("dial")
     return root, left
 
 
@@ -198,7 +199,7 @@ def test_real_clips_as_a_folder(tmp_path, monkeypatch):
     splits = ["train"]*18 + ["val"]*4 + ["test"]*8
     write_records(tmp_path/"own/clips.jsonl", [Clip(n, str(source/n), split=s) for n, s in zip(said["clip"], splits)])
     write_records(tmp_path/"own/captions.jsonl", [Caption(f"{n}.0", n, t) for n, t in zip(said["clip"], said["caption"])])
-    left = run("data", tmp_path, monkeypatch, source=str(tmp_path/"own"), train=0, val=0, test=0, compositional=0)
+    left = run("data", tmp_path, monkeypatch, source=str(tmp_path/"own"), **OWN["data"] | NOTHING)
     assert left["data"].splits() == {"train": 18, "val": 4, "test": 8} and left["shown"] == {"train", "val", "test"}
     run("negatives", tmp_path, monkeypatch, lexicon="navero")
     for form in ("published", "balanced"):

@@ -5,35 +5,26 @@
 # %% ../../nbs/world/stills.ipynb #5803efa3
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 
 import numpy as np
 
 from ..core.records import Caption
 from ..core.seeds import stable_rng
-from .language import ACTIONS, CHANGES, CONTACTS, Clause, Meaning, say
+from .labels import CLASSES, Films, Pictures, PREDICATES, Stills, nearest
+from .language import CONTACTS, Clause, Meaning, say
 from ..core.parallel import parallel_map
 from .layout import Tracks
 from .render import render
 from .words import COLORS, MATERIALS, SCENES, SHAPES, SIZES
-from ..data.batches import ArrayBatches
 from ..data.video import sample_indices
 from .script import WorldConfig, make_clip, phrase
 
 # %% auto #0
-__all__ = ['CLASSES', 'PREDICATES', 'Stills', 'draw_stills', 'nearest', 'patch_targets', 'still_batches', 'Films', 'draw_films',
-           'Pictures', 'draw_pictures']
+__all__ = ['draw_stills', 'draw_films', 'draw_pictures']
 
 # %% ../../nbs/world/stills.ipynb #8f8039f8
-@dataclass
-class Stills:
-    "N labelled stills of E entities."
-    frames: np.ndarray # (N, 1, side, side, 3) uint8: videos of one frame
-    labels: dict[str, np.ndarray] # int: shape, color, material (N, E), scene (N,)
-    place: np.ndarray # (N, E, 3) float: x, y and radius as shares of the side
-
-CLASSES = {"shape": len(SHAPES), "color": len(COLORS), "material": len(MATERIALS)}
 _ENTITIES = 4 # in a still: the more, the more there is to learn from each
 
 def _apart(rng, radius, tries=30):
@@ -70,51 +61,7 @@ def draw_stills(
     return Stills(np.stack(frames), {k: np.stack([l[k] for l in labels]) for k in labels[0]},
                   np.stack(place).astype(np.float32))
 
-# %% ../../nbs/world/stills.ipynb #5e98e849
-def nearest(
-    x: np.ndarray, # (..., E) centres as shares of the side
-    y: np.ndarray, # (..., E)
-    radius: np.ndarray, # (..., E)
-    grid: int, # patches a side
-) -> tuple[np.ndarray, np.ndarray]: # which entity (..., grid²) int, -1 for none; offsets (..., grid², E, 2), x before y
-    "The entity that covers each patch."
-    at = (np.arange(grid) + 0.5)/grid
-    centres = np.stack(np.meshgrid(at, at), -1).reshape(-1, 1, 2)  # (grid², 1, 2)
-    offset = np.stack([x, y], -1)[..., None, :, :] - centres  # (..., grid², E, 2)
-    gap = np.abs(offset).max(-1) - 0.4*radius[..., None, :] - 0.5/grid  # (..., grid², E)
-    return np.where(gap.min(-1) < 0, gap.argmin(-1), -1), offset
-
-def patch_targets(
-    stills: Stills,
-    grid: int, # patches a side
-) -> dict[str, np.ndarray]: # attribute → (N, grid²) int, -1 for nothing; offset (N, grid², 3) float; scene (N,) int
-    "Labels per patch. Offsets lead from the patch's centre to the entity's, in patches; the third is the radius."
-    x, y, radius = np.moveaxis(stills.place, -1, 0)  # (N, E)
-    which, offset = nearest(x, y, radius, grid)  # (N, grid²), (N, grid², E, 2)
-    all_three = np.concatenate([offset, np.broadcast_to(radius[:, None, :, None], (*offset.shape[:3], 1))], -1)
-    one = np.take_along_axis(all_three, which.clip(0)[..., None, None], 2)[:, :, 0]  # (N, grid², 3)
-    targets = {k: np.where(which >= 0, np.take_along_axis(stills.labels[k], which.clip(0), 1), -1) for k in CLASSES}
-    return {**targets, "offset": (one*grid).astype(np.float32), "scene": stills.labels["scene"]}
-
-# %% ../../nbs/world/stills.ipynb #4d820666
-def still_batches(
-    stills: Stills,
-    grid: int, # patches a side
-    batch_size: int = 64,
-    seed: int = 0, # of the order
-) -> ArrayBatches: # of frames (B, 1, H, W, 3) uint8 and the targets of `patch_targets`
-    "Stills and their patch labels."
-    return ArrayBatches({"frames": stills.frames, **patch_targets(stills, grid)}, batch_size, seed)
-
 # %% ../../nbs/world/stills.ipynb #7b1c8c47
-PREDICATES = ("", *ACTIONS, *CONTACTS, *(f"is {participle} by" for _, participle in CONTACTS.values()), *CHANGES)
-
-@dataclass
-class Films:
-    "N films of T frames with labels for P patches."
-    frames: np.ndarray # (N, T, side, side, 3) uint8
-    labels: dict[str, np.ndarray] # predicate, shape, color, material: (N, T, P) int8, -1 for nothing
-
 def _at(tracks, frames):
     "Some of a film's frames."
     over_time = ("colour", "material", "x", "y", "size", "angle", "alpha")
@@ -174,13 +121,6 @@ def _picture(i, config):
     t = int(rng.integers(config.frames))
     told = list(_picture_captions(script.graph, t/config.fps, config, rng))
     return render(_at(script.tracks, np.array([t])), config.side), t/config.fps, told
-
-@dataclass
-class Pictures:
-    "N pictures, that is, videos of one frame, with three captions each."
-    frames: np.ndarray # (N, 1, side, side, 3) uint8
-    times: np.ndarray # (N,) s, the moment of each in its script
-    captions: list[Caption] # `clip_id` is the picture's number
 
 def draw_pictures(
     n: int, # how many
