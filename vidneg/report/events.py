@@ -94,7 +94,8 @@ _COMPONENTS = (
     "clips with one query each; 95 % intervals by bootstrap over clips; MnR is a mean rank, 1 is best. X-CLIP starts, "
     "in every run, from what it has learned of pictures and broad captions, and sees the same captions in the same "
     "order. `baseline` has its own loss; the others add that loss on positives, and one on negatives that differ in a "
-    "component. The paper's rows are on other data, with a model a hundred times larger: compare patterns, not heights.\n\n")
+    "component. The paper's rows are on other data, with a model a hundred times larger: compare patterns, not "
+    "heights.\n\n")
 _COMPONENT_TABLES = {3: ("All components", "baseline", "simple", "discernible", "adaptive"),
                      5: ("One component", "baseline", "verb", "subject")} # of the paper: title, runs
 
