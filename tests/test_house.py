@@ -188,7 +188,8 @@ def test_no_paths_of_one_machine():
 
 STAGES = {p.stem: nbformat.read(p, 4) for p in sorted((ROOT/"nbs/stages").glob("*.ipynb"))}
 each_stage = pytest.mark.parametrize("stage", STAGES, ids=str)
-LONG = {"ablation", "audit", "components", "dial", "events", "finetune"} # still compute what belongs in the library: shrink this list, never add to it
+# They still compute what belongs in the library: shrink this list, never add to it
+LONG = {"ablation", "audit", "components", "dial", "events", "finetune"}
 
 
 @each_stage
