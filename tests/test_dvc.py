@@ -173,3 +173,11 @@ def test_a_new_loss_makes_no_stage_stale(copy):
 
 
 RENDERING = ["data"] # the one stage that draws
+
+
+def test_a_loss_belongs_to_the_stages_that_train_with_it():
+    stages = read_yaml(ROOT/"dvc.yaml")["stages"]
+    def stale(path): return {name for name, spec in stages.items() if path in spec["deps"]}
+    assert stale("vidneg/losses/moment.py") == stale("vidneg/losses/windows.py") == {"moments"}
+    assert not {"lm", "backbone", "data", "report"} & stale("vidneg/losses/hard.py")
+    assert stale("vidneg/losses/registry.py") == set()

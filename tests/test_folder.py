@@ -73,6 +73,7 @@ def done(tmp_path_factory):
         stage("negatives", lexicon="navero")
         stage("lm", width=16, layers=1, heads=2, batch_size=8)
         stage("generators", lexicon="navero", vocabulary="", scheme="activitynet", rounds=2)
+        (root/"data/ablation").mkdir() # of a run without ablation
         stage("audit", shares=[0.5])
         stage("backbone", model=TINY, vocab_size=200)
         stage("features")

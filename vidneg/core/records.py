@@ -142,12 +142,17 @@ def _fields(cls):
     hints = typing.get_type_hints(cls)
     return tuple((f.name, hints[f.name]) for f in dataclasses.fields(cls))
 
+def _entries(row, t):
+    "What a JSON object or an Arrow struct holds; anything else is no record."
+    if not isinstance(row, dict): raise TypeError(f"{t.__name__}() {row!r:.40} stands where a record should")
+    return row.items()
+
 @cache
 def _builder(t):
     "A function that makes a value of type `t` from what JSON or Arrow gives back; None where nothing is to be done."
     if dataclasses.is_dataclass(t):
         made = {name: _builder(kind) for name, kind in _fields(t)}
-        return lambda row: t(**{k: v if made[k] is None else made[k](v) for k, v in row.items() if k in made})
+        return lambda row: t(**{k: v if made[k] is None else made[k](v) for k, v in _entries(row, t) if k in made})
     if typing.get_origin(t) is not tuple: return None
     make = _builder(typing.get_args(t)[0])
     return tuple if make is None else lambda values: tuple(map(make, values))
@@ -205,7 +210,7 @@ def read_records(
     if not path.exists(): raise VidnegError(f"{path} does not exist: run the stage that makes it, or check the path")
     rows = _json_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path, cls)
     try: return [*map(_builder(cls), rows)]
-    except (TypeError, AttributeError) as e:
+    except TypeError as e:
         why, fields = str(e).rpartition("() ")[2], ", ".join(name for name, _ in _fields(cls))
         raise VidnegError(f"{path} has a row that is no {cls.__name__} ({why}); its fields are: {fields}") from None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, MutableMapping
+from types import BuiltinFunctionType, FunctionType
 
 from .errors import VidnegError
 
@@ -60,5 +61,5 @@ class Registry(MutableMapping):
 def _place(thing):
     "Where a thing lies; a value without a name of its own is its own place."
     if isinstance(thing, str): return thing
-    if not hasattr(thing, "__qualname__"): return thing
+    if not isinstance(thing, (type, FunctionType, BuiltinFunctionType)): return thing
     return f"{thing.__module__}:{thing.__qualname__}"

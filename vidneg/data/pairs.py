@@ -67,7 +67,7 @@ def _load(registry, name, folder):
     found = []
     for file in files:
         try: found += source.read(file)
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
+        except (KeyError, TypeError, ValueError) as e:
             raise VidnegError(f"{file.name} does not have the form of {name}: {type(e).__name__} {e}") from e
     return found
 

@@ -66,6 +66,12 @@ def _fixed(tree):
     return found
 
 
+def _own_strings(tree):
+    "Collect the strings of a module, those aside that its registries map to places."
+    names = {name for name, _ in _places(tree)}
+    return {s for s in _strings(tree) - names if not PLACE.fullmatch(s)}
+
+
 def _only_names(tree):
     "Return the names in a module of nothing but registries that lead to something else than a place; None for another module."
     kinds = ast.Import, ast.ImportFrom, ast.Expr, ast.Assign
@@ -88,10 +94,10 @@ def words_of(
 # %% ../../nbs/pipeline/dvc.ipynb #a7c2000b
 @lru_cache(maxsize=None)
 def _facts(root, path, changed):
-    "Read what a module imports, what data files it names, which names lie where, which it takes itself, and if it is all names."
+    "Read a module: what it imports, its data files, which names lie where, which it takes, if it is all names, its strings."
     tree = ast.parse((root/path).read_text(encoding="utf-8"))
     files = _module_files(_imports(tree, list(path.parent.parts)), root)
-    return files, _data_files(path, _strings(tree), root), _places(tree), _fixed(tree), _only_names(tree)
+    return files, _data_files(path, _strings(tree), root), _places(tree), _fixed(tree), _only_names(tree), _own_strings(tree)
 
 
 def _cells(notebook):
@@ -119,7 +125,9 @@ def stage_deps(
     seen, data, places, lists = set(), set(), set(), {}
     while todo:
         path = todo.pop()
-        imported, files, there, taken, lists[path] = _facts(root, path, os.stat(root/path).st_mtime_ns)
+        imported, files, there, taken, lists[path], strings = _facts(root, path, os.stat(root/path).st_mtime_ns)
+        within = set().union(*(_facts(root, p, os.stat(root/p).st_mtime_ns)[2] for p in imported))
+        todo |= _module_files({module for name, module in within if name in strings}, root)
         seen, data, places, named = seen | {path}, data | files, places | there, named | taken
         todo |= imported | _module_files({module for name, module in places if name in named}, root)
         todo -= seen

@@ -236,8 +236,10 @@ def wait_for_end(
 ):
     "Return when a process has ended."
     import psutil
-    try: ended = os.pidfd_open(process.pid) # says so at once; the number could have a new owner only now
-    except (AttributeError, OSError): ended = None
+    ended = None
+    if sys.platform == "linux":
+        try: ended = os.pidfd_open(process.pid) # says so at once; the number could have a new owner only now
+        except OSError: pass # it is gone, or the kernel is old
     if ended is not None and process.is_running(): select.select([ended], [], [])
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE: time.sleep(0.2)
 

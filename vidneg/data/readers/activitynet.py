@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ...core.records import Caption
 from ..pairs import Source
-from .files import read_json
+from .files import read_json, typed
 
 # %% auto #0
 __all__ = ['CAPTIONS', 'file_captions']
@@ -15,8 +15,8 @@ __all__ = ['CAPTIONS', 'file_captions']
 # %% ../../../nbs/data/readers/activitynet.ipynb #c71c7e7c
 def file_captions(path):
     "Yield the captions of one file."
-    for video, row in read_json(path).items():
-        for k, text in enumerate(row["sentences"]): yield Caption(f"{path.stem}/{video}/{k}", video, text.strip())
+    for video, row in typed(read_json(path), dict).items():
+        for k, text in enumerate(row["sentences"]): yield Caption(f"{path.stem}/{video}/{k}", video, typed(text, str).strip())
 
 CAPTIONS = Source("ActivityNet Captions: sentences of moments in long videos, in order",
                   "*.json", "annotations free for research; video rights remain with their owners", file_captions)

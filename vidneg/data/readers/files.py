@@ -11,7 +11,7 @@ from pathlib import Path
 from ...core.errors import VidnegError
 
 # %% auto #0
-__all__ = ['read_text', 'parse_json', 'read_json', 'numbered_lines', 'json_lines', 'need']
+__all__ = ['read_text', 'parse_json', 'read_json', 'typed', 'numbered_lines', 'json_lines', 'need']
 
 # %% ../../../nbs/data/readers/files.ipynb #d4897e93
 def read_text(
@@ -36,6 +36,14 @@ def read_json(
 ):
     "Return what a JSON file says."
     return parse_json(read_text(path), Path(path).name)
+
+def typed(
+    value, # from a file
+    kind: type,
+):
+    "Return a value of the type that it should have. Raises `TypeError` for another."
+    if not isinstance(value, kind): raise TypeError(f"{value!r:.60} is no {kind.__name__}")
+    return value
 
 def numbered_lines(
     path: str | Path,

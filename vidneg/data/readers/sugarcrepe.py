@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from ..pairs import Pair, Source
-from .files import read_json
+from .files import read_json, typed
 
 # %% auto #0
 __all__ = ['PAIRS', 'file_pairs']
@@ -14,7 +14,7 @@ __all__ = ['PAIRS', 'file_pairs']
 # %% ../../../nbs/data/readers/sugarcrepe.ipynb #25a39589
 def file_pairs(path):
     "Yield the pairs of one file."
-    for key, row in read_json(path).items():
+    for key, row in typed(read_json(path), dict).items():
         yield Pair(f"{path.stem}/{key}", row["filename"], path.stem, row["caption"], row["negative_caption"])
 
 PAIRS = Source("compositional captions of COCO pictures, negatives by ChatGPT, 7 kinds",
