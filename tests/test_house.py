@@ -188,8 +188,7 @@ def test_no_paths_of_one_machine():
 
 STAGES = {p.stem: nbformat.read(p, 4) for p in sorted((ROOT/"nbs/stages").glob("*.ipynb"))}
 each_stage = pytest.mark.parametrize("stage", STAGES, ids=str)
-LONG = {"audit", "generators", "moments", "pretrain",
-        "published", "qa", "score", "spot"} # still compute what belongs in the library: shrink this list, never add to it
+LONG = {"audit"} # it still computes what belongs in the library: shrink this list, never add to it
 
 
 @each_stage

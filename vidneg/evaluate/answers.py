@@ -5,7 +5,7 @@
 # %% ../../nbs/evaluate/answers.ipynb #b6c9870e
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from typing import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from ..data.questions import KINDS, UNKNOWN
 from .stats import Estimate, bootstrap, paired_difference
 
 # %% auto #0
-__all__ = ['QA_COLUMNS', 'best_answers', 'right', 'blind_answers', 'qa_table', 'above_chance']
+__all__ = ['QA_COLUMNS', 'best_answers', 'right', 'blind_answers', 'qa_table', 'above_chance', 'qa_differences']
 
 # %% ../../nbs/evaluate/answers.ipynb #e73cb6a3
 def best_answers(
@@ -99,3 +99,21 @@ def above_chance(
     if not all(q.options for q in questions): raise VidnegError("questions without options have no chance level")
     return paired_difference(right(questions, answers).astype(float), [1/len(q.options) for q in questions],
                              [q.clip_id for q in questions], **kwargs)
+
+# %% ../../nbs/evaluate/answers.ipynb #b4a00002
+def qa_differences(
+    questions: Sequence[Question], # N
+    runs: Mapping[str, Sequence[str] | Mapping[str, str]], # run → answers, as `right` takes them
+    pairs: Iterable[tuple[str, str]], # (a, b); those whose runs are not both there are left out
+    of: Sequence[str] = ("temporal", "counterfactual", "overall"), # kinds of questions; all together is "overall"
+    **kwargs, # `n`, `seed`, `level` of `bootstrap`
+) -> pd.DataFrame: # difference ("a − b"), kind, value, low, high, n, clips; a row for each kind; fractions
+    "Differences in accuracy between runs, with intervals over clips."
+    clips, kinds = (np.array([getattr(q, k) for q in questions]) for k in ("clip_id", "kind"))
+    rows = {}
+    for a, b in [pair for pair in pairs if {*pair} <= runs.keys()]:
+        first, second = (right(questions, runs[run]).astype(float) for run in (a, b)) # (N,)
+        for kind in [k for k in of if k == "overall" or (kinds == k).any()]:
+            at = (kinds == kind) | (kind == "overall")
+            rows[f"{a} − {b}", kind] = vars(paired_difference(first[at], second[at], clips[at], **kwargs))
+    return pd.DataFrame(rows).T.rename_axis(["difference", "kind"]).reset_index()

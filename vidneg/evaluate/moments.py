@@ -16,11 +16,12 @@ import pandas as pd
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..core.records import MomentQuery
-from .stats import bootstrap
+from .stats import bootstrap, paired_difference
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'LENGTHS', 'LEVELS', 'window_iou', 'average_precision', 'highlight_precision', 'write_predictions',
-           'read_predictions', 'moment_values', 'highlight_values', 'evaluate_moments', 'query_values', 'moments_table']
+           'read_predictions', 'moment_values', 'highlight_values', 'evaluate_moments', 'query_values', 'moments_table',
+           'moment_differences']
 
 # %% ../../nbs/evaluate/moments.ipynb #28b8a534
 def window_iou(
@@ -272,3 +273,20 @@ def moments_table(
              **vars(bootstrap(part[metric].to_numpy(), part["clip_id"], bounds=(0, 1), **kwargs)))
         for table, by, names in parts for name, part in table.groupby(by, sort=False)
         for metric in part.columns if metric not in about])
+
+# %% ../../nbs/evaluate/moments.ipynb #b5a00002
+def moment_differences(
+    values: pd.DataFrame, # of `query_values`, with a column run, MODEL/RUN
+    against: str = "plain", # the RUN that a model's others are compared with
+    **kwargs, # `n`, `seed`, `level` of `bootstrap`
+) -> pd.DataFrame: # model, difference, metric, value, low, high, n, clips; values are fractions
+    "Differences in R1 and mAP between the runs of each model, with intervals over clips."
+    full, rows = values[values.length == "full"].set_index(["query_id", "run"]).sort_index(), []
+    for name in values.run.unique():
+        model, _, run = name.partition("/")
+        if run == against: continue
+        a, b = (full.xs(f"{model}/{r}", level="run") for r in (run, against))
+        rows += [dict(model=model, difference=f"{run} − {against}", metric=metric,
+                      **vars(paired_difference(a[metric], b[metric], a.clip_id, **kwargs)))
+                 for metric in full.columns.drop(["clip_id", "length"])]
+    return pd.DataFrame(rows)

@@ -6,20 +6,21 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Callable, Iterable
+from pathlib import Path
+from typing import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from ..core.errors import VidnegError
-from ..core.records import Caption, Negative
+from ..core.records import Caption, Negative, read_records
 from ..core.parallel import parallel_map
 from .accuracy import ITEM_COLUMNS, acc, score_pairs
 from ..models.scorer import Scorer
 from .retrieval import retrieval_ranks
 
 # %% auto #0
-__all__ = ['items_table', 'first_captions', 'score_model', 'score_models', 'validation_accuracy']
+__all__ = ['items_table', 'aaro_items', 'text_pairs', 'first_captions', 'score_model', 'score_models', 'validation_accuracy']
 
 # %% ../../nbs/evaluate/score.ipynb #ce959f4b
 def items_table(
@@ -32,6 +33,28 @@ def items_table(
     rows = [(f"{n.caption_id}/{n.kind}", c.clip_id, n.kind, form, n.generator, c.text, n.text)
             for n in negatives if (c := of.get(n.caption_id))]
     return pd.DataFrame(rows, columns=ITEM_COLUMNS)
+
+# %% ../../nbs/evaluate/score.ipynb #b2a00002
+def aaro_items(
+    folder: str | Path, # with aaro-SPLIT-FORM.parquet, tables of negatives
+    split: str,
+    captions: Sequence[Caption], # of the split
+    forms: Sequence[str] = ("balanced", "published"),
+) -> pd.DataFrame: # columns ITEM_COLUMNS, a row per negative
+    "Return the items of AARO in all forms."
+    some = [items_table(read_records(Path(folder)/f"aaro-{split}-{form}.parquet", Negative), captions, form)
+            for form in forms]
+    return pd.concat(some, ignore_index=True)
+
+
+def text_pairs(
+    negatives: Iterable[Negative], # those of captions that are not given are ignored
+    captions: Iterable[Caption],
+) -> pd.DataFrame: # columns caption, negative, a row per negative
+    "Return captions beside their negatives, as `score_blind` takes them."
+    text = {c.caption_id: c.text for c in captions}
+    return pd.DataFrame([(text[n.caption_id], n.text) for n in negatives if n.caption_id in text],
+                        columns=["caption", "negative"])
 
 # %% ../../nbs/evaluate/score.ipynb #f51f00c8
 def first_captions(

@@ -30,7 +30,7 @@ from ..text.ud import Parsed
 # %% auto #0
 __all__ = ['WAYS', 'EXHAUSTED', 'REFUSED', 'GENERATORS', 'Plan', 'Source', 'Request', 'Made', 'Generator', 'Job', 'job_of',
            'fill', 'with_parses', 'stream_made', 'stream_negatives', 'make_negatives', 'counts_table', 'to_shard',
-           'shard', 'Task', 'Set', 'make_all']
+           'shard', 'Task', 'Set', 'make_all', 'single_task']
 
 # %% ../../nbs/negatives/generate.ipynb #7ccacb12
 WAYS = ("each_category", "any", "every")
@@ -320,3 +320,13 @@ def make_all(
         done[name].captions.extend(Caption(**row) for row in table["caption"].to_pylist() if row)
         done[name].counts.update(counts)
     return done
+
+# %% ../../nbs/negatives/generate.ipynb #b6a00002
+def single_task(
+    items: list[Caption] | list[SceneGraph],
+    generator: Generator,
+    parses: Mapping[str, Parsed] | None = None, # text → parse, as far as known
+    **how, # all else that `job_of` takes
+) -> list[Task]: # as `make_all` takes it
+    "Return what a set consists of that one generator makes."
+    return [Task(job_of(generator, **how), items, parses)]

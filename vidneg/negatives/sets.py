@@ -5,12 +5,16 @@
 # %% ../../nbs/negatives/sets.ipynb #7649b560
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+
+import pandas as pd
 
 from ..core.records import Caption, Negative, write_records
 
 # %% auto #0
-__all__ = ['set_file', 'captions_file', 'write_set']
+__all__ = ['set_file', 'captions_file', 'write_set', 'outcome_rows']
 
 # %% ../../nbs/negatives/sets.ipynb #cad67dae
 def set_file(
@@ -33,3 +37,11 @@ def write_set(
     "Write a set."
     write_records(path, negatives, Negative)
     if captions is not None: write_records(captions_file(path), captions, Caption)
+
+# %% ../../nbs/negatives/sets.ipynb #b6a00005
+def outcome_rows(
+    counts: Mapping[tuple[str, str], Counter], # (part, name) → (kind, "made" or the reason why not) → how often
+) -> pd.DataFrame: # part, set, kind, outcome, n
+    "Return the outcomes of sets, a row each."
+    rows = [(*key, kind, why, n[kind, why]) for key, n in counts.items() for kind, why in sorted(n)]
+    return pd.DataFrame(rows, columns=["part", "set", "kind", "outcome", "n"])

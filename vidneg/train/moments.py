@@ -5,6 +5,7 @@
 # %% ../../nbs/train/moments.ipynb #5d51cd04
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from ..core.errors import VidnegError
 from ..core.records import Clip
 from ..data.batches import OrderedBatches
-from ..core.records import MomentQuery
+from ..core.records import MomentQuery, Negative
 from ..data.moments import CLIP_SECONDS, moment_batch
 from ..data.video import read_frames
 from ..losses.components import Importance, cosine, pool
@@ -22,10 +23,12 @@ from ..losses.registry import LOSSES
 from ..losses.tensors import wanted_by
 from ..models.moment import MomentModel, pool_joint, predictions
 from .contrastive import fresh_importance
+from .loop import TrainConfig, fit
 from .tasks import LossTask, Provider, Step
 
 # %% auto #0
-__all__ = ['film_features', 'text_features', 'MomentBatches', 'Moments', 'JointComponents', 'MomentTask', 'find_moments']
+__all__ = ['film_features', 'text_features', 'MomentBatches', 'Moments', 'JointComponents', 'MomentTask', 'find_moments',
+           'component_texts', 'moment_job']
 
 # %% ../../nbs/train/moments.ipynb #c6126c41
 def film_features(
@@ -196,3 +199,30 @@ def find_moments(
         said = model.eval()(*(batch[k].to(device) for k in ("video", "video_mask", "text", "text_mask")))
         out += predictions(said, [q.query_id for q in some], batch["duration"], round_to)
     return out
+
+# %% ../../nbs/train/moments.ipynb #b5a00005
+def component_texts(
+    made: Iterable[Negative], # by a `ComponentGenerator`, of queries
+) -> tuple[dict[str, list[str]], dict[str, str]]: # query_id → negatives, query_id → positive
+    "Sort negatives and positives by query, as `MomentBatches` takes them."
+    negatives, positives = defaultdict(list), {}
+    for n in made:
+        if n.kind == "positive": positives[n.caption_id] = n.text
+        else: negatives[n.caption_id].append(n.text)
+    return negatives, positives
+
+
+def moment_job(
+    model: MomentModel, # fresh or trained
+    batches: MomentBatches,
+    config: TrainConfig,
+    folder: str | Path, # gets the model and metrics.csv
+    losses: Sequence[str] = (), # of sentence components
+    weight: float = 1., # of these losses
+    **settings, # of `MomentTask`: temperature, ...
+) -> tuple: # for `train_many`
+    "Return the training of a model of moments."
+    weights = {name: weight for name in losses if name != "importance_entropy"} # that term weighs nothing by itself
+    task = MomentTask(model, losses, weights, seed=config.seed, **settings)
+    checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"
+    return fit, dict(task=task, batches=batches, config=config, folder=folder, checkpoint=checkpoint, progress=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ from ..core.errors import VidnegError
 from ..core.records import Question
 from ..data.batches import OrderedBatches
 from ..data.questions import UNKNOWN
-from ..models.qa import AnswerDecoder
+from ..models.qa import AnswerDecoder, QAConfig
 from ..models.scorer import Encoding
+from .loop import TrainConfig, fit
+from .tasks import Task
 
 # %% auto #0
-__all__ = ['QAFeatures', 'qa_features', 'QABatches', 'answer_questions']
+__all__ = ['QAFeatures', 'qa_features', 'QABatches', 'answer_questions', 'decoder_job']
 
 # %% ../../nbs/train/questions.ipynb #b04d81c7
 @dataclass(frozen=True)
@@ -117,3 +120,21 @@ def answer_questions(
         rows = features.rows(np.arange(i, min(i + batch_size, len(features))), blind)
         out += model.predict(**{k: v.to(device) for k, v in rows.items()})
     return out
+
+# %% ../../nbs/train/questions.ipynb #b4a00005
+def decoder_job(
+    questions: Sequence[Question], # N, with answers
+    features: QAFeatures, # of these questions
+    answers: Sequence[str], # that it knows
+    config: TrainConfig,
+    folder: str | Path, # gets the decoder and metrics.csv
+    batch_size: int = 64,
+    blind: bool = False, # leave the video out
+    **sizes, # of `QAConfig`: width, layers, ...
+) -> tuple: # for `train_many`
+    "Return the training of an answer decoder."
+    known = QAConfig(features.video.states.shape[-1], features.words.states.shape[-1], answers, **sizes)
+    batches = QABatches(questions, features, answers, batch_size, config.seed, blind)
+    checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"
+    return fit, dict(task=Task(AnswerDecoder(known, config.seed)), batches=batches, config=config, folder=folder,
+                     checkpoint=checkpoint, progress=False)

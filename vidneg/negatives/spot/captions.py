@@ -17,14 +17,14 @@ from ...core.seeds import stable_rng
 from ...text.edits import edits_between
 from ..generate import Made, Plan, Request, Source, job_of, stream_made
 from .faithful import faithful
-from .grammar import Grammar, NOUN_KINDS
+from .grammar import GRAMMARS, Grammar, NOUN_KINDS
 from .statements import linear
-from .events import Foil, Scheme, Vocabulary, kinds, manipulate, offers
+from .events import Foil, SCHEMES, Scheme, Vocabulary, count_vocabulary, kinds, manipulate, offers
 from ...lm.protocols import Chat
 
 # %% auto #0
 __all__ = ['PAPER_PROMPT', 'Decorated', 'GrammarDecorator', 'ChatDecorator', 'SpotSet', 'SpotGenerator', 'make_spot',
-           'graph_table', 'type_table', 'outcome_table']
+           'spot_generator', 'graph_table', 'type_table', 'outcome_table']
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #37fccd93
 class Decorated(NamedTuple):
@@ -170,6 +170,18 @@ def make_spot(
     made = list(stream_made(graphs, job_of(generator, **how), counts))
     return SpotSet([m.caption for m in made], [m.negative for m in made], [m.origin[0] for m in made], counts,
                    Counter(m.origin[1] for m in made))
+
+# %% ../../../nbs/negatives/spot/captions.ipynb #b6a00008
+def spot_generator(
+    graphs: Iterable[SceneGraph], # whose words are counted: those to be changed
+    scheme: str, # name in SCHEMES
+    grammar: str, # name in GRAMMARS
+    balanced: bool = True, # put in words as often as others are taken out
+    modes: tuple[str, ...] = ("swap_time",), # for temporal predicates
+) -> SpotGenerator:
+    "Return a generator that draws from the words of graphs."
+    vocabulary = count_vocabulary(graphs, SCHEMES[scheme], balanced, modes)
+    return SpotGenerator(SCHEMES[scheme], vocabulary, GrammarDecorator(GRAMMARS[grammar]()), modes)
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #9ffe71b9
 def graph_table(
