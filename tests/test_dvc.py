@@ -8,7 +8,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from vidneg.core.errors import VidnegError
 from vidneg.pipeline.dvc import main, pipeline, render, stage_deps, stale, write_dvc
-from vidneg.pipeline.stage import literals, paths, tagged
+from vidneg.pipeline.stage import literals, paths, read_yaml, tagged
 
 ROOT = Path(__file__).parents[1]
 MODULES = {

@@ -155,7 +155,7 @@ def new_scale(
     sized = fit_batches(merge(read_yaml(root/"params.yaml"), overlay), splits.get("train", 0) or 1)
     overlay = merge_overlays(overlay, sized)
     for section in ("report", "scoreboard", "events", "audit"): overlay[section] = overlay.get(section, {}) | {"test_name": name}
-    _write_yaml(path, overlay, [f"Clips and captions of yours. Null takes a name of ../../params.yaml away.",
+    _write_yaml(path, overlay, ["Clips and captions of yours. Null takes a name of ../../params.yaml away.",
                                 "A batch_size here is the size of your training split: a full batch needs as many clips."])
     return name
 

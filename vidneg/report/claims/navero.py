@@ -11,15 +11,13 @@ from .claim import Claims, signed_points
 from ..tables import paper_table
 
 # %% auto #0
-__all__ = ['claims', 'claim', 'SAME', 'MARGIN', 'signed_points']
+__all__ = ['claims', 'claim', 'SAME', 'MARGIN']
 
 # %% ../../../nbs/report/claims/navero.ipynb #5c31n004
 claims = Claims("NAVERO")
 claim = claims.claim
 
 # %% ../../../nbs/report/claims/navero.ipynb #2fc5341b
-def signed_points(x, digits=1): return f"{x:+.{digits}f}".replace("-", "−")
-
 def _by_dataset(models, columns={"average acc": 1}):
     "A linear combination of the paper's Table 2 for each dataset; both arguments map a name to its coefficient."
     def text():
