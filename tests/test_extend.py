@@ -35,7 +35,7 @@ from torch import nn
 from vidneg.data.pairs import Pair, Source
 from vidneg.losses.tensors import wants
 from vidneg.models.base import DualEncoder
-from vidneg.models.registry import Builder
+from vidneg.models.builder import Builder
 from vidneg.negatives.rules import RuleGenerator, Uniform
 from vidneg.report.claims.claim import Claims
 

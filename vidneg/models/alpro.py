@@ -21,7 +21,7 @@ from .base import FusionModel, bert_config, from_pretrained_parts, init_weights
 from .encoders import (TextEncoder, attend, bert_attention, check_frames, load_by_name, normalized_pixels,
                                     spread_positions, visible)
 from .fusion import MatchHead, MLMHead, load_bert
-from .registry import Builder
+from .builder import Builder
 from ..text.tokenize import tokenize
 
 # %% auto #0

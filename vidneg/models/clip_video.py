@@ -18,7 +18,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoder
 from ..core.errors import VidnegError
 from .base import DualEncoder
 from .encoders import check_frames, normalized_pixels, spread_positions
-from .registry import Builder
+from .builder import Builder
 from .scorer import Widths
 
 # %% auto #0

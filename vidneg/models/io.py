@@ -15,10 +15,10 @@ from torch import nn
 
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
-from .registry import class_named
+from .registry import CLASSES, MODELS
 
 # %% auto #0
-__all__ = ['TOKENIZER_FILES', 'Model', 'save', 'read_config', 'load']
+__all__ = ['TOKENIZER_FILES', 'Model', 'save', 'class_named', 'read_config', 'load']
 
 # %% ../../nbs/models/io.ipynb #8893995b
 # What tokenizers of transformers write: a folder that holds anything else is not replaced.
@@ -40,6 +40,17 @@ def save(
     if tokenizer is not None:
         with atomic_path(folder/"tokenizer", replaces=TOKENIZER_FILES) as part: tokenizer.save_pretrained(part)
     return folder
+
+# %% ../../nbs/models/io.ipynb #5c0b000dx
+def class_named(
+    name: str, # as `config.json` gives it
+) -> type:
+    "Find a class of models. Raises `VidnegError` for an unknown name."
+    if name in CLASSES: return CLASSES[name]
+    builders = (MODELS[k] for k in reversed(list(MODELS))) # the latest first: it is the likeliest, and the rest waits
+    found = next((b.model for b in builders if b.model.__name__ == name), None)
+    if found is None: raise VidnegError(f"no class of models {name!r}; there are: {', '.join(sorted(CLASSES))}")
+    return found
 
 # %% ../../nbs/models/io.ipynb #1f8d96c8
 def read_config(

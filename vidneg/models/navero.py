@@ -17,7 +17,7 @@ from ..core.errors import VidnegError
 from .base import FusionModel, bert_config, count_parameters, from_pretrained_parts, init_weights
 from .encoders import SpaceTimeBlock, TextEncoder, VideoEncoder, load_beit
 from .fusion import FusionEncoder, MatchHead, MLMHead, load_bert
-from .registry import Builder
+from .builder import Builder
 
 # %% auto #0
 __all__ = ['TINY', 'navero', 'navero_from_parts', 'NaveroConfig', 'beit_config', 'Navero']

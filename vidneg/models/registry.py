@@ -5,44 +5,10 @@
 # %% ../../nbs/models/registry.ipynb #5c0b0003
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
-
-from ..core.errors import VidnegError
 from ..core.registry import Registry
 
 # %% auto #0
-__all__ = ['SIZES', 'MODELS', 'CLASSES', 'Builder', 'class_named']
-
-# %% ../../nbs/models/registry.ipynb #5c0b0005
-SIZES = "tiny", "laptop", "paper"
-
-@dataclass(frozen=True)
-class Builder:
-    "Builds a model of a named size. The config's defaults are the laptop's size, its `paper` gives the published one."
-    model: type # a class made as model(config, seed), with `config_class`
-    tiny: dict[str, Any] = field(default_factory=dict) # fields of the smallest size
-    paper: dict[str, Any] = field(default_factory=dict) # arguments of the config's `paper`
-    fixed: dict[str, Any] = field(default_factory=dict) # fields that make this variant of the class, at every size
-
-    def config(self,
-        size: str = "laptop", # one of SIZES
-        **changes, # of the config's fields
-    ):
-        "The config of a size."
-        if size not in SIZES: raise VidnegError(f"the sizes are {', '.join(SIZES)}, not {size!r}")
-        make: Callable = self.model.config_class.paper if size == "paper" else self.model.config_class
-        fields = {"tiny": self.tiny, "laptop": {}, "paper": self.paper}[size]
-        try: return make(**{**fields, **self.fixed, **changes})
-        except TypeError as e: raise VidnegError(f"{self.model.__name__}: {e}") from e
-
-    def __call__(self,
-        size: str = "laptop", # one of SIZES
-        seed: int = 0, # of the fresh weights
-        **changes, # of the config's fields
-    ):
-        return self.model(self.config(size, **changes), seed)
+__all__ = ['MODELS', 'CLASSES']
 
 # %% ../../nbs/models/registry.ipynb #5c0b0007
 MODELS = Registry("model", { # name → `Builder`
@@ -64,13 +30,3 @@ CLASSES = Registry("class of models", { # name in `config.json` → class
     "MomentDETR": "vidneg.models.moment_detr:MomentDETR",
     "QDDETR": "vidneg.models.qd_detr:QDDETR",
     "AnswerDecoder": "vidneg.models.qa:AnswerDecoder"})
-
-def class_named(
-    name: str, # as `config.json` gives it
-) -> type:
-    "Find a class of models. Raises `VidnegError` for an unknown name."
-    if name in CLASSES: return CLASSES[name]
-    builders = (MODELS[k] for k in reversed(list(MODELS))) # the latest first: it is the likeliest, and the rest waits
-    found = next((b.model for b in builders if b.model.__name__ == name), None)
-    if found is None: raise VidnegError(f"no class of models {name!r}; there are: {', '.join(sorted(CLASSES))}")
-    return found

@@ -18,7 +18,7 @@ from ..core.seeds import stable_seed
 from .base import bert_config, from_pretrained_parts, init_weights
 from .encoders import bert_attention
 from .navero import TINY, Navero, NaveroConfig
-from .registry import Builder
+from .builder import Builder
 
 # %% auto #0
 __all__ = ['singularity_temporal', 'singularity_from_parts', 'SingularityConfig', 'Singularity']

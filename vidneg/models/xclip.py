@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .clip_video import TINY, ClipVideo, ClipVideoConfig
-from .registry import Builder
+from .builder import Builder
 
 # %% auto #0
 __all__ = ['xclip', 'attention_over_vector', 'attention_over_matrix', 'XClipConfig', 'XClip']
