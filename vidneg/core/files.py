@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from .errors import Skipped, VidnegError
 
 # %% auto #0
-__all__ = ['atomic_path', 'project_root', 'at_root', 'skip']
+__all__ = ['atomic_path', 'project_root', 'skip']
 
 # %% ../../nbs/core/files.ipynb #6129b128
 @contextmanager
@@ -52,10 +52,6 @@ def project_root(
     for folder in [start, *start.parents]:
         if (folder/"settings.ini").is_file(): return folder
     raise VidnegError(f"{start} is not inside a vidneg project: no settings.ini in it or above it")
-
-def at_root():
-    "Make the project's root the working folder."
-    os.chdir(project_root())
 
 # %% ../../nbs/core/files.ipynb #5d0c7a62
 def skip(
