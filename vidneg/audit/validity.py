@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-import lemminflect
 import numpy as np
 import pandas as pd
 
@@ -20,6 +19,7 @@ from ..core.records import Caption, Negative
 from ..data.pairs import Pair
 from .blind import NgramLM, folds, sample_pairs, wilson
 from ..text.edits import WORD, changed
+from ..text.inflection import all_lemmas
 from ..text.lexicon import needs_an
 from ..text.synonyms import lemmas, related
 from ..text.ud import Parsed
@@ -109,7 +109,7 @@ _SLIPS = {"doubled word": re.compile(r"\b(?!(?:had|that|very)\b)([a-z]+) \1\b"),
 
 @lru_cache(maxsize=50_000)
 def _only_plural(word):
-    found = lemminflect.getAllLemmas(word)
+    found = all_lemmas(word)
     return set(found) == {"NOUN"} and word not in found["NOUN"]
 
 def slips(

@@ -11,11 +11,10 @@ from functools import lru_cache
 from typing import Callable, Iterable
 
 import numpy as np
-from lemminflect import getAllLemmas, getInflection
 
 from ..core.records import Edit
 from ..text.edits import apply_edit, overlaps, shift
-from ..text.english import dictionary_lemma, word_classes
+from ..text.inflection import all_lemmas, dictionary_lemma, inflected, word_classes
 from ..text.lexicon import CATEGORIES, Entry, Match, Reading, substitute
 from ..lm.backends import fill_mask
 from ..lm.pretrained import is_word
@@ -77,8 +76,8 @@ def can_be(
     if pos not in ("NOUN", "VERB", "ADJ"): return True
     if classes and pos[:3] not in classes: return False
     if pos == "ADJ": return True
-    bases = getAllLemmas(word, pos).get(pos, ()) or (dictionary_lemma(word, pos),)
-    return any(word in getInflection(base, tag) for base in bases)
+    bases = all_lemmas(word, pos).get(pos, ()) or (dictionary_lemma(word, pos),)
+    return any(word in inflected(base, tag) for base in bases)
 
 # %% ../../nbs/negatives/mlm.ipynb #04a3e1ed
 def fitting(

@@ -14,29 +14,18 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator
 
 import spacy
-from lemminflect import getAllLemmas, getAllLemmasOOV
 from spacy.attrs import NORM, ORTH, PREFIX
 from spacy.lang.en import English
 from spacy.tokens import Doc
 from thinc.api import use_ops
 
-from .ud import Parsed, Token, clearnlp_to_ud, noun_chunks
+from .inflection import dictionary_lemma, word_classes
+from .ud import CHUNK, Parsed, Token, clearnlp_to_ud, noun_chunks
 
 # %% auto #0
-__all__ = ['HYPHENED', 'CHUNK', 'word_classes', 'CaptionEnglish', 'dictionary_lemma', 'keep_whole', 'encodable', 'from_doc',
-           'SpacyParser']
+__all__ = ['HYPHENED', 'CaptionEnglish', 'keep_whole', 'encodable', 'from_doc', 'SpacyParser']
 
 # %% ../../nbs/text/english.ipynb #f4929c2a
-@lru_cache(2**17)
-def word_classes(
-    word: str, # any form
-) -> str: # e.g. "NOU+VER+" for runs, "" for a word not in the dictionary
-    "What the dictionary says a word can be."
-    lower = word.lower()
-    found = getAllLemmas(lower)
-    return "".join(sorted(pos[:3] + ("=" if lower in lemmas else "+") for pos, lemmas in found.items()))
-
-
 @spacy.registry.languages("vidneg")
 class CaptionEnglish(English):
     "English whose lexemes know their parts of speech."
@@ -44,21 +33,6 @@ class CaptionEnglish(English):
 
     class Defaults(English.Defaults):
         lex_attr_getters = {**English.Defaults.lex_attr_getters, PREFIX: word_classes}
-
-# %% ../../nbs/text/english.ipynb #5eec314b
-@lru_cache(2**17)
-def dictionary_lemma(
-    word: str, # as it stands in the text
-    pos: str, # universal part of speech
-) -> str: # base form, in lower case but for names
-    "The lemma of a word by lemminflect."
-    lower = word.lower()
-    found = getAllLemmas(lower, pos) if pos in ("NOUN", "VERB", "AUX", "ADJ", "ADV") else {}
-    if not found and pos in ("NOUN", "VERB") and lower.isalpha(): found = getAllLemmasOOV(lower, pos)
-    if found: return found[pos][0]
-    first, dash, last = lower.rpartition("-")
-    if pos == "NOUN" and first and last: return first + dash + dictionary_lemma(last, pos) # t-shirts
-    return word if pos == "PROPN" else lower
 
 # %% ../../nbs/text/english.ipynb #5b1c7e02
 HYPHENED = ("t-shirt", "tee-shirt", "x-ray", "e-mail", "e-bike", "e-book", "e-scooter", "e-cigarette", "u-turn",
@@ -108,9 +82,6 @@ def from_doc(
     return Parsed(text, tokens, noun_chunks(tokens))
 
 # %% ../../nbs/text/english.ipynb #c2e1d328
-CHUNK = 1000 # texts to a memory zone, or to a worker at a time
-
-
 class SpacyParser:
     "A spaCy pipeline behind one call."
     def __init__(

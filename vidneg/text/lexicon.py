@@ -6,18 +6,16 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import Iterable, NamedTuple
 
-import spacy
 from fastcore.basics import patch
-from lemminflect import getInflection
 
 import vidneg
 from ..core.errors import VidnegError
 from ..core.records import Edit
 from ..core.registry import Registry
+from .inflection import inflected
 
 # %% auto #0
 __all__ = ['CATEGORIES', 'LISTS', 'VERB_FORMS', 'NAVERO_SLOTS', 'LEXICONS', 'read_list', 'Entry', 'inflect', 'Reading', 'Match',
@@ -54,7 +52,7 @@ _LAST_WORD = {"fast forward"}
 def _verb_form(word, tag):
     if tag == "VB": return (word,)
     if tag == "VBN" and word in _PARTICIPLES: return _PARTICIPLES[word]
-    return getInflection(word, tag)
+    return inflected(word, tag)
 
 def inflect(
     text: str, # base form, one word or several
@@ -64,7 +62,7 @@ def inflect(
     if how == "": return {"": (text,)}
     if how == "noun":
         head, space, last = text.rpartition(" ")
-        plurals = tuple(p for p in getInflection(last, "NNS") if p != last) if last.islower() else ()
+        plurals = tuple(p for p in inflected(last, "NNS") if p != last) if last.islower() else ()
         return {"NN": (text,)} | ({"NNS": tuple(head + space + p for p in plurals)} if plurals else {})
     if text in _LAST_WORD: before, space, word, rest = *text.rpartition(" "), ""
     else: before, space, word, rest = "", "", *re.fullmatch(r"(\S+)(.*)", text, re.S).groups()
@@ -121,14 +119,11 @@ def _read(readings, before, after):
     return tuple(best.values())
 
 # %% ../../nbs/text/lexicon.ipynb #ca026175
-@lru_cache(maxsize=1)
-def _tokenizer():
-    return spacy.blank("en").tokenizer
+_TOKEN = re.compile(r"can(?=not\b)|\w+?(?=n['’]t\b)|n['’]t\b|['’](?:s|re|m|ve|ll|d)\b|\w+|[^\w\s]", re.I)
 
 def _tokens(text):
-    "Lower-cased tokens with their offsets, white space left out."
-    text = re.sub("[\ud800-\udfff]", "\ufffd", text) # half of a surrogate pair cannot be encoded
-    return [(t.lower_, t.idx, t.idx + len(t)) for t in _tokenizer()(text) if not t.is_space]
+    "Cut a text into lower-cased tokens with their offsets; contractions are two tokens, punctuation stands alone."
+    return [(m[0].lower(), *m.span()) for m in _TOKEN.finditer(text)]
 
 def _joins(c):
     "Does a character that touches a word continue it?"

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import TYPE_CHECKING, Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from spacy.util import is_package
 
 import vidneg
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
-from .english import CHUNK, SpacyParser
-from .ud import Parsed, Token
+from .ud import CHUNK, Parsed, Token
+
+if TYPE_CHECKING: from vidneg.text.english import SpacyParser
 
 # %% auto #0
 __all__ = ['PIPELINE', 'ROWS', 'load_parser', 'NamedParser', 'write_parses', 'read_parses', 'parse_column', 'parses_of']
@@ -30,6 +30,8 @@ PIPELINE = Path(vidneg.__file__).parent/"text"/"pipeline"
 
 @lru_cache(4)
 def _open(name):
+    from spacy.util import is_package # here: spaCy takes seconds to import, and whoever only needs lists does without
+    from vidneg.text.english import SpacyParser
     lemmas = str(PIPELINE/"lemmas.json")
     if name == "embedded": return SpacyParser(name, str(PIPELINE), lemmas)
     if not is_package(name):

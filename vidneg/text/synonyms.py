@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-import lemminflect
 
 from ..core.errors import VidnegError
+from .inflection import all_lemmas, guess_lemmas
 from .lexicon import LISTS, read_list
 
 # %% auto #0
@@ -21,8 +21,8 @@ __all__ = ['lemmas', 'Thesaurus', 'load_thesaurus', 'WordNet', 'related']
 # %% ../../nbs/text/synonyms.ipynb #6bfe7796
 @lru_cache(maxsize=100_000)
 def _word_lemmas(word): # one word, lower case → {UPOS: base forms}
-    found = lemminflect.getAllLemmas(word) # a dictionary; for words outside of it there are rules
-    found = found or {p: ls for pos in ("NOUN", "VERB") for p, ls in lemminflect.getAllLemmasOOV(word, pos).items()}
+    found = all_lemmas(word) # a dictionary; for words outside of it there are rules
+    found = found or {p: ls for pos in ("NOUN", "VERB") for p, ls in guess_lemmas(word, pos).items()}
     return {pos: set(lemmas) for pos, lemmas in found.items()}
 
 @lru_cache(maxsize=100_000)

@@ -19,7 +19,8 @@ from thinc.api import Adam
 
 from ..core.files import atomic_path
 from ..core.seeds import stable_rng
-from .english import CaptionEnglish, SpacyParser, dictionary_lemma
+from .english import CaptionEnglish, SpacyParser
+from .inflection import dictionary_lemma
 from .treebank import Augmentation, Sentence, Word, augment, drop_final_stop, lower_case, text_of
 
 # %% auto #0

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Iterable, NamedTuple
 
 import numpy as np
-from lemminflect import getInflection
 
 from ..core.errors import VidnegError
-from .english import dictionary_lemma
+from .inflection import dictionary_lemma, inflected
 
 # %% auto #0
 __all__ = ['Sentence', 'ONE', 'MANY', 'QUANTIFIERS', 'NUMBER', 'FINITE', 'CONTRACTED', 'Word', 'read_conllu', 'text_of',
@@ -170,7 +169,7 @@ def to_present(sentence: Sentence) -> Sentence:
         plural = _is_plural(sentence, n)
         forms = {"be": "are"} if plural else {"be": "is"}
         tag = "VBP" if plural else "VBZ"
-        form = forms.get(w.lemma) or (getInflection(w.lemma, tag) or (w.form,))[0]
+        form = forms.get(w.lemma) or (inflected(w.lemma, tag) or (w.form,))[0]
         if w.form[0] in "'’": form = w.form if plural else CONTRACTED.get(w.form.lower(), w.form)
         form = form.capitalize() if w.form.istitle() else form
         feats = f"Mood=Ind|Number={'Plur' if plural else 'Sing'}|Person=3|Tense=Pres|VerbForm=Fin"
@@ -191,7 +190,7 @@ def _participle(sentence, words, i):
     if any(sentence[a].lemma not in ("be", "have") for a in aux): return None
     if verb.xpos in ("VBG", "VBN") and (not aux or sentence[aux[-1]].lemma == "be"): return aux
     if aux or verb.xpos not in FINITE or verb.lemma == "be": return None
-    form = (getInflection(verb.lemma, "VBG") or (verb.form,))[0]
+    form = (inflected(verb.lemma, "VBG") or (verb.form,))[0]
     words[i] = verb._replace(form=form, xpos="VBG", feats="VerbForm=Ger")
     return aux if form.endswith("ing") else None
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Iterable, Iterator, NamedTuple, Protocol
 
 # %% auto #0
-__all__ = ['INSIDE', 'NO_HEAD', 'CLEARNLP', 'NOMINAL', 'BE', 'Token', 'Parsed', 'Parser', 'subtree_edges', 'noun_chunks',
+__all__ = ['CHUNK', 'INSIDE', 'NO_HEAD', 'CLEARNLP', 'NOMINAL', 'BE', 'Token', 'Parsed', 'Parser', 'subtree_edges', 'noun_chunks',
            'clearnlp_to_ud']
 
 # %% ../../nbs/text/ud.ipynb #a2b1854a
@@ -34,6 +34,8 @@ class Parsed:
     noun_chunks: tuple[tuple[int, int], ...] # spans [a, b) of tokens, in order, none overlapping
 
 # %% ../../nbs/text/ud.ipynb #b489fd7f
+CHUNK = 1000 # texts that are parsed together, by one process
+
 class Parser(Protocol):
     "Reads texts; a text is read the same in any company."
     def parse(self, texts: list[str]) -> list[Parsed]: # of the same length

@@ -10,10 +10,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Iterable
 
-from lemminflect import getAllLemmas
 
 from .grammar import NOUN_KINDS
 from .statements import Statement, linear
+from ...text.inflection import all_lemmas
 
 # %% auto #0
 __all__ = ['faithful']
@@ -25,7 +25,7 @@ _ARTICLES = frozenset("a an the".split())
 
 @lru_cache(maxsize=100_000)
 def _lemmas(word):
-    return frozenset({word, *(base.lower() for bases in getAllLemmas(word).values() for base in bases)})
+    return frozenset({word, *(base.lower() for bases in all_lemmas(word).values() for base in bases)})
 
 def _read(text): return [_lemmas(w) for w in re.findall(r"[\w&'-]+|,", text.lower())]
 
