@@ -15,12 +15,15 @@ __all__ = ['all_lemmas', 'guess_lemmas', 'inflected', 'word_classes', 'dictionar
 # %% ../../nbs/text/inflection.ipynb #e65526f1
 @cache
 def _dictionary():
-    "Open lemminflect's lemmatizer and inflections, under a package name of our own."
-    package = ModuleType(f"{__name__}_data")
+    "Open lemminflect's lemmatizer and inflections; a later `import lemminflect` is as if this had not happened."
+    package = ModuleType("lemminflect")
     package.__path__ = [str(Path(importlib.util.find_spec("lemminflect").origin).parent)]
-    sys.modules[package.__name__] = package
-    lemmatizer = import_module(f"{package.__name__}.core.Lemmatizer").Lemmatizer()
-    return lemmatizer, import_module(f"{package.__name__}.core.Inflections").Inflections()
+    ours = sys.modules.setdefault("lemminflect", package) is package
+    try:
+        inflections = import_module("lemminflect.core.Inflections").Inflections()
+        return import_module("lemminflect.core.Lemmatizer").Lemmatizer(), inflections
+    finally:
+        for name in [n for n in sys.modules if ours and n.split(".")[0] == "lemminflect"]: del sys.modules[name]
 
 # %% ../../nbs/text/inflection.ipynb #219ae899
 def all_lemmas(
