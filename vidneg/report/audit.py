@@ -50,7 +50,7 @@ def audit_row(
     "A set in one row: its best blind scorer before and after, the kept items, and the share of true negatives."
     keep, holds = share_to_keep(dossier.curve, margin)
     left = dossier.curve[(dossier.curve.keep == keep) & (dossier.curve.kind == "all")]
-    blind, truth = dossier.tables["Blind solvability"], dossier.tables["Accidentally true"].iloc[-1]
+    blind, truth = dossier.tables["Blind solvability"], dossier.tables["False negatives"].iloc[-1]
     after = left.loc[left.accuracy.idxmax()]
     before = max(blind[blind.kind == "all"].itertuples(), key=lambda r: r.accuracy)
     return {"set": found.name, "items": len(found.items), "measured": before.n, "before_scorer": before.scorer,
