@@ -74,7 +74,7 @@ def folds(
     group, names = _groups(pairs)
     return np.array([stable_seed(seed, "fold", ascii(name)) % k for name in names])[group]
 
-# %% ../../nbs/audit/blind.ipynb #5fb0b087
+# %% ../../nbs/audit/blind.ipynb #562e8335
 @dataclass
 class Prepared:
     "Pairs with the features that blind rankers read, each computed once."
@@ -96,7 +96,7 @@ class Prepared:
 
     @cached_property
     def grams(self) -> dict[str, int]: # n-gram → column of `X`
-        "Number the n-grams that differ in at least one pair."
+        "Assign columns to the n-grams that differ in at least one pair."
         return {g: k for k, g in enumerate(sorted({g for a, b in self.tokens for g in differences(a, b)}))}
 
     @cached_property
@@ -177,7 +177,7 @@ def logistic_ranker(
         w = w - size*step
     return w
 
-# %% ../../nbs/audit/blind.ipynb #80c0239e
+# %% ../../nbs/audit/blind.ipynb #a2c71a92
 @RANKERS.register("bag")
 def by_bag(
     table: Prepared, # all pairs
@@ -275,7 +275,7 @@ class NgramLM:
         i, j, k = window(a, b)
         return self._sum(a, i, j + 2) - self._sum(b, i, k + 2)
 
-# %% ../../nbs/audit/blind.ipynb #044e4c62
+# %% ../../nbs/audit/blind.ipynb #d242a8a2
 @RANKERS.register("n-gram LM")
 def by_ngrams(
     table: Prepared, # all pairs
@@ -320,7 +320,7 @@ def _won(scores, ties):
         raise VidnegError(f"no way {ties!r} to count ties; there are: half, against")
     return (scores > 0) + (0.5 if ties == "half" else 0.0)*(scores == 0)
 
-# %% ../../nbs/audit/blind.ipynb #0663b770
+# %% ../../nbs/audit/blind.ipynb #6a6d4b7a
 def blind_scores(
     table: Prepared, # N pairs to judge
     rankers: Iterable[str] | None = None, # names in RANKERS; default: all that can run
@@ -343,7 +343,7 @@ def blind_scores(
                 out[name][test] = np.round(RANKERS[name](table, train, test), 6)
     return out
 
-# %% ../../nbs/audit/blind.ipynb #537fe546
+# %% ../../nbs/audit/blind.ipynb #82d488ef
 def blind_solvability(
     pairs: Iterable[Pair] | Prepared, # pairs to judge, at least one
     rankers: Iterable[str] | None = None, # names in RANKERS; default: all that can run
