@@ -30,7 +30,7 @@ __all__ = ['RANKERS', 'DEFECTS', 'tokens', 'differences', 'folds', 'Prepared', '
            'blind_scores', 'blind_solvability', 'pick_shorter', 'wide', 'defects', 'sample_pairs']
 
 # %% ../../nbs/audit/blind.ipynb #d00d854d
-@lru_cache(maxsize=2**13) # a caption is read once for each of its negatives, and by several scorers
+@lru_cache(maxsize=2**13) # a caption is read once for each of its negatives, and by several rankers
 def _tokens(text): return tuple(WORD.findall(text.lower()))
 
 def tokens(text: str) -> list[str]:
@@ -115,7 +115,7 @@ class Prepared:
         """Return the index of each pair's group; pairs of one group share clips or captions.
 
         Returns:
-            (N,) integers
+            group index of each pair (N,)
         """
         return _groups(self.pairs)[0]
 
@@ -124,7 +124,7 @@ class Prepared:
         """Assign columns to the n-grams that differ in at least one pair.
 
         Returns:
-            n-gram → column of `X`
+            n-gram → its column in `X`
         """
         return {g: k for k, g in enumerate(sorted({g for a, b in self.tokens for g in differences(a, b)}))}
 
@@ -133,7 +133,7 @@ class Prepared:
         """Count the n-grams of the caption minus those of the negative.
 
         Returns:
-            (N, D)
+            differences in counts (N, D)
         """
         rows = [differences(a, b) for a, b in self.tokens]
         at = np.cumsum([0, *map(len, rows)])
@@ -145,7 +145,7 @@ class Prepared:
         """Return the log-probabilities of captions and negatives under the backend.
 
         Returns:
-            (2, N) nats
+            nats (2, N)
         """
         both = [getattr(p, side) for side in ("caption", "negative") for p in self.pairs]
         texts = {t: k for k, t in enumerate(dict.fromkeys(both))}
@@ -174,7 +174,7 @@ def by_characters(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.nd
         test: indices of the test pairs (M,)
 
     Returns:
-        (M,), above 0 if the caption looks true
+        score of each test pair (M,), above 0 if the caption looks true
     """
     lengths = np.array([len(p.negative) - len(p.caption) for p in table.pairs], float)
     return _directed(lengths, table, train, test)
@@ -189,7 +189,7 @@ def by_words(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndarray
         test: indices of the test pairs (M,)
 
     Returns:
-        (M,), above 0 if the caption looks true
+        score of each test pair (M,), above 0 if the caption looks true
     """
     return _directed(np.array([len(b) - len(a) for a, b in table.tokens], float), table, train, test)
 
@@ -204,7 +204,7 @@ def by_log_odds(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndar
         test: indices of the test pairs (M,)
 
     Returns:
-        (M,), above 0 if the caption looks true
+        score of each test pair (M,), above 0 if the caption looks true
     """
     single = np.array([" " not in g for g in table.grams])
     X = table.X[train]
@@ -245,7 +245,7 @@ def by_bag(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndarray:
         test: indices of the test pairs (M,)
 
     Returns:
-        (M,), above 0 if the caption looks true
+        score of each test pair (M,), above 0 if the caption looks true
     """
     return table.X[test] @ logistic_ranker(table.X[train])
 
@@ -259,7 +259,7 @@ def by_bag_of_kind(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.n
         test: indices of the test pairs (M,)
 
     Returns:
-        (M,), above 0 if the caption looks true
+        score of each test pair (M,), above 0 if the caption looks true
     """
     out = np.zeros(len(test))
     for kind in np.unique(table.kinds[test]):
@@ -369,7 +369,7 @@ def by_ngrams(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndarra
         test: indices of the test pairs (M,)
 
     Returns:
-        (M,), above 0 if the caption looks true
+        score of each test pair (M,), above 0 if the caption looks true
     """
     held_out = table.groups[train] % 4 == 0 # the direction is learned on captions that the model has not seen
     if held_out.all(): held_out[:] = False
@@ -388,7 +388,7 @@ def by_causal(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndarra
         test: indices of the test pairs (M,)
 
     Returns:
-        (M,), above 0 if the caption looks true
+        score of each test pair (M,), above 0 if the caption looks true
     """
     return _directed(table.log_probs[0] - table.log_probs[1], table, train, test)
 
@@ -523,7 +523,7 @@ DEFECTS = {"empty": lambda p: not p.caption.strip() or not p.negative.strip(),
            "control characters": lambda p: _CONTROL.search(p.caption + p.negative) is not None,
            "other script": lambda p: not (text := p.caption + p.negative).isascii()
            and any(c.isalpha() and ord(c) > 0x24f for c in text),
-           "cut": lambda p: max(len(tokens(p.caption)), len(tokens(p.negative))) > Prepared.max_tokens}
+           "truncated": lambda p: max(len(tokens(p.caption)), len(tokens(p.negative))) > Prepared.max_tokens}
 
 def defects(pairs: Iterable[Pair]) -> Counter:
     """Count the pairs that nobody can judge, by defect.

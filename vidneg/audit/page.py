@@ -36,13 +36,13 @@ class Dossier:
 
     Attributes:
         name: name of the set
-        found: `defects` of the whole set, and the copies in the sample
+        counts: pairs and `defects` of the whole set, and the copies in the sample
         sample: pairs on which the tables were measured
         tables: heading → table
         curve: result of `refine.curve`
     """
     name: str
-    found: Counter
+    counts: Counter
     sample: list[Pair]
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     curve: pd.DataFrame | None = None
@@ -65,7 +65,7 @@ def audit_set(
         name: name of the set, for its page
         pairs: a stream of any length, at least one pair
         captions: captions of the clips, for agreement; default: the captions of the sample
-        is_true: oracle: is the negative true? None: unknown
+        is_true: oracle: True for a false negative, None: unknown
         backend: a `LogProbability`, for a causal language model
         parser: dependency parser, for agreement in the same role
         wordnet: folder of WordNet's data files
@@ -76,13 +76,13 @@ def audit_set(
     Returns:
         defects, sample and tables; no curve
     """
-    found = Counter()
+    counts = Counter()
     def with_counts():
         for p in pairs:
-            found.update(defects([p]))
+            counts.update(defects([p]))
             yield p
     sample = sample_pairs(with_counts(), n, seed)
-    if copies := defects(sample)["copy"]: found["copies in the sample"] = copies
+    if copies := defects(sample)["copy"]: counts["copies in the sample"] = copies
     captions = list(captions) or [Caption(p.item, p.clip_id, p.caption) for p in sample]
     known = list(known)
     ties = "against" if known else "half" # with training pairs, the same numbers as in the tables of models
@@ -91,19 +91,19 @@ def audit_set(
     if is_true: tables["False negatives"] = oracle_rates(sample, is_true)
     tables["Signs of false negatives"] = suspicion(sample, captions, parser, wordnet).reset_index()
     tables["Writing"], tables["Diversity"] = writing(sample, backend), diversity(sample)
-    return Dossier(name, found, sample, tables)
+    return Dossier(name, counts, sample, tables)
 
 # %% ../../nbs/audit/page.ipynb #206fad5e
 def _blind_plot(ax, table):
-    scorers, kinds = list(table.scorer.unique()), list(table.kind.unique())
+    rankers, kinds = list(table.scorer.unique()), list(table.kind.unique())
     for i, kind in enumerate(kinds):
         part = table[table.kind == kind]
-        y = np.arange(len(scorers)) + .7*(i/max(len(kinds) - 1, 1) - .5)
+        y = np.arange(len(rankers)) + .7*(i/max(len(kinds) - 1, 1) - .5)
         color = "black" if kind == "all" else f"C{i}"
         ends = [part.accuracy - part.low, part.high - part.accuracy]
         ax.errorbar(part.accuracy, y, xerr=ends, fmt=".", lw=1, color=color, label=kind)
     ax.axvline(.5, color="0.6", lw=.8)
-    ax.set(yticks=range(len(scorers)), yticklabels=scorers, xlim=(0, 1), xlabel="accuracy without the video")
+    ax.set(yticks=range(len(rankers)), yticklabels=rankers, xlim=(0, 1), xlabel="accuracy without the video")
     ax.invert_yaxis()
     ax.legend(fontsize=7, frameon=False, loc="lower left")
 
@@ -190,10 +190,10 @@ def dossier_page(dossier: Dossier, examples: int = 20, seed: int = 0) -> str:
     Returns:
         HTML that needs no other file
     """
-    found = ", ".join(f"{name}: {n}" for name, n in dossier.found.items() if name != "pairs") or "none"
-    total = dossier.found["pairs"]
+    defects_text = ", ".join(f"{name}: {n}" for name, n in dossier.counts.items() if name != "pairs") or "none"
+    total = dossier.counts["pairs"]
     body = [f"<p>{total} pairs; the tables are measured on {len(dossier.sample)} of them. "
-            f"Defects: {html.escape(found)}.</p>", _svg(figure(dossier))]
+            f"Defects: {html.escape(defects_text)}.</p>", _svg(figure(dossier))]
     body += [_as_html(heading, table) for heading, table in dossier.tables.items()]
     if dossier.curve is not None:
         best = dossier.curve.groupby(["kept", "kind"], sort=False).accuracy.max().mul(100).unstack()
@@ -208,21 +208,21 @@ class AuditJob(NamedTuple):
     """The arguments of one audit, ready for another process.
 
     Attributes:
-        found: set to audit, with the captions of the measured clips
+        negative_set: set to audit, with the captions of the measured clips
         oracle: oracle of the measured clips
         coverage: result of `coverage`
         known: training pairs; if there are any, all items are measured, as in the tables of models
     """
-    found: NegativeSet
+    negative_set: NegativeSet
     oracle: Oracle
     coverage: pd.DataFrame
     known: list[Pair] = []
 
-def audit_job(found: NegativeSet, oracle: Oracle, counts: Counter, known: list[Pair] = []) -> AuditJob:
+def audit_job(negative_set: NegativeSet, oracle: Oracle, counts: Counter, known: list[Pair] = []) -> AuditJob:
     """Collect what the audit of a set needs.
 
     Args:
-        found: result of `read_set`
+        negative_set: result of `read_set`
         oracle: oracle of the set's clips
         counts: (category, "made" or the reason for a failure) → number of attempts
         known: training pairs of the blind rankers; default: cross-fitting
@@ -230,10 +230,10 @@ def audit_job(found: NegativeSet, oracle: Oracle, counts: Counter, known: list[P
     Returns:
         argument of `audit_page`
     """
-    clips = {p.clip_id for p in (found.items if known else found.candidates)}
-    captions = [c for c in found.captions if c.clip_id in clips]
-    table = coverage(found.captions, found.negatives, counts)
-    return AuditJob(replace(found, captions=captions, negatives=[]), oracle.only(clips), table, known)
+    clips = {p.clip_id for p in (negative_set.items if known else negative_set.candidates)}
+    captions = [c for c in negative_set.captions if c.clip_id in clips]
+    table = coverage(negative_set.captions, negative_set.negatives, counts)
+    return AuditJob(replace(negative_set, captions=captions, negatives=[]), oracle.only(clips), table, known)
 
 def audit_page(
     job: AuditJob,
@@ -256,11 +256,11 @@ def audit_page(
     Returns:
         results that the page shows
     """
-    found = job.found
-    n = len(found.items) if job.known else n
-    dossier = audit_set(found.name, found.items, found.captions, partial(is_true, job.oracle), backend, n=n, seed=seed,
-                        known=job.known)
+    audited = job.negative_set
+    n = len(audited.items) if job.known else n
+    dossier = audit_set(audited.name, audited.items, audited.captions, partial(is_true, job.oracle), backend, n=n,
+                        seed=seed, known=job.known)
     dossier.tables["Coverage"] = job.coverage
-    dossier.curve = curve(found.candidates, shares=shares, seed=seed)
-    write_page(Path(folder)/f"{found.name.replace('/', '-')}.html", dossier_page(dossier, 50, seed))
+    dossier.curve = curve(audited.candidates, shares=shares, seed=seed)
+    write_page(Path(folder)/f"{audited.name.replace('/', '-')}.html", dossier_page(dossier, 50, seed))
     return dossier

@@ -103,7 +103,7 @@ class Tilt:
             pairs: M candidates
 
         Returns:
-            (M, S), above 0 if the caption is shorter or more probable
+            plain scores (M, S), above 0 if the caption is shorter or more probable
         """
         rows = []
         for p in pairs:
@@ -125,7 +125,7 @@ class Tilt:
             edges: bin edges of each score, S arrays
 
         Returns:
-            (M, D)
+            features (M, D)
         """
         known = [[(columns[g], n) for g, n in found.items() if g in columns] for found in grams]
         at = np.cumsum([0, *map(len, known)])
