@@ -143,9 +143,9 @@ _NOTES = {
                                 "the clip has only one caption. These are signs, not error rates.",
     "Writing": "Mean log-probability per token (nats); gap: caption minus negative. Slips: errors of grammar per "
                "hundred texts.",
-    "Diversity": "Words that are in a negative and not in its caption: how many different ones, their effective "
-                 "number, and the share of the most frequent one.",
-    "Coverage": "Shares in percent of all captions; of attempts in the category, in rows with a category.",
+    "Diversity": "New words of each edit, taken together: different ones, their effective number, and the share of the "
+                 "most frequent one. Distinct-1 and -2: different words and word pairs per word and pair in negatives.",
+    "Coverage": "Percentage of captions; in rows of a category, percentage of the attempts in this category.",
     "Refinement": "Accuracy of the best blind ranker in percent, by share of items kept; rankers fitted on the kept "
                   "items only."}
 
