@@ -1,4 +1,4 @@
-"The audit: its parts against plain computations, known answers, published figures, and bad input."
+"The parts of the audit against plain computations, known answers, published figures, and bad input."
 import os
 from collections import Counter
 from itertools import product

@@ -75,6 +75,7 @@ def _edges(values, n=6):
 
 def _half(seed, split, clip_id): return stable_seed(seed, "half", split, clip_id) % 2
 
+# %% ../../nbs/audit/refine.ipynb #2b9d54be
 @dataclass
 class Tilt:
     """The fitted weights of refinement, which choose candidates for any caption from the same source.
@@ -143,6 +144,7 @@ def _by_item(candidates):
     def index(items): return np.repeat(np.arange(len(items)), [*map(len, items.values())])
     return {kind: (flat(items), index(items)) for kind, items in sorted(found.items())}
 
+# %% ../../nbs/audit/refine.ipynb #3fe49b14
 class Problem:
     "Candidates with their features, ready to be fitted for any share."
     def __init__(
@@ -227,6 +229,7 @@ class Problem:
                 kept += _drawn(self.tilt, [pairs[k] for k in some], q[some])
         return kept
 
+# %% ../../nbs/audit/refine.ipynb #0fa2d8a5
 def _uniform(seed, draw, pair): return stable_rng(seed, "refine", draw, pair.item, pair.kind).random()
 
 def _drawn(tilt, candidates, q):

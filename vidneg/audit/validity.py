@@ -102,6 +102,7 @@ def guarded(pair: Pair, wordnet: str | Path | None = None) -> bool:
     change = changed(pair.caption, pair.negative)
     return related(change.old, change.new, wordnet=wordnet)
 
+# %% ../../nbs/audit/validity.ipynb #30e25cf9
 def suspicion(
     pairs: list[Pair],
     captions: Iterable[Caption],
@@ -158,6 +159,7 @@ def slips(text: str) -> Counter:
         found["number"] += _only_plural(word)
     return +found
 
+# %% ../../nbs/audit/validity.ipynb #ab92bfb3
 def fluency(pairs: list[Pair], backend=None) -> np.ndarray:
     """Compute the mean log-probability per token of each text.
 

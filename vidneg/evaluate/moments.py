@@ -71,6 +71,7 @@ def _tables(iou, query):
     out[at, :, column] = iou
     return out, rows
 
+# %% ../../nbs/evaluate/moments.ipynb #feb1629b
 def average_precision(
     iou: np.ndarray,
     query: np.ndarray,
