@@ -91,7 +91,7 @@ def audit(texts, n):
     from vidneg.audit.page import audit_set
     pairs = (Pair(c.caption_id, c.clip_id, "any", c.text, texts[(i + 1) % len(texts)])
              for i, c in zip(count(), stream(texts, n)))
-    return audit_set("pairs", pairs, n=2000).found["pairs"]
+    return audit_set("pairs", pairs, n=2000).counts["pairs"]
 
 
 def peak():
