@@ -39,7 +39,7 @@ WAYS = ("each_category", "any", "every")
 class Plan:
     "The number, kinds and seed of the negatives to make from each caption or graph."
     per_caption: int = 1 # K, largest number of negatives per caption (per caption and kind in the mode "every")
-    rounds: int = 1 # largest number of edits per negative, 1 to 5 in the paper
+    rounds: int = 1 # largest number of edits per negative, 1 to 5 in NAVERO
     kinds: tuple[str, ...] = () # kinds to make; (): all kinds of the generator
     mode: str = "each_category" # one of `WAYS`
     seed: int = 0 # seed of all draws
@@ -60,7 +60,7 @@ class Plan:
         offered: list[str], # the subset of `kinds` that the item offers
         name: str, # name of the generator
     ) -> list[tuple[tuple[str, ...], int]]: # (kinds to choose from, number of the negative), one pair per negative
-        "Return the requests for one item."
+        "List the negatives to request for one item."
         numbers = range(self.per_caption)
         if self.mode == "any": return [(kinds, j) for j in numbers]
         if self.mode == "every": return [((kind,), j) for kind in kinds for j in numbers]
@@ -143,7 +143,7 @@ class Job:
     "A generator with a plan and checks of its results; it can be pickled if its parts can."
     generator: Generator # makes the negatives
     plan: Plan # number, kinds and seed of the negatives
-    accept: Callable[[Caption, str], bool] | None = None # (caption, text) → True to keep; False for false negatives
+    accept: Callable[[Caption, str], bool] | None = None # (caption, text) → False for false negatives; None: no check
     accept_positive: Callable[[Caption, str], bool] | None = None # the same check for texts of the kind "positive"
 
     def __post_init__(self):
@@ -166,8 +166,8 @@ class Job:
 
 def job_of(
     generator: Generator, # makes the negatives
-    accept: Callable[[Caption, str], bool] | None = None, # as in `Job`
-    accept_positive: Callable[[Caption, str], bool] | None = None, # as in `Job`
+    accept: Callable[[Caption, str], bool] | None = None, # (caption, text) → False for false negatives; None: no check
+    accept_positive: Callable[[Caption, str], bool] | None = None, # the same check for texts of the kind "positive"
     **settings, # fields of `Plan` that differ from the generator's default plan
 ) -> Job: # the generator with its plan and checks
     "Make a job from the generator's default plan."
@@ -285,7 +285,7 @@ _CAPTION = pa.struct(list(to_table([], Caption).schema))
 def shard(
     table: pa.Table, # from `to_shard`; missing parses are made here if the generator needs them
     job: Job, # generator, plan and checks
-) -> tuple[pa.Table, Counter]: # columns of `Negative`, and `caption` (null unless made as well); counts as in `fill`
+) -> tuple[pa.Table, Counter]: # columns of `Negative`, `caption` (null unless made too); counts by (kind, outcome)
     "Make all negatives of a shard."
     items, known = from_table(table, job.generator.takes), {}
     if "parse" in table.column_names:

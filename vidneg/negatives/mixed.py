@@ -96,7 +96,7 @@ def _finished(d, name, rounds, seed):
 def attempts(
     generator: MixedGenerator, # makes the edits
     drafts: list[Draft], # changed in place
-    rounds: int = 1, # largest number of edits per draft, 1 to 5 in the paper
+    rounds: int = 1, # largest number of edits per draft, 1 to 5 in NAVERO
     seed: int = 0, # seed of all draws
 ) -> list[tuple[Negative | None, str]]: # per draft (negative, its category or "mixed"), or (None, the reason)
     "Try to make a negative from each draft."

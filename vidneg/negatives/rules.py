@@ -220,7 +220,7 @@ def attempt(
     text: str, # the caption
     caption_id: str, # id of the caption, part of the random seed
     seed: int, # seed of all draws
-    rounds: int = 1, # largest number of edits, 1 to 5 in the paper
+    rounds: int = 1, # largest number of edits, 1 to 5 in NAVERO
     categories: Iterable[str] = CATEGORIES, # categories that may be changed
     key: str = "0", # distinguishes the negatives of one caption
     matches: list[Match] | None = None, # `lexicon.match(text)`; None: not computed yet

@@ -28,8 +28,8 @@ __all__ = ['SCHEMES', 'MANIPULATIONS', 'MODES', 'Scheme', 'Offer', 'state', 'Man
 class Scheme:
     "The fine-grained types of a dataset, and the permitted content of its captions."
     name: str # name of the dataset
-    temporal: dict[str, str] # name in the paper's tables → `Event.kind`, for temporal manipulations
-    counterfactual: dict[str, str] # name in the paper's tables → `Event.kind`, for counterfactual manipulations
+    temporal: dict[str, str] # name in SPOT's tables → `Event.kind`, for temporal manipulations
+    counterfactual: dict[str, str] # name in SPOT's tables → `Event.kind`, for counterfactual manipulations
     attributes: tuple[str, ...] # kinds of attributes that captions may mention, in the order of a noun phrase
     mention: float = 0.5 # probability that a noun phrase mentions an attribute, per kind, in [0, 1]
     unsaid: dict[str, tuple[str, ...]] = field(default_factory=dict) # `Event.kind` → attribute kinds never mentioned
@@ -201,7 +201,7 @@ MANIPULATIONS["counterfactual attribute"] = Manipulation(_attribute_offers, _att
 # %% ../../../nbs/negatives/spot/events.ipynb #ab19bf2a
 def kinds(
     scheme: Scheme, # types of the dataset
-) -> dict[str, tuple[str, str]]: # name in the paper's tables → (manipulation, `Event.kind` or "")
+) -> dict[str, tuple[str, str]]: # name in SPOT's tables → (manipulation, `Event.kind` or "")
     "Return the kinds of negatives of a dataset."
     return {**{f"temporal {n}": ("temporal predicate", k) for n, k in scheme.temporal.items()},
             "temporal attribute": ("temporal attribute", ""), "neighborhood attribute": ("neighborhood attribute", ""),
@@ -211,7 +211,7 @@ def kinds(
 def offers(
     graph: SceneGraph, # facts of one clip
     scheme: Scheme, # types of the dataset
-    kind: str, # name of the kind in the paper's tables
+    kind: str, # name of the kind in SPOT's tables
     modes: Iterable[str] = MODES[:1], # changes of temporal predicates, of `MODES`
 ) -> list[Offer]: # offers in the order of the graph
     "List all parts of a graph that can be changed for a kind."
@@ -293,7 +293,7 @@ def count_vocabulary(
 class StatementPair:
     "A true statement about a clip and the false statement made from it."
     clip_id: str # id of the clip
-    kind: str # name of the kind in the paper's tables
+    kind: str # name of the kind in SPOT's tables
     mode: str # swap_time, swap_predicate, relabel_connective, swap_attribute, replace_predicate, replace_attribute
     original: Statement # the true statement
     manipulated: Statement # the false statement
@@ -322,7 +322,7 @@ def manipulate(
     rng: np.random.Generator, # source of random numbers
     vocabulary: Vocabulary, # distribution of the replacements
     scheme: Scheme, # types of the dataset
-    kind: str, # name of the kind in the paper's tables
+    kind: str, # name of the kind in SPOT's tables
     modes: Iterable[str] = MODES[:1], # changes of temporal predicates, of `MODES`
     tries: int = 20, # largest number of offers that are tried
 ) -> tuple[StatementPair | None, str]: # (pair, "made"), or (None, the reason)
@@ -339,6 +339,6 @@ def manipulate(
 def manipulations(
     scheme: Scheme, # types of the dataset
     **options, # `modes` and `tries` of `manipulate`
-) -> dict[str, Callable]: # name of the kind in the paper's tables → function of (graph, rng, vocabulary)
+) -> dict[str, Callable]: # name of the kind in SPOT's tables → function of (graph, rng, vocabulary)
     "Return one function per manipulation of a scheme."
     return {kind: partial(manipulate, scheme=scheme, kind=kind, **options) for kind in kinds(scheme)}
