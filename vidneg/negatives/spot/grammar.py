@@ -11,10 +11,10 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
-from lemminflect import getAllLemmas, getInflection
 
 from ...core.registry import Registry
 from .statements import Statement
+from ...text.inflection import all_lemmas, inflected
 from ...text.lexicon import needs_an
 
 # %% auto #0
@@ -22,15 +22,23 @@ __all__ = ['GRAMMARS', 'NOUN_KINDS', 'Grammar', 'TemplateGrammar']
 
 # %% ../../../nbs/negatives/spot/grammar.ipynb #7c0e33cb
 class Grammar(Protocol):
-    "The contract of a grammar, which turns statements into sentences."
-    name: str # name of the grammar
-    def say(
-        self,
-        statement: Statement, # content of the sentence
-        scene: str, # name of the scene, "" if unknown
-        rng: np.random.Generator, # source of random numbers, which chooses the phrasing
-    ) -> str: # a caption
-        "Express a statement as a sentence."
+    """The contract of a grammar, which turns statements into sentences.
+
+    Attributes:
+        name: name of the grammar
+    """
+    name: str
+    def say(self, statement: Statement, scene: str, rng: np.random.Generator) -> str:
+        """Express a statement as a sentence.
+
+        Args:
+            statement: content of the sentence
+            scene: name of the scene, "" if unknown
+            rng: source of random numbers, which chooses the phrasing
+
+        Returns:
+            a caption
+        """
 
 GRAMMARS = Registry("grammar", {"template": "vidneg.negatives.spot.grammar:TemplateGrammar",
                                 "world": "vidneg.world.vocabulary:WorldGrammar"})
@@ -51,11 +59,11 @@ _PAIRS = frozenset("binoculars clippers glasses goggles jeans pants scissors she
 @lru_cache(maxsize=100_000)
 def _forms(word, upos, tag):
     "Return the forms with a Penn tag of every lemma of a word."
-    return {f for base in getAllLemmas(word, upos=upos).get(upos, ()) for f in getInflection(base, tag)}
+    return {f for base in all_lemmas(word, upos=upos).get(upos, ()) for f in inflected(base, tag)}
 
 def _is_plural(noun):
     last = noun.split()[-1].lower()
-    bases = getAllLemmas(last, upos="NOUN").get("NOUN", ())
+    bases = all_lemmas(last, upos="NOUN").get("NOUN", ())
     return last in _PAIRS or last not in bases and last in _forms(last, "NOUN", "NNS")
 
 def _with_article(phrase, noun):
@@ -77,14 +85,14 @@ def _predicate(predicate, kind, plural):
     "Return the finite form of a predicate, with 'is' or 'are' if needed."
     first, _, rest = predicate.partition(" ")
     be = "are" if plural else "is"
-    bases = getAllLemmas(first, upos="VERB").get("VERB", ())
+    bases = all_lemmas(first, upos="VERB").get("VERB", ())
     if kind == "relationship" and first not in _forms(first, "VERB", "VBZ"):
         return f"{be} the {predicate} of"
     if kind in ("relation", "spatial") or first in _PREPOSITIONS or not bases:
         return f"{be} {predicate}"
     participle = first in _forms(first, "VERB", "VBN") and first not in bases
     if participle or first in _forms(first, "VERB", "VBG"): return f"{be} {predicate}"
-    third = first if first in _forms(first, "VERB", "VBZ") else getInflection(bases[0], "VBZ")[0]
+    third = first if first in _forms(first, "VERB", "VBZ") else inflected(bases[0], "VBZ")[0]
     return " ".join(filter(None, (bases[0] if plural else third, rest)))
 
 # %% ../../../nbs/negatives/spot/grammar.ipynb #11d6bd42
@@ -128,13 +136,17 @@ class TemplateGrammar:
         a, b = (self._clause(t, statement.same and here) for t, here in zip(tuples, (not first, first)))
         return form.format(a=a, b=b)
 
-    def say(
-        self,
-        statement: Statement, # content of the sentence
-        scene: str, # ignored
-        rng: np.random.Generator, # source of random numbers, which chooses the phrasing
-    ) -> str: # a caption
-        "Express a statement as a sentence."
+    def say(self, statement: Statement, scene: str, rng: np.random.Generator) -> str:
+        """Express a statement as a sentence.
+
+        Args:
+            statement: content of the sentence
+            scene: ignored
+            rng: source of random numbers, which chooses the phrasing
+
+        Returns:
+            a caption
+        """
         u, tuples = rng.random(), statement.tuples
         if len(tuples) == 1: text = self._clause(tuples[0], False)
         else: text = (self._change if tuples[0].predicate == "is" else self._two)(statement, u)
