@@ -59,11 +59,11 @@ _PAIRS = frozenset("binoculars clippers glasses goggles jeans pants scissors she
 @lru_cache(maxsize=100_000)
 def _forms(word, upos, tag):
     "Return the forms with a Penn tag of every lemma of a word."
-    return {f for base in all_lemmas(word, upos=upos).get(upos, ()) for f in inflected(base, tag)}
+    return {f for base in all_lemmas(word, upos).get(upos, ()) for f in inflected(base, tag)}
 
 def _is_plural(noun):
     last = noun.split()[-1].lower()
-    bases = all_lemmas(last, upos="NOUN").get("NOUN", ())
+    bases = all_lemmas(last, "NOUN").get("NOUN", ())
     return last in _PAIRS or last not in bases and last in _forms(last, "NOUN", "NNS")
 
 def _with_article(phrase, noun):
@@ -85,7 +85,7 @@ def _predicate(predicate, kind, plural):
     "Return the finite form of a predicate, with 'is' or 'are' if needed."
     first, _, rest = predicate.partition(" ")
     be = "are" if plural else "is"
-    bases = all_lemmas(first, upos="VERB").get("VERB", ())
+    bases = all_lemmas(first, "VERB").get("VERB", ())
     if kind == "relationship" and first not in _forms(first, "VERB", "VBZ"):
         return f"{be} the {predicate} of"
     if kind in ("relation", "spatial") or first in _PREPOSITIONS or not bases:
