@@ -70,7 +70,7 @@ class WorldOracle:
         """
         return verdict(text, self.graphs[clip_id]) if clip_id in self.graphs else "outside"
 
-    def tells(self, text: str) -> bool:
+    def states_held_out(self, text: str) -> bool:
         "Say whether a text speaks of a combination that training never shows."
         return states_held_out(text, self.config)
 
