@@ -38,11 +38,13 @@ class CaptionEnglish(English):
 HYPHENED = ("t-shirt", "tee-shirt", "x-ray", "e-mail", "e-bike", "e-book", "e-scooter", "e-cigarette", "u-turn",
             "t-bone", "v-neck", "b-boy", "b-girl", "g-string", "i-beam", "o-ring", "q-tip") # nouns, in the singular
 
-def keep_whole(
-    nlp: spacy.Language, # changed in place
-    words: Iterable[str] = HYPHENED, # in lower case
-):
-    "Make one noun of each word and of its plural, with or without capitals."
+def keep_whole(nlp: spacy.Language, words: Iterable[str] = HYPHENED):
+    """Make one noun of each word and of its plural, with or without capitals.
+
+    Args:
+        nlp: changed in place
+        words: in lower case
+    """
     ruler = nlp.add_pipe("attribute_ruler", "hyphened")
     for ending, tag, number in (("", "NN", "Sing"), ("s", "NNS", "Plur")):
         lower = [w + ending for w in words]
@@ -55,19 +57,26 @@ def keep_whole(
                   {"POS": "NOUN", "TAG": tag, "MORPH": f"Number={number}"})
 
 # %% ../../nbs/text/english.ipynb #0e430561
-def encodable(
-    text: str, # any string
-) -> str: # of the same length
-    "Replace what UTF-8 cannot encode."
+def encodable(text: str) -> str:
+    """Replace what UTF-8 cannot encode.
+
+    Args:
+        text: any string
+
+    Returns:
+        of the same length
+    """
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
-def from_doc(
-    doc: Doc, # tagged and parsed
-    text: str, # what it was made from
-    lemma: Callable[[str, str, str], str], # of a word, its part of speech and its tag
-    clearnlp: bool = False, # whether its relations are ClearNLP's
-) -> Parsed:
-    "A spaCy document as plain values."
+def from_doc(doc: Doc, text: str, lemma: Callable[[str, str, str], str], clearnlp: bool = False) -> Parsed:
+    """A spaCy document as plain values.
+
+    Args:
+        doc: tagged and parsed
+        text: what it was made from
+        lemma: of a word, its part of speech and its tag
+        clearnlp: whether its relations are ClearNLP's
+    """
     kept = [t for t in doc if not t.is_space]
     new, tokens = {t.i: k for k, t in enumerate(kept)}, []
     for t in kept:
@@ -103,30 +112,38 @@ class SpacyParser:
         "The lemma of a word with this universal part of speech and Penn tag."
         return self.known.get(f"{word.lower()}|{tag}") or dictionary_lemma(word, pos)
 
-    def __call__(
-        self,
-        text: str, # any string, even an empty one
-    ) -> Parsed:
-        "Parse one text."
+    def __call__(self, text: str) -> Parsed:
+        """Parse one text.
+
+        Args:
+            text: any string, even an empty one
+        """
         return self.parse([text])[0]
 
-    def parse(
-        self,
-        texts: list[str], # few enough to be in memory at once
-        batch_size: int = 128, # texts that go through the network together
-    ) -> list[Parsed]: # in the same order
-        "Parse some texts."
+    def parse(self, texts: list[str], batch_size: int = 128) -> list[Parsed]:
+        """Parse some texts.
+
+        Args:
+            texts: few enough to be in memory at once
+            batch_size: texts that go through the network together
+
+        Returns:
+            in the same order
+        """
         with self.nlp.memory_zone():
             docs = self.nlp.pipe([encodable(t) for t in texts], batch_size=batch_size)
             return [from_doc(doc, text, self.lemma, self.clearnlp) for doc, text in zip(docs, texts)]
 
-    def pipe(
-        self,
-        texts: Iterable[str],
-        workers: int = 1, # processes; 1: none but this one
-        batch_size: int = 128, # texts that go through the network together
-    ) -> Iterator[Parsed]: # in the same order
-        "Parse many texts, holding only a few chunks of them at a time."
+    def pipe(self, texts: Iterable[str], workers: int = 1, batch_size: int = 128) -> Iterator[Parsed]:
+        """Parse many texts, holding only a few chunks of them at a time.
+
+        Args:
+            workers: processes; 1: none but this one
+            batch_size: texts that go through the network together
+
+        Returns:
+            in the same order
+        """
         texts = iter(texts)
         chunks = iter(lambda: list(islice(texts, CHUNK)), [])
         if workers <= 1:

@@ -26,45 +26,70 @@ def _dictionary():
         for name in [n for n in sys.modules if ours and n.split(".")[0] == "lemminflect"]: del sys.modules[name]
 
 # %% ../../nbs/text/inflection.ipynb #219ae899
-def all_lemmas(
-    word: str, # any form; capitals are kept
-    pos: str | None = None, # universal part of speech (NOUN, VERB, ADJ, ADV, AUX, PROPN); None: all of them
-) -> dict[str, tuple[str, ...]]: # lemmas by part of speech, the likeliest first; empty for a word that is not in the dictionary
-    "Look up the lemmas of a word in the dictionary."
+def all_lemmas(word: str, pos: str | None = None) -> dict[str, tuple[str, ...]]:
+    """Look up the lemmas of a word in the dictionary.
+
+    Args:
+        word: any form; capitals are kept
+        pos: universal part of speech (NOUN, VERB, ADJ, ADV, AUX, PROPN); None: all of them
+
+    Returns:
+        lemmas by part of speech, the likeliest first; empty for a word that is not in the dictionary
+    """
     return _dictionary()[0].getAllLemmas(word, pos)
 
 # %% ../../nbs/text/inflection.ipynb #74dc3963
-def guess_lemmas(
-    word: str, # a form that is not in the dictionary
-    pos: str, # NOUN, VERB, ADJ, ADV or PROPN
-) -> dict[str, tuple[str, ...]]: # as `all_lemmas`
-    "Derive the lemmas of an unknown word by rules."
+def guess_lemmas(word: str, pos: str) -> dict[str, tuple[str, ...]]:
+    """Derive the lemmas of an unknown word by rules.
+
+    Args:
+        word: a form that is not in the dictionary
+        pos: NOUN, VERB, ADJ, ADV or PROPN
+
+    Returns:
+        as `all_lemmas`
+    """
     return _dictionary()[0].getAllLemmasOOV(word, pos)
 
-def inflected(
-    lemma: str, # base form
-    tag: str, # Penn tag of the wanted form: NNS, VBZ, VBG, VBD, VBN, JJR, ...
-) -> tuple[str, ...]: # the usual form first; empty if there is none
-    "Look up the inflected forms of a lemma, or derive them by rules."
+def inflected(lemma: str, tag: str) -> tuple[str, ...]:
+    """Look up the inflected forms of a lemma, or derive them by rules.
+
+    Args:
+        lemma: base form
+        tag: Penn tag of the wanted form: NNS, VBZ, VBG, VBD, VBN, JJR, ...
+
+    Returns:
+        the usual form first; empty if there is none
+    """
     return _dictionary()[1].getInflection(lemma, tag)
 
 # %% ../../nbs/text/inflection.ipynb #21e5ac2f
 @lru_cache(2**17)
-def word_classes(
-    word: str, # any form
-) -> str: # sorted, "NOU+VER+" for runs, "" for a word not in the dictionary
-    "List the parts of speech that the dictionary gives a word: `=` if it is the base form, else `+`."
+def word_classes(word: str) -> str:
+    """List the parts of speech that the dictionary gives a word: `=` if it is the base form, else `+`.
+
+    Args:
+        word: any form
+
+    Returns:
+        sorted, "NOU+VER+" for runs, "" for a word not in the dictionary
+    """
     lower = word.lower()
     found = all_lemmas(lower)
     return "".join(sorted(pos[:3] + ("=" if lower in lemmas else "+") for pos, lemmas in found.items()))
 
 # %% ../../nbs/text/inflection.ipynb #64916af8
 @lru_cache(2**17)
-def dictionary_lemma(
-    word: str, # the word as it stands in the text
-    pos: str, # universal part of speech
-) -> str: # base form; in lower case, except for names
-    "Return the lemma of a word that has this part of speech."
+def dictionary_lemma(word: str, pos: str) -> str:
+    """Return the lemma of a word that has this part of speech.
+
+    Args:
+        word: the word as it stands in the text
+        pos: universal part of speech
+
+    Returns:
+        base form; in lower case, except for names
+    """
     lower = word.lower()
     found = all_lemmas(lower, pos) if pos in ("NOUN", "VERB", "AUX", "ADJ", "ADV") else {}
     if not found and pos in ("NOUN", "VERB") and lower.isalpha(): found = guess_lemmas(lower, pos)

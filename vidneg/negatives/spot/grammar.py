@@ -24,13 +24,16 @@ __all__ = ['GRAMMARS', 'NOUN_KINDS', 'Grammar', 'TemplateGrammar']
 class Grammar(Protocol):
     "Something that says a statement."
     name: str
-    def say(
-        self,
-        statement: Statement,
-        scene: str, # "" where it is unknown
-        rng: np.random.Generator, # chooses among phrasings
-    ) -> str: # a caption
-        "Put a statement into words."
+    def say(self, statement: Statement, scene: str, rng: np.random.Generator) -> str:
+        """Put a statement into words.
+
+        Args:
+            scene: "" where it is unknown
+            rng: chooses among phrasings
+
+        Returns:
+            a caption
+        """
 
 GRAMMARS = Registry("grammar", {"template": "vidneg.negatives.spot.grammar:TemplateGrammar",
                                 "world": "vidneg.world.vocabulary:WorldGrammar"})
