@@ -142,7 +142,7 @@ class OutsideLanguage(VidnegError):
 
 @lru_cache
 def words() -> frozenset[str]:
-    """Return all words of the language.
+    """List all words of the language.
 
     Returns:
         lower-case words
@@ -186,7 +186,8 @@ def _matches(clause, graph, entities):
         if e.predicate != clause.predicate or clause.value not in ("", e.object_attribute): continue
         subject = clause.subject == IT or _fits(clause.subject, entities[e.subject], e.start)
         if not subject: continue
-        if clause.object is None or e.object and _fits(clause.object, entities[e.object], e.start): yield e
+        obj = clause.object is None or e.object and _fits(clause.object, entities[e.object], e.start)
+        if obj: yield e
 
 def _ordered(order, a, b):
     "Return True if two events stand in an order, 'before' or 'while'."

@@ -61,7 +61,7 @@ class WorldOracle:
         """Return True if the oracle knows any clip.
 
         Returns:
-            False: there is no scene graph
+            True: there is at least one scene graph
         """
         return bool(self.graphs)
 
@@ -162,7 +162,7 @@ class MomentOracle:
             text: any text
 
         Returns:
-            (start, end) in seconds each; None: outside the world's language
+            windows (start, end) in seconds; None: the text is outside the world's language
         """
         try: return true_windows(parse(text), self.graphs[clip_id])
         except OutsideLanguage: return None

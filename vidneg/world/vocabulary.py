@@ -89,7 +89,7 @@ class WorldReader:
             text: any text
 
         Returns:
-            None: not a sentence of the world's language
+            meaning; None: not a sentence of the world's language
         """
         try: return parse(text)
         except OutsideLanguage: return None
