@@ -73,7 +73,7 @@ class Event:
 
 @dataclass(frozen=True)
 class SceneGraph:
-    "The entities and events of a clip."
+    "All entities and events of a clip."
     clip_id: str # clip that it describes
     scene: str # name of the background, "" if unknown
     entities: tuple[Entity, ...] # things in the clip
@@ -121,7 +121,7 @@ class Negative:
     kind: str # category: action, attribute, relation, object, ...
     generator: str # name in the generator registry
     edits: tuple[Edit, ...] # edits of the caption, in the order in which they were made
-    rounds: int # requested number of edits; `len(edits)` of them were possible
+    rounds: int # requested rounds of editing; `len(edits)` of them succeeded
     seed: int # seed of the run
 
 # %% ../../nbs/core/records.ipynb #4b6f466c

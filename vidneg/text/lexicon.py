@@ -297,7 +297,7 @@ def substitute(
     match: Match, # match to replace
     new: Reading, # reading to put in its place
 ) -> Edit: # edit, widened to the article where that has to change
-    "Return the edit that replaces `match` by `new`, with the same capitals and the right article."
+    "Return the edit that replaces `match` by `new`, with matching capitals and the right article."
     proper = any(r.entry.text != r.entry.text.lower() for r in match.readings)
     word, start = _fit_case(new.surface, match.text, proper, text, match.start), match.start
     near = max(start - 12, 0)

@@ -280,7 +280,7 @@ def _frame(frame, c, head, first, verb, said):
     return [f"there {be}", first] + ([] if placed else [who, said])
 
 def _sentence(c, pieces):
-    "Join pieces to a sentence with the capital, the final punctuation and the margins of the original."
+    "Join pieces into a sentence with the capital, the final punctuation and the margins of the original."
     tree, text = c.tree, c.tree.parsed.text
     body = re.sub(r' (?=[,.;:!?]|"$)', "", " ".join(p for p in pieces if p))
     first, end = next(i for i, t in enumerate(tree.tokens) if t.text.strip()), _end(tree)

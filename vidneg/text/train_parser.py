@@ -101,7 +101,7 @@ def fit_pipeline(
     batch_words: int = 600, # smallest number of words in a batch
     learning_rate: float = 2e-3, # highest rate, after 200 steps or a quarter; then falls linearly to a hundredth
     dropout: float = 0.15, # probability of dropout, in [0, 1)
-    each_epoch: Callable[[spacy.Language, int], None] = lambda nlp, epoch: None, # called after each epoch
+    each_epoch: Callable[[spacy.Language, int], None] = lambda nlp, epoch: None, # function called after each epoch
     **sizes, # arguments of `blank_pipeline`
 ) -> spacy.Language: # trained pipeline
     "Train a pipeline; on one thread, the same seed gives the same weights."
