@@ -43,17 +43,24 @@ class Registry(MutableMapping):
     def __len__(self) -> int: return len(self._things)
     def __contains__(self, name) -> bool: return name in self._things
 
-    def where(self,
-        name: str, # registered name
-    ) -> str: # "package.module:attribute"
-        "Return the location of a thing without importing it."
+    def where(self, name: str) -> str:
+        """Return the location of a thing without importing it.
+
+        Args:
+            name: registered name
+
+        Returns:
+            "package.module:attribute"
+        """
         thing = self._things[name]
         return thing if isinstance(thing, str) else _place(thing)
 
-    def register(self,
-        name: str, # name under which it is looked up
-    ) -> Callable:
-        "Return a decorator that adds the decorated thing as `name`."
+    def register(self, name: str) -> Callable:
+        """Return a decorator that adds the decorated thing as `name`.
+
+        Args:
+            name: name under which it is looked up
+        """
         def _add(thing):
             self[name] = thing
             return thing

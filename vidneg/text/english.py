@@ -14,29 +14,18 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator
 
 import spacy
-from lemminflect import getAllLemmas, getAllLemmasOOV
 from spacy.attrs import NORM, ORTH, PREFIX
 from spacy.lang.en import English
 from spacy.tokens import Doc
 from thinc.api import use_ops
 
-from .ud import Parsed, Token, clearnlp_to_ud, noun_chunks
+from .inflection import dictionary_lemma, word_classes
+from .ud import CHUNK, Parsed, Token, clearnlp_to_ud, noun_chunks
 
 # %% auto #0
-__all__ = ['HYPHENED', 'CHUNK', 'word_classes', 'CaptionEnglish', 'dictionary_lemma', 'keep_whole', 'encodable', 'from_doc',
-           'SpacyParser']
+__all__ = ['HYPHENED', 'CaptionEnglish', 'keep_whole', 'encodable', 'from_doc', 'SpacyParser']
 
 # %% ../../nbs/text/english.ipynb #f4929c2a
-@lru_cache(2**17)
-def word_classes(
-    word: str, # word in any form
-) -> str: # e.g. "NOU+VER+" for runs, "" for a word that is not in the dictionary
-    "Return the parts of speech that the dictionary gives a word."
-    lower = word.lower()
-    found = getAllLemmas(lower)
-    return "".join(sorted(pos[:3] + ("=" if lower in lemmas else "+") for pos, lemmas in found.items()))
-
-
 @spacy.registry.languages("vidneg")
 class CaptionEnglish(English):
     "English whose lexemes carry their parts of speech."
@@ -46,31 +35,17 @@ class CaptionEnglish(English):
         "The defaults of spaCy's English, with `word_classes` as the lexeme's prefix."
         lex_attr_getters = {**English.Defaults.lex_attr_getters, PREFIX: word_classes}
 
-# %% ../../nbs/text/english.ipynb #5eec314b
-@lru_cache(2**17)
-def dictionary_lemma(
-    word: str, # word as it stands in the text
-    pos: str, # universal part of speech
-) -> str: # base form, in lower case except for names
-    "Return the lemma of a word according to lemminflect."
-    lower = word.lower()
-    found = getAllLemmas(lower, pos) if pos in ("NOUN", "VERB", "AUX", "ADJ", "ADV") else {}
-    if not found and pos in ("NOUN", "VERB") and lower.isalpha(): found = getAllLemmasOOV(lower, pos)
-    if found: return found[pos][0]
-    first, dash, last = lower.rpartition("-")
-    if pos == "NOUN" and first and last: # t-shirts
-        return first + dash + dictionary_lemma(last, pos)
-    return word if pos == "PROPN" else lower
-
 # %% ../../nbs/text/english.ipynb #5b1c7e02
 HYPHENED = ("t-shirt", "tee-shirt", "x-ray", "e-mail", "e-bike", "e-book", "e-scooter", "e-cigarette", "u-turn",
             "t-bone", "v-neck", "b-boy", "b-girl", "g-string", "i-beam", "o-ring", "q-tip") # nouns, in the singular
 
-def keep_whole(
-    nlp: spacy.Language, # pipeline, which is changed in place
-    nouns: Iterable[str] = HYPHENED, # nouns with a hyphen, singular, in lower case
-):
-    "Make each noun, and its plural, a single token that is tagged as a noun, with or without capitals."
+def keep_whole(nlp: spacy.Language, nouns: Iterable[str] = HYPHENED):
+    """Make each noun, and its plural, a single token that is tagged as a noun, with or without capitals.
+
+    Args:
+        nlp: pipeline, which is changed in place
+        nouns: nouns with a hyphen, singular, in lower case
+    """
     ruler = nlp.add_pipe("attribute_ruler", "hyphened")
     for ending, tag, number in (("", "NN", "Sing"), ("s", "NNS", "Plur")):
         lower = [noun + ending for noun in nouns]
@@ -83,19 +58,29 @@ def keep_whole(
                   {"POS": "NOUN", "TAG": tag, "MORPH": f"Number={number}"})
 
 # %% ../../nbs/text/english.ipynb #0e430561
-def encodable(
-    text: str, # any string
-) -> str: # string of the same length
-    "Replace the characters that UTF-8 cannot encode."
+def encodable(text: str) -> str:
+    """Replace the characters that UTF-8 cannot encode.
+
+    Args:
+        text: any string
+
+    Returns:
+        string of the same length
+    """
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
-def from_doc(
-    doc: Doc, # document, tagged and parsed
-    text: str, # text of the document before `encodable`
-    lemma: Callable[[str, str, str], str], # function from a word, its part of speech and its tag to its lemma
-    clearnlp: bool = False, # True: the document has ClearNLP's relations
-) -> Parsed: # parse with UD relations
-    "Return the parse of a spaCy document, as plain values."
+def from_doc(doc: Doc, text: str, lemma: Callable[[str, str, str], str], clearnlp: bool = False) -> Parsed:
+    """Return the parse of a spaCy document, as plain values.
+
+    Args:
+        doc: document, tagged and parsed
+        text: text of the document before `encodable`
+        lemma: function from a word, its part of speech and its tag to its lemma
+        clearnlp: True: the document has ClearNLP's relations
+
+    Returns:
+        parse with UD relations
+    """
     kept = [t for t in doc if not t.is_space]
     new, tokens = {t.i: k for k, t in enumerate(kept)}, []
     for t in kept:
@@ -110,9 +95,6 @@ def from_doc(
     return Parsed(text, tokens, noun_chunks(tokens))
 
 # %% ../../nbs/text/english.ipynb #c2e1d328
-CHUNK = 1000 # number of texts in a memory zone, and sent to a worker at a time
-
-
 class SpacyParser:
     "A parser that runs a spaCy pipeline."
     def __init__(
@@ -130,39 +112,55 @@ class SpacyParser:
         self.clearnlp = "pobj" in self.nlp.get_pipe("parser").labels
         self.known = json.loads(Path(lemmas).read_text(encoding="utf-8")) if lemmas else {}
 
-    def lemma(
-        self,
-        word: str, # word as it stands in the text
-        pos: str, # universal part of speech
-        tag: str, # Penn tag
-    ) -> str: # base form
-        "Return the lemma of a word."
+    def lemma(self, word: str, pos: str, tag: str) -> str:
+        """Return the lemma of a word.
+
+        Args:
+            word: word as it stands in the text
+            pos: universal part of speech
+            tag: Penn tag
+
+        Returns:
+            base form
+        """
         return self.known.get(f"{word.lower()}|{tag}") or dictionary_lemma(word, pos)
 
-    def __call__(
-        self,
-        text: str, # any string, even an empty one
-    ) -> Parsed: # parse of the text
-        "Parse one text."
+    def __call__(self, text: str) -> Parsed:
+        """Parse one text.
+
+        Args:
+            text: any string, even an empty one
+
+        Returns:
+            parse of the text
+        """
         return self.parse([text])[0]
 
-    def parse(
-        self,
-        texts: list[str], # texts, few enough to be in memory at once
-        batch_size: int = 128, # number of texts that pass through the network together
-    ) -> list[Parsed]: # parses, in the order of the texts
-        "Parse a list of texts."
+    def parse(self, texts: list[str], batch_size: int = 128) -> list[Parsed]:
+        """Parse a list of texts.
+
+        Args:
+            texts: texts, few enough to be in memory at once
+            batch_size: number of texts that pass through the network together
+
+        Returns:
+            parses, in the order of the texts
+        """
         with self.nlp.memory_zone():
             docs = self.nlp.pipe([encodable(t) for t in texts], batch_size=batch_size)
             return [from_doc(doc, text, self.lemma, self.clearnlp) for doc, text in zip(docs, texts)]
 
-    def pipe(
-        self,
-        texts: Iterable[str], # any number of texts
-        workers: int = 1, # number of processes; 1: this process alone
-        batch_size: int = 128, # number of texts that pass through the network together
-    ) -> Iterator[Parsed]: # parses, in the order of the texts
-        "Parse many texts, with only a few chunks of them in memory at a time."
+    def pipe(self, texts: Iterable[str], workers: int = 1, batch_size: int = 128) -> Iterator[Parsed]:
+        """Parse many texts, with only a few chunks of them in memory at a time.
+
+        Args:
+            texts: any number of texts
+            workers: number of processes; 1: this process alone
+            batch_size: number of texts that pass through the network together
+
+        Returns:
+            parses, in the order of the texts
+        """
         texts = iter(texts)
         chunks = iter(lambda: list(islice(texts, CHUNK)), [])
         if workers <= 1:

@@ -6,32 +6,35 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import Iterable, NamedTuple
 
-import spacy
 from fastcore.basics import patch
-from lemminflect import getInflection
 
 import vidneg
 from ..core.errors import VidnegError
 from ..core.records import Edit
 from ..core.registry import Registry
+from .inflection import inflected
 
 # %% auto #0
-__all__ = ['CATEGORIES', 'LISTS', 'VERB_FORMS', 'NAVERO_SLOTS', 'LEXICONS', 'read_list', 'Entry', 'inflect', 'Reading', 'Match',
-           'Lexicon', 'navero_lists', 'navero_old', 'lexicon_named', 'needs_an', 'substitute']
+__all__ = ['CATEGORIES', 'LISTS', 'VERB_FORMS', 'NAVERO_SLOTS', 'LEXICONS', 'read_list', 'Entry', 'inflect', 'Reading',
+           'Match', 'Lexicon', 'navero_lists', 'navero_old', 'lexicon_named', 'needs_an', 'substitute']
 
 # %% ../../nbs/text/lexicon.ipynb #c6b98fd9
 CATEGORIES = ("action", "attribute", "relation", "object")
 
 LISTS = Path(vidneg.__file__).parent/"text"/"lists"
 
-def read_list(
-    path: str | Path, # text file with one entry per line; lines that start with # are comments
-) -> tuple[str, ...]: # entries in the order of the file
-    "Read the entries of a word list."
+def read_list(path: str | Path) -> tuple[str, ...]:
+    """Read the entries of a word list.
+
+    Args:
+        path: text file with one entry per line; lines that start with # are comments
+
+    Returns:
+        entries in the order of the file
+    """
     path = Path(path)
     if not path.exists():
         raise VidnegError(f"there is no word list {path}: {LISTS} holds the lists that come with vidneg")
@@ -40,11 +43,18 @@ def read_list(
 
 # %% ../../nbs/text/lexicon.ipynb #c6ba96b4
 class Entry(NamedTuple):
-    "One line of a word list."
-    text: str # base form: "run", "slide left"; proper names keep their capital
-    category: str # one of `CATEGORIES`
-    slot: str # name of its list; entries of a slot can replace each other
-    inflect: str = "" # inflection: "verb", "noun" or "" for a word that never changes
+    """One line of a word list.
+
+    Attributes:
+        text: base form: "run", "slide left"; proper names keep their capital
+        category: one of `CATEGORIES`
+        slot: name of its list; entries of a slot can replace each other
+        inflect: inflection: "verb", "noun" or "" for a word that never changes
+    """
+    text: str
+    category: str
+    slot: str
+    inflect: str = ""
 
 # %% ../../nbs/text/lexicon.ipynb #3c02381c
 VERB_FORMS = ("VB", "VBZ", "VBG", "VBD", "VBN")
@@ -56,17 +66,22 @@ def _verb_form(word, tag):
     "Return the spellings of one form of a verb, the usual one first."
     if tag == "VB": return (word,)
     if tag == "VBN" and word in _PARTICIPLES: return _PARTICIPLES[word]
-    return getInflection(word, tag)
+    return inflected(word, tag)
 
-def inflect(
-    text: str, # base form, one word or several
-    inflection: str, # "verb", "noun" or "" for a word that never changes
-) -> dict[str, tuple[str, ...]]: # Penn tag → spellings, the usual one first; the tag "" for a word that never changes
-    "Return all forms of an entry."
+def inflect(text: str, inflection: str) -> dict[str, tuple[str, ...]]:
+    """Return all forms of an entry.
+
+    Args:
+        text: base form, one word or several
+        inflection: "verb", "noun" or "" for a word that never changes
+
+    Returns:
+        Penn tag → spellings, the usual one first; the tag "" for a word that never changes
+    """
     if inflection == "": return {"": (text,)}
     if inflection == "noun":
         head, space, last = text.rpartition(" ")
-        plurals = tuple(p for p in getInflection(last, "NNS") if p != last) if last.islower() else ()
+        plurals = tuple(p for p in inflected(last, "NNS") if p != last) if last.islower() else ()
         return {"NN": (text,)} | ({"NNS": tuple(head + space + p for p in plurals)} if plurals else {})
     if text in _LAST_WORD: before, space, word, rest = *text.rpartition(" "), ""
     else: before, space, word, rest = "", "", *re.fullmatch(r"(\S+)(.*)", text, re.S).groups()
@@ -74,10 +89,16 @@ def inflect(
 
 # %% ../../nbs/text/lexicon.ipynb #cb5757d0
 class Reading(NamedTuple):
-    "A reading of a word: an entry in one of its forms."
-    entry: Entry # entry of the lexicon
-    form: str # Penn tag, "" for words that never change
-    surface: str # spelling in the lexicon: "slides left", "Greece"
+    """A reading of a word: an entry in one of its forms.
+
+    Attributes:
+        entry: entry of the lexicon
+        form: Penn tag, "" for words that never change
+        surface: spelling in the lexicon: "slides left", "Greece"
+    """
+    entry: Entry
+    form: str
+    surface: str
 
     @property
     def category(self) -> str:
@@ -91,11 +112,18 @@ class Reading(NamedTuple):
 
 
 class Match(NamedTuple):
-    "A span of a text and its readings."
-    start: int # first character
-    end: int # one past the last character
-    text: str # characters of the span
-    readings: tuple[Reading, ...] # possible readings, at least one
+    """A span of a text and its readings.
+
+    Attributes:
+        start: first character
+        end: one past the last character
+        text: characters of the span
+        readings: possible readings, at least one
+    """
+    start: int
+    end: int
+    text: str
+    readings: tuple[Reading, ...]
 
 # %% ../../nbs/text/lexicon.ipynb #ad0612c5
 _BE = frozenset("am is are was were be been being 's 're 'm".split())
@@ -129,15 +157,11 @@ def _read(readings, before, after):
     return tuple(best.values())
 
 # %% ../../nbs/text/lexicon.ipynb #ca026175
-@lru_cache(maxsize=1)
-def _tokenizer():
-    "Return spaCy's English tokenizer."
-    return spacy.blank("en").tokenizer
+_TOKEN = re.compile(r"can(?=not\b)|\w+?(?=n['’]t\b)|n['’]t\b|['’](?:s|re|m|ve|ll|d)\b|\w+|[^\w\s]", re.I)
 
 def _tokens(text):
-    "Return lower-case tokens with their offsets, without white space."
-    text = re.sub("[\ud800-\udfff]", "\ufffd", text) # half of a surrogate pair cannot be encoded
-    return [(t.lower_, t.idx, t.idx + len(t)) for t in _tokenizer()(text) if not t.is_space]
+    "Split a text into lower-case tokens with their offsets; contractions are two tokens, punctuation stands alone."
+    return [(m[0].lower(), *m.span()) for m in _TOKEN.finditer(text)]
 
 def _joins(c):
     "Return True if a character beside a word is a part of the word."
@@ -193,11 +217,15 @@ def _outermost(found):
     return sorted(kept)
 
 @patch
-def match(
-    self: Lexicon,
-    text: str, # text of a caption
-) -> list[Match]: # matches from left to right, without overlap; longer ones are preferred
-    "Find entries in a text, in any of their forms."
+def match(self: Lexicon, text: str) -> list[Match]:
+    """Find entries in a text, in any of their forms.
+
+    Args:
+        text: text of a caption
+
+    Returns:
+        matches from left to right, without overlap; longer ones are preferred
+    """
     tokens, found = _tokens(text), []
     lower = [t for t, *_ in tokens]
     for i, first in enumerate(lower):
@@ -212,11 +240,15 @@ def match(
 
 # %% ../../nbs/text/lexicon.ipynb #9833bc66
 @patch(cls_method=True)
-def from_lists(
-    cls: Lexicon,
-    lists: dict[str, tuple[str, str, Iterable[str]]], # slot → (category, inflection, entries)
-) -> Lexicon: # lexicon with one layer
-    "Make a lexicon from word lists; wrong categories, wrong inflections and empty entries are refused."
+def from_lists(cls: Lexicon, lists: dict[str, tuple[str, str, Iterable[str]]]) -> Lexicon:
+    """Make a lexicon from word lists; wrong categories, wrong inflections and empty entries are refused.
+
+    Args:
+        lists: slot → (category, inflection, entries)
+
+    Returns:
+        lexicon with one layer
+    """
     entries = []
     for slot, (category, inflection, texts) in lists.items():
         if category not in CATEGORIES:
@@ -234,11 +266,15 @@ NAVERO_SLOTS = {
     "state": ("attribute", ""), "material": ("attribute", ""), "relation": ("relation", ""), "noun": ("object", "noun")}
 
 @patch(cls_method=True)
-def navero(
-    cls: Lexicon,
-    actions: str = "enlarged", # list of actions: "enlarged" (273), "old" (the 48 of earlier work) or "both"
-) -> Lexicon: # lexicon with one layer
-    "Return the lists of NAVERO, Table 8, in the categories of its Table 1."
+def navero(cls: Lexicon, actions: str = "enlarged") -> Lexicon:
+    """Return the lists of NAVERO, Table 8, in the categories of its Table 1.
+
+    Args:
+        actions: list of actions: "enlarged" (273), "old" (the 48 of earlier work) or "both"
+
+    Returns:
+        lexicon with one layer
+    """
     leave_out = {"enlarged": ("action-old",), "old": ("action",), "both": ()}
     if actions not in leave_out:
         raise VidnegError(f"there is no action list {actions!r}; choose one of {', '.join(leave_out)}")
@@ -259,10 +295,15 @@ LEXICONS = Registry("lexicon", {"navero": "vidneg.text.lexicon:navero_lists",
                                 "world": "vidneg.world.vocabulary:world_lexicon",
                                 "world-old": "vidneg.world.vocabulary:world_lexicon_old"})
 
-def lexicon_named(
-    name: str, # name in LEXICONS, or several joined by "+", of which the first takes precedence
-) -> Lexicon: # one layer per name
-    "Return the lexicon with this name in `params.yaml`."
+def lexicon_named(name: str) -> Lexicon:
+    """Return the lexicon with this name in `params.yaml`.
+
+    Args:
+        name: name in LEXICONS, or several joined by "+", of which the first takes precedence
+
+    Returns:
+        one layer per name
+    """
     first, *others = (LEXICONS[part]() for part in name.split("+"))
     for other in others: first = first | other
     return first
@@ -276,10 +317,15 @@ _AN = re.compile(r"""(?:
         |uni(?![nmd])|u(?:s[eau]|te|ti|ga|ra|kr|ku|b[io])     # unicorn, use, Uganda, uranium; but uninvited
         |u(?![a-z]))[aeiou])""", re.X | re.I)
 
-def needs_an(
-    word: str, # text after the article
-) -> bool: # True for "an", False for "a"
-    "Return True if a word begins with a vowel sound, by its spelling and the common exceptions."
+def needs_an(word: str) -> bool:
+    """Return True if a word begins with a vowel sound, by its spelling and the common exceptions.
+
+    Args:
+        word: text after the article
+
+    Returns:
+        True for "an", False for "a"
+    """
     return _AN.match(word) is not None
 
 # %% ../../nbs/text/lexicon.ipynb #3a66c92f
@@ -292,12 +338,17 @@ def _fit_case(new, old, proper, text, start):
 
 _ARTICLE = re.compile(r"(?<![\w'-])an?(?=\s+$)", re.I)
 
-def substitute(
-    text: str, # text of a caption
-    match: Match, # match to replace
-    new: Reading, # reading to put in its place
-) -> Edit: # edit, widened to the article where that has to change
-    "Return the edit that replaces `match` by `new`, with matching capitals and the right article."
+def substitute(text: str, match: Match, new: Reading) -> Edit:
+    """Return the edit that replaces `match` by `new`, with matching capitals and the right article.
+
+    Args:
+        text: text of a caption
+        match: match to replace
+        new: reading to put in its place
+
+    Returns:
+        edit, widened to the article where that has to change
+    """
     proper = any(r.entry.text != r.entry.text.lower() for r in match.readings)
     word, start = _fit_case(new.surface, match.text, proper, text, match.start), match.start
     near = max(start - 12, 0)
