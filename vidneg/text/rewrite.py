@@ -208,7 +208,7 @@ _LOOSE = frozenset("to into onto from through toward towards over across off out
 
 def _loose_end(c):
     "Return the end of the object without a final direction or adverb, which belongs to the verb."
-    tree, (a, b) = c.tree, c.acted_on
+    tree, b = c.tree, c.acted_on[1]
     for k in tree.kids[c.object]:
         span, t = tree.extent(k), tree.tokens[k]
         if k < c.object or span is None or span[1] != b: continue

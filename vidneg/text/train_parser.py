@@ -21,7 +21,7 @@ from ..core.files import atomic_path
 from ..core.seeds import stable_rng
 from .english import CaptionEnglish, SpacyParser
 from .inflection import dictionary_lemma
-from .treebank import Augmentation, Sentence, Word, augment, drop_final_stop, lower_case, text_of
+from .treebank import Augmentation, Sentence, augment, drop_final_stop, lower_case, text_of
 
 # %% auto #0
 __all__ = ['IRREGULAR', 'LICENSE', 'TREEBANK', 'README', 'to_example', 'epoch_examples', 'blank_pipeline',
