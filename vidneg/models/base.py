@@ -24,7 +24,7 @@ class DualEncoder(nn.Module):
     padding_matters = False # True: the amount of padding changes a text's scores
 
     @property
-    def widths(self) -> Widths:
+    def widths(self) -> Widths: # (patch, embedding)
         "Return the widths of patch tokens and of the contrastive space."
         return Widths(self.config.width, self.config.embed_dim)
 

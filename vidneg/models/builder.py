@@ -19,7 +19,7 @@ SIZES = "tiny", "laptop", "paper"
 
 @dataclass(frozen=True)
 class Builder:
-    "Builder of a model at named sizes. The config's defaults are size laptop; its `paper` returns the published size."
+    "Builder of a model at named sizes. The config's defaults are size laptop, and its `paper` is the published size."
     model: type # class with `config_class`, called as model(config, seed)
     tiny: dict[str, Any] = field(default_factory=dict) # config fields of size tiny
     paper: dict[str, Any] = field(default_factory=dict) # arguments of the config's `paper`
@@ -35,7 +35,8 @@ class Builder:
         make: Callable = self.model.config_class.paper if size == "paper" else self.model.config_class
         fields = {"tiny": self.tiny, "laptop": {}, "paper": self.paper}[size]
         try: return make(**{**fields, **self.fixed, **changes})
-        except TypeError as e: raise VidnegError(f"{self.model.__name__}: {e}") from e
+        except TypeError as e:
+            raise VidnegError(f"{self.model.__name__}: {e}; pass fields of its config") from e
 
     def __call__(self,
         size: str = "laptop", # one of SIZES

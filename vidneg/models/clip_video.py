@@ -138,7 +138,7 @@ class ClipVideo(DualEncoder):
         return t + (t.clamp(min=.01) - t).detach()
 
     @property
-    def widths(self) -> Widths:
+    def widths(self) -> Widths: # (patch, embedding)
         "Return the widths of patch tokens and of the joint space."
         return Widths(self.config.vision_width, self.config.text_width)
 

@@ -79,7 +79,7 @@ class Residual(nn.Module):
         return self.norm(x + self.dropout(new))
 
 class FeedForward(nn.Module):
-    "Two linear layers with a residual."
+    "Feed-forward sublayer: two linear layers with a residual."
     def __init__(self,
         width: int, # width of the tokens, d
         hidden: int, # width between the layers
@@ -258,7 +258,7 @@ class MomentModel(nn.Module):
         video, mask = _checked("video", video, mask, c.video_dim)
         place = clip_places(mask)
         if c.endpoints:
-            first = place[:, :1] # 1/n
+            first = place[:, :1] # position of the first clip: 1 / number of clips
             video = torch.cat([video, torch.stack([place - first, place], -1).to(video)], -1)
         return self.video_proj(video), sine_embedding(place, c.width, c.turns).to(video), mask
 

@@ -96,7 +96,7 @@ class NaveroScorer(ModelScorer):
         "Return the VTM head's probability that text i is true of video i."
         check_aligned(videos, texts)
         def probability(v, t):
-            "Score pairs; those of one video share its keys and values."
+            "Return the probabilities of pairs; pairs of one video share its keys and values."
             seen, rows = np.unique(v, return_inverse=True)
             longest = int(texts.mask[t].sum(1).max())
             fused = self.model.fuse(videos.states[seen], texts.states[t, None, :longest], texts.mask[t, None, :longest],

@@ -78,7 +78,7 @@ def memorize(
         video, text = model.train().encode_video(model.frame_features(clips)), model.encode_text(ids, mask)
         s = model.similarity(video, text, mask)/model.temperature # (n, n)
         loss = (F.cross_entropy(s, own) + F.cross_entropy(s.T, own))/2
-        if "match" in model.supports: # each text with its video and with the next one
+        if "match" in model.supports: # each text with its own video and with another one
             rows = torch.cat([own, (own + step % (n - 1) + 1) % n])
             logits = model.pair_logits(video, [torch.cat([x, x]) for x in text], torch.cat([mask, mask]), rows)
             loss = loss + F.cross_entropy(logits, torch.arange(2*n).lt(n).long())
@@ -92,7 +92,7 @@ def memorize(
 
 @torch.no_grad()
 def recalls(
-    model: nn.Module, # one of MODELS
+    model: nn.Module, # model from MODELS
     clips: torch.Tensor, # frames (N, T, H, W, 3), uint8
     ids: torch.Tensor, # token ids of the captions (N, L), int
     mask: torch.Tensor, # attention mask (N, L): 1 for tokens, 0 for padding
