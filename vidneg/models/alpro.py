@@ -247,8 +247,8 @@ class EntityPrompter:
         texts = [t.format(e) for e in entities for t in templates]
         ids, mask = tokenize(tokenizer, texts, model.config.max_tokens)
         device = next(model.parameters()).device
-        prompts = model.encode_text(ids.to(device), mask.to(device))[1].unflatten(0, (len(entities), -1)) # (E, templates, p)
-        self.prompts = F.normalize(prompts.mean(1), dim=-1) # (E, p)
+        prompts = model.encode_text(ids.to(device), mask.to(device))[1] # (E·templates, p)
+        self.prompts = F.normalize(prompts.unflatten(0, (len(entities), -1)).mean(1), dim=-1) # (E, p)
 
     @torch.no_grad()
     def __call__(self,
