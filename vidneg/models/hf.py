@@ -48,10 +48,15 @@ class HFScorer:
 
     def _chunks(self, n): return [slice(i, i + self.batch_size) for i in range(0, n, self.batch_size)]
 
-    def frames(self,
-        frames: np.ndarray | torch.Tensor, # videos (N, T, H, W, 3) or images (N, H, W, 3), uint8
-    ) -> np.ndarray: # videos (N, T, H, W, 3), uint8
-        "Check frames, and turn images into videos of one frame. Raises `VidnegError` for other shapes or types."
+    def frames(self, frames: np.ndarray | torch.Tensor) -> np.ndarray:
+        """Check frames, and turn images into videos of one frame. Raises `VidnegError` for other shapes or types.
+
+        Args:
+            frames: videos (N, T, H, W, 3) or images (N, H, W, 3), uint8
+
+        Returns:
+            videos (N, T, H, W, 3), uint8
+        """
         x = np.asarray(frames)
         if x.ndim == 4: x = x[:, None]
         if x.dtype != np.uint8 or x.ndim != 5 or x.shape[-1] != 3 or not x.shape[0] or not x.shape[1]:
@@ -59,44 +64,69 @@ class HFScorer:
                               f"got {x.dtype} {np.shape(frames)}")
         return x
 
-    def prepared(self,
-        frames: np.ndarray, # single frames (M, H, W, 3), uint8
-    ) -> dict[str, torch.Tensor]: # `pixel_values` (M, 3, S, S) and the processor's other outputs
-        "Prepare single frames with the model's image processor."
+    def prepared(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
+        """Prepare single frames with the model's image processor.
+
+        Args:
+            frames: single frames (M, H, W, 3), uint8
+
+        Returns:
+            `pixel_values` (M, 3, S, S) and the processor's other outputs
+        """
         out = self.image_processor(list(frames), return_tensors="pt", input_data_format="channels_last")
         return {k: v.to(self.device) for k, v in out.items()}
 
-    def tokenized(self,
-        texts: list[str], # M texts
-    ) -> dict[str, torch.Tensor]: # `input_ids` (M, L) and `attention_mask` (M, L)
-        "Tokenize texts, truncated to the model's context."
+    def tokenized(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """Tokenize texts, truncated to the model's context.
+
+        Args:
+            texts: M texts
+
+        Returns:
+            `input_ids` (M, L) and `attention_mask` (M, L)
+        """
         longest = self.model.config.get_text_config().max_position_embeddings
         out = self.tokenizer(texts, truncation=True, max_length=longest, padding=True, return_tensors="pt")
         return {k: out[k].to(self.device) for k in ("input_ids", "attention_mask")}
 
-    def unique(self,
-        texts: list[str], # N texts
-    ) -> tuple[list[str], np.ndarray]: # U unique texts, and for each of the N texts its index among them
-        "Return the unique texts. Raises `VidnegError` if there are none."
+    def unique(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
+        """Return the unique texts. Raises `VidnegError` if there are none.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            U unique texts, and for each of the N texts its index among them
+        """
         if not len(texts): raise VidnegError("no texts to encode: pass at least one")
         unique, index = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
         return unique.tolist(), index
 
 # %% ../../nbs/models/hf.ipynb #fbf0c8fa
-def pooled(
-    out, # result of `get_image_features` or `get_text_features`: a tensor, or in later releases a model output
-) -> torch.Tensor: # embeddings (M, p)
-    "Return the embeddings from the features of a `transformers` model."
+def pooled(out) -> torch.Tensor:
+    """Return the embeddings from the features of a `transformers` model.
+
+    Args:
+        out: result of `get_image_features` or `get_text_features`: a tensor, or in later releases a model output
+
+    Returns:
+        embeddings (M, p)
+    """
     return out if isinstance(out, torch.Tensor) else out.pooler_output
 
 
 class DualEncoderScorer(HFScorer):
     "Scorer of an image–text dual encoder, applied to frames."
     @torch.no_grad()
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor, # videos (N, T, H, W, 3) or images (N, H, W, 3), uint8
-    ) -> Encoding: # encoding of N videos
-        "Encode videos."
+    def encode_video(self, frames: np.ndarray | torch.Tensor) -> Encoding:
+        """Encode videos.
+
+        Args:
+            frames: videos (N, T, H, W, 3) or images (N, H, W, 3), uint8
+
+        Returns:
+            encoding of N videos
+        """
         x = self.frames(frames)
         n, t = x.shape[:2]
         flat = x.reshape(n*t, *x.shape[2:])
@@ -104,36 +134,56 @@ class DualEncoderScorer(HFScorer):
         e = F.normalize(e.unflatten(0, (n, t)).mean(1), dim=-1) # (N, p)
         return Encoding(e[:, None], e, None, np.arange(n))
 
-    def image_features(self,
-        frames: np.ndarray, # single frames (M, H, W, 3), uint8
-    ) -> torch.Tensor: # unit embeddings (M, p)
-        "Encode single frames."
+    def image_features(self, frames: np.ndarray) -> torch.Tensor:
+        """Encode single frames.
+
+        Args:
+            frames: single frames (M, H, W, 3), uint8
+
+        Returns:
+            unit embeddings (M, p)
+        """
         return F.normalize(pooled(self.model.get_image_features(**self.prepared(frames))).float(), dim=-1)
 
     @torch.no_grad()
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # encoding of N texts
-        "Encode texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Encode texts, each unique one once.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            encoding of N texts
+        """
         unique, index = self.unique(texts)
         out = [self.model.get_text_features(**self.tokenized(unique[s])) for s in self._chunks(len(unique))]
         e = F.normalize(torch.cat([pooled(o).float() for o in out]), dim=-1) # (U, p)
         return Encoding(e[:, None], e, None, index)
 
-    def similarity(self,
-        videos: Encoding, # encoding of Nv videos
-        texts: Encoding, # encoding of Nt texts
-    ) -> np.ndarray: # cosines (Nv, Nt), in [-1, 1]
-        "Compare all videos with all texts."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts.
+
+        Args:
+            videos: encoding of Nv videos
+            texts: encoding of Nt texts
+
+        Returns:
+            cosines (Nv, Nt), in [-1, 1]
+        """
         return cosines(videos, texts)
 
 
 class SiglipScorer(DualEncoderScorer):
     "Scorer of SigLIP, which was trained on texts padded to its whole context, with visible padding."
-    def tokenized(self,
-        texts: list[str], # M texts
-    ) -> dict[str, torch.Tensor]: # `input_ids` (M, L), where L is the context
-        "Tokenize texts, truncated or padded to the model's context."
+    def tokenized(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """Tokenize texts, truncated or padded to the model's context.
+
+        Args:
+            texts: M texts
+
+        Returns:
+            `input_ids` (M, L), where L is the context
+        """
         longest = self.model.config.get_text_config().max_position_embeddings
         out = self.tokenizer(texts, truncation=True, max_length=longest, padding="max_length", return_tensors="pt")
         return {"input_ids": out["input_ids"].to(self.device)}
@@ -144,10 +194,15 @@ class MicrosoftXClipScorer(HFScorer):
     model_class = XCLIPModel
 
     @torch.no_grad()
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor, # videos (N, T, H, W, 3) or images (N, H, W, 3), uint8
-    ) -> Encoding: # encoding of N videos; `states` are the patches that the prompts attend to
-        "Encode videos."
+    def encode_video(self, frames: np.ndarray | torch.Tensor) -> Encoding:
+        """Encode videos.
+
+        Args:
+            frames: videos (N, T, H, W, 3) or images (N, H, W, 3), uint8
+
+        Returns:
+            encoding of N videos; `states` are the patches that the prompts attend to
+        """
         x, out = self.frames(frames), []
         x = x[:, sample_indices(x.shape[1], self.model.config.vision_config.num_frames)]
         for s in self._chunks(len(x)): out.append(self._video(x[s]))
@@ -166,21 +221,31 @@ class MicrosoftXClipScorer(HFScorer):
         return (patches @ self.model.prompts_visual_projection).unflatten(0, (b, t)).mean(1), video
 
     @torch.no_grad()
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # encoding of N texts; `embedding` lacks the video's prompt and is not normalized
-        "Encode texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Encode texts, each unique one once.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            encoding of N texts; `embedding` lacks the video's prompt and is not normalized
+        """
         unique, index = self.unique(texts)
         out = [self.model.get_text_features(**self.tokenized(unique[s])) for s in self._chunks(len(unique))]
         e = torch.cat([o.pooler_output for o in out]) # (U, p)
         return Encoding(e[:, None], e, None, index)
 
     @torch.no_grad()
-    def similarity(self,
-        videos: Encoding, # encoding of Nv videos
-        texts: Encoding, # encoding of Nt texts
-    ) -> np.ndarray: # cosines (Nv, Nt), in [-1, 1]
-        "Compare all videos with all texts, each text with the video's prompt."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts, each text with the video's prompt.
+
+        Args:
+            videos: encoding of Nv videos
+            texts: encoding of Nt texts
+
+        Returns:
+            cosines (Nv, Nt), in [-1, 1]
+        """
         (vu, v), (tu, t) = (np.unique(x.index, return_inverse=True) for x in (videos, texts))
         rows = []
         for s in self._chunks(len(vu)):
@@ -200,11 +265,16 @@ class Matching:
         "Score pairs of video indices `v` (N,) and text indices `t` (N,): `reduce` the logits (n, T, classes) to (n,)."
         return each_pair(v, t, lambda *pair: reduce(self.pair_logits(videos, texts, *pair)), self.batch_size)
 
-    def match(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # probabilities (N,), float64, in [0, 1]
-        "Return the probability that text i is true of video i, averaged over frames."
+    def match(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Return the probability that text i is true of video i, averaged over frames.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            probabilities (N,), float64, in [0, 1]
+        """
         check_aligned(videos, texts)
         def probability(x):
             "Average the probabilities of logits (n, T, classes) over frames."
@@ -217,10 +287,15 @@ class BlipScorer(Matching, DualEncoderScorer):
     model_class = BlipForImageTextRetrieval
 
     @torch.no_grad()
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor, # videos (N, T, H, W, 3) or images (N, H, W, 3), uint8
-    ) -> Encoding: # encoding of N videos; `states` (N, T, S, d) are the patches of all frames
-        "Encode videos."
+    def encode_video(self, frames: np.ndarray | torch.Tensor) -> Encoding:
+        """Encode videos.
+
+        Args:
+            frames: videos (N, T, H, W, 3) or images (N, H, W, 3), uint8
+
+        Returns:
+            encoding of N videos; `states` (N, T, S, d) are the patches of all frames
+        """
         x = self.frames(frames)
         n, t = x.shape[:2]
         flat, states = x.reshape(n*t, *x.shape[2:]), []
@@ -230,10 +305,15 @@ class BlipScorer(Matching, DualEncoderScorer):
         return Encoding(states.unflatten(0, (n, t)).cpu(), F.normalize(e, dim=-1), None, np.arange(n))
 
     @torch.no_grad()
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # encoding of N texts; `states` (U, L) are token ids, which the head reads anew for each image
-        "Encode texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Encode texts, each unique one once.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            encoding of N texts; `states` (U, L) are token ids, which the head reads anew for each image
+        """
         unique, index = self.unique(texts)
         tokens = self.tokenized(unique)
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
@@ -241,13 +321,18 @@ class BlipScorer(Matching, DualEncoderScorer):
                for s in self._chunks(len(unique))]
         return Encoding(ids, F.normalize(self.model.text_proj(torch.cat(out)).float(), dim=-1), mask, index)
 
-    def pair_logits(self,
-        videos: Encoding, # encoding from `encode_video`
-        texts: Encoding, # encoding from `encode_text`
-        v: np.ndarray, # index of each pair's unique video (n,)
-        t: np.ndarray, # index of each pair's unique text (n,)
-    ) -> torch.Tensor: # logits (n, T, 2)
-        "Compute the matching logits of n pairs, for each frame."
+    def pair_logits(self, videos: Encoding, texts: Encoding, v: np.ndarray, t: np.ndarray) -> torch.Tensor:
+        """Compute the matching logits of n pairs, for each frame.
+
+        Args:
+            videos: encoding from `encode_video`
+            texts: encoding from `encode_text`
+            v: index of each pair's unique video (n,)
+            t: index of each pair's unique text (n,)
+
+        Returns:
+            logits (n, T, 2)
+        """
         image = videos.states[v].to(self.device) # (n, T, S, d)
         n, frames = image.shape[:2]
         ids, mask = (x[t].repeat_interleave(frames, 0) for x in (texts.states, texts.mask)) # (n·T, L)
@@ -262,28 +347,43 @@ class ViltScorer(Matching, HFScorer):
     model_class = ViltForImageAndTextRetrieval
     supports = frozenset({"similarity", "pairwise", "match"})
 
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor, # videos (N, T, H, W, 3) or images (N, H, W, 3), uint8
-    ) -> Encoding: # encoding of N videos; `states` are the frames
-        "Check and store the frames."
+    def encode_video(self, frames: np.ndarray | torch.Tensor) -> Encoding:
+        """Check and store the frames.
+
+        Args:
+            frames: videos (N, T, H, W, 3) or images (N, H, W, 3), uint8
+
+        Returns:
+            encoding of N videos; `states` are the frames
+        """
         x = torch.as_tensor(self.frames(frames))
         return Encoding(x, torch.zeros(len(x), 0), None, np.arange(len(x)))
 
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # encoding of N texts; `states` (U, L) are token ids
-        "Tokenize texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Tokenize texts, each unique one once.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            encoding of N texts; `states` (U, L) are token ids
+        """
         unique, index = self.unique(texts)
         tokens = self.tokenized(unique)
         return Encoding(tokens["input_ids"], torch.zeros(len(unique), 0), tokens["attention_mask"], index)
 
-    def pair_logits(self,
-        videos: Encoding, # encoding from `encode_video`
-        texts: Encoding, # encoding from `encode_text`
-        v: np.ndarray, # index of each pair's unique video (n,)
-        t: np.ndarray, # index of each pair's unique text (n,)
-    ) -> torch.Tensor: # logits (n, T, 1)
-        "Compute the matching logits of n pairs, for each frame."
+    def pair_logits(self, videos: Encoding, texts: Encoding, v: np.ndarray, t: np.ndarray) -> torch.Tensor:
+        """Compute the matching logits of n pairs, for each frame.
+
+        Args:
+            videos: encoding from `encode_video`
+            texts: encoding from `encode_text`
+            v: index of each pair's unique video (n,)
+            t: index of each pair's unique text (n,)
+
+        Returns:
+            logits (n, T, 1)
+        """
         frames = videos.states[v] # (n, T, H, W, 3)
         tokens = {"input_ids": texts.states[t], "attention_mask": texts.mask[t]}
         tokens = {k: x.repeat_interleave(frames.shape[1], 0) for k, x in tokens.items()} # (n·T, L)
@@ -292,35 +392,55 @@ class ViltScorer(Matching, HFScorer):
             out = self.model(**self.prepared(frames.flatten(0, 1).numpy()), **tokens).logits
         return out.unflatten(0, frames.shape[:2])
 
-    def similarity(self,
-        videos: Encoding, # encoding of Nv videos
-        texts: Encoding, # encoding of Nt texts
-    ) -> np.ndarray: # logits (Nv, Nt), averaged over frames
-        "Compare all videos with all texts, pair by pair."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts, pair by pair.
+
+        Args:
+            videos: encoding of Nv videos
+            texts: encoding of Nt texts
+
+        Returns:
+            logits (Nv, Nt), averaged over frames
+        """
         v, t = (x.ravel() for x in np.meshgrid(videos.index, texts.index, indexing="ij")) # (Nv·Nt,)
         return self._per_pair(videos, texts, v, t, lambda x: x.mean((1, 2))).reshape(len(videos), len(texts))
 
-    def pairwise(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # logits (N,), averaged over frames
-        "Compare each video with its own text."
+    def pairwise(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            logits (N,), averaged over frames
+        """
         check_aligned(videos, texts)
         return self._per_pair(videos, texts, videos.index, texts.index, lambda x: x.mean((1, 2)))
 
 # %% ../../nbs/models/hf.ipynb #3b1bd5a8
-def has_features(
-    model, # model of `transformers`
-) -> bool: # True for a dual encoder
-    "Return True if a model has `get_image_features` and `get_text_features`, since `transformers` has no `supports`."
+def has_features(model) -> bool:
+    """Return True if a model has `get_image_features` and `get_text_features`, since `transformers` has no `supports`.
+
+    Args:
+        model: model of `transformers`
+
+    Returns:
+        True for a dual encoder
+    """
     return all(hasattr(model, f"get_{x}_features") for x in ("image", "text"))
 
-def load_hf(
-    name: str | Path, # checkpoint: a name on the Hub, or a folder that `save_pretrained` wrote
-    batch_size: int = 32, # frames, texts or pairs per batch
-    device: str = "cpu", # device of the model
-) -> HFScorer: # scorer of the checkpoint
-    "Load a checkpoint of `transformers`, with its image processor and tokenizer, as a scorer."
+def load_hf(name: str | Path, batch_size: int = 32, device: str = "cpu") -> HFScorer:
+    """Load a checkpoint of `transformers`, with its image processor and tokenizer, as a scorer.
+
+    Args:
+        name: checkpoint: a name on the Hub, or a folder that `save_pretrained` wrote
+        batch_size: frames, texts or pairs per batch
+        device: device of the model
+
+    Returns:
+        scorer of the checkpoint
+    """
     name = str(name)
     try:
         model_type = AutoConfig.from_pretrained(name).model_type
