@@ -51,7 +51,7 @@ class SingularityConfig(NaveroConfig):
 
     @classmethod
     def paper(cls, **changes) -> SingularityConfig:
-        """Return the sizes of BEiT-B/16 at 224 px, BERT-base with three fusion layers, two temporal layers and 4 frames.
+        """Return the sizes of BEiT-B/16 at 224 px, BERT-base with three fusion layers, two temporal layers, 4 frames.
 
         Args:
             **changes: fields to set

@@ -46,7 +46,7 @@ def step_time_ratio(
     device: str = "cpu",
     seed: int = 0,
 ) -> dict[str, float]:
-    """Divide the step time (forward, backward, update) of NAVERO by that of BEiT + BERT. On a CPU, measure process time.
+    """Divide NAVERO's step time (forward, backward, update) by that of BEiT + BERT. On a CPU, measure process time.
 
     Args:
         config: sizes of NAVERO; BEiT and BERT get the same sizes and numbers of layers
