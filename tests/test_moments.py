@@ -176,7 +176,7 @@ def test_intervals_contain_their_value_and_predictions_survive_files(tmp_path):
 
 def test_films_are_what_was_asked_for():
     for film in FILMS:
-        told = {e for g in film.told for e in g}
+        told = {e for g in film.groups for e in g}
         assert 6 <= len(told) <= 10 and 30 <= film.duration <= 60 and film.duration % CLIP_SECONDS == 0
         assert told <= set(film.graph.events)
         frames = [s.tracks.x.shape[1] for s in film.shots]
