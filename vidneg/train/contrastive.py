@@ -27,8 +27,8 @@ from ..models.scorer import RetrievalModel
 from .tasks import LossTask, Provider, Step, gather, own_rows
 
 # %% auto #0
-__all__ = ['Video', 'Text', 'Texts', 'own_similarity', 'all_similarities', 'gathered', 'with_first', 'Similarities', 'Positives',
-           'fresh_importance', 'Components', 'Entities', 'Fusion', 'ContrastiveTask']
+__all__ = ['Video', 'Text', 'Texts', 'own_similarity', 'all_similarities', 'gathered', 'with_first', 'Similarities',
+           'Positives', 'fresh_importance', 'Components', 'Entities', 'Fusion', 'ContrastiveTask']
 
 # %% ../../nbs/train/contrastive.ipynb #7e550008
 class Video(Provider):
@@ -40,10 +40,12 @@ class Video(Provider):
     ):
         self.model, self.patches = model, patches
 
-    def __call__(self,
-        step: Step, # receives "video"
-    ) -> None:
-        "Encode frames (B, T, H, W, 3), features (B, T, N, d) or patches."
+    def __call__(self, step: Step) -> None:
+        """Encode frames (B, T, H, W, 3), features (B, T, N, d) or patches.
+
+        Args:
+            step: receives "video"
+        """
         x = step.batch["features"]
         if x.ndim == 5: x = self.model.frame_features(x)
         else:
@@ -53,10 +55,16 @@ class Video(Provider):
 
 # %% ../../nbs/train/contrastive.ipynb #7e550009
 class Text(NamedTuple):
-    "Encodings of n texts for each of B clips."
-    tokens: torch.Tensor # token embeddings (B, n, L, d)
-    embedding: torch.Tensor # text embeddings (B, n, p)
-    mask: torch.Tensor # (B, n, L), 1 for tokens, 0 for padding
+    """Encodings of n texts for each of B clips.
+
+    Attributes:
+        tokens: token embeddings (B, n, L, d)
+        embedding: text embeddings (B, n, p)
+        mask: (B, n, L), 1 for tokens, 0 for padding
+    """
+    tokens: torch.Tensor
+    embedding: torch.Tensor
+    mask: torch.Tensor
 
 class Texts(Provider):
     "Provider of encoded captions, negatives, positives and masked captions, from one call of the text encoder."
@@ -69,10 +77,12 @@ class Texts(Provider):
     ):
         self.model, self.mask = model, mask
 
-    def __call__(self,
-        step: Step, # receives the requested texts
-    ) -> None:
-        "Encode the requested texts. Raise `VidnegError` if the batch lacks texts that a loss requires."
+    def __call__(self, step: Step) -> None:
+        """Encode the requested texts. Raise `VidnegError` if the batch lacks texts that a loss requires.
+
+        Args:
+            step: receives the requested texts
+        """
         for name, key, remedy in (("positive", "pos_ids", "wrap the batches in `WithPositives`"),
                                   ("negatives", "neg_ids", "pass them to `Batches`")):
             if name in step.must and key not in step.batch:
@@ -109,44 +119,79 @@ class Texts(Provider):
 
 # %% ../../nbs/train/contrastive.ipynb #7e55000c
 def own_similarity(
-    model: RetrievalModel, # model that compares
-    video: tuple[torch.Tensor, torch.Tensor], # tokens and embeddings of B videos, from `encode_video`
-    text: tuple[torch.Tensor, torch.Tensor], # token embeddings (B, K, L, d) and text embeddings (B, K, p)
-    mask: torch.Tensor, # (B, K, L), 1 for tokens, 0 for padding
-) -> torch.Tensor: # similarities (B, K)
-    "Compute the contrastive similarity of each video with the K texts of its row."
+    model: RetrievalModel,
+    video: tuple[torch.Tensor, torch.Tensor],
+    text: tuple[torch.Tensor, torch.Tensor],
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """Compute the contrastive similarity of each video with the K texts of its row.
+
+    Args:
+        model: model that compares
+        video: tokens and embeddings of B videos, from `encode_video`
+        text: token embeddings (B, K, L, d) and text embeddings (B, K, p)
+        mask: (B, K, L), 1 for tokens, 0 for padding
+
+    Returns:
+        similarities (B, K)
+    """
     if model.similarity_is_cosine: return torch.einsum("bp,bkp->bk", video[1], text[1])
     if not mask.shape[1]: return video[1].new_zeros(mask.shape[:2])
     def _row(video, text, mask): return model.similarity([x[None] for x in video], text, mask)[0]
     return torch.vmap(_row)(tuple(video), tuple(text), mask)
 
 def all_similarities(
-    model: RetrievalModel, # model that compares
-    video: tuple[torch.Tensor, torch.Tensor], # tokens and embeddings of B videos, from `encode_video`
-    text: tuple[torch.Tensor, torch.Tensor], # token embeddings (B, K, L, d) and text embeddings (B, K, p)
-    mask: torch.Tensor, # (B, K, L), 1 for tokens, 0 for padding
-) -> torch.Tensor: # similarities (B, B, K) of video i with text k of row j
-    "Compute the contrastive similarity of each video with the texts of all rows."
+    model: RetrievalModel,
+    video: tuple[torch.Tensor, torch.Tensor],
+    text: tuple[torch.Tensor, torch.Tensor],
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """Compute the contrastive similarity of each video with the texts of all rows.
+
+    Args:
+        model: model that compares
+        video: tokens and embeddings of B videos, from `encode_video`
+        text: token embeddings (B, K, L, d) and text embeddings (B, K, p)
+        mask: (B, K, L), 1 for tokens, 0 for padding
+
+    Returns:
+        similarities (B, B, K) of video i with text k of row j
+    """
     every = model.similarity(video, [x.flatten(0, 1) for x in text], mask.flatten(0, 1)) # (B, B·K)
     return every.unflatten(1, (-1, mask.shape[1]))
 
 # %% ../../nbs/train/contrastive.ipynb #7e55000e
 def gathered(
-    model: RetrievalModel, # model that compares
-    tokens: torch.Tensor, # tokens of this process's videos or texts (b, ...)
-    embedding: torch.Tensor, # embeddings of this process's videos or texts (b, ..., p)
-    mask: torch.Tensor | None = None, # mask of the tokens of texts (b, ..., L)
-) -> tuple[torch.Tensor | None, ...]: # tokens, embeddings and mask of all processes, in at least single precision
-    "Gather the arguments of a model's similarity; tokens and mask are not gathered for a cosine of embeddings."
+    model: RetrievalModel,
+    tokens: torch.Tensor,
+    embedding: torch.Tensor,
+    mask: torch.Tensor | None = None,
+) -> tuple[torch.Tensor | None, ...]:
+    """Gather the arguments of a model's similarity; tokens and mask are not gathered for a cosine of embeddings.
+
+    Args:
+        model: model that compares
+        tokens: tokens of this process's videos or texts (b, ...)
+        embedding: embeddings of this process's videos or texts (b, ..., p)
+        mask: mask of the tokens of texts (b, ..., L)
+
+    Returns:
+        tokens, embeddings and mask of all processes, in at least single precision
+    """
     if model.similarity_is_cosine: return tokens, gather(full(embedding)), mask
     return gather(full(tokens)), gather(full(embedding)), mask if mask is None else gather(mask)
 
-def with_first(
-    model: RetrievalModel, # model that compares
-    video: tuple[torch.Tensor, torch.Tensor], # tokens and embeddings of all processes' videos, from `gathered`
-    text: Text, # texts of this process's samples
-) -> torch.Tensor: # similarities (B, B)
-    "Compute the contrastive similarity of all processes' videos with the first text of each row."
+def with_first(model: RetrievalModel, video: tuple[torch.Tensor, torch.Tensor], text: Text) -> torch.Tensor:
+    """Compute the contrastive similarity of all processes' videos with the first text of each row.
+
+    Args:
+        model: model that compares
+        video: tokens and embeddings of all processes' videos, from `gathered`
+        text: texts of this process's samples
+
+    Returns:
+        similarities (B, B)
+    """
     tokens, embedding, mask = gathered(model, *text)
     return model.similarity(video, (tokens[:, 0], embedding[:, 0]), mask[:, 0])
 
@@ -161,10 +206,12 @@ class Similarities(Provider):
     ):
         self.model = model
 
-    def __call__(self,
-        step: Step, # receives the similarities, and the masks of other true pairs
-    ) -> None:
-        "Compare the samples of all processes, and select this process's own rows."
+    def __call__(self, step: Step) -> None:
+        """Compare the samples of all processes, and select this process's own rows.
+
+        Args:
+            step: receives the similarities, and the masks of other true pairs
+        """
         shared, found = {"temperature": self.model.temperature}, {}
         if {"similarity", "neg", "neg_similarity"} & step.every:
             with torch.autocast(step.batch["input_ids"].device.type, enabled=False): found = self._compared(step)
@@ -207,10 +254,12 @@ class Positives(Provider):
     ):
         self.model = model
 
-    def __call__(self,
-        step: Step, # receives "positive_similarity" and "positive_mask"
-    ) -> None:
-        "Compare the samples of all processes, and select this process's own rows."
+    def __call__(self, step: Step) -> None:
+        """Compare the samples of all processes, and select this process's own rows.
+
+        Args:
+            step: receives "positive_similarity" and "positive_mask"
+        """
         exists, rows = gather(step.batch["pos_mask"]), own_rows(len(step.batch["pos_mask"]))
         with torch.autocast(exists.device.type, enabled=False):
             *video, _ = gathered(self.model, *step.own["video"])
@@ -219,11 +268,16 @@ class Positives(Provider):
         step.own |= {"positive_similarity": found[rows, rows], "positive_mask": exists[rows]}
 
 # %% ../../nbs/train/contrastive.ipynb #7e550012
-def fresh_importance(
-    width: int, # size of text and token embeddings
-    seed: int, # seed of the initial weights
-) -> Importance: # untrained module
-    "Make an importance module whose initial weights depend on the seed alone."
+def fresh_importance(width: int, seed: int) -> Importance:
+    """Make an importance module whose initial weights depend on the seed alone.
+
+    Args:
+        width: size of text and token embeddings
+        seed: seed of the initial weights
+
+    Returns:
+        untrained module
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_seed(seed, "importance"))
         return Importance(width)
@@ -242,10 +296,12 @@ class Components(Provider):
             raise VidnegError(f"texts are compared by 'cosine' or 'attention', not {compare!r}")
         self.model, self.importance, self.compare, self.temperature = model, importance, compare, temperature
 
-    def __call__(self,
-        step: Step, # receives the similarities, their mask, and the importance of components if requested
-    ) -> None:
-        "Compare texts in full precision."
+    def __call__(self, step: Step) -> None:
+        """Compare texts in full precision.
+
+        Args:
+            step: receives the similarities, their mask, and the importance of components if requested
+        """
         tokens, sentence, mask = step.own["texts"] # (B, n, L, d), (B, n, p), (B, n, L)
         tokens, sentence, mask = full(self.model.text_states(tokens)), full(sentence), mask.bool()
         k = step.own["negatives"].mask.shape[1]
@@ -271,10 +327,12 @@ class Entities(Provider):
     ):
         self.model, self.prompter, self.threshold = model, prompter, threshold
 
-    def __call__(self,
-        step: Step, # receives "entity_logits", "entity_targets" and "entity_mask"
-    ) -> None:
-        "Draw a region of each clip; predict its entity with the model, and label it with the prompter."
+    def __call__(self, step: Step) -> None:
+        """Draw a region of each clip; predict its entity with the model, and label it with the prompter.
+
+        Args:
+            step: receives "entity_logits", "entity_targets" and "entity_mask"
+        """
         config, frames = self.model.config, step.batch.get("frames", step.batch["features"])
         if frames.ndim != 5:
             raise VidnegError("pem crops frames, but the batches hold features: wrap them in `WithFrames`")
@@ -296,13 +354,16 @@ class Fusion(Provider):
         model, # model with "match" or "mlm" in `supports`
         directions: int = 2, # 2: a wrong text per video and a wrong video per text; 1: only a wrong text per video
     ):
-        if directions not in (1, 2): raise VidnegError(f"vtm_directions is 1 or 2, not {directions}")
+        if directions not in (1, 2):
+            raise VidnegError(f"vtm_directions is 1 or 2, not {directions}")
         self.model, self.directions = model, directions
 
-    def __call__(self,
-        step: Step, # receives the requested logits, with labels and mask of the matching pairs
-    ) -> None:
-        "Fuse all texts of a video in one call."
+    def __call__(self, step: Step) -> None:
+        """Fuse all texts of a video in one call.
+
+        Args:
+            step: receives the requested logits, with labels and mask of the matching pairs
+        """
         own, parts, drawn = step.own, {}, None
         if "match_logits" in step.every:
             drawn = hard_negatives(own["similarity"], own["temperature"], step.generator, own["same"]) # (B,), (B,)
@@ -381,14 +442,20 @@ class ContrastiveTask(LossTask):
             raise VidnegError("pem needs a prompter with the number of entities in the model's config, "
                               f"which is {entities}")
 
-    def logged(self) -> dict[str, float]: # {"temperature": learned value}
-        "Return the learned temperature."
+    def logged(self) -> dict[str, float]:
+        """Return the learned temperature.
+
+        Returns:
+            {"temperature": learned value}
+        """
         return {"temperature": float(self.model.temperature.detach())}
 
-    def save(self,
-        folder: str | Path, # receives the model's files, and importance.safetensors if there is such a module
-    ):
-        "Write the model as `vidneg.models.io.load` reads it, with the importance module."
+    def save(self, folder: str | Path):
+        """Write the model as `vidneg.models.io.load` reads it, with the importance module.
+
+        Args:
+            folder: receives the model's files, and importance.safetensors if there is such a module
+        """
         save(self.model, folder, self.tokenizer)
         if self.importance is None: return
         weights = {k: w.detach().cpu().contiguous() for k, w in self.importance.state_dict().items()}
