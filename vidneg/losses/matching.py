@@ -129,8 +129,8 @@ def mlm(mlm_logits: torch.Tensor, mlm_labels: torch.Tensor) -> dict[str, torch.T
     Returns:
         {"mlm": (B,)}, 0 for a text without hidden tokens
     """
-    asked = mlm_labels >= 0 # (B, L)
-    logits = full(mlm_logits[asked] if mlm_logits.ndim == 3 else mlm_logits) # (M, vocab)
-    values = torch.zeros(asked.shape, dtype=logits.dtype, device=logits.device) # (B, L)
-    values[asked] = F.cross_entropy(logits, mlm_labels[asked], reduction="none")
-    return {"mlm": masked_mean(values, asked)}
+    hidden = mlm_labels >= 0 # (B, L)
+    logits = full(mlm_logits[hidden] if mlm_logits.ndim == 3 else mlm_logits) # (M, vocab)
+    values = torch.zeros(hidden.shape, dtype=logits.dtype, device=logits.device) # (B, L)
+    values[hidden] = F.cross_entropy(logits, mlm_labels[hidden], reduction="none")
+    return {"mlm": masked_mean(values, hidden)}

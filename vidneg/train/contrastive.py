@@ -420,10 +420,10 @@ class ContrastiveTask(LossTask):
         self._refuse(prompter, mask)
         self.importance = importance if "importance" in self.every else None
         self.prompter, self.tokenizer = prompter, tokenizer
-        asked = None if prompter is None else [threshold, digest(prompter.prompts.cpu().numpy())]
+        labels = None if prompter is None else [threshold, digest(prompter.prompts.cpu().numpy())]
         self.settings = {"losses": list(losses), "weights": self.weights, "options": options or {}, "mask": mask,
                          "vtm_directions": vtm_directions, "compare": [compare, attention_temperature],
-                         "patches": patches, "model": type(model).__name__, "prompter": asked}
+                         "patches": patches, "model": type(model).__name__, "prompter": labels}
 
     def _refuse(self, prompter, mask):
         "Raise `VidnegError` for losses that this model or these arguments do not support."
