@@ -55,7 +55,7 @@ def test_learns_32_questions_by_heart_and_survives_a_file(head, tmp_path):
     features = features_of(questions)
     model = AnswerDecoder(replace(SMALL, head=head, width=32))
     batches = QABatches(questions, features, ANSWERS, 16)
-    before = [e.states.clone() for e in (features.video, features.words)]
+    before = [e.states.clone() for e in (features.video, features.text)]
     fit(Task(model), batches, TrainConfig(steps=120, learning_rate=3e-3, device="cpu"), tmp_path, progress=False)
     said = answer_questions(model, features)
     assert said == [q.answer for q in questions]
@@ -63,7 +63,7 @@ def test_learns_32_questions_by_heart_and_survives_a_file(head, tmp_path):
     assert again.config == model.config and answer_questions(again, features, batch_size=5) == said
     batch = batches.batch(0, 0)
     assert torch.equal(model.eval()(**batch)["answer"], again.eval()(**batch)["answer"])
-    assert all(torch.equal(a, e.states) for a, e in zip(before, (features.video, features.words)))
+    assert all(torch.equal(a, e.states) for a, e in zip(before, (features.video, features.text)))
 
 
 def test_blind_cannot_learn_what_only_the_clip_tells(tmp_path):
