@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import nn
 from transformers import BeitModel
 from transformers.models.beit.modeling_beit import BeitAttention, BeitLayer, BeitPatchEmbeddings
@@ -180,6 +181,12 @@ class FrameEmbeddings(nn.Module):
         return x if self.position_embeddings is None else x + self.position_embeddings
 
 # %% ../../nbs/models/encoders.ipynb #fe13b6c4
+def _check_transformers():
+    "Refuse releases of transformers whose layers have other parts: these models share their layers."
+    if int(transformers.__version__.split(".")[0]) >= 5: return
+    raise VidnegError(f"this model shares layers with transformers 5, and {transformers.__version__} is installed: "
+                      "`pip install -U transformers`; models of the Hub and language models also run with 4.57")
+
 class SpatialBlock(BeitLayer):
     """BEiT's layer, applied frame by frame.
 
@@ -188,6 +195,7 @@ class SpatialBlock(BeitLayer):
         cls_token: True: token 0 of a frame is [CLS]
     """
     def __init__(self, config, cls_token: bool = True):
+        _check_transformers()
         super().__init__(config)
         table = self.relative_position_bias
         index = table.generate_relative_position_index(table.window_size) # (1+N, 1+N)
@@ -427,6 +435,7 @@ class TextEncoder(nn.Module):
         layers: number of BERT layers
     """
     def __init__(self, config, layers: int):
+        _check_transformers()
         super().__init__()
         self.config = config
         self.embeddings = BertEmbeddings(config)

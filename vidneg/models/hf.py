@@ -218,7 +218,7 @@ class MicrosoftXClipScorer(HFScorer):
         side = self.model.config.vision_config.image_size
         vision = self.model.vision_model(pixel_values=pixels.view(b*t, 3, side, side))
         frame = self.model.visual_projection(vision.pooler_output).unflatten(0, (b, t)) # (B, T, p)
-        video = F.normalize(self.model.mit(frame).pooler_output, dim=-1) # (B, p)
+        video = F.normalize(self.model.mit(frame, return_dict=True).pooler_output, dim=-1) # (B, p)
         patches = self.model.prompts_visual_layernorm(vision.last_hidden_state[:, 1:]) # (B·T, N, d)
         return (patches @ self.model.prompts_visual_projection).unflatten(0, (b, t)).mean(1), video
 
@@ -234,7 +234,7 @@ class MicrosoftXClipScorer(HFScorer):
         """
         unique, index = self.unique(texts)
         out = [self.model.get_text_features(**self.tokenized(unique[s])) for s in self._chunks(len(unique))]
-        e = torch.cat([o.pooler_output for o in out]) # (U, p)
+        e = torch.cat([*map(pooled, out)]) # (U, p)
         return Encoding(e[:, None], e, None, index)
 
     @torch.no_grad()
