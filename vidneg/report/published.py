@@ -48,7 +48,7 @@ def sets_page(
     sample: int, # pairs that were measured, at most
 ) -> str: # Markdown
     "Return the page on published sets."
-    about = "".join(f"- {name}: {PAIR_SETS[name].what} ({PAIR_SETS[name].licence})\n" for name in names)
+    about = "".join(f"- {name}: {PAIR_SETS[name].what} ({PAIR_SETS[name].license})\n" for name in names)
     rows = [(r.set, r.kind, f"{100*r.shorter:.1f}", _accuracy(r), r.scorer, r.pairs) for r in table.itertuples()]
     return ("# Published sets without the pictures\n\nHow often the true caption is found by the text alone, in per "
             "cent; chance is 50. `Shorter` takes the text of fewer characters, a tie is wrong. `Best` is the best of the "
