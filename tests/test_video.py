@@ -194,7 +194,7 @@ def test_bad_clips_are_skipped_and_listed(folder):
     cache = v.read_clips(clips, folder, folder/"cache", 4, on_error="skip", workers=2, desc="")
     assert cache.clip_ids == ["good.mp4", "good.mkv"] and len(cache) == 2 and step(cache[1]) == [3, 9, 15, 21]
     assert [b.clip_id for b in cache.bad] == ["text.mp4", "missing.mp4", "whole.mp4"]
-    assert cache.bad[1].cause == "no such file" and "64×64, the first clip is 64×48" in cache.bad[2].cause
+    assert cache.bad[1].cause == "no such file" and "64×64, but the first clip is 64×48" in cache.bad[2].cause
     assert not any(str(folder) in b.cause for b in cache.bad)
     with pytest.raises(VidnegError, match="no such file"): cache["missing.mp4"]
     with pytest.raises(VidnegError, match="never decoded"): cache.rows(["good.mp4", "other"])
