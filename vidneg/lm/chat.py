@@ -24,10 +24,12 @@ from .pretrained import Pretrained, clean
 __all__ = ['check_conversations', 'clean_messages', 'OpenAIChat', 'TransformersChat']
 
 # %% ../../nbs/lm/chat.ipynb #1a8317fb
-def check_conversations(
-    conversations: list[list[dict]], # conversations, each a list of messages with role and content
-):
-    "Refuse conversations that no model could answer."
+def check_conversations(conversations: list[list[dict]]):
+    """Refuse conversations that no model could answer.
+
+    Args:
+        conversations: conversations, each a list of messages with role and content
+    """
     for i, messages in enumerate(conversations):
         if not (messages and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages)):
             raise VidnegError(f"conversation {i} is not a list of messages with role and content: {str(messages)[:80]}")
@@ -36,10 +38,15 @@ def check_conversations(
         if not messages[-1]["content"].strip():
             raise VidnegError(f"conversation {i} ends with an empty message: leave it out")
 
-def clean_messages(
-    messages: list[dict], # messages with role and content
-) -> list[dict]: # messages whose text can be encoded, without other fields
-    "Keep the role and the cleaned content of each message."
+def clean_messages(messages: list[dict]) -> list[dict]:
+    """Keep the role and the cleaned content of each message.
+
+    Args:
+        messages: messages with role and content
+
+    Returns:
+        messages whose text can be encoded, without other fields
+    """
     return [{"role": m["role"], "content": clean(m["content"])} for m in messages]
 
 # %% ../../nbs/lm/chat.ipynb #b2a11844
@@ -87,12 +94,22 @@ class OpenAIChat:
         return re.sub("//[^/@]*@", "//", self.base_url)
 
     def chat(self,
-        conversations: list[list[dict]], # conversations, each a list of messages
-        temperature: float = 0.0, # sampling temperature; 0: the most probable answer
-        max_tokens: int = 256, # largest number of tokens per answer
-        seed: int = 0, # seed of the sampling, which the server may ignore
-    ) -> list[str]: # one answer per conversation; "" for an answer without text
-        "Answer each conversation."
+        conversations: list[list[dict]],
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        seed: int = 0,
+    ) -> list[str]:
+        """Answer each conversation.
+
+        Args:
+            conversations: conversations, each a list of messages
+            temperature: sampling temperature; 0: the most probable answer
+            max_tokens: largest number of tokens per answer
+            seed: seed of the sampling, which the server may ignore
+
+        Returns:
+            one answer per conversation; "" for an answer without text
+        """
         check_conversations(conversations)
         settings = dict(temperature=temperature, max_tokens=max_tokens, seed=seed)
         client = self.client # made once, before there are threads
@@ -140,14 +157,23 @@ class _Gumbel(LogitsProcessor):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class TransformersChat(Pretrained):
-    "A causal language model of transformers with a chat template."
-    kind, auto = "chat", "AutoModelForCausalLM"
-    batch_size: int = 8 # conversations per batch
+    """A causal language model of transformers with a chat template.
 
-    def prompts(self,
-        conversations: list[list[dict]], # conversations, each a list of messages
-    ) -> list[list[int]]: # token ids, one list per conversation
-        "Encode conversations with the model's chat template, up to the beginning of its answer."
+    Attributes:
+        batch_size: conversations per batch
+    """
+    kind, auto = "chat", "AutoModelForCausalLM"
+    batch_size: int = 8
+
+    def prompts(self, conversations: list[list[dict]]) -> list[list[int]]:
+        """Encode conversations with the model's chat template, up to the beginning of its answer.
+
+        Args:
+            conversations: conversations, each a list of messages
+
+        Returns:
+            token ids, one list per conversation
+        """
         if not self.tokenizer.chat_template:
             raise VidnegError(f"{self.name} has no chat template: name a model that was trained for conversations")
         try: return [self.tokenizer.apply_chat_template(clean_messages(c), add_generation_prompt=True,
@@ -156,12 +182,22 @@ class TransformersChat(Pretrained):
             raise VidnegError(f"the chat template of {self.name} refuses this conversation: {e}") from None
 
     def chat(self,
-        conversations: list[list[dict]], # conversations, each a list of messages
-        temperature: float = 0.0, # sampling temperature; 0: the most probable answer
-        max_tokens: int = 256, # largest number of tokens per answer
-        seed: int = 0, # seed of the sampling, for a temperature above 0
-    ) -> list[str]: # one answer per conversation
-        "Answer each conversation."
+        conversations: list[list[dict]],
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        seed: int = 0,
+    ) -> list[str]:
+        """Answer each conversation.
+
+        Args:
+            conversations: conversations, each a list of messages
+            temperature: sampling temperature; 0: the most probable answer
+            max_tokens: largest number of tokens per answer
+            seed: seed of the sampling, for a temperature above 0
+
+        Returns:
+            one answer per conversation
+        """
         check_conversations(conversations)
         rows, out = self.prompts(conversations), {}
         for i, row in enumerate(rows):

@@ -19,12 +19,17 @@ from .tables import markdown_table
 __all__ = ['sets_table', 'share_to_keep', 'audit_row', 'audits_markdown', 'rates_markdown', 'write_audit']
 
 # %% ../../nbs/report/audit.ipynb #a0d10006
-def sets_table(
-    generated: str | Path, # a table with the columns part and set
-    negatives: str | Path, # the same of the negatives of `finetune`
-    ablation: str | Path, # the same by run; may be missing
-) -> pd.DataFrame: # part, set, and the tables' other columns
-    "Join tables of rates or outcomes; runs of the ablation are called ablation-…"
+def sets_table(generated: str | Path, negatives: str | Path, ablation: str | Path) -> pd.DataFrame:
+    """Join tables of rates or outcomes; runs of the ablation are called ablation-…
+
+    Args:
+        generated: a table with the columns part and set
+        negatives: the same of the negatives of `finetune`
+        ablation: the same by run; may be missing
+
+    Returns:
+        part, set, and the tables' other columns
+    """
     parts = [pd.read_parquet(generated), pd.read_parquet(negatives).assign(part="train", set="finetune")]
     if Path(ablation).exists():
         runs = pd.read_parquet(ablation)
@@ -32,22 +37,32 @@ def sets_table(
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/report/audit.ipynb #a0d10009
-def share_to_keep(
-    curve: pd.DataFrame, # of refinement: keep, accuracy, low
-    margin: float = 0.05, # by which a blind scorer may beat ½
-) -> tuple[float, bool]: # the share, 0–1, and whether it holds the margin
-    "Choose how many items refinement keeps."
+def share_to_keep(curve: pd.DataFrame, margin: float = 0.05) -> tuple[float, bool]:
+    """Choose how many items refinement keeps.
+
+    Args:
+        curve: of refinement: keep, accuracy, low
+        margin: by which a blind scorer may beat ½
+
+    Returns:
+        the share, 0–1, and whether it holds the margin
+    """
     beaten = (curve.accuracy > 0.5 + margin) & (curve.low > 0.5)
     fine = [share for share, lost in beaten.groupby(curve.keep).any().items() if not lost]
     return (max(fine), True) if fine else (curve.keep.min(), False)
 
 # %% ../../nbs/report/audit.ipynb #a0d1000b
-def audit_row(
-    found: NegativeSet, # as it was read
-    dossier: Dossier, # of its audit, with the curve
-    margin: float = 0.05, # by which a blind scorer may beat ½
-) -> dict: # shares and accuracies 0–1
-    "A set in one row: its best blind scorer before and after, the kept items, and the share of true negatives."
+def audit_row(found: NegativeSet, dossier: Dossier, margin: float = 0.05) -> dict:
+    """A set in one row: its best blind scorer before and after, the kept items, and the share of true negatives.
+
+    Args:
+        found: as it was read
+        dossier: of its audit, with the curve
+        margin: by which a blind scorer may beat ½
+
+    Returns:
+        shares and accuracies 0–1
+    """
     keep, holds = share_to_keep(dossier.curve, margin)
     left = dossier.curve[(dossier.curve.keep == keep) & (dossier.curve.kind == "all")]
     blind, truth = dossier.tables["Blind solvability"], dossier.tables["Accidentally true"].iloc[-1]
@@ -65,12 +80,17 @@ def _per_cent(value, low, high): return "–" if pd.isna(value) else fmt(Estimat
 _AUDIT = ("The best blind scorer on at most {} items a set (all of AARO, by readers that learned from training pairs), "
           "in percent with 95 % intervals, before and after refinement. The oracle calls `unknown` what it cannot judge.")
 
-def audits_markdown(
-    audits: pd.DataFrame, # a row a set, as of `audit_row`
-    test_name: str, # the test data
-    sample: int, # items of a set that were measured, at most
-) -> str: # Markdown; each set links to its page
-    "All audits on a page."
+def audits_markdown(audits: pd.DataFrame, test_name: str, sample: int) -> str:
+    """All audits on a page.
+
+    Args:
+        audits: a row a set, as of `audit_row`
+        test_name: the test data
+        sample: items of a set that were measured, at most
+
+    Returns:
+        Markdown; each set links to its page
+    """
     header = ("Set", "Best blind scorer", "Accuracy (%)", "After refinement (%)", "Items kept", "Margin held",
               "True by accident (%)", "Unknown (%)", "Measured", "Items")
     rows = [(f"[{r.set}]({r.set.replace('/', '-')}.html)", r.before_scorer,
@@ -86,23 +106,33 @@ _RATES = (
     "true of their clip by accident, positives that are not; 95 % interval over clips. `Unknown`: texts that the oracle "
     "cannot read.")
 
-def rates_markdown(
-    rates: pd.DataFrame, # part, set, and the columns of `set_rates`
-    test_name: str, # the test data
-) -> str: # Markdown
-    "Coverage and truth of all sets by kind on a page."
+def rates_markdown(rates: pd.DataFrame, test_name: str) -> str:
+    """Coverage and truth of all sets by kind on a page.
+
+    Args:
+        rates: part, set, and the columns of `set_rates`
+        test_name: the test data
+
+    Returns:
+        Markdown
+    """
     header = ("Set", "Kind", "Covered (%)", "of", "Wrong (%)", "n", "Unknown")
     rows = [(f"{r.part}/{r.set}", r.kind, f"{100*r.covered:.1f}", r.among, _per_cent(r.wrong, r.low, r.high), r.n,
              r.unknown) for r in rates.itertuples()]
     return f"# Negatives by generator and kind, {test_name}\n\n{_RATES}\n\n{markdown_table(header, rows)}"
 
 # %% ../../nbs/report/audit.ipynb #a0d10012
-def write_audit(
-    path: str | Path, # of the page, without a suffix
-    text: str, # Markdown
-    numbers: pd.DataFrame, # what it rests on
-) -> Path: # the Markdown page
-    "Write a page and its numbers."
+def write_audit(path: str | Path, text: str, numbers: pd.DataFrame) -> Path:
+    """Write a page and its numbers.
+
+    Args:
+        path: of the page, without a suffix
+        text: Markdown
+        numbers: what it rests on
+
+    Returns:
+        the Markdown page
+    """
     path = Path(path)
     with atomic_path(path.with_suffix(".csv")) as part:
         numbers.to_csv(part, index=False, float_format="%.6f", lineterminator="\n")

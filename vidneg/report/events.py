@@ -14,20 +14,33 @@ from ..evaluate.stats import estimate_of, fmt
 from .tables import markdown_table, paper_table
 
 # %% auto #0
-__all__ = ['estimates_markdown', 'printed', 'write_events', 'spot_page', 'weights_markdown', 'components_page', 'moments_page',
-           'questions_page']
+__all__ = ['estimates_markdown', 'printed', 'write_events', 'spot_page', 'weights_markdown', 'components_page',
+           'moments_page', 'questions_page']
 
 # %% ../../nbs/report/events.ipynb #e5a10006
 def estimates_markdown(
-    table: pd.DataFrame, # an estimate a row: value, low, high, n, clips, and the columns named below
-    rows: list[str], # columns that name a line
-    columns: str, # the column whose values become columns
-    scale: float = 100, # 100 writes percent, 1 leaves the unit
-    digits: int = 1, # after the point
-    sign: bool = False, # write + as well as −
-    paper: pd.DataFrame | None = None, # a paper's rows, by the names of these columns
-) -> str: # Markdown; – where there is no number
-    "Set estimates with their intervals side by side, a paper's rows below."
+    table: pd.DataFrame,
+    rows: list[str],
+    columns: str,
+    scale: float = 100,
+    digits: int = 1,
+    sign: bool = False,
+    paper: pd.DataFrame | None = None,
+) -> str:
+    """Set estimates with their intervals side by side, a paper's rows below.
+
+    Args:
+        table: an estimate a row: value, low, high, n, clips, and the columns named below
+        rows: columns that name a line
+        columns: the column whose values become columns
+        scale: 100 writes percent, 1 leaves the unit
+        digits: after the point
+        sign: write + as well as −
+        paper: a paper's rows, by the names of these columns
+
+    Returns:
+        Markdown; – where there is no number
+    """
     names, lines = list(dict.fromkeys(table[columns])), []
     for key, own in table.groupby(rows, sort=False):
         said = {r[columns]: fmt(estimate_of(r), scale, digits, sign=sign) for _, r in own.iterrows()}
@@ -36,11 +49,16 @@ def estimates_markdown(
     return markdown_table([*rows, *names], lines)
 
 # %% ../../nbs/report/events.ipynb #e5a10009
-def printed(
-    number: int, # of a table of the paper on sentence components: 2, 3 or 5
-    digits: int, # after the point
-) -> pd.DataFrame: # `data` says that it is the paper's; numbers as text
-    "The rows of a paper's table, to stand below ours."
+def printed(number: int, digits: int) -> pd.DataFrame:
+    """The rows of a paper's table, to stand below ours.
+
+    Args:
+        number: of a table of the paper on sentence components: 2, 3 or 5
+        digits: after the point
+
+    Returns:
+        `data` says that it is the paper's; numbers as text
+    """
     table = paper_table(number, "components")
     numbers = {c: table[c].map(f"{{:.{digits}f}}".format) for c in table.select_dtypes("number")}
     return table.assign(data=table.dataset + " *(paper)*", **numbers)
@@ -48,12 +66,17 @@ def printed(
 # %% ../../nbs/report/events.ipynb #e5a1000c
 _NOTHING = "\n\nNothing was asked: the clips have no scene graphs to ask about.\n"
 
-def write_events(
-    path: str | Path, # of the page, without a suffix
-    text: str, # Markdown
-    numbers: pd.DataFrame, # what it rests on
-) -> Path: # the Markdown page
-    "Write a page and its numbers; a page without numbers keeps its heading alone."
+def write_events(path: str | Path, text: str, numbers: pd.DataFrame) -> Path:
+    """Write a page and its numbers; a page without numbers keeps its heading alone.
+
+    Args:
+        path: of the page, without a suffix
+        text: Markdown
+        numbers: what it rests on
+
+    Returns:
+        the Markdown page
+    """
     path = Path(path)
     if not len(numbers): text = text.split("\n\n")[0] + _NOTHING
     with atomic_path(path.with_suffix(".md")) as part: part.write_text(text, encoding="utf-8")
@@ -71,13 +94,18 @@ def _model_and_stage(table):
     names = table.run.str.split("/", expand=True).reindex(columns=[0, 1]).fillna("")
     return table.assign(model=names[0], stage=names[1])
 
-def spot_page(
-    gaps: pd.DataFrame, # run (model/stage), kind, direction, metric, and an estimate
-    accuracy: pd.DataFrame, # run, kind, and an estimate
-    test_name: str, # the test data
-    digits: int = 1, # of percentages
-) -> tuple[str, pd.DataFrame]: # Markdown, and all numbers
-    "SPOT's table in both directions, and the accuracies on pairs."
+def spot_page(gaps: pd.DataFrame, accuracy: pd.DataFrame, test_name: str, digits: int = 1) -> tuple[str, pd.DataFrame]:
+    """SPOT's table in both directions, and the accuracies on pairs.
+
+    Args:
+        gaps: run (model/stage), kind, direction, metric, and an estimate
+        accuracy: run, kind, and an estimate
+        test_name: the test data
+        digits: of percentages
+
+    Returns:
+        Markdown, and all numbers
+    """
     gap, of = gaps[gaps.metric == "Δ R@1"], ["model", "stage"]
     sizes = ", ".join(f"{k} {n}" for k, n in gap.groupby("kind", sort=False).n.max().items())
     text = f"# SPOT Prober on {test_name}\n\n{_SPOT}{sizes}.\n\n"
@@ -106,23 +134,40 @@ def _recalls(table, test_name):
     named = dict(metric=table.direction.str.upper() + " " + table.metric, data=test_name)
     return table.assign(**{c: scale*table[c] for c in ("value", "low", "high")}, **named)
 
-def weights_markdown(
-    weights: pd.DataFrame, # run, kind, weight: as of `component_weights`
-) -> str: # Markdown
-    "Mean and standard deviation of the weight of each component."
+def weights_markdown(weights: pd.DataFrame) -> str:
+    """Mean and standard deviation of the weight of each component.
+
+    Args:
+        weights: run, kind, weight: as of `component_weights`
+
+    Returns:
+        Markdown
+    """
     weighed = weights.groupby(["run", "kind"], sort=False).weight.agg(["mean", "std", "size"]).round(2)
     return markdown_table(["run", "component", "mean", "std", "n"], weighed.reset_index().to_numpy().tolist())
 
 # %% ../../nbs/report/events.ipynb #e5a10014
 def components_page(
-    retrieval: pd.DataFrame, # run, direction, metric, and an estimate
-    differences: pd.DataFrame, # a, b, direction, metric, and an estimate
-    accuracy: pd.DataFrame, # run, kind, and an estimate
-    weights: pd.DataFrame, # run, kind, weight
-    test_name: str, # the test data
-    digits: int = 1, # of percentages
-) -> tuple[str, pd.DataFrame]: # Markdown, and the numbers of retrieval
-    "The paper's tables on sentence components, ours beside them."
+    retrieval: pd.DataFrame,
+    differences: pd.DataFrame,
+    accuracy: pd.DataFrame,
+    weights: pd.DataFrame,
+    test_name: str,
+    digits: int = 1,
+) -> tuple[str, pd.DataFrame]:
+    """The paper's tables on sentence components, ours beside them.
+
+    Args:
+        retrieval: run, direction, metric, and an estimate
+        differences: a, b, direction, metric, and an estimate
+        accuracy: run, kind, and an estimate
+        weights: run, kind, weight
+        test_name: the test data
+        digits: of percentages
+
+    Returns:
+        Markdown, and the numbers of retrieval
+    """
     retrieval, paired = _recalls(retrieval, test_name), _recalls(differences, test_name)
     paired = paired.assign(run=paired.a + " − " + paired.b)
     clips = retrieval[["n", "clips"]].max().clips
@@ -140,12 +185,22 @@ def components_page(
 
 # %% ../../nbs/report/events.ipynb #e5a10017
 def moments_page(
-    table: pd.DataFrame, # model, run, part, metric, and an estimate
-    differences: pd.DataFrame, # model, difference, metric, and an estimate
-    test_name: str, # the test data
-    digits: int = 1, # of percentages
-) -> tuple[str, pd.DataFrame]: # Markdown, and all numbers
-    "The paper's Table 2, ours beside it."
+    table: pd.DataFrame,
+    differences: pd.DataFrame,
+    test_name: str,
+    digits: int = 1,
+) -> tuple[str, pd.DataFrame]:
+    """The paper's Table 2, ours beside it.
+
+    Args:
+        table: model, run, part, metric, and an estimate
+        differences: model, difference, metric, and an estimate
+        test_name: the test data
+        digits: of percentages
+
+    Returns:
+        Markdown, and all numbers
+    """
     chosen = table[table["part"].isin(["full", "VeryGood"])]
     metric = chosen.metric.where(chosen["part"] == "full", "highlight " + chosen.metric)
     chosen, n = chosen.assign(metric=metric, data=test_name), chosen[["n", "clips"]].max()
@@ -158,12 +213,22 @@ def moments_page(
 
 # %% ../../nbs/report/events.ipynb #e5a1001a
 def questions_page(
-    table: pd.DataFrame, # run, kind, chance, and an estimate
-    differences: pd.DataFrame, # difference, kind, and an estimate
-    test_name: str, # the test data
-    digits: int = 1, # of percentages
-) -> tuple[str, pd.DataFrame]: # Markdown, and all numbers
-    "Accuracies by kind of question."
+    table: pd.DataFrame,
+    differences: pd.DataFrame,
+    test_name: str,
+    digits: int = 1,
+) -> tuple[str, pd.DataFrame]:
+    """Accuracies by kind of question.
+
+    Args:
+        table: run, kind, chance, and an estimate
+        differences: difference, kind, and an estimate
+        test_name: the test data
+        digits: of percentages
+
+    Returns:
+        Markdown, and all numbers
+    """
     chance = table.groupby("kind", sort=False).chance.first().rename("chance").mul(100).round(digits)
     n = table[["n", "clips"]].max().fillna(0).astype(int)
     text = f"# Questions about clips of {test_name}\n\nAccuracy in percent on {n.n} questions about {n.clips} clips. "

@@ -22,9 +22,9 @@ from .labels import KIND_LABELS, METRIC_LABELS, run_label, run_order
 from ..text.edits import diff
 
 # %% auto #0
-__all__ = ['STYLE', 'RUN_COLOURS', 'OTHER_COLOURS', 'TRUE_COLOUR', 'FALSE_COLOUR', 'NOT_CURVES', 'INCH', 'LINE', 'run_colours',
-           'styled', 'save_figure', 'accuracy_figure', 'shortcut_figure', 'negatives_figure', 'giveaway_figure',
-           'training_figure', 'choose_cases', 'marked_words', 'wrapped', 'case_study']
+__all__ = ['STYLE', 'RUN_COLOURS', 'OTHER_COLOURS', 'TRUE_COLOUR', 'FALSE_COLOUR', 'NOT_CURVES', 'INCH', 'LINE',
+           'run_colours', 'styled', 'save_figure', 'accuracy_figure', 'shortcut_figure', 'negatives_figure',
+           'giveaway_figure', 'training_figure', 'choose_cases', 'marked_words', 'wrapped', 'case_study']
 
 # %% ../../nbs/report/figures.ipynb #b798d6df
 STYLE = {
@@ -38,17 +38,26 @@ RUN_COLOURS = {"blind": "#000000", "pretrain": "#CC79A7", "vanilla": "#999999", 
 OTHER_COLOURS = "#E69F00", "#882255", "#44AA99", "#DDCC77", "#AA4499", "#117733"
 TRUE_COLOUR, FALSE_COLOUR = "#00795A", "#C04A00" # caption and negative, dark enough for text
 
-def run_colours(
-    runs, # names
-) -> dict: # run → colour; a run that is not in RUN_COLOURS gets one by its place
-    "The colour of each run."
+def run_colours(runs) -> dict:
+    """The colour of each run.
+
+    Args:
+        runs: names
+
+    Returns:
+        run → colour; a run that is not in RUN_COLOURS gets one by its place
+    """
     others = [r for r in run_order(runs) if r.lower() not in RUN_COLOURS]
     return {r: RUN_COLOURS.get(r.lower()) or OTHER_COLOURS[others.index(r) % len(OTHER_COLOURS)]
             for r in run_order(runs)}
 
 # %% ../../nbs/report/figures.ipynb #6dcaa216
-def styled(draw): # function giving a Figure
-    "Decorator: draw in the house style, whatever the surrounding settings are."
+def styled(draw):
+    """Decorator: draw in the house style, whatever the surrounding settings are.
+
+    Returns:
+        function giving a Figure
+    """
     @functools.wraps(draw)
     def inner(*args, **kwargs):
         with mpl.rc_context({**mpl.rcParamsDefault, **STYLE, "backend": mpl.rcParams["backend"]}):
@@ -57,12 +66,16 @@ def styled(draw): # function giving a Figure
             return fig
     return inner
 
-def save_figure(
-    fig: Figure,
-    path: str | Path, # without suffix, or with any
-    dpi: int = 160, # of the PNG
-) -> Path: # the SVG; the PNG lies beside it
-    "Write a figure as SVG and PNG, byte for byte the same for the same figure."
+def save_figure(fig: Figure, path: str | Path, dpi: int = 160) -> Path:
+    """Write a figure as SVG and PNG, byte for byte the same for the same figure.
+
+    Args:
+        path: without suffix, or with any
+        dpi: of the PNG
+
+    Returns:
+        the SVG; the PNG lies beside it
+    """
     path = Path(path)
     for suffix, metadata in {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}.items():
         with atomic_path(path.with_suffix(suffix)) as part, mpl.rc_context(STYLE):
@@ -89,12 +102,14 @@ def _whisker(own): return np.stack([own.value - own.low, own.high - own.value]).
 
 # %% ../../nbs/report/figures.ipynb #270a460e
 @styled
-def accuracy_figure(
-    table: pd.DataFrame, # what `accuracy_table` gave
-    form: str = "balanced", # balanced or published
-    metric: str = "acc", # name in METRICS
-) -> Figure:
-    "Accuracy of the runs side by side in each category, with 95 % intervals and the blind baseline."
+def accuracy_figure(table: pd.DataFrame, form: str = "balanced", metric: str = "acc") -> Figure:
+    """Accuracy of the runs side by side in each category, with 95 % intervals and the blind baseline.
+
+    Args:
+        table: what `accuracy_table` gave
+        form: balanced or published
+        metric: name in METRICS
+    """
     _need(table, ["run", "form", "metric", "kind", "value", "low", "high"], "accuracy")
     table = table[(table.form == form) & (table.metric == metric)]
     _need(table, [], "accuracy")
@@ -140,10 +155,12 @@ def _band(ax, own, x, at, colour, label=None):
 
 # %% ../../nbs/report/figures.ipynb #7e21767c
 @styled
-def shortcut_figure(
-    gaps: pd.DataFrame, # `accuracy_difference` rows, with the column shortcut: the dial's setting, 0–1
-) -> Figure:
-    "The gap NAVERO − Vanilla against the world's shortcut dial, with 95 % intervals."
+def shortcut_figure(gaps: pd.DataFrame) -> Figure:
+    """The gap NAVERO − Vanilla against the world's shortcut dial, with 95 % intervals.
+
+    Args:
+        gaps: `accuracy_difference` rows, with the column shortcut: the dial's setting, 0–1
+    """
     _need(gaps, ["shortcut", "kind", "value", "low", "high"], "shortcut")
     def draw(ax, own, at):
         ax.axhline(0, color="#777777", lw=.9, ls=(0, (4, 3)))
@@ -153,10 +170,12 @@ def shortcut_figure(
 
 # %% ../../nbs/report/figures.ipynb #ad185089
 @styled
-def negatives_figure(
-    table: pd.DataFrame, # `accuracy_table` rows of one form and metric, with the column negatives: number per video
-) -> Figure:
-    "Accuracy against the number of negatives per video, with 95 % intervals."
+def negatives_figure(table: pd.DataFrame) -> Figure:
+    """Accuracy against the number of negatives per video, with 95 % intervals.
+
+    Args:
+        table: `accuracy_table` rows of one form and metric, with the column negatives: number per video
+    """
     _need(table, ["negatives", "run", "kind", "value", "low", "high"], "negatives")
     colours = run_colours(table.run)
     def draw(ax, own, at):
@@ -168,12 +187,14 @@ def negatives_figure(
 
 # %% ../../nbs/report/figures.ipynb #5d0c7a42
 @styled
-def giveaway_figure(
-    table: pd.DataFrame, # a row per run: run; value, low, high of acc; blind, blind_low, blind_high; fractions
-    labels: dict[str, str] | None = None, # run → label; default: `run_label`
-    base: float | None = None, # acc without negatives, a line
-) -> Figure:
-    "Accuracy after training against the accuracy of the best blind scorer on the training negatives."
+def giveaway_figure(table: pd.DataFrame, labels: dict[str, str] | None = None, base: float | None = None) -> Figure:
+    """Accuracy after training against the accuracy of the best blind scorer on the training negatives.
+
+    Args:
+        table: a row per run: run; value, low, high of acc; blind, blind_low, blind_high; fractions
+        labels: run → label; default: `run_label`
+        base: acc without negatives, a line
+    """
     _need(table, ["run", "value", "low", "high", "blind", "blind_low", "blind_high"], "giveaway")
     fig, colours = Figure((7.2, 3.2), layout="constrained"), run_colours(table.run)
     ax = fig.add_subplot()
@@ -192,12 +213,14 @@ def giveaway_figure(
 NOT_CURVES = "run", "epoch", "step", "seconds"
 
 @styled
-def training_figure(
-    metrics: pd.DataFrame, # metrics.csv of the runs, concatenated with the column run: epoch and any numbers
-    columns=None, # which numbers to draw; default: all but NOT_CURVES
-    wide: int = 4, # panels in a row
-) -> Figure:
-    "Logged quantities against epochs."
+def training_figure(metrics: pd.DataFrame, columns=None, wide: int = 4) -> Figure:
+    """Logged quantities against epochs.
+
+    Args:
+        metrics: metrics.csv of the runs, concatenated with the column run: epoch and any numbers
+        columns: which numbers to draw; default: all but NOT_CURVES
+        wide: panels in a row
+    """
     _need(metrics, ["run", "epoch", *(columns or [])], "training")
     columns = list(columns or [c for c in metrics.select_dtypes("number") if c not in NOT_CURVES])
     wide, colours = min(wide, len(columns)), run_colours(metrics.run)
@@ -219,13 +242,24 @@ def training_figure(
 
 # %% ../../nbs/report/figures.ipynb #9b0f9192
 def choose_cases(
-    scores: pd.DataFrame, # columns SCORE_COLUMNS
-    wrong: str = "vanilla", # run that has to be wrong
-    right: str = "navero", # run that has to be right
-    form: str = "balanced", # balanced or published
-    kinds=KINDS, # categories, in the order of the figure
-) -> pd.DataFrame: # kind, item, clip_id, change, candidates, total; a category without such an item is left out
-    "In each category the item whose margin grows most from `wrong` to `right`; equal changes by item id."
+    scores: pd.DataFrame,
+    wrong: str = "vanilla",
+    right: str = "navero",
+    form: str = "balanced",
+    kinds=KINDS,
+) -> pd.DataFrame:
+    """In each category the item whose margin grows most from `wrong` to `right`; equal changes by item id.
+
+    Args:
+        scores: columns SCORE_COLUMNS
+        wrong: run that has to be wrong
+        right: run that has to be right
+        form: balanced or published
+        kinds: categories, in the order of the figure
+
+    Returns:
+        kind, item, clip_id, change, candidates, total; a category without such an item is left out
+    """
     part = scores[(scores.form == form) & scores.run.isin([wrong, right])]
     margin = part.assign(margin=part.p_pos - part.p_neg).pivot(
         index=["kind", "item", "clip_id"], columns="run", values="margin").dropna().reset_index()
@@ -240,11 +274,12 @@ def choose_cases(
     return best.reset_index()[["kind", "item", "clip_id", "change", "candidates", "total"]].rename_axis(columns=None)
 
 # %% ../../nbs/report/figures.ipynb #581adadc
-def marked_words(
-    caption: str,
-    negative: str,
-) -> tuple: # two lists of (word, whether it differs)
-    "Split both texts into words and mark those that the other does not have in their place."
+def marked_words(caption: str, negative: str) -> tuple:
+    """Split both texts into words and mark those that the other does not have in their place.
+
+    Returns:
+        two lists of (word, whether it differs)
+    """
     a, b = caption.split(), negative.split()
     marks_a, marks_b = [False] * len(a), [False] * len(b)
     for i, j, k, l in diff(a, b): marks_a[i:j], marks_b[k:l] = [True] * (j - i), [True] * (l - k)
@@ -255,12 +290,17 @@ def _width(text, font):
     "Width of a text in points."
     return RendererAgg(1, 1, 720).get_text_width_height_descent(text, font, False)[0] / 10 # 720 dpi: unrounded
 
-def wrapped(
-    words, # (word, marked) pairs
-    width: float, # points
-    size: float, # of the font, points
-) -> list[list[tuple]]: # lines of (x, word, marked)
-    "Break marked words into lines at most so wide."
+def wrapped(words, width: float, size: float) -> list[list[tuple]]:
+    """Break marked words into lines at most so wide.
+
+    Args:
+        words: (word, marked) pairs
+        width: points
+        size: of the font, points
+
+    Returns:
+        lines of (x, word, marked)
+    """
     fonts = [FontProperties(family="DejaVu Sans", size=size, weight=weight) for weight in ("normal", "bold")]
     lines, x = [[]], 0
     for word, mark in words:
@@ -328,13 +368,21 @@ def _case_legend(ax):
 
 @styled
 def case_study(
-    chosen: pd.DataFrame, # what `choose_cases` gave
-    scores: pd.DataFrame, # columns SCORE_COLUMNS, with these items
-    items: pd.DataFrame, # ITEM_COLUMNS, with these items
-    frames, # mapping: clip_id → (T, H, W, 3) uint8
-    runs=("vanilla", "negvidl", "navero"), # whose scores to show; those that are missing are left out
+    chosen: pd.DataFrame,
+    scores: pd.DataFrame,
+    items: pd.DataFrame,
+    frames,
+    runs=("vanilla", "negvidl", "navero"),
 ) -> Figure:
-    "One item per category: frames, caption, negative with the edit marked, and the scores of the runs."
+    """One item per category: frames, caption, negative with the edit marked, and the scores of the runs.
+
+    Args:
+        chosen: what `choose_cases` gave
+        scores: columns SCORE_COLUMNS, with these items
+        items: ITEM_COLUMNS, with these items
+        frames: mapping: clip_id → (T, H, W, 3) uint8
+        runs: whose scores to show; those that are missing are left out
+    """
     if not len(chosen): raise VidnegError("there is no case to show: no item that one run gets wrong, the other right")
     runs, left, strip = [r for r in runs if r in set(scores.run)], 4.5, .74 # inches
     texts = items.drop_duplicates(["kind", "item"]).set_index(["kind", "item"])

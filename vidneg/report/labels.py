@@ -16,15 +16,22 @@ RUN_LABELS = {"blind": "Blind (text only)", "pretrain": "Pre-trained", "vanilla"
 KIND_LABELS = {**{kind: kind.capitalize() for kind in KINDS}, "average": "Avg"}
 METRIC_LABELS = {"acc": "acc", "acc_hat": "acc-hat", "acc_vtc": "acc, contrastive"}
 
-def run_label(
-    run: str, # as in the score files, in any case
-) -> str:
-    "How a run is called in tables and figures."
+def run_label(run: str) -> str:
+    """How a run is called in tables and figures.
+
+    Args:
+        run: as in the score files, in any case
+    """
     return RUN_LABELS.get(str(run).lower(), str(run))
 
-def run_order(
-    runs, # names, possibly repeated
-) -> list: # each once: known runs as in RUN_LABELS, then the others by name
-    "Runs in the order of the tables."
+def run_order(runs) -> list:
+    """Runs in the order of the tables.
+
+    Args:
+        runs: names, possibly repeated
+
+    Returns:
+        each once: known runs as in RUN_LABELS, then the others by name
+    """
     known = list(RUN_LABELS)
     return sorted(set(runs), key=lambda r: (known.index(r.lower()) if r.lower() in known else len(known), r))

@@ -24,13 +24,18 @@ from .tables import markdown_table
 __all__ = ['best_blind', 'sets_page', 'write_page', 'refinement_page']
 
 # %% ../../nbs/report/published.ipynb #b7a00006
-def best_blind(
-    name: str, # of the set
-    pairs: Sequence[Pair], # its pairs
-    sample: int, # pairs that are measured, at most
-    seed: int = 0, # of the sample and of the folds
-) -> pd.DataFrame: # set, kind, pairs, shorter, scorer, accuracy, low, high, measured; a row for each kind
-    "Return how often the true caption is found by its length, and by the best blind scorer."
+def best_blind(name: str, pairs: Sequence[Pair], sample: int, seed: int = 0) -> pd.DataFrame:
+    """Return how often the true caption is found by its length, and by the best blind scorer.
+
+    Args:
+        name: of the set
+        pairs: its pairs
+        sample: pairs that are measured, at most
+        seed: of the sample and of the folds
+
+    Returns:
+        set, kind, pairs, shorter, scorer, accuracy, low, high, measured; a row for each kind
+    """
     shorter = pick_shorter(pairs).set_index("kind")
     blind = blind_solvability(sample_pairs(pairs, sample, seed), seed=seed)
     blind = blind.sort_values("accuracy", ascending=False, kind="stable").drop_duplicates("kind").set_index("kind")
@@ -42,12 +47,17 @@ def best_blind(
 def _accuracy(row): return fmt(Estimate(row.accuracy, row.low, row.high, 0, 0))
 
 
-def sets_page(
-    table: pd.DataFrame, # of `best_blind`, of all sets
-    names: Iterable[str], # in PAIR_SETS
-    sample: int, # pairs that were measured, at most
-) -> str: # Markdown
-    "Return the page on published sets."
+def sets_page(table: pd.DataFrame, names: Iterable[str], sample: int) -> str:
+    """Return the page on published sets.
+
+    Args:
+        table: of `best_blind`, of all sets
+        names: in PAIR_SETS
+        sample: pairs that were measured, at most
+
+    Returns:
+        Markdown
+    """
     about = "".join(f"- {name}: {PAIR_SETS[name].what} ({PAIR_SETS[name].license})\n" for name in names)
     rows = [(r.set, r.kind, f"{100*r.shorter:.1f}", _accuracy(r), r.scorer, r.pairs) for r in table.itertuples()]
     return ("# Published sets without the pictures\n\nHow often the true caption is found by the text alone, in per "
@@ -56,28 +66,41 @@ def sets_page(
             f"{about}\n" + markdown_table(["Set", "Kind", "Shorter", "Best", "Scorer", "Pairs"], rows))
 
 
-def write_page(
-    folder: str | Path, # gets NAME.csv and NAME.md
-    name: str,
-    table: pd.DataFrame,
-    text: str, # Markdown
-):
-    "Write a table and the page about it."
+def write_page(folder: str | Path, name: str, table: pd.DataFrame, text: str):
+    """Write a table and the page about it.
+
+    Args:
+        folder: gets NAME.csv and NAME.md
+        text: Markdown
+    """
     with atomic_path(Path(folder)/f"{name}.csv") as part:
         table.to_csv(part, index=False, float_format="%.6f", lineterminator="\n")
     with atomic_path(Path(folder)/f"{name}.md") as part: part.write_text(text, encoding="utf-8")
 
 # %% ../../nbs/report/published.ipynb #b7a0000b
 def refinement_page(
-    source: str, # name of the captions
-    sentences: int, # that were asked
-    items: int, # that have a negative
-    candidates: Sequence[Pair], # several of each item
-    refined: pd.DataFrame, # of `vidneg.audit.refine.curve`
-    counts: Counter | Mapping, # of `make_negatives`
-    margin: float, # by which a blind scorer may beat ½
-) -> str: # Markdown, beside a figure refinement.png
-    "Return the page on negatives on real captions."
+    source: str,
+    sentences: int,
+    items: int,
+    candidates: Sequence[Pair],
+    refined: pd.DataFrame,
+    counts: Counter | Mapping,
+    margin: float,
+) -> str:
+    """Return the page on negatives on real captions.
+
+    Args:
+        source: name of the captions
+        sentences: that were asked
+        items: that have a negative
+        candidates: several of each item
+        refined: of `vidneg.audit.refine.curve`
+        counts: of `make_negatives`
+        margin: by which a blind scorer may beat ½
+
+    Returns:
+        Markdown, beside a figure refinement.png
+    """
     worst = refined.loc[refined.groupby("keep").accuracy.idxmax()].sort_values("keep", ascending=False)
     gap = writing(list({p.item: p for p in reversed(candidates)}.values()))
     gap = gap[gap.kind == "all"].iloc[0]

@@ -20,9 +20,9 @@ from ..evaluate.stats import estimate_of, fmt
 from .labels import KIND_LABELS, METRIC_LABELS, run_label, run_order
 
 # %% auto #0
-__all__ = ['COLUMNS', 'DIFFERENCE', 'ABLATIONS', 'FORM_NOTES', 'FOOT', 'paper_table', 'paper_notes', 'table2', 'markdown_table',
-           'table2_compact', 'table2_intervals', 'ablation_table', 'table6', 'table6_markdown', 'write_table2',
-           'write_ablation', 'write_table6']
+__all__ = ['COLUMNS', 'DIFFERENCE', 'ABLATIONS', 'FORM_NOTES', 'FOOT', 'paper_table', 'paper_notes', 'table2',
+           'markdown_table', 'table2_compact', 'table2_intervals', 'ablation_table', 'table6', 'table6_markdown',
+           'write_table2', 'write_ablation', 'write_table6']
 
 # %% ../../nbs/report/tables.ipynb #e757bcd7
 _PAPERS = resources.files("vidneg.report")/"paper"
@@ -33,21 +33,31 @@ def _paper(name):
     if name not in names: raise VidnegError(f"no tables of a paper {name!r}; there are: {', '.join(names)}")
     return json.loads((_PAPERS/f"{name}.json").read_text(encoding="utf-8"))
 
-def paper_table(
-    number: int, # of the tables that are kept; for NAVERO 2, 3, 4 or 6
-    paper: str = "navero", # whose
-) -> pd.DataFrame: # as printed, mostly percent; NAVERO's accuracies in columns like "action acc_hat"
-    "A table of a paper."
+def paper_table(number: int, paper: str = "navero") -> pd.DataFrame:
+    """A table of a paper.
+
+    Args:
+        number: of the tables that are kept; for NAVERO 2, 3, 4 or 6
+        paper: whose
+
+    Returns:
+        as printed, mostly percent; NAVERO's accuracies in columns like "action acc_hat"
+    """
     kept = {k.removeprefix("table"): t for k, t in _paper(paper).items() if k.startswith("table")}
     if str(number) not in kept:
         raise VidnegError(f"Table {number} of {paper!r} is not in its file; there are: {', '.join(kept)}")
     table = kept[str(number)]
     return pd.DataFrame(table["rows"], columns=table["columns"])
 
-def paper_notes(
-    paper: str = "navero", # whose
-) -> list: # of sentences
-    "Where what a paper prints disagrees with itself."
+def paper_notes(paper: str = "navero") -> list:
+    """Where what a paper prints disagrees with itself.
+
+    Args:
+        paper: whose
+
+    Returns:
+        of sentences
+    """
     return list(_paper(paper)["notes"])
 
 # %% ../../nbs/report/tables.ipynb #5e383e31
@@ -75,12 +85,17 @@ def _paper_rows(table, names):
 
 _PRINTED = {f"{kind} {metric}": (metric, kind) for kind in KIND_LABELS for metric in ("acc", "acc_hat")}
 
-def table2(
-    scores: pd.DataFrame, # score files of all runs, concatenated; columns SCORE_COLUMNS
-    data: str = "AARO-World", # name of the test data
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # COLUMNS, percent
-    "All numbers of Table 2: our runs with intervals, the difference NAVERO − Vanilla, the paper's rows."
+def table2(scores: pd.DataFrame, data: str = "AARO-World", **kwargs) -> pd.DataFrame:
+    """All numbers of Table 2: our runs with intervals, the difference NAVERO − Vanilla, the paper's rows.
+
+    Args:
+        scores: score files of all runs, concatenated; columns SCORE_COLUMNS
+        data: name of the test data
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        COLUMNS, percent
+    """
     scores = _in_order(scores, "form")
     own = accuracy_table(scores, **kwargs).rename(columns={"run": "model"})
     parts = [own]
@@ -92,12 +107,17 @@ def table2(
     return _tidy(ours.assign(source="ours", data=data), _paper_rows(paper_table(2), _PRINTED))
 
 # %% ../../nbs/report/tables.ipynb #6a9dfc4b
-def markdown_table(
-    header, # (C,) names of the columns
-    rows, # iterable of (C,) cells
-    left: int = 2, # columns that hold words, not numbers
-) -> str: # with a line break at the end
-    "A Markdown table: words to the left, numbers to the right."
+def markdown_table(header, rows, left: int = 2) -> str:
+    """A Markdown table: words to the left, numbers to the right.
+
+    Args:
+        header: (C,) names of the columns
+        rows: iterable of (C,) cells
+        left: columns that hold words, not numbers
+
+    Returns:
+        with a line break at the end
+    """
     lines = [list(header), [":--" if i < left else "--:" for i in range(len(header))], *map(list, rows)]
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
 
@@ -110,12 +130,17 @@ def _is_difference(model): return " − " in model
 def _place(source, data): return data if source == "ours" else f"{data} *(paper)*"
 
 # %% ../../nbs/report/tables.ipynb #a8052075
-def table2_compact(
-    numbers: pd.DataFrame, # what `table2` gave
-    form: str = "balanced", # balanced or published
-    paper: bool = True, # with the paper's rows
-) -> str: # Markdown
-    "Table 2 as the paper prints it: acc/acc-hat per category."
+def table2_compact(numbers: pd.DataFrame, form: str = "balanced", paper: bool = True) -> str:
+    """Table 2 as the paper prints it: acc/acc-hat per category.
+
+    Args:
+        numbers: what `table2` gave
+        form: balanced or published
+        paper: with the paper's rows
+
+    Returns:
+        Markdown
+    """
     numbers = numbers[(numbers.source == "paper") & paper | (numbers.form == form) & ~numbers.model.map(_is_difference)]
     rows = []
     for (source, data), part in numbers.groupby(["source", "data"], sort=False):
@@ -126,11 +151,16 @@ def table2_compact(
     return markdown_table(["Test data", "Model", *KIND_LABELS.values(), "n (clips)"], rows)
 
 # %% ../../nbs/report/tables.ipynb #799c2f76
-def table2_intervals(
-    numbers: pd.DataFrame, # what `table2` gave
-    form: str = "balanced", # balanced or published
-) -> str: # Markdown
-    "Our rows of Table 2 with intervals, a row per metric and model."
+def table2_intervals(numbers: pd.DataFrame, form: str = "balanced") -> str:
+    """Our rows of Table 2 with intervals, a row per metric and model.
+
+    Args:
+        numbers: what `table2` gave
+        form: balanced or published
+
+    Returns:
+        Markdown
+    """
     part, rows = numbers[numbers.form == form], []
     for metric, label in METRIC_LABELS.items():
         for model, own in part[part.metric == metric].groupby("model", sort=False):
@@ -145,13 +175,18 @@ ABLATIONS = { # table → run, as in the score files → label; in the order of 
     4: {"navero": "NAVERO: neg-VTM", "navero_negvtc": "neg-VTC and neg-VTM", "negvidl": "NegVidL: neg-VTC",
         "vanilla": "Vanilla: none"}}
 
-def ablation_table(
-    number: int, # 3 or 4
-    scores: pd.DataFrame, # score files of all runs, concatenated; columns SCORE_COLUMNS
-    data: str = "AARO-World", # name of the test data
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # COLUMNS, percent; runs without scores are left out
-    "Table 3 or 4: our runs with intervals, each one's difference from the first, the paper's rows."
+def ablation_table(number: int, scores: pd.DataFrame, data: str = "AARO-World", **kwargs) -> pd.DataFrame:
+    """Table 3 or 4: our runs with intervals, each one's difference from the first, the paper's rows.
+
+    Args:
+        number: 3 or 4
+        scores: score files of all runs, concatenated; columns SCORE_COLUMNS
+        data: name of the test data
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        COLUMNS, percent; runs without scores are left out
+    """
     labels, parts, scores = ABLATIONS[number], [], _in_order(scores, "form")
     runs = [r for r in labels if r in set(scores.run)]
     for run in runs:
@@ -167,12 +202,17 @@ def ablation_table(
     return _tidy(ours.assign(source="ours", data=data), _paper_rows(paper, _PRINTED))
 
 # %% ../../nbs/report/tables.ipynb #e7303cf6
-def table6(
-    ranks: pd.DataFrame, # rank files of all runs, concatenated; columns RANK_COLUMNS
-    data: str = "World", # name of the test data
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # COLUMNS, form is the direction; R@K in percent, MedR and MnR as ranks
-    "All numbers of Table 6: our runs with intervals, the difference NAVERO − Vanilla, the paper's rows."
+def table6(ranks: pd.DataFrame, data: str = "World", **kwargs) -> pd.DataFrame:
+    """All numbers of Table 6: our runs with intervals, the difference NAVERO − Vanilla, the paper's rows.
+
+    Args:
+        ranks: rank files of all runs, concatenated; columns RANK_COLUMNS
+        data: name of the test data
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        COLUMNS, form is the direction; R@K in percent, MedR and MnR as ranks
+    """
     ranks = _in_order(ranks, "direction")
     parts = [retrieval_table(ranks, **kwargs).rename(columns={"run": "model"})]
     if {"navero", "vanilla"} <= set(ranks.run):
@@ -184,13 +224,18 @@ def table6(
     return _tidy(ours, paper).drop(columns="category")
 
 # %% ../../nbs/report/tables.ipynb #39736d6a
-def table6_markdown(
-    numbers: pd.DataFrame, # what `table6` gave
-    direction: str = "t2v", # or v2t
-    intervals: bool = True, # in our rows
-    paper: bool = True, # with the paper's rows (t2v only)
-) -> str: # Markdown
-    "Table 6 in one direction."
+def table6_markdown(numbers: pd.DataFrame, direction: str = "t2v", intervals: bool = True, paper: bool = True) -> str:
+    """Table 6 in one direction.
+
+    Args:
+        numbers: what `table6` gave
+        direction: or v2t
+        intervals: in our rows
+        paper: with the paper's rows (t2v only)
+
+    Returns:
+        Markdown
+    """
     part, rows = numbers[(numbers.form == direction) & (paper | (numbers.source == "ours"))], []
     for (source, data), block in part.groupby(["source", "data"], sort=False):
         for model, own in block.groupby("model", sort=False):
@@ -224,36 +269,51 @@ def _by_form(numbers, forms):
         f"## {form.capitalize()} negatives\n\n{note}\n", table2_compact(numbers, form),
         "With intervals:\n", table2_intervals(numbers, form))]
 
-def write_table2(
-    scores: pd.DataFrame, # score files of all runs, concatenated
-    folder: str | Path, # for table2.csv and table2.md
-    **kwargs, # `data` and the bootstrap's settings
-) -> Path: # the Markdown page
-    "Write Table 2 in all forms."
+def write_table2(scores: pd.DataFrame, folder: str | Path, **kwargs) -> Path:
+    """Write Table 2 in all forms.
+
+    Args:
+        scores: score files of all runs, concatenated
+        folder: for table2.csv and table2.md
+        **kwargs: `data` and the bootstrap's settings
+
+    Returns:
+        the Markdown page
+    """
     numbers = table2(scores, **kwargs)
     page = ["# Composition (Table 2)\n\nCells of the first tables: acc/acc-hat.\n", *_by_form(numbers, scores.form),
             FOOT]
     return _write(folder, "table2", numbers, "\n".join(page))
 
-def write_ablation(
-    number: int, # 3 or 4
-    scores: pd.DataFrame, # score files of all runs, concatenated
-    folder: str | Path, # for table3.csv and table3.md, or table4
-    **kwargs, # `data` and the bootstrap's settings
-) -> Path: # the Markdown page
-    "Write Table 3 or 4 in the forms that its runs were scored on."
+def write_ablation(number: int, scores: pd.DataFrame, folder: str | Path, **kwargs) -> Path:
+    """Write Table 3 or 4 in the forms that its runs were scored on.
+
+    Args:
+        number: 3 or 4
+        scores: score files of all runs, concatenated
+        folder: for table3.csv and table3.md, or table4
+        **kwargs: `data` and the bootstrap's settings
+
+    Returns:
+        the Markdown page
+    """
     numbers = ablation_table(number, scores, **kwargs)
     page = [f"# {'Negatives' if number == 3 else 'Losses'} of training (Table {number})\n\nCells of the first tables: "
             "acc/acc-hat.\n", *_by_form(numbers, numbers.form), FOOT]
     if numbers.form.isna().all(): page[1:1] = ["None of these runs has scores yet.\n", table2_compact(numbers)]
     return _write(folder, f"table{number}", numbers, "\n".join(page))
 
-def write_table6(
-    ranks: pd.DataFrame, # rank files of all runs, concatenated
-    folder: str | Path, # for table6.csv and table6.md
-    **kwargs, # `data` and the bootstrap's settings
-) -> Path: # the Markdown page
-    "Write Table 6 in both directions."
+def write_table6(ranks: pd.DataFrame, folder: str | Path, **kwargs) -> Path:
+    """Write Table 6 in both directions.
+
+    Args:
+        ranks: rank files of all runs, concatenated
+        folder: for table6.csv and table6.md
+        **kwargs: `data` and the bootstrap's settings
+
+    Returns:
+        the Markdown page
+    """
     numbers = table6(ranks, **kwargs)
     page = ["# Retrieval (Table 6)\n", "## Text to video\n", table6_markdown(numbers),
             "## Video to text\n", table6_markdown(numbers, "v2t"),

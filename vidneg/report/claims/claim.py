@@ -25,12 +25,16 @@ from ...evaluate.stats import Estimate, contrast, fmt, paired_difference
 __all__ = ['verdict', 'Evidence', 'marked', 'read_evidence', 'Claim', 'Claims', 'signed_points']
 
 # %% ../../../nbs/report/claims/claim.ipynb #49d95971
-def verdict(
-    estimate: Estimate,
-    above: float = -np.inf, # the claim: the quantity is greater than this
-    below: float = np.inf, # and less than this
-) -> str: # holds, reversed or open
-    "What an interval says about a range."
+def verdict(estimate: Estimate, above: float = -np.inf, below: float = np.inf) -> str:
+    """What an interval says about a range.
+
+    Args:
+        above: the claim: the quantity is greater than this
+        below: and less than this
+
+    Returns:
+        holds, reversed or open
+    """
     if np.isnan([estimate.low, estimate.high]).any(): return "open"
     if estimate.low > above and estimate.high < below: return "holds"
     return "reversed" if estimate.high < above or estimate.low > below else "open"
@@ -38,33 +42,55 @@ def verdict(
 # %% ../../../nbs/report/claims/claim.ipynb #cd186414
 @dataclass(frozen=True)
 class Evidence:
-    "What there is to decide claims with; what is None leaves its claims open."
-    scores: pd.DataFrame | None = None # of the stages score and ablation, columns SCORE_COLUMNS
-    ranks: pd.DataFrame | None = None # of the stage score, columns RANK_COLUMNS
-    settings: dict = field(default_factory=dict) # `n`, `seed`, `level` of `bootstrap`
-    gaps: pd.DataFrame | None = None # of the stage spot, columns GAP_COLUMNS; runs are "model/stage"
-    answers: pd.DataFrame | None = None # of the stage qa, what `marked` gave
-    moments: pd.DataFrame | None = None # of the stage moments: run "model/run", query_id, clip_id, length, measures
-    components: pd.DataFrame | None = None # of the stage components, columns RANK_COLUMNS
-    pairs: pd.DataFrame | None = None # of the same, columns SCORE_COLUMNS
-    events: pd.DataFrame | None = None # of the stage spot, columns SCORE_COLUMNS; runs as in `gaps`
+    """What there is to decide claims with; what is None leaves its claims open.
 
-    def table(self,
-        name: str, # of one of the fields
-    ) -> pd.DataFrame:
-        "Evidence that has to be there."
+    Attributes:
+        scores: of the stages score and ablation, columns SCORE_COLUMNS
+        ranks: of the stage score, columns RANK_COLUMNS
+        settings: `n`, `seed`, `level` of `bootstrap`
+        gaps: of the stage spot, columns GAP_COLUMNS; runs are "model/stage"
+        answers: of the stage qa, what `marked` gave
+        moments: of the stage moments: run "model/run", query_id, clip_id, length, measures
+        components: of the stage components, columns RANK_COLUMNS
+        pairs: of the same, columns SCORE_COLUMNS
+        events: of the stage spot, columns SCORE_COLUMNS; runs as in `gaps`
+    """
+    scores: pd.DataFrame | None = None
+    ranks: pd.DataFrame | None = None
+    settings: dict = field(default_factory=dict)
+    gaps: pd.DataFrame | None = None
+    answers: pd.DataFrame | None = None
+    moments: pd.DataFrame | None = None
+    components: pd.DataFrame | None = None
+    pairs: pd.DataFrame | None = None
+    events: pd.DataFrame | None = None
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Evidence that has to be there.
+
+        Args:
+            name: of one of the fields
+        """
         found = vars(self)[name]
         if found is None: raise VidnegError(f"there are no {name}")
         return found
 
     def accuracy(self,
-        coefficients: dict, # run → coefficient: {"navero": 1, "vanilla": −1} is a difference
-        kinds: dict | None = None, # category → coefficient; default: the average of all
-        metric: str = "acc", # name in METRICS
-        form: str = "balanced", # balanced or published
-        of: str = "scores", # scores, pairs or events
+        coefficients: dict,
+        kinds: dict | None = None,
+        metric: str = "acc",
+        form: str = "balanced",
+        of: str = "scores",
     ) -> Estimate:
-        "Σ coefficient · accuracy of a run, combined item by item, then over categories."
+        """Σ coefficient · accuracy of a run, combined item by item, then over categories.
+
+        Args:
+            coefficients: run → coefficient: {"navero": 1, "vanilla": −1} is a difference
+            kinds: category → coefficient; default: the average of all
+            metric: name in METRICS
+            form: balanced or published
+            of: scores, pairs or events
+        """
         m = item_matrix(self.table(of), metric, form, list(coefficients))
         values = m.to_numpy() @ np.array(list(coefficients.values()), float) # (N,)
         bounds = (0, 1) if list(coefficients.values()) == [1] else None
@@ -73,13 +99,21 @@ class Evidence:
                         bounds=bounds, **self.settings)
 
     def retrieval(self,
-        a: str, # run
-        b: str, # run that is taken off
-        metric: str = "R@1", # a mean in RETRIEVAL_METRICS
-        directions: dict = {"t2v": 1}, # direction → coefficient
-        of: str = "ranks", # ranks or components
+        a: str,
+        b: str,
+        metric: str = "R@1",
+        directions: dict = {"t2v": 1},
+        of: str = "ranks",
     ) -> Estimate:
-        "Σ coefficient · (a − b), each direction on the same queries."
+        """Σ coefficient · (a − b), each direction on the same queries.
+
+        Args:
+            a: run
+            b: run that is taken off
+            metric: a mean in RETRIEVAL_METRICS
+            directions: direction → coefficient
+            of: ranks or components
+        """
         parts, values = {d: rank_matrix(self.table(of), d, [a, b]) for d in directions}, RETRIEVAL_METRICS[metric][0]
         gains = np.concatenate([values(m[a].to_numpy()) * 1. - values(m[b].to_numpy()) for m in parts.values()])
         clips = np.concatenate([m.index.get_level_values("clip_id") for m in parts.values()])
@@ -87,46 +121,57 @@ class Evidence:
         return contrast(gains, clips, strata, directions, **self.settings)
 
 # %% ../../../nbs/report/claims/claim.ipynb #b7e00002
-def marked(
-    questions: Sequence[Question], # with answers
-    said: pd.DataFrame, # question_id, and a column of answers for each run
-) -> pd.DataFrame: # clip_id, kind, and for each run whether it is right
-    "Answers, as right or wrong."
+def marked(questions: Sequence[Question], said: pd.DataFrame) -> pd.DataFrame:
+    """Answers, as right or wrong.
+
+    Args:
+        questions: with answers
+        said: question_id, and a column of answers for each run
+
+    Returns:
+        clip_id, kind, and for each run whether it is right
+    """
     runs = {run: right(questions, dict(zip(said.question_id, said[run]))) for run in said if run != "question_id"}
     about = {"clip_id": [q.clip_id for q in questions], "kind": [q.kind for q in questions]}
     return pd.DataFrame(about | runs)
 
 @patch
-def gap(self: Evidence,
-    runs: Sequence[str], # R
-    combine: Callable, # gaps (..., R, K) and the K kinds → numbers (...)
-    kinds: str = "", # only kinds with this in their name
-) -> Estimate:
-    "A number made of relative gaps."
+def gap(self: Evidence, runs: Sequence[str], combine: Callable, kinds: str = "") -> Estimate:
+    """A number made of relative gaps.
+
+    Args:
+        runs: R
+        combine: gaps (..., R, K) and the K kinds → numbers (...)
+        kinds: only kinds with this in their name
+    """
     table = self.table("gaps")
     names = [k for k in dict.fromkeys(table.kind) if kinds in k]
     if not names: raise VidnegError(f"no kind of manipulation is {kinds!r}")
     return joint_gaps(table, runs, names, lambda g: combine(g, names), **self.settings)
 
 @patch
-def answered(self: Evidence,
-    a: str, # run
-    b: str, # run that is taken off
-    kind: str = "overall", # of questions
-) -> Estimate:
-    "a − b on the same questions."
+def answered(self: Evidence, a: str, b: str, kind: str = "overall") -> Estimate:
+    """a − b on the same questions.
+
+    Args:
+        a: run
+        b: run that is taken off
+        kind: of questions
+    """
     table = self.table("answers")
     if missing := [r for r in (a, b) if r not in table]: raise VidnegError(f"no answers of run {missing[0]!r}")
     part = table[(table.kind == kind) | (kind == "overall")]
     return paired_difference(part[a], part[b], part.clip_id, **self.settings)
 
 @patch
-def moment(self: Evidence,
-    a: str, # run
-    b: str, # run that is taken off
-    metric: str = "mAP", # a column
-) -> Estimate:
-    "a − b on the same queries, windows of all lengths."
+def moment(self: Evidence, a: str, b: str, metric: str = "mAP") -> Estimate:
+    """a − b on the same queries, windows of all lengths.
+
+    Args:
+        a: run
+        b: run that is taken off
+        metric: a column
+    """
     table = self.table("moments")
     part = table[table.run.isin([a, b]) & (table.length == "full")]
     if missing := [r for r in (a, b) if r not in set(part.run)]: raise VidnegError(f"no moments of run {missing[0]!r}")
@@ -135,11 +180,13 @@ def moment(self: Evidence,
     return paired_difference(wide[a], wide[b], wide.index.get_level_values("clip_id"), **self.settings)
 
 # %% ../../../nbs/report/claims/claim.ipynb #b7e00003
-def read_evidence(
-    folder: str | Path = "data", # where the stages leave their files
-    **settings, # `n`, `seed`, `level` of `bootstrap`
-) -> Evidence:
-    "All evidence that is there. A stage that had nothing to ask leaves an empty table, which is none."
+def read_evidence(folder: str | Path = "data", **settings) -> Evidence:
+    """All evidence that is there. A stage that had nothing to ask leaves an empty table, which is none.
+
+    Args:
+        folder: where the stages leave their files
+        **settings: `n`, `seed`, `level` of `bootstrap`
+    """
     folder = Path(folder)
     def read(*names):
         found = [pd.read_parquet(folder/name) for name in names if (folder/name).exists()]
@@ -154,15 +201,26 @@ def read_evidence(
 # %% ../../../nbs/report/claims/claim.ipynb #f67c9e78
 @dataclass(frozen=True)
 class Claim:
-    "A sentence that an estimate can decide."
-    text: str # what is claimed
-    source: str # where the paper says it
-    estimate: Callable[[Evidence], Estimate] # raises VidnegError where the evidence is missing
-    above: float = -np.inf # the claim is true where the estimated quantity is greater than this
-    below: float = np.inf # and less than this
-    paper: Callable[[], str] = lambda: "–" # the paper's own figure
-    stage: str = "score" # that leaves the evidence
-    signed: bool = True # the quantity is a difference, written with its sign
+    """A sentence that an estimate can decide.
+
+    Attributes:
+        text: what is claimed
+        source: where the paper says it
+        estimate: raises VidnegError where the evidence is missing
+        above: the claim is true where the estimated quantity is greater than this
+        below: and less than this
+        paper: the paper's own figure
+        stage: that leaves the evidence
+        signed: the quantity is a difference, written with its sign
+    """
+    text: str
+    source: str
+    estimate: Callable[[Evidence], Estimate]
+    above: float = -np.inf
+    below: float = np.inf
+    paper: Callable[[], str] = lambda: "–"
+    stage: str = "score"
+    signed: bool = True
 
 class Claims(dict[str, Claim]):
     "The claims of one paper by key, in the order of the report."
@@ -172,22 +230,28 @@ class Claims(dict[str, Claim]):
         super().__init__()
         self.title = title
 
-    def claim(self,
-        key: str, # of the claim, unique among all papers
-        text: str, # what is claimed
-        source: str, # where the paper says it
-        **rest, # fields of `Claim`
-    ) -> Callable:
-        "Return a decorator that adds an estimate function as a claim."
+    def claim(self, key: str, text: str, source: str, **rest) -> Callable:
+        """Return a decorator that adds an estimate function as a claim.
+
+        Args:
+            key: of the claim, unique among all papers
+            text: what is claimed
+            source: where the paper says it
+            **rest: fields of `Claim`
+        """
         def add(estimate):
             if key in self: raise VidnegError(f"the claim {key!r} is there already: choose another key")
             self[key] = Claim(text, source, estimate, **rest)
             return estimate
         return add
 
-def signed_points(
-    points: float,
-    digits: int = 1, # after the point
-) -> str: # "+14.6", "−0.4"
-    "A difference as papers print it."
+def signed_points(points: float, digits: int = 1) -> str:
+    """A difference as papers print it.
+
+    Args:
+        digits: after the point
+
+    Returns:
+        "+14.6", "−0.4"
+    """
     return f"{points:+.{digits}f}".replace("-", "−")

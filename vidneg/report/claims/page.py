@@ -22,7 +22,8 @@ from .claim import Claim, Evidence, verdict
 from ..tables import markdown_table
 
 # %% auto #0
-__all__ = ['PAPERS', 'NOTHING', 'CHECKS', 'PREFACE', 'claims_of', 'decide', 'count_verdicts', 'claims_markdown', 'write_claims']
+__all__ = ['PAPERS', 'NOTHING', 'CHECKS', 'PREFACE', 'claims_of', 'decide', 'count_verdicts', 'claims_markdown',
+           'write_claims']
 
 # %% ../../../nbs/report/claims/page.ipynb #5c320006
 PAPERS = Registry("paper", { # name → `Claims`, in the order of the report
@@ -31,10 +32,15 @@ PAPERS = Registry("paper", { # name → `Claims`, in the order of the report
     "components": "vidneg.report.claims.components:claims",
     "ours": "vidneg.report.claims.ours:claims"})
 
-def claims_of(
-    papers: Sequence[str] | None = None, # names in PAPERS; None: all
-) -> dict[str, Claim]: # by key
-    "The claims of papers, in the order of the report."
+def claims_of(papers: Sequence[str] | None = None) -> dict[str, Claim]:
+    """The claims of papers, in the order of the report.
+
+    Args:
+        papers: names in PAPERS; None: all
+
+    Returns:
+        by key
+    """
     found = {}
     for name in PAPERS if papers is None else papers:
         if twice := found.keys() & PAPERS[name].keys(): raise VidnegError(f"two papers have a claim {min(twice)!r}")
@@ -51,11 +57,15 @@ def _check_moments(table):
 CHECKS = {"scores": check_scores, "ranks": check_ranks, "gaps": check_gaps, "components": check_ranks,
           "pairs": check_scores, "events": check_scores, "moments": _check_moments}
 
-def decide(
-    evidence: Evidence,
-    papers: Sequence[str] | None = None, # names in PAPERS; None: all
-) -> pd.DataFrame: # key, of, claim, source, paper, value, low, high, n, clips, verdict, reason; fractions
-    "Estimate every claim and let the interval decide. Bad files are an error; missing runs leave a claim open."
+def decide(evidence: Evidence, papers: Sequence[str] | None = None) -> pd.DataFrame:
+    """Estimate every claim and let the interval decide. Bad files are an error; missing runs leave a claim open.
+
+    Args:
+        papers: names in PAPERS; None: all
+
+    Returns:
+        key, of, claim, source, paper, value, low, high, n, clips, verdict, reason; fractions
+    """
     for name, check in CHECKS.items():
         if (table := vars(evidence)[name]) is not None: check(table)
     rows, of = [], {key: name for name in PAPERS if papers is None or name in papers for key in PAPERS[name]}
@@ -77,10 +87,15 @@ PREFACE = (
     "side, is *reversed* where the whole interval lies on the other, and is *open* otherwise. The papers' figures are "
     "from other data and other models.\n")
 
-def count_verdicts(
-    decided: pd.DataFrame, # what `decide` gave
-) -> pd.DataFrame: # for each paper and for all: claims, holds, reversed, open, untested
-    "How many claims hold; those that could not be estimated are open and untested."
+def count_verdicts(decided: pd.DataFrame) -> pd.DataFrame:
+    """How many claims hold; those that could not be estimated are open and untested.
+
+    Args:
+        decided: what `decide` gave
+
+    Returns:
+        for each paper and for all: claims, holds, reversed, open, untested
+    """
     table = pd.crosstab(decided.of, decided.verdict).reindex(columns=["holds", "reversed", "open"], fill_value=0)
     table.insert(0, "claims", table.sum(axis=1))
     table["untested"] = (decided.n == 0).groupby(decided.of).sum()
@@ -94,11 +109,16 @@ def _claim_row(r):
     return [r.claim, r.source, r.paper, fmt(e, sign=signed) if r.n else "–", f"{r.n} ({r.clips})" if r.n else "–",
             f"*{r.verdict}*{why}"]
 
-def claims_markdown(
-    decided: pd.DataFrame, # what `decide` gave
-    data: str = "", # name of the test data, for the heading
-) -> str: # how many hold, how to read it, and a table for each paper
-    "The claims as a Markdown page."
+def claims_markdown(decided: pd.DataFrame, data: str = "") -> str:
+    """The claims as a Markdown page.
+
+    Args:
+        decided: what `decide` gave
+        data: name of the test data, for the heading
+
+    Returns:
+        how many hold, how to read it, and a table for each paper
+    """
     counts = [[PAPERS[of].title if of in PAPERS else "All", *row] for of, *row in count_verdicts(decided).itertuples()]
     names = ["", "Claims", "Hold", "Reversed", "Open", "of these untested"]
     parts = [f"# Claims, on {data}\n" if data else "# Claims\n", markdown_table(names, counts, 1), PREFACE]
@@ -109,11 +129,20 @@ def claims_markdown(
 
 def write_claims(
     evidence: Evidence,
-    path: str | Path, # reports/claims.md; claims.csv lies beside it
-    papers: Sequence[str] | None = None, # names in PAPERS; None: all
-    data: str = "", # name of the test data, for the heading
-) -> pd.DataFrame: # what `decide` gave
-    "Decide all claims and write the page and a table."
+    path: str | Path,
+    papers: Sequence[str] | None = None,
+    data: str = "",
+) -> pd.DataFrame:
+    """Decide all claims and write the page and a table.
+
+    Args:
+        path: reports/claims.md; claims.csv lies beside it
+        papers: names in PAPERS; None: all
+        data: name of the test data, for the heading
+
+    Returns:
+        what `decide` gave
+    """
     decided = decide(evidence, papers)
     with atomic_path(path) as part: part.write_text(claims_markdown(decided, data), encoding="utf-8", newline="\n")
     with atomic_path(Path(path).with_suffix(".csv")) as part:
