@@ -73,7 +73,7 @@ class BatchSource(Protocol):
         """Return a hash of data and settings.
 
         Returns:
-            changes whenever the data or their order change
+            hash that changes whenever the data or their order change
         """
 
 # %% ../../nbs/data/batches.ipynb #572a1525
@@ -180,7 +180,7 @@ class OrderedBatches:
         """Return a hash of settings and data.
 
         Returns:
-            changes whenever the data or their order change
+            hash that changes whenever the data or their order change
         """
         settings, arrays = self.content()
         return digest(json.dumps(settings).encode(), *arrays)

@@ -100,7 +100,7 @@ class Pretrained:
         """Return everything that determines the outputs: model, revision and number format.
 
         Returns:
-            part of the cache's key
+            dictionary that goes into the cache's key
         """
         path = Path(self.source)
         known = path.is_dir() and {"revision": files_digest(path/(self.gguf_file or ""))}
@@ -182,7 +182,7 @@ def is_word(text: str) -> bool:
         text: text of a token
 
     Returns:
-        True: letters only, and not a single letter except a and i
+        True: it has only letters, and more than one, or is "a" or "i"
     """
     return text.isalpha() and (len(text) > 1 or text in "aAiI")
 
@@ -208,7 +208,7 @@ class TransformersFillMask(Pretrained):
         """Return the tokens that are whole words, after a space and elsewhere.
 
         Returns:
-            True: after a space → token ids and their words
+            key True: after a space; values: token ids and their words
         """
         vocab, out = self.tokenizer.get_vocab(), {}
         for after_space in (True, False):
@@ -301,7 +301,7 @@ class TransformersLogProb(Pretrained):
         """Return everything that determines the outputs: model, revision, number format and `max_tokens`.
 
         Returns:
-            part of the cache's key
+            dictionary that goes into the cache's key
         """
         return super().identity | {"max_tokens": self.max_tokens}
 
