@@ -208,7 +208,7 @@ class TransformersFillMask(Pretrained):
         """Return the tokens that are whole words, after a space and elsewhere.
 
         Returns:
-            key True: after a space; values: token ids and their words
+            after a space → token ids, words
         """
         vocab, out = self.tokenizer.get_vocab(), {}
         for after_space in (True, False):
