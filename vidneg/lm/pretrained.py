@@ -241,7 +241,7 @@ class TransformersFillMask(Pretrained):
         after_space = left[-1:].isspace() or (not left and self.marks_first)
         if self.marker: left = left.rstrip()
         ids = self.tokenizer(left + self.tokenizer.mask_token + right)["input_ids"]
-        if (n := ids.count(self.tokenizer.mask_token_id)) != 1:
+        if ids.count(self.tokenizer.mask_token_id) != 1:
             raise VidnegError(f"{text[:80]!r} holds the model's own {self.tokenizer.mask_token}: remove it")
         if (size := self.context()) < len(ids):
             start = min(max(0, ids.index(self.tokenizer.mask_token_id) - size//2), len(ids) - size)
