@@ -23,10 +23,12 @@ __all__ = ['Texts', 'BatchSource', 'digest', 'OrderedBatches', 'ArrayBatches', '
 
 # %% ../../nbs/data/batches.ipynb #8241a469
 class Texts:
-    "Token ids of many texts, end to end in one array."
-    def __init__(self,
-        tokens: Sequence[Sequence[int]], # token ids of each text, unpadded
-    ):
+    """Token ids of many texts, end to end in one array.
+
+    Args:
+        tokens: token ids of each text, unpadded
+    """
+    def __init__(self, tokens: Sequence[Sequence[int]]):
         self.lengths = np.array([len(t) for t in tokens], dtype=np.int64) # (M,)
         if len(tokens) and self.lengths.min() == 0:
             raise VidnegError("a text has no tokens: drop it before training")
@@ -92,14 +94,22 @@ def digest(*parts: bytes | np.ndarray) -> str:
 
 # %% ../../nbs/data/batches.ipynb #7e560004
 class OrderedBatches:
-    "Items in an order that depends only on the seed, cut into batches."
+    """Items in an order that depends only on the seed, cut into batches.
+
+    Args:
+        items: (N,) numbers of the items
+        batch_size: items per batch
+        seed: seed of the order
+        shuffle: True: a new order in every epoch
+        drop_last: True: leave out a last batch that is not full
+    """
     purpose = "order" # key of the random numbers behind the order
     def __init__(self,
-        items: np.ndarray, # (N,) numbers of the items
-        batch_size: int, # items per batch
-        seed: int = 0, # seed of the order
-        shuffle: bool = True, # True: a new order in every epoch
-        drop_last: bool = False, # True: leave out a last batch that is not full
+        items: np.ndarray,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
     ):
         self.items, self.batch_size, self.seed = items, batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
@@ -187,13 +197,15 @@ class OrderedBatches:
 
 # %% ../../nbs/data/batches.ipynb #7e560005
 class ArrayBatches(OrderedBatches):
-    "Batches of rows of some arrays; a last batch that is not full is left out."
+    """Batches of rows of some arrays; a last batch that is not full is left out.
+
+    Args:
+        arrays: arrays by name, each (N, ...)
+        batch_size: rows per batch, at most N
+        seed: seed of the order
+    """
     purpose = "still order" # another key would change the order, and so the results
-    def __init__(self,
-        arrays: dict[str, np.ndarray], # arrays by name, each (N, ...)
-        batch_size: int = 64, # rows per batch, at most N
-        seed: int = 0, # seed of the order
-    ):
+    def __init__(self, arrays: dict[str, np.ndarray], batch_size: int = 64, seed: int = 0):
         self.arrays, n_rows = arrays, len(next(iter(arrays.values())))
         if n_rows < batch_size:
             raise VidnegError(f"{n_rows} rows make no batch of {batch_size}: use a smaller batch_size")
@@ -222,19 +234,33 @@ class ArrayBatches(OrderedBatches):
 
 # %% ../../nbs/data/batches.ipynb #2c358405
 class Batches(OrderedBatches):
-    "Batches of clips with one caption and K negatives each, in an order fixed by the seed."
+    """Batches of clips with one caption and K negatives each, in an order fixed by the seed.
+
+    Args:
+        features: features or frames of the clips (N, F, ...); may be a memory map
+        captions: token ids by clip and caption; clips without caption are left out
+        negatives: token ids by clip, caption and negative
+        batch_size: clips per batch
+        negatives_per_clip: negatives K per clip, at least 1; NAVERO uses 1
+        seed: seed of the order, the choice of captions and the choice of negatives
+        shuffle: True: a new order in every epoch
+        drop_last: True: leave out a last batch that is not full
+        pad_id: id of the padding token
+        round_to: texts are padded to a multiple of this number of tokens
+        n_frames: frames per clip, one drawn from each of n_frames equal segments; None: all F
+    """
     def __init__(self,
-        features: np.ndarray, # features or frames of the clips (N, F, ...); may be a memory map
-        captions: Sequence[Sequence[Sequence[int]]], # token ids by clip and caption; clips without caption are left out
-        negatives: Sequence[Sequence[Sequence[Sequence[int]]]] | None = None, # token ids by clip, caption and negative
-        batch_size: int = 32, # clips per batch
-        negatives_per_clip: int = 1, # negatives K per clip, at least 1; NAVERO uses 1
-        seed: int = 0, # seed of the order, the choice of captions and the choice of negatives
-        shuffle: bool = True, # True: a new order in every epoch
-        drop_last: bool = True, # True: leave out a last batch that is not full
-        pad_id: int = 0, # id of the padding token
-        round_to: int = 4, # texts are padded to a multiple of this number of tokens
-        n_frames: int | None = None, # frames per clip, one drawn from each of n_frames equal segments; None: all F
+        features: np.ndarray,
+        captions: Sequence[Sequence[Sequence[int]]],
+        negatives: Sequence[Sequence[Sequence[Sequence[int]]]] | None = None,
+        batch_size: int = 32,
+        negatives_per_clip: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        pad_id: int = 0,
+        round_to: int = 4,
+        n_frames: int | None = None,
     ):
         flat = [c for clip in captions for c in clip]
         self.features, self.pad_id, self.round_to, self.n_frames = features, pad_id, round_to, n_frames

@@ -15,11 +15,13 @@ __all__ = ['Inert', 'load_inert']
 
 # %% ../../nbs/data/pickles.ipynb #e2f94af7
 class Inert:
-    "A stand-in for an object of the file: the name of its class and its state, with nothing to call."
+    """A stand-in for an object of the file: the name of its class and its state, with nothing to call.
+
+    Args:
+        name: module and name of the object's class
+    """
     __slots__ = ("name", "state")
-    def __init__(self,
-        name: str, # module and name of the object's class
-    ):
+    def __init__(self, name: str):
         self.name, self.state = name, {}
 
     def __repr__(self): return f"Inert({self.name})"

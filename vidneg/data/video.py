@@ -78,11 +78,13 @@ def sample_indices(
 
 # %% ../../nbs/data/video.ipynb #05393a88
 class VideoError(VidnegError):
-    "The error for a video that cannot be read, with its path and the cause."
-    def __init__(self,
-        path: str | Path, # path of the video
-        cause: str, # cause of the failure
-    ):
+    """The error for a video that cannot be read, with its path and the cause.
+
+    Args:
+        path: path of the video
+        cause: cause of the failure
+    """
+    def __init__(self, path: str | Path, cause: str):
         super().__init__(f"{path}: {cause}")
         self.path, self.cause = str(path), cause
 
@@ -271,10 +273,12 @@ class BadClip:
 
 
 class FrameCache:
-    "The decoded frames of a dataset, as `read_clips` wrote them; index it by row number or by clip id."
-    def __init__(self,
-        path: str | Path, # folder of the cache
-    ):
+    """The decoded frames of a dataset, as `read_clips` wrote them; index it by row number or by clip id.
+
+    Args:
+        path: folder of the cache
+    """
+    def __init__(self, path: str | Path):
         path = Path(path)
         if not (path/"frames.npy").exists():
             raise VidnegError(f"{path} holds no frame cache: make one with `read_clips`, or run the stage frames")

@@ -38,11 +38,13 @@ def _bisect(data, key):
     return _NONE
 
 class Store:
-    "A store of outputs on disk, by key."
-    def __init__(self,
-        folder: str | Path, # folder of 00.jsonl … ff.jsonl, and of journal.jsonl until it is merged
-        keep: int = 50_000, # largest number of outputs in the journal, and in memory, before it is merged
-    ):
+    """A store of outputs on disk, by key.
+
+    Args:
+        folder: folder of 00.jsonl … ff.jsonl, and of journal.jsonl until it is merged
+        keep: largest number of outputs in the journal, and in memory, before it is merged
+    """
+    def __init__(self, folder: str | Path, keep: int = 50_000):
         self.folder, self.keep, self.new = Path(folder), keep, {}
         self.journal = self.folder/"journal.jsonl"
         if not self.journal.exists(): return
@@ -95,12 +97,14 @@ class Store:
 
 # %% ../../nbs/lm/cache.ipynb #db589e30
 class Cached:
-    "A backend with its outputs cached on disk; its methods take and return the same as the backend's."
-    def __init__(self,
-        backend: FillMask | Chat | LogProbability | Embedder, # backend with `kind` and `identity`
-        folder: str | Path, # folder of the store; several backends may share it
-        piece: int = 256, # inputs per call of the backend; a crash loses the outputs of at most one call
-    ):
+    """A backend with its outputs cached on disk; its methods take and return the same as the backend's.
+
+    Args:
+        backend: backend with `kind` and `identity`
+        folder: folder of the store; several backends may share it
+        piece: inputs per call of the backend; a crash loses the outputs of at most one call
+    """
+    def __init__(self, backend: FillMask | Chat | LogProbability | Embedder, folder: str | Path, piece: int = 256):
         self.backend, self.name, self.kind, self.identity = backend, backend.name, backend.kind, backend.identity
         self.store, self.piece, self.open = Store(folder), piece, False
         self.asked = self.found = 0 # inputs that went to the backend, and inputs whose output was cached

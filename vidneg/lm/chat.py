@@ -63,17 +63,28 @@ _WAY_OUT = {
 }
 
 class OpenAIChat:
-    "A chat model behind an OpenAI-compatible endpoint."
+    """A chat model behind an OpenAI-compatible endpoint.
+
+    Args:
+        model: name of the model on the server
+        base_url: address of the endpoint
+        api_key_env: environment variable that holds the key; "": no key
+        concurrency: number of simultaneous requests, at least 1
+        timeout: longest wait for an answer in seconds
+        retries: number of retries after a temporary failure
+        revision: revision of the weights on the server, if known; part of the cache's key
+        extra: further fields of the request, such as {"top_p": 0.9}
+    """
     kind = "chat"
     def __init__(self,
-        model: str, # name of the model on the server
-        base_url: str = "http://localhost:8000/v1", # address of the endpoint
-        api_key_env: str = "", # environment variable that holds the key; "": no key
-        concurrency: int = 8, # number of simultaneous requests, at least 1
-        timeout: float = 60.0, # longest wait for an answer in seconds
-        retries: int = 5, # number of retries after a temporary failure
-        revision: str = "", # revision of the weights on the server, if known; part of the cache's key
-        extra: dict | None = None, # further fields of the request, such as {"top_p": 0.9}
+        model: str,
+        base_url: str = "http://localhost:8000/v1",
+        api_key_env: str = "",
+        concurrency: int = 8,
+        timeout: float = 60.0,
+        retries: int = 5,
+        revision: str = "",
+        extra: dict | None = None,
     ):
         self.name, self.base_url, self.api_key_env = model, base_url, api_key_env
         self.concurrency, self.timeout, self.retries, self.extra = concurrency, timeout, retries, dict(extra or {})

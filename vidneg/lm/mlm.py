@@ -77,13 +77,21 @@ def hide_words(ids: np.ndarray, mask_id: int, p: float, rng: np.random.Generator
 
 # %% ../../nbs/lm/mlm.ipynb #f9849deb
 class MlmBatches(OrderedBatches):
-    "Batches of captions with masked words, for `vidneg.train.loop.fit`."
+    """Batches of captions with masked words, for `vidneg.train.loop.fit`.
+
+    Args:
+        tokenizer: tokenizer from `word_tokenizer`
+        texts: captions; duplicates count once
+        batch_size: captions per batch
+        p: probability that a word is masked, in [0, 1]
+        seed: seed of the order and of the masked words
+    """
     def __init__(self,
-        tokenizer: PreTrainedTokenizerFast, # tokenizer from `word_tokenizer`
-        texts: list[str], # captions; duplicates count once
-        batch_size: int = 64, # captions per batch
-        p: float = 0.2, # probability that a word is masked, in [0, 1]
-        seed: int = 0, # seed of the order and of the masked words
+        tokenizer: PreTrainedTokenizerFast,
+        texts: list[str],
+        batch_size: int = 64,
+        p: float = 0.2,
+        seed: int = 0,
     ):
         texts = list(dict.fromkeys(t for t in texts if t.strip()))
         if not texts:
@@ -154,14 +162,23 @@ def save_pretrained(folder: str | Path, *parts):
 
 # %% ../../nbs/lm/mlm.ipynb #ee36fb8e
 class CaptionMlm(nn.Module):
-    "A small BERT with its tokenizer, for `vidneg.train.tasks.Task`."
+    """A small BERT with its tokenizer, for `vidneg.train.tasks.Task`.
+
+    Args:
+        tokenizer: tokenizer from `word_tokenizer`
+        width: width d of the layers, a multiple of `heads`
+        layers: number of transformer layers
+        heads: attention heads per layer
+        dropout: dropout probability, in [0, 1)
+        seed: seed of the initial weights
+    """
     def __init__(self,
-        tokenizer: PreTrainedTokenizerFast, # tokenizer from `word_tokenizer`
-        width: int = 96, # width d of the layers, a multiple of `heads`
-        layers: int = 2, # number of transformer layers
-        heads: int = 4, # attention heads per layer
-        dropout: float = 0.0, # dropout probability, in [0, 1)
-        seed: int = 0, # seed of the initial weights
+        tokenizer: PreTrainedTokenizerFast,
+        width: int = 96,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.0,
+        seed: int = 0,
     ):
         super().__init__()
         self.tokenizer = tokenizer

@@ -223,10 +223,12 @@ class Claim:
     signed: bool = True
 
 class Claims(dict[str, Claim]):
-    "The claims of one paper by key, in the order of the report."
-    def __init__(self,
-        title: str, # of the paper, as a heading
-    ):
+    """The claims of one paper by key, in the order of the report.
+
+    Args:
+        title: of the paper, as a heading
+    """
+    def __init__(self, title: str):
         super().__init__()
         self.title = title
 
