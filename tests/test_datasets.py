@@ -40,8 +40,8 @@ def test_a_folder_of_ones_own(tmp_path):
 @pytest.mark.parametrize("clips, captions, says", [
     (CLIPS*2, [], "clip_id 'a' occurs more than once"),
     (CLIPS, [Caption("c", "a", "x")]*2, "caption_id 'c' occurs more than once"),
-    (CLIPS, [Caption("c", "z", "x")], "'c' is of clip 'z', which is not in the table of clips"),
-    (CLIPS, [Caption("c", "a", "x", "short")], "grain of caption 'c' is 'short': fine or broad"),
+    (CLIPS, [Caption("c", "z", "x")], "'c' belongs to clip 'z', which is not in the table of clips"),
+    (CLIPS, [Caption("c", "a", "x", "short")], "grain of caption 'c' is 'short': use fine or broad"),
     ([], [], "table of clips is empty"),
     (CLIPS, [], "table of captions is empty")])
 def test_bad_tables(tmp_path, clips, captions, says):
@@ -89,9 +89,9 @@ LINE = '{"caption_id": "3", "clip_id": "a", "text": %s}\n' + GOOD["captions.json
     ({"captions_jsonl": GOOD["captions.jsonl"] + "\n{"}, "line 3 is not JSON"),
     ({"captions_jsonl": '["a", "b"]'}, "a row that is no Caption"),
     ({"captions_jsonl": '{"clip_id": "a", "text": "a dog"}'}, r"no Caption \(missing .* 'caption_id'\); its fields are: caption_id, clip_id, text"),
-    ({"captions_jsonl": LINE % 17}, "text is 17, which is no text"),
-    ({"captions_jsonl": LINE % "null"}, "text is None, which is no text"),
-    ({"clips_jsonl": GOOD["clips.jsonl"].replace('"b.mp4"', '"b.mp4", "start": "0:10"')}, "start is '0:10', which is no number"),
+    ({"captions_jsonl": LINE % 17}, "text is 17, which is not a text"),
+    ({"captions_jsonl": LINE % "null"}, "text is None, which is not a text"),
+    ({"clips_jsonl": GOOD["clips.jsonl"].replace('"b.mp4"', '"b.mp4", "start": "0:10"')}, "start is '0:10', which is not a number"),
     ({"captions_jsonl": GOOD["captions.jsonl"].encode("utf-16")}, "is not UTF-8"),
     ({"clips.parquet": "no table"}, "clips.parquet is no Parquet file"),
     ({"clips_jsonl": GOOD["clips.jsonl"].replace("test", "validation")}, "no split is called 'validation'; clips by split: 'train' 1, 'v"),

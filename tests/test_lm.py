@@ -387,7 +387,7 @@ def test_an_answer_without_text_is_empty(server):
 
 
 @pytest.mark.parametrize("bad, says", [
-    ([], "no list"), ([{"role": "user"}], "no list"), (talk(None), "no list"), ("hello", "no list"),
+    ([], "not a list"), ([{"role": "user"}], "not a list"), (talk(None), "not a list"), ("hello", "not a list"),
     (talk(" "), "empty"), ([{"role": "robot", "content": "a"}], "robot")])
 def test_bad_conversations_are_refused(bad, says, causal):
     for llm in (OpenAIChat("m"), TransformersChat(causal)):

@@ -120,7 +120,7 @@ def test_real_annotations_are_read_whole():
     assert all((np.sum(q.saliency, 1)[~i] == 0).all() for q, i in zip(train, inside))
     folder = Path(REAL)/"charades_sta"
     assert len(read_charades_sta(folder/"charades_sta_test.txt")) == 3720
-    with pytest.raises(VidnegError, match="line .* is empty; mend it"):
+    with pytest.raises(VidnegError, match="line .* is empty; correct it"):
         read_charades_sta(folder/"charades_sta_train.txt")
     assert len(read_charades_sta(folder/"charades_sta_train.txt", on_empty="drop")) == 12404
 
@@ -299,9 +299,9 @@ def test_bad_input_says_what_is_wrong(tmp_path):
     backwards = row | {"relevant_clip_ids": [1], "relevant_windows": [[4, 2]]}
     for text in ("{}", "not json", json.dumps(row), json.dumps(backwards)):
         bad.write_text(text)
-        with pytest.raises(VidnegError, match="line 1, is no query"): read_qvhighlights(bad)
+        with pytest.raises(VidnegError, match="line 1, is not a query"): read_qvhighlights(bad)
     bad.write_text("3MSZA 24.3 person turns##on")
     with pytest.raises(VidnegError, match="line 1, is not 'video start end"): read_charades_sta(bad)
     bad.write_text("3MSZA 2 9##a person\n")
-    with pytest.raises(VidnegError, match="no duration of '3MSZA'"): read_charades_sta(bad, {})
+    with pytest.raises(VidnegError, match="durations has no '3MSZA'"): read_charades_sta(bad, {})
     assert read_charades_sta(bad, {"3MSZA": 5.})[0].windows == ((2., 5.),)

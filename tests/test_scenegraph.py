@@ -234,9 +234,9 @@ def test_arrays_need_to_be_let_through(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("damage, message", [
-    (lambda m: [1], "is no MovieGraphs file"), (lambda m: {"a": 1}, "is no MovieGraphs file"),
+    (lambda m: [1], "is not a MovieGraphs file"), (lambda m: {"a": 1}, "is not a MovieGraphs file"),
     (lambda m: vars(m["tt0109830"]).pop("clip_graphs") and m, "'clip_graphs' is missing"),
-    (lambda m: vars(m["tt0109830"]).update(clip_graphs=3) or m, "clip_graphs are no dictionary"),
+    (lambda m: vars(m["tt0109830"]).update(clip_graphs=3) or m, "clip_graphs should be a dictionary"),
     (lambda m: vars(m["tt0109830"]).update(clip_graphs={1: 2}) or m, "tt0109830/1: 'G' is missing"),
     (lambda m: vars(m["tt0109830"].clip_graphs[5]).update(G=[]) or m, "tt0109830/5: 'node' is missing|'_node'"),
     (lambda m: m["tt0109830"].clip_graphs[5].G.adj[1].update({99: {}}) or m, "nodes and edges do not fit"),

@@ -1,5 +1,5 @@
 "Sampling, decoding, broken files, and the cache of a dataset's frames."
-import hashlib, os, pickle
+import hashlib, inspect, os, pickle
 from fractions import Fraction
 from pathlib import Path
 
@@ -91,18 +91,29 @@ def folder(tmp_path):
 def test_read_frames_by_number(folder):
     path = folder/"good.mp4"
     assert step(v.read_frames(path)) == list(range(24))
-    assert step(v.read_frames(path, [5, 5, 2, 23])) == [5, 5, 2, 23]
-    assert step(v.read_frames(path, 4)) == [3, 9, 15, 21]
-    assert step(v.read_frames(path, lambda n: [0, n - 1])) == [0, 23]
-    assert v.read_frames(path, 3, size=32).shape == (3, 32, 32, 3)
+    assert step(v.read_frames(path, indices=[5, 5, 2, 23])) == [5, 5, 2, 23]
+    assert step(v.read_frames(path, indices=lambda n: [0, n - 1])) == [0, 23]
+    with pytest.raises(v.VideoError, match="24 were asked for, but the video has frames 0 to 23"):
+        v.read_frames(path, indices=[24])
+    with pytest.raises(v.VideoError, match="no frames were asked for"): v.read_frames(path, indices=[])
+
+
+def test_a_number_of_frames_is_spread_evenly(folder):
+    path = folder/"good.mp4"
+    assert list(inspect.signature(v.read_frames).parameters)[:2] == ["path", "n_frames"]
+    assert step(v.read_frames(path, 4)) == step(v.read_frames(path, n_frames=np.int64(4))) == [3, 9, 15, 21]
+    assert np.array_equal(v.read_frames(path, 8), v.read_frames(path, indices=v.sample_indices(24, 8)))
+    assert v.read_frames(path, 3, size=32).shape == v.read_frames(path, 3, 32).shape == (3, 32, 32, 3)
     assert v.read_frames(path, 3, size=(20, 30)).shape == (3, 20, 30, 3)
-    with pytest.raises(v.VideoError, match="24 were asked for, there are 0 to 23"): v.read_frames(path, [24])
-    with pytest.raises(v.VideoError, match="no frames were asked for"): v.read_frames(path, [])
+    with pytest.raises(VidnegError, match="pass frame numbers as indices="): v.read_frames(path, [0, 8])
+    with pytest.raises(VidnegError, match="both given"): v.read_frames(path, 8, indices=[0])
+    with pytest.raises(VidnegError, match="at least one frame"): v.read_frames(path, 0)
 
 
 def test_resizing_in_parts_is_resizing_at_once(folder):
     every = v.read_frames(folder/"good.mp4", size=24)
-    assert np.array_equal(every, np.concatenate([v.read_frames(folder/"good.mp4", [i], size=24) for i in range(24)]))
+    singly = [v.read_frames(folder/"good.mp4", indices=[i], size=24) for i in range(24)]
+    assert np.array_equal(every, np.concatenate(singly))
 
 
 @pytest.mark.parametrize("name", ["good.mp4", "good.mkv"])
@@ -129,7 +140,7 @@ BROKEN = {"missing.mp4": "no such file", "empty.mp4": "empty", "folder.mp4": "fo
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_files_say_what_is_wrong(folder, name):
-    with pytest.raises(v.VideoError) as e: v.read_frames(folder/name, [0])
+    with pytest.raises(v.VideoError) as e: v.read_frames(folder/name, indices=[0])
     assert BROKEN[name] in e.value.cause and name in str(e.value) and name not in e.value.cause
     copy = pickle.loads(pickle.dumps(e.value))
     assert str(copy) == str(e.value) and copy.cause == e.value.cause
@@ -169,7 +180,7 @@ def test_cache_is_the_same_for_any_number_of_workers(tmp_path, mode):
     assert cache.frames.shape == (12, 4, 48, 64, 3) and cache.clip_ids == [c.clip_id for c in clips] and not cache.bad
     for i, c in enumerate(clips):
         want = v.sample_indices(24, 4, mode, stable_rng(0, "frames", c.clip_id))
-        assert np.array_equal(cache[c.clip_id], v.read_frames(tmp_path/c.path, want))
+        assert np.array_equal(cache[c.clip_id], v.read_frames(tmp_path/c.path, indices=want))
         assert np.array_equal(cache[i], cache[c.clip_id])
         assert np.allclose(cache.times[i], want/8)
     few = v.read_clips(clips[5:7], tmp_path, tmp_path/"few", 4, mode, desc="")
@@ -183,7 +194,7 @@ def test_bad_clips_are_skipped_and_listed(folder):
     cache = v.read_clips(clips, folder, folder/"cache", 4, on_error="skip", workers=2, desc="")
     assert cache.clip_ids == ["good.mp4", "good.mkv"] and len(cache) == 2 and step(cache[1]) == [3, 9, 15, 21]
     assert [b.clip_id for b in cache.bad] == ["text.mp4", "missing.mp4", "whole.mp4"]
-    assert cache.bad[1].cause == "no such file" and "64×64, the first clip is 64×48" in cache.bad[2].cause
+    assert cache.bad[1].cause == "no such file" and "64×64, but the first clip is 64×48" in cache.bad[2].cause
     assert not any(str(folder) in b.cause for b in cache.bad)
     with pytest.raises(VidnegError, match="no such file"): cache["missing.mp4"]
     with pytest.raises(VidnegError, match="never decoded"): cache.rows(["good.mp4", "other"])

@@ -58,7 +58,7 @@ def sets_page(table: pd.DataFrame, names: Iterable[str], sample: int) -> str:
     Returns:
         Markdown
     """
-    about = "".join(f"- {name}: {PAIR_SETS[name].what} ({PAIR_SETS[name].licence})\n" for name in names)
+    about = "".join(f"- {name}: {PAIR_SETS[name].what} ({PAIR_SETS[name].license})\n" for name in names)
     rows = [(r.set, r.kind, f"{100*r.shorter:.1f}", _accuracy(r), r.scorer, r.pairs) for r in table.itertuples()]
     return ("# Published sets without the pictures\n\nHow often the true caption is found by the text alone, in per "
             "cent; chance is 50. `Shorter` takes the text of fewer characters, a tie is wrong. `Best` is the best of the "
