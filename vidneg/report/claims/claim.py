@@ -44,7 +44,7 @@ class Evidence:
     settings: dict = field(default_factory=dict) # `n`, `seed`, `level` for `bootstrap`
     gaps: pd.DataFrame | None = None # ranks from the stage spot, columns GAP_COLUMNS; a run is "model/stage"
     answers: pd.DataFrame | None = None # right and wrong answers from the stage qa, as returned by `marked`
-    moments: pd.DataFrame | None = None # values from the stage moments: run "model/run", query_id, clip_id, length, metrics
+    moments: pd.DataFrame | None = None # stage moments, per query: run "model/run", query_id, clip_id, length, metrics
     components: pd.DataFrame | None = None # retrieval ranks from the stage components, columns RANK_COLUMNS
     pairs: pd.DataFrame | None = None # item scores from the stage components, columns SCORE_COLUMNS
     events: pd.DataFrame | None = None # item scores from the stage spot, columns SCORE_COLUMNS; runs as in `gaps`
@@ -134,7 +134,8 @@ def moment(self: Evidence,
     if missing := [r for r in (a, b) if r not in set(part.run)]:
         raise VidnegError(f"no moments of run {missing[0]!r}")
     wide = part.pivot(index=["clip_id", "query_id"], columns="run", values=metric)
-    if wide.isna().any(axis=None): raise VidnegError(f"{a} and {b} have predictions for different queries")
+    if wide.isna().any(axis=None):
+        raise VidnegError(f"{a} and {b} have predictions for different queries")
     return paired_difference(wide[a], wide[b], wide.index.get_level_values("clip_id"), **self.settings)
 
 # %% ../../../nbs/report/claims/claim.ipynb #b7e00003

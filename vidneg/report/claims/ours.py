@@ -51,10 +51,10 @@ def _share(kinds, start, sign=1):
     if not some: raise VidnegError(f"no kind of manipulation begins with {start!r}")
     return {k: sign / len(some) for k in some}
 
-_own_pair("pairs-temporal", "Without other clips, SPOT's models are at chance between a clip's caption and its temporal "
-          f"manipulation (50 ± {CHANCE * 100:g} %).", "accuracy on temporal items, mean of six models",
+_own_pair("pairs-temporal", "Without other clips, SPOT's models are at chance between a clip's caption and its "
+          f"temporal manipulation (50 ± {CHANCE * 100:g} %).", "accuracy on temporal items, mean of six models",
           lambda kinds: _share(kinds, "temporal"), signed=False, above=.5 - CHANCE, below=.5 + CHANCE)
-_own_pair("pairs-counterfactual", "Without other clips, SPOT's models do better on counterfactual manipulations than on "
-          "temporal and neighborhood ones.", "accuracy, mean over counterfactual kinds minus mean over temporal and "
+_own_pair("pairs-counterfactual", "Without other clips, SPOT's models do better on counterfactual manipulations than "
+          "on temporal and neighborhood ones.", "accuracy, mean over counterfactual kinds minus mean over temporal and "
           "neighborhood kinds", lambda kinds: _share(kinds, "counterfactual") | _share(
               kinds, ("temporal", "neighborhood"), -1), above=0)

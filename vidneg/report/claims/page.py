@@ -57,7 +57,7 @@ CHECKS = {"scores": check_scores, "ranks": check_ranks, "gaps": check_gaps, "com
 def decide(
     evidence: Evidence, # the tables that decide claims
     papers: Sequence[str] | None = None, # names in PAPERS; None: all
-) -> pd.DataFrame: # a row per claim: key, of, claim, source, quantity, range, paper, an estimate (fractions), verdict, reason
+) -> pd.DataFrame: # key, of, claim, source, quantity, range, paper, an estimate (fractions), verdict, reason
     "Estimate every claim and let the interval decide; bad files are an error, missing runs leave a claim open."
     for name, check in CHECKS.items():
         if (table := vars(evidence)[name]) is not None: check(table)
@@ -77,11 +77,11 @@ def decide(
 PREFACE = (
     "Each claim says that a quantity lies in a range that was fixed beforehand. The columns `Quantity` and `Range` say "
     "which: a difference \"A minus B\" is in percentage points, and positive where A has the higher value; other "
-    "quantities are in percent. Accuracies are on balanced negatives unless the claim says otherwise. A relative gap is "
-    "SPOT's Δ = (P − P′)/P, where P is the recall with true captions and P′ the recall with each caption replaced by its "
-    "manipulation; it is the mean over R@1 and R@5 and over both directions. Intervals are 95 %, by bootstrap over "
-    "clips, paired between runs. A claim *holds* where the whole interval lies in the range, is *reversed* where the "
-    "whole interval lies outside it, and is *open* otherwise. The papers' figures are from other data and other "
+    "quantities are in percent. Accuracies are on balanced negatives unless the claim says otherwise. A relative gap "
+    "is SPOT's Δ = (P − P′)/P, where P is the recall with true captions and P′ the recall with each caption replaced "
+    "by its manipulation; it is the mean over R@1 and R@5 and over both directions. Intervals are 95 %, by bootstrap "
+    "over clips, paired between runs. A claim *holds* where the whole interval lies in the range, is *reversed* where "
+    "the whole interval lies outside it, and is *open* otherwise. The papers' figures are from other data and other "
     "models.\n")
 
 def count_verdicts(

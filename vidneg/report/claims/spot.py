@@ -74,9 +74,9 @@ def _gap_claim(key, text, source, quantity, combine, models=tuple(PROBED), kinds
 _gap_claim("spot-temporal", "Models hardly notice temporal manipulations: the mean gap of six models is below "
            f"{LITTLE * 100:g} %.", "Tables 8, 9, §3.6", "relative gap on temporal kinds, mean of six models", _mean_gap,
            kinds="temporal", signed=False, below=LITTLE)
-_gap_claim("spot-counterfactual", "Models notice counterfactual manipulations more than temporal and neighborhood ones.",
-           "Tables 8, 9, §3.6", "relative gap, mean over counterfactual kinds minus mean over temporal and neighborhood "
-           "kinds", _counterfactual, above=0)
+_gap_claim("spot-counterfactual", "Models notice counterfactual manipulations more than temporal and neighborhood "
+           "ones.", "Tables 8, 9, §3.6", "relative gap, mean over counterfactual kinds minus mean over temporal and "
+           "neighborhood kinds", _counterfactual, above=0)
 _gap_claim("spot-spatial", "Most models are not sensitive to spatial relationships: at least four of six have a gap "
            f"below {LITTLE * 100:g} %.", "Table 8, §3.6", "relative gap on spatial relationships, the fourth-smallest "
            "of six models", _most, kinds="spatial", tables=(8,), signed=False, below=LITTLE)
