@@ -52,8 +52,8 @@ def test_paper_retrieval():
 
 def test_paper_tables_by_name():
     with pytest.raises(VidnegError, match="2, 3, 4, 6"): paper_table(5)
-    with pytest.raises(VidnegError, match="there are: 2, 3, 4, 5"): paper_table(6, "components")
-    with pytest.raises(VidnegError, match="'compo'; there are: components, navero, spot"): paper_table(3, "compo")
+    with pytest.raises(VidnegError, match="choose one of: 2, 3, 4, 5"): paper_table(6, "components")
+    with pytest.raises(VidnegError, match="'compo'; choose one of: components, navero, spot"): paper_table(3, "compo")
     assert paper_table(2).equals(paper_table(2, "navero"))
     for number in (2, 3, 4, 5):
         table = paper_table(number, "components")

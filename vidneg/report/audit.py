@@ -64,9 +64,9 @@ def _percent(value, low, high): return "–" if pd.isna(value) else fmt(Estimate
 
 _AUDIT = (
     "Accuracy of the best blind ranker, which reads texts only, before and after refinement: percent, with 95 % "
-    "intervals; chance is 50. At most {} items per set are measured. On AARO all items are measured, by rankers that were "
-    "fitted on training negatives. `False negatives` are negatives that are true of their clip; `Unknown` is the share "
-    "that the oracle cannot judge.")
+    "intervals; chance is 50. At most {} items per set are measured. On AARO all items are measured, by rankers that "
+    "were fitted on training negatives. `False negatives` are negatives that are true of their clip; `Unknown` is the "
+    "share that the oracle cannot judge.")
 
 def audits_markdown(
     audits: pd.DataFrame, # a row per set, as returned by `audit_row`
@@ -85,9 +85,9 @@ def audits_markdown(
 
 # %% ../../nbs/report/audit.ipynb #a0d10010
 _RATES = (
-    "`Covered`: share of the captions with a negative of the kind (for test sets and SPOT: share of the clips), and "
-    "their number. `Wrong`: false negatives, that is, negatives that are true of their clip, and positives that are not; "
-    "95 % interval over clips. `n`: texts that the oracle can judge. `Unknown`: texts that it cannot judge.")
+    "`Covered`: share of the captions with a negative of the kind (for test sets and SPOT: share of the clips). "
+    "`Wrong`: false negatives, that is, negatives that are true of their clip, and positives that are not; 95 % "
+    "interval over clips. `n`: texts that the oracle can judge. `Unknown`: texts that it cannot judge.")
 
 def rates_markdown(
     rates: pd.DataFrame, # part, set, and the columns of `set_rates`

@@ -63,10 +63,10 @@ def write_events(
 # %% ../../nbs/report/events.ipynb #e5a1000f
 _SPOT = (
     "Relative gap of R@1, Δ = (P − P′)/P: P is R@1 with true captions, P′ is R@1 with each caption replaced by its "
-    "manipulation. 0 means that the model does not notice the manipulation; 1 means that it never retrieves a manipulated "
-    "caption. Intervals are 95 %, by bootstrap over clips; – where P is 0. The stages of training: `weak`, broad captions "
-    "only; `plain`, then post-trained with captions of events; `hn`, post-trained with the same captions and their "
-    "manipulations as hard negatives (HN-NCE). Clips by kind: ")
+    "manipulation. 0 means that the model does not notice the manipulation; 1 means that it never retrieves a "
+    "manipulated caption. Intervals are 95 %, by bootstrap over clips; – where P is 0. The stages of training: `weak`, "
+    "broad captions only; `plain`, then post-trained with captions of events; `hn`, post-trained with the same "
+    "captions and their manipulations as hard negatives (HN-NCE). Clips by kind: ")
 
 def _model_and_stage(table):
     "Split the run names model/stage into two columns."
@@ -93,11 +93,11 @@ def spot_page(
 
 # %% ../../nbs/report/events.ipynb #e5a10012
 _COMPONENTS = (
-    "clips with one query each. R@K in percent; MnR is the mean rank, 1 is best; 95 % intervals by bootstrap over clips. "
-    "In every run, X-CLIP starts from the same model, pre-trained on images and broad captions, and sees the same "
-    "captions in the same order. `baseline` has X-CLIP's own loss. The other runs add this loss on positives, and a loss "
-    "on negatives that differ in one component. The paper's rows are on other data, with a model a hundred times larger: "
-    "compare patterns, not absolute values.\n\n")
+    "clips with one query each. R@K in percent; MnR is the mean rank, 1 is best; 95 % intervals by bootstrap over "
+    "clips. In every run, X-CLIP starts from the same model, pre-trained on images and broad captions, and sees the "
+    "same captions in the same order. `baseline` has X-CLIP's own loss. The other runs add this loss on positives, and a "
+    "loss on negatives that differ in one component. The paper's rows are on other data, with a model a hundred times "
+    "larger: compare patterns, not absolute values.\n\n")
 _COMPONENT_TABLES = {3: ("All components", "baseline", "simple", "discernible", "adaptive"),
                      5: ("One component", "baseline", "verb", "subject")} # number of the paper's table → title, runs
 
@@ -152,9 +152,9 @@ def moments_page(
     chosen = table[table["part"].isin(["full", "VeryGood"])]
     metric = chosen.metric.where(chosen["part"] == "full", "highlight " + chosen.metric)
     chosen, n = chosen.assign(metric=metric, data=test_name), chosen[["n", "clips"]].max()
-    text = f"# Moment retrieval in films of {test_name}\n\n{n.n} queries about {n.clips} films; percent, 95 % intervals "
-    text += "by bootstrap over films. Each `run` starts from the same model and adds the named loss on sentence "
-    text += "components; `plain` adds none. The paper's rows (Table 2) are on other data: compare patterns, not "
+    text = f"# Moment retrieval in films of {test_name}\n\n{n.n} queries about {n.clips} films; percent, 95 % "
+    text += "intervals by bootstrap over films. Each `run` starts from the same model and adds the named loss on "
+    text += "sentence components; `plain` adds none. The paper's rows (Table 2) are on other data: compare patterns, not "
     text += "absolute values.\n\n"
     text += estimates_markdown(chosen, ["data", "model", "run"], "metric", digits=digits, paper=printed(2, 2))
     text += "\nDifferences, paired on the same queries; positive where the run named first is better:\n\n"

@@ -51,8 +51,8 @@ def sets_page(
     about = "".join(f"- {name}: {PAIR_SETS[name].what} ({PAIR_SETS[name].licence})\n" for name in names)
     rows = [(r.set, r.kind, f"{100*r.shorter:.1f}", _accuracy(r), r.scorer, r.pairs) for r in table.itertuples()]
     return ("# Published sets without the images\n\nAccuracy of blind baselines, which read the two texts only, in "
-            "percent; chance is 50. `Shorter` takes the text with fewer characters for the caption; a tie is wrong. `Best` "
-            "is the best of the audit's blind rankers, cross-fitted over images or clips, on at most "
+            "percent; chance is 50. `Shorter` takes the text with fewer characters for the caption; a tie is wrong. "
+            "`Best` is the best of the audit's blind rankers, cross-fitted over images or clips, on at most "
             f"{sample} pairs, with its 95 % interval.\n\n"
             f"{about}\n" + markdown_table(["Set", "Kind", "Shorter", "Best", "Blind ranker", "Pairs"], rows))
 
@@ -84,10 +84,10 @@ def refinement_page(
     gap = gap[gap.kind == "all"].iloc[0]
     covered = [(k, n["made"], n.sum()) for k, n in counts_table(counts).iterrows()]
     return (f"# Negatives of {sentences} captions of {source}\n\n{items} items, one per caption where the word lists "
-            f"offer a negative; {len(candidates)} candidates. The table shows the accuracy of the best blind ranker in its "
-            f"worst category, in percent, by the share of kept items. The margin of {100*margin:g} points holds up to a "
-            f"share of {100*best_share(refined, margin):g} %. Before refinement, a token of a caption is more likely "
-            f"than a token of its negative by {gap.gap:.2f} nats [{gap.low:.2f}, {gap.high:.2f}].\n\n"
+            f"offer a negative; {len(candidates)} candidates. The table shows the accuracy of the best blind ranker in "
+            f"its worst category, in percent, by the share of kept items. The margin of {100*margin:g} points holds up "
+            f"to a share of {100*best_share(refined, margin):g} %. Before refinement, a token of a caption is more "
+            f"likely than a token of its negative by {gap.gap:.2f} nats [{gap.low:.2f}, {gap.high:.2f}].\n\n"
             + markdown_table(["Kept (%)", "Blind ranker", "Category", "Accuracy (%)"], [
                 (f"{100*r.kept:.1f}", r.scorer, r.kind, _accuracy(r)) for r in worst.itertuples()])
             + "\n![Refinement](refinement.png)\n\n## Coverage\n\n"

@@ -206,10 +206,10 @@ FORM_NOTES = {
     "balanced": "Replacements are drawn so that the negative cannot be recognized from the text alone.",
     "published": "Replacements are drawn uniformly from the word list, as in the paper.",
     "mixed": "Several edits per negative, by rules and by a language model, like the training negatives of Table 3."}
-FOOT = ("Numbers are percent. Intervals are 95 %, by bootstrap over clips, paired for differences. A difference \"A − B\" is "
-        "positive where A has the higher value. acc is strict: a tie is wrong. *Blind* reads the text only. Rows marked "
-        "*(paper)* are the NAVERO paper's own, on other data and with other models: compare patterns, not absolute "
-        "values.\n")
+FOOT = ("Numbers are percent. Intervals are 95 %, by bootstrap over clips, paired for differences. A difference "
+        "\"A − B\" is positive where A has the higher value. acc is strict: a tie is wrong. *Blind* reads the text "
+        "only. Rows marked *(paper)* are the NAVERO paper's own, on other data and with other models: compare patterns, not "
+        "absolute values.\n")
 
 def _write(folder, name, numbers, page):
     "Write the CSV file and the Markdown page, each under a temporary name first."

@@ -19,7 +19,7 @@ from ...evaluate.accuracy import KINDS, item_matrix
 from ...evaluate.answers import right
 from ...evaluate.gap import joint_gaps
 from ...evaluate.retrieval import RETRIEVAL_METRICS, rank_matrix
-from ...evaluate.stats import Estimate, contrast, fmt, paired_difference
+from ...evaluate.stats import Estimate, contrast, paired_difference
 
 # %% auto #0
 __all__ = ['verdict', 'Evidence', 'marked', 'read_evidence', 'Claim', 'Claims', 'signed_points']
