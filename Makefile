@@ -48,7 +48,7 @@ lab: .venv ## JupyterLab; notebooks are cleaned as they are saved. VIDNEG_SCALE=
 	@jupyter lab --ContentsManager.pre_save_hook=vidneg.pipeline.stage.clean_on_save
 
 export: .venv ## notebooks to modules
-	@nbdev_export
+	@python -m vidneg.pipeline.export
 
 clean-notebooks: .venv ## strip what does not belong in git from the notebooks
 	@nbdev_clean

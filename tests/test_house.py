@@ -9,8 +9,8 @@ from execnb.nbio import nb2str, read_nb
 from nbdev.clean import clean_nb
 from nbdev.config import get_config
 from nbdev.doclinks import _get_modidx
-from nbdev.export import nb_export
 
+from vidneg.pipeline.export import export
 from vidneg.pipeline.runner import declared
 from vidneg.pipeline.stage import read_section, tagged
 
@@ -45,7 +45,7 @@ def test_module_is_what_its_notebook_exports(path, tmp_path, monkeypatch):
     module = Path("vidneg", *exports(path).split(".")).with_suffix(".py")
     made = tmp_path/module
     made.parent.mkdir(parents=True)
-    nb_export(ROOT/path, lib_path=tmp_path/"vidneg")
+    export(ROOT/path, tmp_path/"vidneg")
     # nbdev writes the way back to the notebook relative to where the module lies
     def text(p): return re.sub(r"\S*(?=nbs/\S+\.ipynb)", "", p.read_text())
     same = text(made) == text(ROOT/module)

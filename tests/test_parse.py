@@ -12,7 +12,8 @@ from spacy.training import Example
 import vidneg
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
-from vidneg.text.english import CaptionEnglish, SpacyParser, dictionary_lemma, encodable, word_classes
+from vidneg.text.english import CaptionEnglish, SpacyParser, encodable
+from vidneg.text.inflection import dictionary_lemma, word_classes
 from vidneg.text.parse import PIPELINE, load_parser, read_parses, write_parses
 from vidneg.text.train_parser import (accuracy, count_right, epoch_examples, fit_pipeline, lemma_table, save_pipeline,
                                       to_example)

@@ -25,25 +25,32 @@ from ..data.pairs import Pair
 from ..text.edits import WORD, window
 
 # %% auto #0
-__all__ = ['SCORERS', 'DEFECTS', 'tokens', 'differences', 'folds', 'Prepared', 'by_characters', 'by_words', 'by_log_odds',
-           'logistic_ranker', 'by_bag', 'by_bag_of_kind', 'NgramLM', 'by_ngrams', 'by_causal', 'wilson', 'blind_scores',
-           'blind_solvability', 'pick_shorter', 'wide', 'defects', 'sample_pairs']
+__all__ = ['SCORERS', 'DEFECTS', 'tokens', 'differences', 'folds', 'Prepared', 'by_characters', 'by_words',
+           'by_log_odds', 'logistic_ranker', 'by_bag', 'by_bag_of_kind', 'NgramLM', 'by_ngrams', 'by_causal', 'wilson',
+           'blind_scores', 'blind_solvability', 'pick_shorter', 'wide', 'defects', 'sample_pairs']
 
 # %% ../../nbs/audit/blind.ipynb #d00d854d
 @lru_cache(maxsize=2**13) # a caption is read once for each of its negatives, and by several scorers
 def _tokens(text): return tuple(WORD.findall(text.lower()))
 
-def tokens(
-    text: str,
-) -> list[str]: # words and signs, lower case
-    "What the scorers see of a text."
+def tokens(text: str) -> list[str]:
+    """What the scorers see of a text.
+
+    Returns:
+        words and signs, lower case
+    """
     return list(_tokens(text))
 
-def differences(
-    a: list[str], # tokens of the caption
-    b: list[str], # tokens of the negative
-) -> Counter: # n-gram, words separated by a space: count in `a` minus count in `b`, without zeros
-    "1- and 2-grams that differ; only the window has to be read."
+def differences(a: list[str], b: list[str]) -> Counter:
+    """1- and 2-grams that differ; only the window has to be read.
+
+    Args:
+        a: tokens of the caption
+        b: tokens of the negative
+
+    Returns:
+        n-gram, words separated by a space: count in `a` minus count in `b`, without zeros
+    """
     a, b = ["<s>", *a, "</s>"], ["<s>", *b, "</s>"]
     i, j, k = window(a, b)
     found = Counter(a[i:j])
@@ -65,21 +72,30 @@ def _groups(pairs):
     for g, p in zip(group, pairs): names[g] = min(names.get(g, p.caption), p.caption)
     return group, [names[g] for g in range(len(names))]
 
-def folds(
-    pairs: list[Pair], # (N,)
-    k: int = 5, # number of folds
-    seed: int = 0,
-) -> np.ndarray: # (N,) integers below k
-    "Fold of each pair; clips and captions are not divided."
+def folds(pairs: list[Pair], k: int = 5, seed: int = 0) -> np.ndarray:
+    """Fold of each pair; clips and captions are not divided.
+
+    Args:
+        pairs: (N,)
+        k: number of folds
+
+    Returns:
+        (N,) integers below k
+    """
     group, names = _groups(pairs)
     return np.array([stable_seed(seed, "fold", ascii(name)) % k for name in names])[group]
 
 @dataclass
 class Prepared:
-    "Pairs with all that the scorers need, each computed once."
+    """Pairs with all that the scorers need, each computed once.
+
+    Attributes:
+        backend: a `LogProbability` of vidneg.lm.protocols, for the causal scorer
+        max_words: of a text; what comes after is not read
+    """
     pairs: list[Pair]
-    backend: object = None # a `LogProbability` of vidneg.lm.protocols, for the causal scorer
-    max_words: int = 512 # of a text; what comes after is not read
+    backend: object = None
+    max_words: int = 512
 
     def __post_init__(self):
         if not self.pairs: raise VidnegError("no pairs to audit: check the source, or what the generator refused")
@@ -136,11 +152,16 @@ def by_log_odds(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndar
     true, false = X.maximum(0).sum(0), (-X).maximum(0).sum(0) # (D,)
     return table.X[test] @ (np.log((true + 1)/(false + 1))*single)
 
-def logistic_ranker(
-    X, # (N, D) sparse, caption minus negative
-    l2: float = 1.0, # strength of the ridge
-) -> np.ndarray: # (D,) weights
-    "Minimise Σ log(1 + exp(−x·w)) + l2/2 ‖w‖² by Newton's method."
+def logistic_ranker(X, l2: float = 1.0) -> np.ndarray:
+    """Minimise Σ log(1 + exp(−x·w)) + l2/2 ‖w‖² by Newton's method.
+
+    Args:
+        X: (N, D) sparse, caption minus negative
+        l2: strength of the ridge
+
+    Returns:
+        (D,) weights
+    """
     Xt, w = X.T.tocsr(), np.zeros(X.shape[1])
     def loss(w): return np.logaddexp(0, -(X @ w)).sum() + l2/2*(w*w).sum()
     for _ in range(100):
@@ -195,8 +216,12 @@ class NgramLM:
             kinds[context] += 1
         return {c: (total[c], kinds[c]) for c in total}
 
-    def log_p(self, a: str, b: str, c: str) -> float: # nats
-        "log P(c | a b)."
+    def log_p(self, a: str, b: str, c: str) -> float:
+        """log P(c | a b).
+
+        Returns:
+            nats
+        """
         if (a, b, c) not in self._cache:
             p, orders = 1/(len(self.uni) + 1), [(self.uni[c], ()), (self.bi[b, c], (b,)), (self.tri[a, b, c], (a, b))]
             for (count, context), known in zip(orders, self.contexts):
@@ -216,8 +241,12 @@ class NgramLM:
         stop = len(w) if j is None else min(j, len(w))
         return sum(self.log_p(*w[k - 2:k + 1]) for k in range(i, stop))
 
-    def difference(self, a: list[str], b: list[str]) -> float: # of tokens; nats
-        "log P(a) − log P(b): only words in and just after the window count."
+    def difference(self, a: list[str], b: list[str]) -> float:
+        """log P(a) − log P(b): only words in and just after the window count.
+
+        Returns:
+            of tokens; nats
+        """
         a, b = ["<s>", "<s>", *a, "</s>"], ["<s>", "<s>", *b, "</s>"]
         i, j, k = window(a, b)
         return self._sum(a, i, j + 2) - self._sum(b, i, k + 2)
@@ -238,12 +267,17 @@ def by_causal(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndarra
     return _directed(table.log_probs[0] - table.log_probs[1], table, train, test)
 
 # %% ../../nbs/audit/blind.ipynb #ff97ceb0
-def wilson(
-    values, # (N,) 0, ½ or 1
-    groups, # (N,) items of one group are not independent
-    z: float = 1.96, # 95 %
-) -> tuple[float, float, float]: # mean, low, high
-    "Wilson's interval at the effective sample size of a clustered sample."
+def wilson(values, groups, z: float = 1.96) -> tuple[float, float, float]:
+    """Wilson's interval at the effective sample size of a clustered sample.
+
+    Args:
+        values: (N,) 0, ½ or 1
+        groups: (N,) items of one group are not independent
+        z: 95 %
+
+    Returns:
+        mean, low, high
+    """
     values, group = np.asarray(values, float), np.unique(list(groups), return_inverse=True)[1]
     n, g, p = len(values), group.max() + 1, float(np.mean(values))
     spread = (np.bincount(group, values - p)**2).sum()/n**2 * g/max(g - 1, 1) # variance of the mean
@@ -257,12 +291,22 @@ def _won(scores, ties):
 
 def blind_scores(
     table: Prepared,
-    scorers: Iterable[str] | None = None, # names in SCORERS; default: all that can run
-    k: int = 5, # folds
-    seed: int = 0, # of the folds
-    known: Iterable[Pair] = (), # training pairs: where there are any, scorers are fitted on them alone
-) -> dict[str, np.ndarray]: # scorer: (N,), above 0 where the caption was picked
-    "Scores of every pair by readers that have not seen it: fitted on training pairs, or on the other folds."
+    scorers: Iterable[str] | None = None,
+    k: int = 5,
+    seed: int = 0,
+    known: Iterable[Pair] = (),
+) -> dict[str, np.ndarray]:
+    """Scores of every pair by readers that have not seen it: fitted on training pairs, or on the other folds.
+
+    Args:
+        scorers: names in SCORERS; default: all that can run
+        k: folds
+        seed: of the folds
+        known: training pairs: where there are any, scorers are fitted on them alone
+
+    Returns:
+        scorer: (N,), above 0 where the caption was picked
+    """
     if scorers is None: scorers = [s for s in SCORERS if s != "causal LM" or table.backend is not None]
     if known := list(known):
         both = Prepared([*known, *table.pairs], table.backend, table.max_words)
@@ -278,14 +322,25 @@ def blind_scores(
 
 def blind_solvability(
     pairs: Iterable[Pair] | Prepared,
-    scorers: Iterable[str] | None = None, # names in SCORERS; default: all that can run
-    k: int = 5, # folds
+    scorers: Iterable[str] | None = None,
+    k: int = 5,
     seed: int = 0,
-    ties: str = "half", # or "against"
-    backend=None, # a `LogProbability`, for the causal language model
-    known: Iterable[Pair] = (), # training pairs, as `blind_scores` takes them
-) -> pd.DataFrame: # scorer, kind ("all" last), accuracy, low, high, n
-    "How often the caption is picked without the video."
+    ties: str = "half",
+    backend=None,
+    known: Iterable[Pair] = (),
+) -> pd.DataFrame:
+    """How often the caption is picked without the video.
+
+    Args:
+        scorers: names in SCORERS; default: all that can run
+        k: folds
+        ties: or "against"
+        backend: a `LogProbability`, for the causal language model
+        known: training pairs, as `blind_scores` takes them
+
+    Returns:
+        scorer, kind ("all" last), accuracy, low, high, n
+    """
     table = pairs if isinstance(pairs, Prepared) else Prepared(list(pairs), backend)
     rows = []
     for name, scores in blind_scores(table, scorers, k, seed, known).items():
@@ -295,21 +350,30 @@ def blind_solvability(
             rows.append((name, str(kind), *wilson(won[here], table.groups[here]), int(here.sum())))
     return pd.DataFrame(rows, columns=["scorer", "kind", "accuracy", "low", "high", "n"])
 
-def pick_shorter(
-    pairs: list[Pair],
-    ties: str = "against", # or "half"
-) -> pd.DataFrame: # kind ("all" last), accuracy, low, high, n
-    "The plainest scorer, with nothing learned: the caption is the text of fewer characters."
+def pick_shorter(pairs: list[Pair], ties: str = "against") -> pd.DataFrame:
+    """The plainest scorer, with nothing learned: the caption is the text of fewer characters.
+
+    Args:
+        ties: or "half"
+
+    Returns:
+        kind ("all" last), accuracy, low, high, n
+    """
     scores = np.array([len(p.negative) - len(p.caption) for p in pairs])
     kinds, won = np.array([p.kind for p in pairs]), _won(scores, ties)
     chosen = {k: (kinds == k) | (k == "all") for k in (*dict.fromkeys(kinds.tolist()), "all")}
     rows = [(k, *wilson(won[m], [p.clip_id for p, x in zip(pairs, m) if x]), int(m.sum())) for k, m in chosen.items()]
     return pd.DataFrame(rows, columns=["kind", "accuracy", "low", "high", "n"])
 
-def wide(
-    table: pd.DataFrame, # from `blind_solvability`
-) -> pd.DataFrame: # scorers in rows, kinds in columns; per cent
-    "Accuracies side by side."
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """Accuracies side by side.
+
+    Args:
+        table: from `blind_solvability`
+
+    Returns:
+        scorers in rows, kinds in columns; per cent
+    """
     return (table.pivot(index="scorer", columns="kind", values="accuracy")*100).reindex(
         index=table.scorer.unique(), columns=table.kind.unique()).round(1)
 
@@ -325,10 +389,12 @@ DEFECTS = {"empty": lambda p: not p.caption.strip() or not p.negative.strip(),
            and any(c.isalpha() and ord(c) > 0x24f for c in text),
            "cut": lambda p: max(len(tokens(p.caption)), len(tokens(p.negative))) > Prepared.max_words}
 
-def defects(
-    pairs: Iterable[Pair],
-) -> Counter: # "pairs", and each of DEFECTS that occurs, and "copy" for a pair that was there before
-    "What a set has that a reader would stumble over."
+def defects(pairs: Iterable[Pair]) -> Counter:
+    """What a set has that a reader would stumble over.
+
+    Returns:
+        "pairs", and each of DEFECTS that occurs, and "copy" for a pair that was there before
+    """
     found, seen = Counter(), set()
     for p in pairs:
         found.update(["pairs", *(name for name, test in DEFECTS.items() if test(p))])
@@ -337,11 +403,15 @@ def defects(
     return +found
 
 # %% ../../nbs/audit/blind.ipynb #10847d8a
-def sample_pairs(
-    pairs: Iterable[Pair], # a stream of any length
-    n: int = 10_000, # kept at most
-    seed: int = 0,
-) -> list[Pair]: # in the order of their hashes
-    "A random sample in memory that does not grow."
+def sample_pairs(pairs: Iterable[Pair], n: int = 10_000, seed: int = 0) -> list[Pair]:
+    """A random sample in memory that does not grow.
+
+    Args:
+        pairs: a stream of any length
+        n: kept at most
+
+    Returns:
+        in the order of their hashes
+    """
     keyed = ((stable_seed(seed, "audit", p.item, ascii(p.negative)), k, p) for k, p in enumerate(pairs))
     return [p for *_, p in heapq.nsmallest(n, keyed)]

@@ -32,26 +32,45 @@ __all__ = ['Dossier', 'audit_set', 'figure', 'dossier_page', 'AuditJob', 'audit_
 # %% ../../nbs/audit/page.ipynb #81fe8f84
 @dataclass
 class Dossier:
-    "What the audit found."
-    name: str # of the set
-    found: Counter # `defects` of the whole set, copies of the sample
-    sample: list[Pair] # on which all else was measured
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict) # heading: table
-    curve: pd.DataFrame | None = None # from `refine.curve`
+    """What the audit found.
+
+    Attributes:
+        name: of the set
+        found: `defects` of the whole set, copies of the sample
+        sample: on which all else was measured
+        tables: heading: table
+        curve: from `refine.curve`
+    """
+    name: str
+    found: Counter
+    sample: list[Pair]
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    curve: pd.DataFrame | None = None
 
 def audit_set(
     name: str,
-    pairs: Iterable[Pair], # a stream of any length
-    captions: Iterable[Caption] = (), # of the clips, for agreement
-    is_true: Callable[[Pair], bool | None] | None = None, # an oracle
-    backend=None, # a `LogProbability`, for a causal language model
-    parser: Callable | None = None, # a parser, for agreement in the same role
-    wordnet: str | None = None, # folder of WordNet's data files
-    n: int = 10_000, # size of the sample
+    pairs: Iterable[Pair],
+    captions: Iterable[Caption] = (),
+    is_true: Callable[[Pair], bool | None] | None = None,
+    backend=None,
+    parser: Callable | None = None,
+    wordnet: str | None = None,
+    n: int = 10_000,
     seed: int = 0,
-    known: Iterable[Pair] = (), # training pairs that blind scorers learn from; none: from the other clips of the set
+    known: Iterable[Pair] = (),
 ) -> Dossier:
-    "Audit a set of pairs."
+    """Audit a set of pairs.
+
+    Args:
+        pairs: a stream of any length
+        captions: of the clips, for agreement
+        is_true: an oracle
+        backend: a `LogProbability`, for a causal language model
+        parser: a parser, for agreement in the same role
+        wordnet: folder of WordNet's data files
+        n: size of the sample
+        known: training pairs that blind scorers learn from; none: from the other clips of the set
+    """
     found = Counter()
     def counted():
         for p in pairs:
@@ -92,11 +111,12 @@ def _curve_plot(ax, table, margin):
     ax.set(xlabel="share of items kept", ylabel="accuracy of the best blind scorer")
     ax.legend(fontsize=7, frameon=False)
 
-def figure(
-    dossier: Dossier,
-    margin: float = 0.05, # shaded around chance
-) -> Figure:
-    "Blind solvability, and the curve of refinement where there is one."
+def figure(dossier: Dossier, margin: float = 0.05) -> Figure:
+    """Blind solvability, and the curve of refinement where there is one.
+
+    Args:
+        margin: shaded around chance
+    """
     n = 1 + (dossier.curve is not None)
     fig, axes = plt.subplots(1, n, figsize=(4.8*n, 3.6), squeeze=False, layout="constrained")
     _blind_plot(axes[0, 0], dossier.tables["Blind solvability"])
@@ -141,12 +161,15 @@ def _svg(fig):
     text = out.getvalue()
     return f"<figure>{text[text.index('<svg'):]}</figure>"
 
-def dossier_page(
-    dossier: Dossier,
-    examples: int = 20, # items shown
-    seed: int = 0,
-) -> str: # HTML that needs no other file
-    "The audit as a page."
+def dossier_page(dossier: Dossier, examples: int = 20, seed: int = 0) -> str:
+    """The audit as a page.
+
+    Args:
+        examples: items shown
+
+    Returns:
+        HTML that needs no other file
+    """
     found = ", ".join(f"{n} {name}" for name, n in dossier.found.items() if name != "pairs") or "none"
     total = dossier.found["pairs"]
     body = [f"<p>{total} pairs; measured on {len(dossier.sample)} of them. Defects: {html.escape(found)}.</p>",
@@ -162,19 +185,24 @@ def dossier_page(
 
 # %% ../../nbs/audit/page.ipynb #364038d7
 class AuditJob(NamedTuple):
-    "A set, and what is known of it."
+    """A set, and what is known of it.
+
+    Attributes:
+        known: training pairs; where there are any, all items are measured, as the tables of models do
+    """
     found: NegativeSet
     oracle: Oracle
     coverage: pd.DataFrame
-    known: list[Pair] = [] # training pairs; where there are any, all items are measured, as the tables of models do
+    known: list[Pair] = []
 
-def audit_job(
-    found: NegativeSet, # from `read_set`
-    oracle: Oracle,
-    counts: Counter, # (category, "made" or the reason why not): how often
-    known: list[Pair] = [], # training pairs that blind scorers learn from
-) -> AuditJob:
-    "All that an audit of a set needs."
+def audit_job(found: NegativeSet, oracle: Oracle, counts: Counter, known: list[Pair] = []) -> AuditJob:
+    """All that an audit of a set needs.
+
+    Args:
+        found: from `read_set`
+        counts: (category, "made" or the reason why not): how often
+        known: training pairs that blind scorers learn from
+    """
     clips = {p.clip_id for p in (found.items if known else found.candidates)}
     captions = [c for c in found.captions if c.clip_id in clips]
     table = coverage(found.captions, found.negatives, counts)
@@ -182,13 +210,20 @@ def audit_job(
 
 def audit_page(
     job: AuditJob,
-    folder: str | Path, # of the pages; this one is called after the set
-    shares: Iterable[float], # of the items that refinement keeps
-    n: int = 1000, # size of the sample: as that of `read_set`
+    folder: str | Path,
+    shares: Iterable[float],
+    n: int = 1000,
     seed: int = 0,
-    backend=None, # a `LogProbability`
+    backend=None,
 ) -> Dossier:
-    "Audit a set, refine it, and write its page."
+    """Audit a set, refine it, and write its page.
+
+    Args:
+        folder: of the pages; this one is called after the set
+        shares: of the items that refinement keeps
+        n: size of the sample: as that of `read_set`
+        backend: a `LogProbability`
+    """
     found = job.found
     n = len(found.items) if job.known else n
     dossier = audit_set(found.name, found.items, found.captions, partial(is_true, job.oracle), backend, n=n, seed=seed,

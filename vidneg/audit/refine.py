@@ -33,14 +33,26 @@ def _choose(x, Phi, start, item):
     return e/z[item], top + np.log(z)
 
 def balance(
-    Phi, # (M, D) sparse features of all candidates, caption minus negative
-    item: np.ndarray, # (M,) item of each candidate: 0 … N−1, in order, none left out
-    keep: float, # share of items to keep, 0–1
-    target: np.ndarray | float = 0.0, # (D,) sums of the features that are wanted
-    ridge: float = 4.0, # ρ, in items
-    start: np.ndarray | None = None, # (D + 1,) where to begin, such as the result for another `keep`
-) -> np.ndarray: # (D + 1,) λ and β
-    "The tilt of greatest entropy that balances the features."
+    Phi,
+    item: np.ndarray,
+    keep: float,
+    target: np.ndarray | float = 0.0,
+    ridge: float = 4.0,
+    start: np.ndarray | None = None,
+) -> np.ndarray:
+    """The tilt of greatest entropy that balances the features.
+
+    Args:
+        Phi: (M, D) sparse features of all candidates, caption minus negative
+        item: (M,) item of each candidate: 0 … N−1, in order, none left out
+        keep: share of items to keep, 0–1
+        target: (D,) sums of the features that are wanted
+        ridge: ρ, in items
+        start: (D + 1,) where to begin, such as the result for another `keep`
+
+    Returns:
+        (D + 1,) λ and β
+    """
     n, Pt = item[-1] + 1, Phi.T.tocsr()
     first = np.searchsorted(item, np.arange(n))
     def dual(x):
@@ -64,17 +76,30 @@ def _half(seed, run, clip_id): return stable_seed(seed, "half", run, clip_id) % 
 
 @dataclass
 class Tilt:
-    "What refinement has learned on a sample; it can choose for any caption from the same source."
-    lms: list[list[NgramLM]] # several times: half of the clips, model of the other half's captions
-    seed: int
-    min_count: float # expected number of items in which an n-gram has to differ
-    draw: dict = field(default_factory=dict) # kind: number of the draw that was taken
-    cell_weight: float = 10.0 # of the cells: they have many items each, so the ridge need not spare them
-    backend: object = None # a `LogProbability`, for cells of a causal language model
-    kinds: dict = field(default_factory=dict) # kind: (column of each n-gram, edges of each score, λ and β)
+    """What refinement has learned on a sample; it can choose for any caption from the same source.
 
-    def scores(self, pairs: list[Pair]) -> np.ndarray: # (M, S), above 0 where the caption is shorter or more probable
-        "Plain scores."
+    Attributes:
+        lms: several times: half of the clips, model of the other half's captions
+        min_count: expected number of items in which an n-gram has to differ
+        draw: kind: number of the draw that was taken
+        cell_weight: of the cells: they have many items each, so the ridge need not spare them
+        backend: a `LogProbability`, for cells of a causal language model
+        kinds: kind: (column of each n-gram, edges of each score, λ and β)
+    """
+    lms: list[list[NgramLM]]
+    seed: int
+    min_count: float
+    draw: dict = field(default_factory=dict)
+    cell_weight: float = 10.0
+    backend: object = None
+    kinds: dict = field(default_factory=dict)
+
+    def scores(self, pairs: list[Pair]) -> np.ndarray:
+        """Plain scores.
+
+        Returns:
+            (M, S), above 0 where the caption is shorter or more probable
+        """
         rows = []
         for p in pairs:
             a, b = tokens(p.caption), tokens(p.negative)
@@ -85,8 +110,12 @@ class Tilt:
         found = np.array(self.backend.log_prob([p.caption for p in pairs] + [p.negative for p in pairs]))
         return np.column_stack([out, found[:len(pairs)] - found[len(pairs):]])
 
-    def features(self, grams: list[Counter], scores: np.ndarray, columns: dict, edges: list) -> csr_array: # (M, D)
-        "Known n-grams and cells."
+    def features(self, grams: list[Counter], scores: np.ndarray, columns: dict, edges: list) -> csr_array:
+        """Known n-grams and cells.
+
+        Returns:
+            (M, D)
+        """
         known = [[(columns[g], n) for g, n in found.items() if g in columns] for found in grams]
         at = np.cumsum([0, *map(len, known)])
         flat = [x for row in known for x in row]
@@ -141,12 +170,12 @@ class Problem:
         chance[len(columns):] = 0 # the cells hold so many items that none of it is needed there
         return Phi, chance*self.chance, np.sign(scores)
 
-    def fit(
-        self,
-        keep: float, # share of items, the same in every category
-        ridge: float = 4.0,
-    ) -> Tilt:
-        "The tilt for a share; each fit begins where the last one ended."
+    def fit(self, keep: float, ridge: float = 4.0) -> Tilt:
+        """The tilt for a share; each fit begins where the last one ended.
+
+        Args:
+            keep: share of items, the same in every category
+        """
         if not 0 < keep < 1: raise VidnegError(f"keep={keep}: want a share between 0 and 1")
         for kind, (_, item, Phi, chance, _) in self.parts.items():
             self.solutions[kind] = balance(Phi, item, keep, keep*chance, ridge, self.solutions.get(kind))
@@ -185,11 +214,15 @@ def _drawn(tilt, candidates, q):
     k = int(np.searchsorted(np.cumsum(q), _uniform(tilt.seed, tilt.draw[p.kind], p), side="right"))
     return candidates[k:k + 1]
 
-def choose(
-    tilt: Tilt,
-    candidates: list[Pair], # of one item
-) -> Pair | None: # None: the item is dropped
-    "Choose for any item, in the sample or not; one of the sample comes out as `Problem.choose` has it."
+def choose(tilt: Tilt, candidates: list[Pair]) -> Pair | None:
+    """Choose for any item, in the sample or not; one of the sample comes out as `Problem.choose` has it.
+
+    Args:
+        candidates: of one item
+
+    Returns:
+        None: the item is dropped
+    """
     if candidates[0].kind not in tilt.kinds: return None
     columns, edges, x = tilt.kinds[candidates[0].kind]
     grams = [differences(tokens(p.caption), tokens(p.negative)) for p in candidates]
@@ -197,13 +230,17 @@ def choose(
     q, _ = _choose(x, Phi, np.array([0]), np.zeros(len(candidates), int))
     return next(iter(_drawn(tilt, candidates, q)), None)
 
-def refine(
-    candidates: Iterable[Pair], # those of one item share `item` and `kind`; one an item for a published set
-    keep: float, # share of items, the same in every category
-    seed: int = 0,
-    **options, # `min_count`, `backend`, `chance`, `captions`, `runs` of `Problem`
-) -> list[Pair]: # at most one an item
-    "Choose among candidates, or drop, so that the text does not tell."
+def refine(candidates: Iterable[Pair], keep: float, seed: int = 0, **options) -> list[Pair]:
+    """Choose among candidates, or drop, so that the text does not tell.
+
+    Args:
+        candidates: those of one item share `item` and `kind`; one an item for a published set
+        keep: share of items, the same in every category
+        **options: `min_count`, `backend`, `chance`, `captions`, `runs` of `Problem`
+
+    Returns:
+        at most one an item
+    """
     problem = Problem(candidates, seed, **options)
     problem.fit(keep)
     return problem.choose()
@@ -211,13 +248,23 @@ def refine(
 # %% ../../nbs/audit/refine.ipynb #3a20ebfa
 def redraw(
     captions: Iterable[Caption],
-    negatives: Iterable[Negative], # one for each caption and category to keep: the items
-    attempt: Callable[..., tuple], # (text, caption_id, seed=, categories=, key=) → (negative or None, why)
-    n: int = 16, # draws for each item
+    negatives: Iterable[Negative],
+    attempt: Callable[..., tuple],
+    n: int = 16,
     seed: int = 0,
-    accept: Callable[[Pair], bool] | None = None, # may this candidate stand?
-) -> Iterable[Pair]: # different texts of an item next to each other, its own negative first
-    "Candidates for each negative."
+    accept: Callable[[Pair], bool] | None = None,
+) -> Iterable[Pair]:
+    """Candidates for each negative.
+
+    Args:
+        negatives: one for each caption and category to keep: the items
+        attempt: (text, caption_id, seed=, categories=, key=) → (negative or None, why)
+        n: draws for each item
+        accept: may this candidate stand?
+
+    Returns:
+        different texts of an item next to each other, its own negative first
+    """
     known = {c.caption_id: c for c in captions}
     for first in negatives:
         c, texts = known[first.caption_id], {}
@@ -232,12 +279,21 @@ def redraw(
 # %% ../../nbs/audit/refine.ipynb #710732a8
 def curve(
     candidates: Iterable[Pair],
-    shares: Iterable[float] = (.95, .9, .8, .7, .6, .5), # of items kept
+    shares: Iterable[float] = (.95, .9, .8, .7, .6, .5),
     seed: int = 0,
-    audit: Callable[[list[Pair]], pd.DataFrame] = blind_solvability, # gives scorer, kind, accuracy
-    **options, # `min_count`, `backend`, `chance`, `captions`, `runs` of `Problem`
-) -> pd.DataFrame: # the audit's columns, `keep` asked for and `kept`; keep = 1: the first candidate of each item
-    "Blind accuracy against items kept."
+    audit: Callable[[list[Pair]], pd.DataFrame] = blind_solvability,
+    **options,
+) -> pd.DataFrame:
+    """Blind accuracy against items kept.
+
+    Args:
+        shares: of items kept
+        audit: gives scorer, kind, accuracy
+        **options: `min_count`, `backend`, `chance`, `captions`, `runs` of `Problem`
+
+    Returns:
+        the audit's columns, `keep` asked for and `kept`; keep = 1: the first candidate of each item
+    """
     candidates = list(candidates)
     first = {}
     for p in candidates: first.setdefault((p.item, p.kind), p)
@@ -248,10 +304,15 @@ def curve(
         tables.append(audit(chosen).assign(keep=share, kept=len(chosen)/len(first)))
     return pd.concat(tables, ignore_index=True)
 
-def best_share(
-    table: pd.DataFrame, # from `curve`
-    margin: float = 0.05, # the worst scorer and category may be so far above ½
-) -> float: # the largest share asked for that holds the margin; NaN where none does
-    "How much can be kept."
+def best_share(table: pd.DataFrame, margin: float = 0.05) -> float:
+    """How much can be kept.
+
+    Args:
+        table: from `curve`
+        margin: the worst scorer and category may be so far above ½
+
+    Returns:
+        the largest share asked for that holds the margin; NaN where none does
+    """
     worst = table.groupby("keep").accuracy.max()
     return float(worst.index[worst <= .5 + margin].max())

@@ -24,24 +24,32 @@ __all__ = ['NegativeSet', 'read_set', 'set_rates']
 # %% ../../nbs/audit/sets.ipynb #e9ddfcbe
 @dataclass
 class NegativeSet:
-    "A set as an audit sees it."
+    """A set as an audit sees it.
+
+    Attributes:
+        captions: all that are known
+        negatives: without positives
+        items: the first candidate of each item
+        candidates: of the items that are measured
+    """
     name: str
-    captions: list[Caption] # all that are known
-    negatives: list[Negative] # without positives
-    items: list[Pair] # the first candidate of each item
-    candidates: list[Pair] # of the items that are measured
+    captions: list[Caption]
+    negatives: list[Negative]
+    items: list[Pair]
+    candidates: list[Pair]
 
     @property
     def measured(self) -> int: return len({p.item for p in self.candidates})
 
-def read_set(
-    name: str, # how it shall be called
-    path: Path, # from `set_file`
-    captions: list[Caption], # of the dataset, unless the set has its own
-    n: int = 1000, # items that are measured, at most
-    seed: int = 0,
-) -> NegativeSet:
-    "Read a set."
+def read_set(name: str, path: Path, captions: list[Caption], n: int = 1000, seed: int = 0) -> NegativeSet:
+    """Read a set.
+
+    Args:
+        name: how it shall be called
+        path: from `set_file`
+        captions: of the dataset, unless the set has its own
+        n: items that are measured, at most
+    """
     if captions_file(path).exists(): captions = read_records(captions_file(path), Caption)
     negatives = [n for n in read_records(path, Negative) if n.kind != "positive"]
     known = {c.caption_id: c for c in captions}
@@ -53,12 +61,21 @@ def read_set(
 
 # %% ../../nbs/audit/sets.ipynb #3a95cb72
 def set_rates(
-    captions: list[Caption], # those that negatives were asked for; clips are counted where `clips` is given
+    captions: list[Caption],
     negatives: list[Negative],
-    is_wrong: Callable[[Pair], bool | None], # such as a `partial` of `vidneg.negatives.oracle.is_wrong`
-    clips: int = 0, # how many there are; 0: captions are counted
-) -> pd.DataFrame: # kind ("all" last): covered, among, wrong with its interval (low, high), n, unknown
-    "Rates by kind, 0–1."
+    is_wrong: Callable[[Pair], bool | None],
+    clips: int = 0,
+) -> pd.DataFrame:
+    """Rates by kind, 0–1.
+
+    Args:
+        captions: those that negatives were asked for; clips are counted where `clips` is given
+        is_wrong: such as a `partial` of `vidneg.negatives.oracle.is_wrong`
+        clips: how many there are; 0: captions are counted
+
+    Returns:
+        kind ("all" last): covered, among, wrong with its interval (low, high), n, unknown
+    """
     clip_of = {c.caption_id: c.clip_id for c in captions}
     whose, among = (clip_of, clips) if clips else ({i: i for i in clip_of}, len(clip_of))
     have = Counter(kind for kind, _ in {(kind, whose[n.caption_id]) for n in negatives for kind in (n.kind, "all")})

@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-import lemminflect
 import numpy as np
 import pandas as pd
 
@@ -20,20 +19,26 @@ from ..core.records import Caption, Negative
 from ..data.pairs import Pair
 from .blind import NgramLM, folds, sample_pairs, wilson
 from ..text.edits import WORD, changed
+from ..text.inflection import all_lemmas
 from ..text.lexicon import needs_an
 from ..text.synonyms import lemmas, related
 from ..text.ud import Parsed
 
 # %% auto #0
-__all__ = ['rates', 'oracle_rates', 'agrees', 'guarded', 'suspicion', 'slips', 'fluency', 'writing', 'diversity', 'coverage',
-           'page', 'review_sheet', 'write_page']
+__all__ = ['rates', 'oracle_rates', 'agrees', 'guarded', 'suspicion', 'slips', 'fluency', 'writing', 'diversity',
+           'coverage', 'page', 'review_sheet', 'write_page']
 
 # %% ../../nbs/audit/validity.ipynb #1584abfc
-def rates(
-    flags: Iterable[bool | None], # None: cannot be said
-    pairs: list[Pair], # of the same length
-) -> pd.DataFrame: # kind ("all" last), share, low, high, n (where it can be said), unknown
-    "Share of True; the interval knows that pairs of one clip are alike."
+def rates(flags: Iterable[bool | None], pairs: list[Pair]) -> pd.DataFrame:
+    """Share of True; the interval knows that pairs of one clip are alike.
+
+    Args:
+        flags: None: cannot be said
+        pairs: of the same length
+
+    Returns:
+        kind ("all" last), share, low, high, n (where it can be said), unknown
+    """
     flags = list(flags)
     kinds, rows = np.array([p.kind for p in pairs], dtype=str), []
     for kind in (*np.unique(kinds), "all"):
@@ -43,11 +48,15 @@ def rates(
         rows.append((str(kind), *share, len(known), len(here) - len(known)))
     return pd.DataFrame(rows, columns=["kind", "share", "low", "high", "n", "unknown"])
 
-def oracle_rates(
-    pairs: list[Pair],
-    is_true: Callable[[Pair], bool | None], # is the negative true of the clip? None: cannot be said
-) -> pd.DataFrame: # as `rates`
-    "Share of negatives that are accidentally true."
+def oracle_rates(pairs: list[Pair], is_true: Callable[[Pair], bool | None]) -> pd.DataFrame:
+    """Share of negatives that are accidentally true.
+
+    Args:
+        is_true: is the negative true of the clip? None: cannot be said
+
+    Returns:
+        as `rates`
+    """
     return rates([is_true(p) for p in pairs], pairs)
 
 # %% ../../nbs/audit/validity.ipynb #49ef116b
@@ -61,12 +70,13 @@ def _roles(parsed, start, end):
     return {(t.lemma.lower(), t.dep.split(":")[0]) for t in parsed.tokens
             if t.start < end and t.end > start and t.pos in ("NOUN", "PROPN", "VERB", "ADJ", "ADV", "ADP", "NUM")}
 
-def agrees(
-    pair: Pair,
-    others: Iterable[str], # other captions of its clip
-    parser: Callable[[str], Parsed] | None = None, # None: the role does not count
-) -> bool:
-    "Does another caption say what the negative says instead?"
+def agrees(pair: Pair, others: Iterable[str], parser: Callable[[str], Parsed] | None = None) -> bool:
+    """Does another caption say what the negative says instead?
+
+    Args:
+        others: other captions of its clip
+        parser: None: the role does not count
+    """
     change, others = changed(pair.caption, pair.negative), [t for t in others if t != pair.caption]
     if parser is None:
         new = {frozenset(lemmas(w)) for w in WORD.findall(change.new.lower()) if w not in _EMPTY and w.isalnum()}
@@ -74,21 +84,29 @@ def agrees(
     new = _roles(parser(pair.negative), *change.new_span)
     return bool(new) and any(new <= _roles(parser(t), 0, len(t)) for t in others)
 
-def guarded(
-    pair: Pair,
-    wordnet: str | Path | None = None, # folder of WordNet's data files, for words outside the table
-) -> bool:
-    "May old and new words describe the same thing?"
+def guarded(pair: Pair, wordnet: str | Path | None = None) -> bool:
+    """May old and new words describe the same thing?
+
+    Args:
+        wordnet: folder of WordNet's data files, for words outside the table
+    """
     change = changed(pair.caption, pair.negative)
     return related(change.old, change.new, wordnet=wordnet)
 
 def suspicion(
     pairs: list[Pair],
-    captions: Iterable[Caption], # all that are known of the clips; of none: no agreement can be found
+    captions: Iterable[Caption],
     parser: Callable[[str], Parsed] | None = None,
     wordnet: str | Path | None = None,
-) -> pd.DataFrame: # sign, and the columns of `rates`
-    "Shares of negatives that one sign, or either, calls doubtful."
+) -> pd.DataFrame:
+    """Shares of negatives that one sign, or either, calls doubtful.
+
+    Args:
+        captions: all that are known of the clips; of none: no agreement can be found
+
+    Returns:
+        sign, and the columns of `rates`
+    """
     of_clip = defaultdict(list)
     for c in captions: of_clip[c.clip_id].append(c.text)
     parse = lru_cache(maxsize=100_000)(parser) if parser else None
@@ -109,13 +127,15 @@ _SLIPS = {"doubled word": re.compile(r"\b(?!(?:had|that|very)\b)([a-z]+) \1\b"),
 
 @lru_cache(maxsize=50_000)
 def _only_plural(word):
-    found = lemminflect.getAllLemmas(word)
+    found = all_lemmas(word)
     return set(found) == {"NOUN"} and word not in found["NOUN"]
 
-def slips(
-    text: str,
-) -> Counter: # slip: how often
-    "Errors of grammar that can be seen on the surface."
+def slips(text: str) -> Counter:
+    """Errors of grammar that can be seen on the surface.
+
+    Returns:
+        slip: how often
+    """
     text = text.lower()
     found = Counter({name: len(p.findall(text)) for name, p in _SLIPS.items()})
     for article, word in re.findall(r"\b(an?) ([\w'-]+)", text):
@@ -123,11 +143,15 @@ def slips(
         found["number"] += _only_plural(word)
     return +found
 
-def fluency(
-    pairs: list[Pair],
-    backend=None, # a `LogProbability` of vidneg.lm.protocols; None: trigrams, cross-fitted
-) -> np.ndarray: # (2, N) nats a token, of captions and negatives
-    "How probable each token is, on average."
+def fluency(pairs: list[Pair], backend=None) -> np.ndarray:
+    """How probable each token is, on average.
+
+    Args:
+        backend: a `LogProbability` of vidneg.lm.protocols; None: trigrams, cross-fitted
+
+    Returns:
+        (2, N) nats a token, of captions and negatives
+    """
     def mean(lm, texts): return np.array(lm.log_prob(texts))/lm.token_counts(texts)
     sides = [[p.caption for p in pairs], [p.negative for p in pairs]]
     if backend is not None: return np.stack([mean(backend, texts) for texts in sides])
@@ -139,11 +163,15 @@ def fluency(
         for side in (0, 1): out[side, test] = mean(lm, [sides[side][k] for k in test])
     return out
 
-def writing(
-    pairs: list[Pair],
-    backend=None, # a `LogProbability`
-) -> pd.DataFrame: # kind ("all" last): fluency of captions and negatives, gap with its interval, slips a hundred texts
-    "Captions and negatives side by side."
+def writing(pairs: list[Pair], backend=None) -> pd.DataFrame:
+    """Captions and negatives side by side.
+
+    Args:
+        backend: a `LogProbability`
+
+    Returns:
+        kind ("all" last): fluency of captions and negatives, gap with its interval, slips a hundred texts
+    """
     kinds, nats = np.array([p.kind for p in pairs], dtype=str), fluency(pairs, backend)
     wrong = np.array([[sum(slips(t).values()) for t in (p.caption, p.negative)] for p in pairs]).T
     rows = []
@@ -157,10 +185,12 @@ def writing(
                                        "slips caption", "slips negative", "n"])
 
 # %% ../../nbs/audit/validity.ipynb #d9ff721b
-def diversity(
-    pairs: list[Pair],
-) -> pd.DataFrame: # kind ("all" last); new words: different, effective, share of the first; distinct-1 and -2
-    "How many different things the negatives say."
+def diversity(pairs: list[Pair]) -> pd.DataFrame:
+    """How many different things the negatives say.
+
+    Returns:
+        kind ("all" last); new words: different, effective, share of the first; distinct-1 and -2
+    """
     rows = []
     for kind in (*sorted({p.kind for p in pairs}), "all"):
         some = [p for p in pairs if kind in (p.kind, "all")]
@@ -173,12 +203,15 @@ def diversity(
     return pd.DataFrame(rows, columns=["kind", "new words", "effective", "top share", "distinct-1", "distinct-2", "n"])
 
 # %% ../../nbs/audit/validity.ipynb #789029aa
-def coverage(
-    captions: Iterable[Caption],
-    negatives: Iterable[Negative],
-    counts: Counter | None = None, # (category, "made" or the reason why not): how often; as `make_negatives` gives it
-) -> pd.DataFrame: # what, n, share of the captions or of what was asked for in the category
-    "How many captions got a negative, and why the others did not."
+def coverage(captions: Iterable[Caption], negatives: Iterable[Negative], counts: Counter | None = None) -> pd.DataFrame:
+    """How many captions got a negative, and why the others did not.
+
+    Args:
+        counts: (category, "made" or the reason why not): how often; as `make_negatives` gives it
+
+    Returns:
+        what, n, share of the captions or of what was asked for in the category
+    """
     known, got = {c.caption_id for c in captions}, {n.caption_id for n in negatives}
     if lost := got - known:
         raise VidnegError(f"negatives of {len(lost)} captions that were not given, first {min(lost)!r}")
@@ -199,23 +232,29 @@ def _marked(text, span, tag):
     a, b, c = text[:span[0]], text[slice(*span)], text[span[1]:]
     return f"{html.escape(a)}<{tag}>{html.escape(b)}</{tag}>{html.escape(c)}" if b else html.escape(text)
 
-def page(
-    title: str,
-    body: str, # HTML
-) -> str: # a whole document
-    "A page that needs no other file."
+def page(title: str, body: str) -> str:
+    """A page that needs no other file.
+
+    Args:
+        body: HTML
+
+    Returns:
+        a whole document
+    """
     # What XML and HTML forbid in a text would make the page unreadable.
     body = re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", "\ufffd", body)
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
             f"<style>{_STYLE}</style></head><body>\n<h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n")
 
-def review_sheet(
-    pairs: Iterable[Pair],
-    n: int = 50, # items, drawn without regard to order
-    seed: int = 0,
-    title: str = "Review",
-) -> str: # HTML
-    "Items for people to judge: is the negative false, and is it good English?"
+def review_sheet(pairs: Iterable[Pair], n: int = 50, seed: int = 0, title: str = "Review") -> str:
+    """Items for people to judge: is the negative false, and is it good English?
+
+    Args:
+        n: items, drawn without regard to order
+
+    Returns:
+        HTML
+    """
     rows = []
     for k, p in enumerate(sample_pairs(pairs, n, seed), 1):
         c = changed(p.caption, p.negative)
@@ -225,10 +264,15 @@ def review_sheet(
     head = "<tr><th></th><th>kind</th><th>caption, negative</th><th>item</th><th>judgement</th></tr>"
     return page(title, f"<table>{head}{''.join(rows)}</table>")
 
-def write_page(
-    path: str | Path, # ends in .html
-    text: str, # from `page` or `review_sheet`
-) -> Path: # `path`
-    "Write a page atomically."
+def write_page(path: str | Path, text: str) -> Path:
+    """Write a page atomically.
+
+    Args:
+        path: ends in .html
+        text: from `page` or `review_sheet`
+
+    Returns:
+        `path`
+    """
     with atomic_path(path) as part: part.write_text(text, encoding="utf-8")
     return Path(path)

@@ -20,11 +20,16 @@ __all__ = ['atomic_path', 'project_root', 'skip']
 
 # %% ../../nbs/core/files.ipynb #6129b128
 @contextmanager
-def atomic_path(
-    path: str | Path, # where the finished file (or folder) shall be
-    replaces: Iterable[str] = (), # names that an older folder of the same kind may hold; any other entry is not ours
-) -> Iterator[Path]: # where to write it meanwhile, in the same folder and with the same suffix
-    "Write to a temporary name, then rename; if the block fails, nothing is left behind."
+def atomic_path(path: str | Path, replaces: Iterable[str] = ()) -> Iterator[Path]:
+    """Write to a temporary name, then rename; if the block fails, nothing is left behind.
+
+    Args:
+        path: where the finished file (or folder) shall be
+        replaces: names that an older folder of the same kind may hold; any other entry is not ours
+
+    Returns:
+        where to write it meanwhile, in the same folder and with the same suffix
+    """
     path = Path(path)
     _check_ours(path, replaces)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,22 +49,29 @@ def _check_ours(path, names):
     if foreign: raise VidnegError(f"{path} holds {foreign[0]!r}, which was not written here: choose another folder")
 
 # %% ../../nbs/core/files.ipynb #a231c61f
-def project_root(
-    start: str | Path = ".", # a folder inside the project
-) -> Path: # the nearest folder upwards that holds settings.ini
-    "Where the project lies."
+def project_root(start: str | Path = ".") -> Path:
+    """Where the project lies.
+
+    Args:
+        start: a folder inside the project
+
+    Returns:
+        the nearest folder upwards that holds settings.ini
+    """
     start = Path(start).resolve()
     for folder in [start, *start.parents]:
         if (folder/"settings.ini").is_file(): return folder
     raise VidnegError(f"{start} is not inside a vidneg project: no settings.ini in it or above it")
 
 # %% ../../nbs/core/files.ipynb #5d0c7a62
-def skip(
-    folder: str | Path, # of the stage's output
-    tables: dict[str, Iterable[str]], # file name without suffix → columns
-    reason: str, # what is missing, and where it would come from
-):
-    "End a stage that has nothing to ask. Raises `Skipped`."
+def skip(folder: str | Path, tables: dict[str, Iterable[str]], reason: str):
+    """End a stage that has nothing to ask. Raises `Skipped`.
+
+    Args:
+        folder: of the stage's output
+        tables: file name without suffix → columns
+        reason: what is missing, and where it would come from
+    """
     for name, columns in tables.items():
         with atomic_path(Path(folder)/f"{name}.parquet") as part: pq.write_table(pa.table({c: pa.nulls(0) for c in columns}), part)
     raise Skipped(reason)

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from .errors import VidnegError
 
 # %% auto #0
-__all__ = ['process_context', 'end_with_parent', 'pool_of', 'parallel_map', 'in_background', 'JobError', 'bar_options', 'name_of',
-           'run_jobs', 'workers_here', 'trainings_here']
+__all__ = ['process_context', 'end_with_parent', 'pool_of', 'parallel_map', 'in_background', 'JobError', 'bar_options',
+           'name_of', 'run_jobs', 'workers_here', 'trainings_here']
 
 # %% ../../nbs/core/parallel.ipynb #6f1e7f51
 def process_context() -> multiprocessing.context.BaseContext:
@@ -48,15 +48,27 @@ def _only_here(fn):
     return fn.__module__ == "__main__" and "__file__" not in vars(sys.modules["__main__"])
 
 def parallel_map(
-    fn: Callable, # called with one item; for processes, it and the items must pickle
+    fn: Callable,
     items: Iterable,
-    workers: int = 1, # 1 stays in this process and thread
-    desc: str = "", # what the progress bar says, "" for no bar
-    threads: bool = False, # threads in place of processes
-    chunk: int = 16, # items sent to a process at a time
-    unit: str = "clip", # what the progress bar calls an item
-) -> list: # `fn(item)` per item, in the order of `items`
-    "Map `fn` over `items`; the first error raised by `fn` is raised here and stops the rest."
+    workers: int = 1,
+    desc: str = "",
+    threads: bool = False,
+    chunk: int = 16,
+    unit: str = "clip",
+) -> list:
+    """Map `fn` over `items`; the first error raised by `fn` is raised here and stops the rest.
+
+    Args:
+        fn: called with one item; for processes, it and the items must pickle
+        workers: 1 stays in this process and thread
+        desc: what the progress bar says, "" for no bar
+        threads: threads in place of processes
+        chunk: items sent to a process at a time
+        unit: what the progress bar calls an item
+
+    Returns:
+        `fn(item)` per item, in the order of `items`
+    """
     items = list(items)
     bar = dict(total=len(items), desc=desc, unit=unit, disable=not desc)
     workers = min(workers, len(items))
@@ -68,12 +80,15 @@ def parallel_map(
         return list(tqdm(pool.map(fn, items, chunksize=max(1, min(chunk, len(items)//workers))), **bar))
 
 # %% ../../nbs/core/parallel.ipynb #3c514bae
-def in_background(
-    fn: Callable, # can be imported
-    *args,
-    **kwargs,
-) -> Future: # `.result()` waits, and raises what `fn` raised
-    "Call `fn` in a process of its own, beside what this process does."
+def in_background(fn: Callable, *args, **kwargs) -> Future:
+    """Call `fn` in a process of its own, beside what this process does.
+
+    Args:
+        fn: can be imported
+
+    Returns:
+        `.result()` waits, and raises what `fn` raised
+    """
     pool = pool_of(1)
     future = pool.submit(fn, *args, **kwargs)
     pool.shutdown(wait=False)
@@ -85,8 +100,12 @@ class JobError(VidnegError):
 
 _LINE = None # of the progress bar; set in the processes of `run_jobs`
 
-def bar_options() -> dict: # arguments of tqdm
-    "How this process draws its bar: beside others on a line of its own, or, where no terminal is, as a line now and then."
+def bar_options() -> dict:
+    """How this process draws its bar: beside others on a line of its own, or, where no terminal is, as a line now and then.
+
+    Returns:
+        arguments of tqdm
+    """
     if _LINE is None: return {"mininterval": 0.5, "dynamic_ncols": True}
     if sys.stderr.isatty(): return {"mininterval": 0.5, "dynamic_ncols": True, "position": _LINE}
     return {"mininterval": 15.0, "ncols": 100, "bar_format": "{l_bar}{bar}{r_bar}\n"}
@@ -120,19 +139,30 @@ def _start(context, job, slot, lock, first):
     return ours, process
 
 # %% ../../nbs/core/parallel.ipynb #7e590007
-def name_of(
-    fn: Callable, # a function, a class or a partial of these
-) -> str:
-    "What messages call a function."
+def name_of(fn: Callable) -> str:
+    """What messages call a function.
+
+    Args:
+        fn: a function, a class or a partial of these
+    """
     while isinstance(fn, partial): fn = fn.func
     return fn.__qualname__.rpartition(".")[2]
 
 def run_jobs(
-    jobs: Sequence[tuple[Callable, dict]], # functions that can be imported, and their keyword arguments
-    workers: int = 2, # processes at a time; 0: this process, one job after another
-    first: Callable[[], object] | None = None, # called in each process before its job
-) -> list: # what the functions returned, in the order of the jobs
-    "Run jobs in parallel processes. Raises `JobError` with the traceback of the first that fails."
+    jobs: Sequence[tuple[Callable, dict]],
+    workers: int = 2,
+    first: Callable[[], object] | None = None,
+) -> list:
+    """Run jobs in parallel processes. Raises `JobError` with the traceback of the first that fails.
+
+    Args:
+        jobs: functions that can be imported, and their keyword arguments
+        workers: processes at a time; 0: this process, one job after another
+        first: called in each process before its job
+
+    Returns:
+        what the functions returned, in the order of the jobs
+    """
     if not workers: return [func(**kwargs) for func, kwargs in jobs]
     context, waiting, running, results = process_context(), list(enumerate(jobs)), {}, {}
     lock, slots = context.RLock(), list(range(workers))[::-1]
@@ -154,8 +184,12 @@ def run_jobs(
     return [results[i] for i in range(len(jobs))]
 
 # %% ../../nbs/core/parallel.ipynb #a7c30002
-def workers_here() -> int: # at least 1
-    "Say how many processes shall work at a time: VIDNEG_WORKERS, else one for each core that this process may use."
+def workers_here() -> int:
+    """Say how many processes shall work at a time: VIDNEG_WORKERS, else one for each core that this process may use.
+
+    Returns:
+        at least 1
+    """
     named = os.environ.get("VIDNEG_WORKERS", "")
     if named and not (named.isdigit() and int(named)):
         raise VidnegError(f"VIDNEG_WORKERS is a number from 1, not {named!r}")
@@ -163,7 +197,11 @@ def workers_here() -> int: # at least 1
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def trainings_here() -> int: # at least 1
-    "Say how many trainings shall run at a time: one where there is a GPU."
+def trainings_here() -> int:
+    """Say how many trainings shall run at a time: one where there is a GPU.
+
+    Returns:
+        at least 1
+    """
     import torch
     return 1 if torch.cuda.is_available() else workers_here()

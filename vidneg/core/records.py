@@ -18,90 +18,146 @@ from .errors import VidnegError
 from .files import atomic_path
 
 # %% auto #0
-__all__ = ['SCHEMA_VERSION', 'Clip', 'Caption', 'Attribute', 'Entity', 'Event', 'SceneGraph', 'MomentQuery', 'Question', 'Edit',
-           'Negative', 'to_table', 'from_table', 'write_records', 'read_records']
+__all__ = ['SCHEMA_VERSION', 'Clip', 'Caption', 'Attribute', 'Entity', 'Event', 'SceneGraph', 'MomentQuery', 'Question',
+           'Edit', 'Negative', 'to_table', 'from_table', 'write_records', 'read_records']
 
 # %% ../../nbs/core/records.ipynb #ffa772ff
 @dataclass(frozen=True)
 class Clip:
-    "A stretch of a video file."
-    clip_id: str # unique within a dataset
-    path: str # file, relative to the dataset's folder
-    start: float = 0.0 # seconds
-    end: float = 0.0 # seconds; 0: to the end of the file
-    split: str = "" # train, val, test, ...
+    """A stretch of a video file.
+
+    Attributes:
+        clip_id: unique within a dataset
+        path: file, relative to the dataset's folder
+        start: seconds
+        end: seconds; 0: to the end of the file
+        split: train, val, test, ...
+    """
+    clip_id: str
+    path: str
+    start: float = 0.0
+    end: float = 0.0
+    split: str = ""
 
 
 @dataclass(frozen=True)
 class Caption:
-    "A sentence that is true of a clip."
-    caption_id: str # unique within a dataset
-    clip_id: str # the clip it describes
+    """A sentence that is true of a clip.
+
+    Attributes:
+        caption_id: unique within a dataset
+        clip_id: the clip it describes
+        grain: "fine" or "broad": how much of the clip it says
+    """
+    caption_id: str
+    clip_id: str
     text: str
-    grain: str = "fine" # "fine" or "broad": how much of the clip it says
+    grain: str = "fine"
 
 # %% ../../nbs/core/records.ipynb #c646ae34
 @dataclass(frozen=True)
 class Attribute:
-    "A property that an entity has for a while."
-    kind: str # fine-grained type: color, size, material, ...
+    """A property that an entity has for a while.
+
+    Attributes:
+        kind: fine-grained type: color, size, material, ...
+        start: seconds
+        end: seconds
+    """
+    kind: str
     value: str
-    start: float # seconds
-    end: float # seconds
+    start: float
+    end: float
 
 
 @dataclass(frozen=True)
 class Entity:
-    "A thing in a clip."
+    """A thing in a clip.
+
+    Attributes:
+        name: its noun
+    """
     entity_id: str
-    name: str # its noun
+    name: str
     attributes: tuple[Attribute, ...] = ()
 
 
 @dataclass(frozen=True)
 class Event:
-    "SPOT (1): ⟨subject, subject attribute, predicate, object, object attribute, time⟩."
-    subject: str # entity id
-    subject_attribute: str # the attribute that names the subject, "" if none
-    predicate: str # base form: "push", "slide left", "above"
-    object: str # entity id, "" for intransitive predicates
-    object_attribute: str # attribute of the object; for attribute changes the new value
-    start: float # seconds
-    end: float # seconds
-    kind: str # fine-grained type: action, contact, relation, attribute
+    """SPOT (1): ⟨subject, subject attribute, predicate, object, object attribute, time⟩.
+
+    Attributes:
+        subject: entity id
+        subject_attribute: the attribute that names the subject, "" if none
+        predicate: base form: "push", "slide left", "above"
+        object: entity id, "" for intransitive predicates
+        object_attribute: attribute of the object; for attribute changes the new value
+        start: seconds
+        end: seconds
+        kind: fine-grained type: action, contact, relation, attribute
+    """
+    subject: str
+    subject_attribute: str
+    predicate: str
+    object: str
+    object_attribute: str
+    start: float
+    end: float
+    kind: str
 
 
 @dataclass(frozen=True)
 class SceneGraph:
-    "All that is true of a clip."
+    """All that is true of a clip.
+
+    Attributes:
+        scene: name of the background, "" if unknown
+    """
     clip_id: str
-    scene: str # name of the background, "" if unknown
+    scene: str
     entities: tuple[Entity, ...]
     events: tuple[Event, ...]
 
 # %% ../../nbs/core/records.ipynb #a94f0bef
 @dataclass(frozen=True)
 class MomentQuery:
-    "A sentence and the stretches of a video that it is about."
-    query_id: str # unique within a dataset
-    clip_id: str # the video
+    """A sentence and the stretches of a video that it is about.
+
+    Attributes:
+        query_id: unique within a dataset
+        clip_id: the video
+        duration: seconds of the video; 0 where it is not known
+        windows: (start, end) in seconds, in the order of time
+        saliency: for each clip of 2 seconds the annotators' scores, 0 to 4
+    """
+    query_id: str
+    clip_id: str
     text: str
-    duration: float # seconds of the video; 0 where it is not known
-    windows: tuple[tuple[float, ...], ...] # (start, end) in seconds, in the order of time
-    saliency: tuple[tuple[float, ...], ...] = () # for each clip of 2 seconds the annotators' scores, 0 to 4
+    duration: float
+    windows: tuple[tuple[float, ...], ...]
+    saliency: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class Question:
-    "A question about a clip and its one right answer."
-    question_id: str # unique within a dataset
+    """A question about a clip and its one right answer.
+
+    Attributes:
+        question_id: unique within a dataset
+        answer: "" where it is withheld
+        kind: temporal, counterfactual, action, attribute, relation or object
+        template: how it was made; AnetQA's question type
+        group: questions with the same balanced answers; "" unknown
+        options: the answers of the group; () unknown
+    """
+    question_id: str
     clip_id: str
     text: str
-    answer: str # "" where it is withheld
-    kind: str # temporal, counterfactual, action, attribute, relation or object
-    template: str # how it was made; AnetQA's question type
-    group: str = "" # questions with the same balanced answers; "" unknown
-    options: tuple[str, ...] = () # the answers of the group; () unknown
+    answer: str
+    kind: str
+    template: str
+    group: str = ""
+    options: tuple[str, ...] = ()
 
 # %% ../../nbs/core/records.ipynb #beef69a7
 @dataclass(frozen=True)
@@ -115,13 +171,20 @@ class Edit:
 
 @dataclass(frozen=True)
 class Negative:
-    "A false caption and where it came from."
-    caption_id: str # the caption it falsifies
+    """A false caption and where it came from.
+
+    Attributes:
+        caption_id: the caption it falsifies
+        kind: category: action, attribute, relation, object, ...
+        generator: name in the generator registry
+        rounds: rounds asked for; `len(edits)` is what could be done
+    """
+    caption_id: str
     text: str
-    kind: str # category: action, attribute, relation, object, ...
-    generator: str # name in the generator registry
+    kind: str
+    generator: str
     edits: tuple[Edit, ...]
-    rounds: int # rounds asked for; `len(edits)` is what could be done
+    rounds: int
     seed: int
 
 # %% ../../nbs/core/records.ipynb #4b6f466c
@@ -168,28 +231,43 @@ def _taker(t):
     return list if take_one is None else lambda values: list(map(take_one, values))
 
 # %% ../../nbs/core/records.ipynb #907d9aa0
-def to_table(
-    records: Iterable, # instances of `cls`
-    cls: type, # record class
-) -> pa.Table: # one row a record, the schema's version in its metadata
-    "Put records into a table."
+def to_table(records: Iterable, cls: type) -> pa.Table:
+    """Put records into a table.
+
+    Args:
+        records: instances of `cls`
+        cls: record class
+
+    Returns:
+        one row a record, the schema's version in its metadata
+    """
     meta = {"vidneg": json.dumps({"record": cls.__name__, "version": SCHEMA_VERSION})}
     return pa.Table.from_pylist([*map(_taker(cls), records)], _schema(cls).with_metadata(meta))
 
-def from_table(
-    table: pa.Table, # from `to_table`; other columns are ignored
-    cls: type, # record class
-) -> list: # of `cls`
-    "Take records out of a table."
+def from_table(table: pa.Table, cls: type) -> list:
+    """Take records out of a table.
+
+    Args:
+        table: from `to_table`; other columns are ignored
+        cls: record class
+
+    Returns:
+        of `cls`
+    """
     return [*map(_builder(cls), table.to_pylist())]
 
 # %% ../../nbs/core/records.ipynb #a498840a
-def write_records(
-    path: str | Path, # ends in .parquet or .jsonl
-    records: Iterable, # instances of one record class
-    cls: type | None = None, # their class; needed only where there may be none
-) -> Path: # `path`
-    "Write records atomically."
+def write_records(path: str | Path, records: Iterable, cls: type | None = None) -> Path:
+    """Write records atomically.
+
+    Args:
+        path: ends in .parquet or .jsonl
+        records: instances of one record class
+        cls: their class; needed only where there may be none
+
+    Returns:
+        `path`
+    """
     records = list(records)
     cls = cls or (type(records[0]) if records else None)
     if cls is None: raise VidnegError(f"{path}: no records and no class given; pass cls=")
@@ -201,11 +279,16 @@ def write_records(
     return Path(path)
 
 # %% ../../nbs/core/records.ipynb #c5a0cff7
-def read_records(
-    path: str | Path, # a file that `write_records` wrote, or somebody's JSON lines or Parquet of the same fields
-    cls: type, # record class
-) -> list: # of `cls`
-    "Read records back; a file of other records or of a newer schema is refused."
+def read_records(path: str | Path, cls: type) -> list:
+    """Read records back; a file of other records or of a newer schema is refused.
+
+    Args:
+        path: a file that `write_records` wrote, or somebody's JSON lines or Parquet of the same fields
+        cls: record class
+
+    Returns:
+        of `cls`
+    """
     path = Path(path)
     if not path.exists(): raise VidnegError(f"{path} does not exist: run the stage that makes it, or check the path")
     rows = _json_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path, cls)

@@ -43,15 +43,21 @@ class Registry(MutableMapping):
     def __len__(self) -> int: return len(self._things)
     def __contains__(self, name) -> bool: return name in self._things
 
-    def where(self, name: str) -> str: # "package.module:attribute"
-        "Say where a thing lies, without importing it."
+    def where(self, name: str) -> str:
+        """Say where a thing lies, without importing it.
+
+        Returns:
+            "package.module:attribute"
+        """
         thing = self._things[name]
         return thing if isinstance(thing, str) else _place(thing)
 
-    def register(self,
-        name: str, # the name under which users ask for it
-    ) -> Callable:
-        "Return a decorator that adds the decorated thing as `name`."
+    def register(self, name: str) -> Callable:
+        """Return a decorator that adds the decorated thing as `name`.
+
+        Args:
+            name: the name under which users ask for it
+        """
         def add(thing):
             self[name] = thing
             return thing

@@ -30,13 +30,17 @@ class Texts:
         self.starts = np.cumsum(self.lengths) - self.lengths # (M,)
         self.ids = np.fromiter((i for t in tokens for i in t), dtype=np.int32, count=int(self.lengths.sum()))
 
-    def pad(
-        self,
-        index: np.ndarray, # which texts, any shape
-        length: int, # to pad to
-        pad_id: int = 0, # token that fills up
-    ) -> tuple[torch.Tensor, torch.Tensor]: # ids (*index.shape, length) and attention mask of the same shape, int64
-        "Some of the texts as rectangular tensors."
+    def pad(self, index: np.ndarray, length: int, pad_id: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Some of the texts as rectangular tensors.
+
+        Args:
+            index: which texts, any shape
+            length: to pad to
+            pad_id: token that fills up
+
+        Returns:
+            ids (*index.shape, length) and attention mask of the same shape, int64
+        """
         mask = np.arange(length) < self.lengths[index][..., None]
         at = np.where(mask, self.starts[index][..., None] + np.arange(length), 0)
         return torch.from_numpy(np.where(mask, self.ids[at], pad_id).astype(np.int64)), torch.from_numpy(mask).long()
@@ -44,20 +48,34 @@ class Texts:
 # %% ../../nbs/data/batches.ipynb #7e560002
 class BatchSource(Protocol):
     "What `vidneg.train.loop.fit` takes."
-    def __len__(self) -> int: # batches per epoch
-        "Count the batches of an epoch."
+    def __len__(self) -> int:
+        """Count the batches of an epoch.
 
-    def batch(self, epoch: int, index: int) -> dict[str, torch.Tensor]: # (B, ...) each
-        "One batch, a pure function of its arguments; all its tensors have as many rows."
+        Returns:
+            batches per epoch
+        """
 
-    def fingerprint(self) -> str: # changes when the data or their order would
-        "A hash of data and settings."
+    def batch(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        """One batch, a pure function of its arguments; all its tensors have as many rows.
+
+        Returns:
+            (B, ...) each
+        """
+
+    def fingerprint(self) -> str:
+        """A hash of data and settings.
+
+        Returns:
+            changes when the data or their order would
+        """
 
 # %% ../../nbs/data/batches.ipynb #572a1525
-def digest(
-    *parts: bytes | np.ndarray,
-) -> str: # 32 hexadecimal digits
-    "Hash of bytes and arrays."
+def digest(*parts: bytes | np.ndarray) -> str:
+    """Hash of bytes and arrays.
+
+    Returns:
+        32 hexadecimal digits
+    """
     h = hashlib.blake2b(digest_size=16)
     for p in parts: h.update(p if isinstance(p, bytes) else np.ascontiguousarray(p).reshape(-1).view(np.uint8))
     return h.hexdigest()
@@ -79,40 +97,68 @@ class OrderedBatches:
     def __len__(self): # batches per epoch
         return (len(self.items) if self.drop_last else len(self.items) + self.batch_size - 1)//self.batch_size
 
-    def order(self, epoch: int) -> np.ndarray: # items
-        "The items in the order of an epoch."
+    def order(self, epoch: int) -> np.ndarray:
+        """The items in the order of an epoch.
+
+        Returns:
+            items
+        """
         if not self.shuffle: return self.items
         if self._order[0] != epoch: self._order = epoch, self.shuffled(epoch)
         return self._order[1]
 
-    def shuffled(self, epoch: int) -> np.ndarray: # items
-        "Draw the order of an epoch."
+    def shuffled(self, epoch: int) -> np.ndarray:
+        """Draw the order of an epoch.
+
+        Returns:
+            items
+        """
         return stable_rng(self.seed, self.purpose, epoch).permutation(self.items)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[dict]: # batches from number `start` on
-        "The batches of an epoch."
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[dict]:
+        """The batches of an epoch.
+
+        Returns:
+            batches from number `start` on
+        """
         return (self.batch(epoch, i) for i in range(start, len(self)))
 
-    def batch(self,
-        epoch: int,
-        index: int, # number of the batch in the epoch
-    ) -> dict[str, torch.Tensor]: # (B, ...) each
-        "One batch; depends on nothing but the arguments, the seed and the data."
+    def batch(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        """One batch; depends on nothing but the arguments, the seed and the data.
+
+        Args:
+            index: number of the batch in the epoch
+
+        Returns:
+            (B, ...) each
+        """
         return self.collate(epoch, self.order(epoch)[index*self.batch_size:(index + 1)*self.batch_size])
 
-    def collate(self,
-        epoch: int,
-        items: np.ndarray, # (B,)
-    ) -> dict[str, torch.Tensor]: # (B, ...) each
-        "Make a batch of items."
+    def collate(self, epoch: int, items: np.ndarray) -> dict[str, torch.Tensor]:
+        """Make a batch of items.
+
+        Args:
+            items: (B,)
+
+        Returns:
+            (B, ...) each
+        """
         raise NotImplementedError
 
-    def content(self) -> tuple[list, Iterable[np.ndarray]]: # settings for JSON, arrays
-        "What the fingerprint is of."
+    def content(self) -> tuple[list, Iterable[np.ndarray]]:
+        """What the fingerprint is of.
+
+        Returns:
+            settings for JSON, arrays
+        """
         raise NotImplementedError
 
-    def fingerprint(self) -> str: # changes when the data or their order would
-        "A hash of settings and data."
+    def fingerprint(self) -> str:
+        """A hash of settings and data.
+
+        Returns:
+            changes when the data or their order would
+        """
         settings, arrays = self.content()
         return digest(json.dumps(settings).encode(), *arrays)
 
@@ -129,8 +175,12 @@ class ArrayBatches(OrderedBatches):
         if n < batch_size: raise VidnegError(f"{n} rows make no batch of {batch_size}: take a smaller batch_size")
         super().__init__(np.arange(n), batch_size, seed, drop_last=True)
 
-    def collate(self, epoch: int, items: np.ndarray) -> dict[str, torch.Tensor]: # (B, ...) each
-        "Take the rows."
+    def collate(self, epoch: int, items: np.ndarray) -> dict[str, torch.Tensor]:
+        """Take the rows.
+
+        Returns:
+            (B, ...) each
+        """
         return {k: torch.from_numpy(v[items]) for k, v in self.arrays.items()}
 
     def content(self) -> tuple[list, Iterable[np.ndarray]]:
@@ -169,19 +219,27 @@ class Batches(OrderedBatches):
             raise VidnegError(f"{len(self.items)} clips with captions make no batch of {batch_size}: "
                               "take a smaller batch_size")
 
-    def caption_of(self,
-        epoch: int,
-        row: int, # of `features`
-    ) -> int: # number of a caption
-        "The caption that a clip shows in an epoch."
+    def caption_of(self, epoch: int, row: int) -> int:
+        """The caption that a clip shows in an epoch.
+
+        Args:
+            row: of `features`
+
+        Returns:
+            number of a caption
+        """
         first, n = self.first[row], self.first[row + 1] - self.first[row]
         return first + (stable_seed(self.seed, "caption", epoch, row) % int(n) if n > 1 else 0)
 
-    def shown(self,
-        epoch: int,
-        rows: np.ndarray, # (B,) of `features`
-    ) -> np.ndarray: # (B, T, ...)
-        "Features of clips: all frames, or some, drawn anew every epoch."
+    def shown(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        """Features of clips: all frames, or some, drawn anew every epoch.
+
+        Args:
+            rows: (B,) of `features`
+
+        Returns:
+            (B, T, ...)
+        """
         if self.n_frames is None: return np.ascontiguousarray(self.features[rows])
         total = self.features.shape[1]
         frames = np.stack([sample_indices(total, self.n_frames, "segment", stable_rng(self.seed, "frames", epoch, r))
@@ -195,12 +253,16 @@ class Batches(OrderedBatches):
             chosen = stable_rng(self.seed, "negative", epoch, caption).choice(chosen, self.k, replace=False)
         return np.pad(chosen, (0, self.k - len(chosen)), constant_values=caption)
 
-    def collate(self,
-        epoch: int,
-        items: np.ndarray, # (B,) rows of `features`
-    ) -> dict[str, torch.Tensor]: # clip (B,), features (B, ...), input_ids and attention_mask (B, L), neg_ids and
-        # neg_attention_mask (B, K, L), neg_mask (B, K) bool
-        "Clips with a caption and negatives each."
+    def collate(self, epoch: int, items: np.ndarray) -> dict[str, torch.Tensor]:
+        """Clips with a caption and negatives each.
+
+        Args:
+            items: (B,) rows of `features`
+
+        Returns:
+            clip (B,), features (B, ...), input_ids and attention_mask (B, L), neg_ids and neg_attention_mask (B, K, L),
+                neg_mask (B, K) bool
+        """
         captions = np.array([self.caption_of(epoch, r) for r in items]) # (B,)
         chosen = np.stack([self._negatives(epoch, c) for c in captions]) # (B, K)
         longest = max(self.texts.lengths[captions].max(), self.texts.lengths[chosen].max(initial=0))
@@ -236,14 +298,23 @@ class Batches(OrderedBatches):
 
 # %% ../../nbs/data/batches.ipynb #65c92119
 def batches_of(
-    features: np.ndarray, # (N, ...)
-    clip_ids: Sequence[str], # (N,) which clip each row is
-    captions: Sequence[Caption], # clips without a caption here stay out, so a split is chosen by its captions
-    negatives: Sequence[Negative] | None, # those of other captions are ignored; None: batches without negatives
-    tokenize: Callable[[list[str]], Sequence[Sequence[int]]], # texts → unpadded token ids with special tokens
-    **settings, # of `Batches`
+    features: np.ndarray,
+    clip_ids: Sequence[str],
+    captions: Sequence[Caption],
+    negatives: Sequence[Negative] | None,
+    tokenize: Callable[[list[str]], Sequence[Sequence[int]]],
+    **settings,
 ) -> Batches:
-    "Batches from caption and negative records."
+    """Batches from caption and negative records.
+
+    Args:
+        features: (N, ...)
+        clip_ids: (N,) which clip each row is
+        captions: clips without a caption here stay out, so a split is chosen by its captions
+        negatives: those of other captions are ignored; None: batches without negatives
+        tokenize: texts → unpadded token ids with special tokens
+        **settings: of `Batches`
+    """
     of_clip, of_caption = {c: [] for c in clip_ids}, {c.caption_id: [] for c in captions}
     for c in captions:
         if c.clip_id not in of_clip:

@@ -20,27 +20,45 @@ __all__ = ['SPLITS', 'Dataset', 'read_dataset', 'take_dataset']
 # %% ../../nbs/data/dataset.ipynb #5fd5da62
 @dataclass(frozen=True)
 class Dataset:
-    "Clips and what is said of them."
-    clips: tuple[Clip, ...] # paths are relative to the working folder
-    captions: tuple[Caption, ...]
-    graphs: dict[str, SceneGraph] # clip_id → graph; empty where truth is not known
-    wordless: tuple[Caption, ...] = () # left out of `captions`: no letter and no digit in them
+    """Clips and what is said of them.
 
-    def of(self, split: str, grain: str | None = None) -> list[Caption]: # captions in the order of clips
-        "Captions of a split."
+    Attributes:
+        clips: paths are relative to the working folder
+        graphs: clip_id → graph; empty where truth is not known
+        wordless: left out of `captions`: no letter and no digit in them
+    """
+    clips: tuple[Clip, ...]
+    captions: tuple[Caption, ...]
+    graphs: dict[str, SceneGraph]
+    wordless: tuple[Caption, ...] = ()
+
+    def of(self, split: str, grain: str | None = None) -> list[Caption]:
+        """Captions of a split.
+
+        Returns:
+            captions in the order of clips
+        """
         order = {c.clip_id: i for i, c in enumerate(self.clips) if c.split == split}
         found = [c for c in self.captions if c.clip_id in order and grain in (None, c.grain)]
         return sorted(found, key=lambda c: order[c.clip_id])
 
-    def only(self, clip_ids: Iterable[str]) -> Dataset: # such as those of a frame cache, which skips broken files
-        "The same, of some clips."
+    def only(self, clip_ids: Iterable[str]) -> Dataset:
+        """The same, of some clips.
+
+        Returns:
+            such as those of a frame cache, which skips broken files
+        """
         kept = set(clip_ids)
         return Dataset(tuple(c for c in self.clips if c.clip_id in kept),
                        tuple(c for c in self.captions if c.clip_id in kept),
                        {i: g for i, g in self.graphs.items() if i in kept}, self.wordless)
 
-    def splits(self) -> dict[str, int]: # split → number of clips
-        "Sizes of the splits."
+    def splits(self) -> dict[str, int]:
+        """Sizes of the splits.
+
+        Returns:
+            split → number of clips
+        """
         return dict(Counter(c.split for c in self.clips))
 
 # %% ../../nbs/data/dataset.ipynb #8c97b38e
@@ -82,10 +100,15 @@ def _readable(caption):
     text = re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", " ", caption.text)
     return caption if text == caption.text else dataclasses.replace(caption, text=text)
 
-def read_dataset(
-    folder: str | Path, # has tables of clips and captions
-) -> Dataset: # with paths relative to the working folder
-    "Read a dataset from disk; raises `VidnegError` for missing or bad tables, double ids and captions without a clip."
+def read_dataset(folder: str | Path) -> Dataset:
+    """Read a dataset from disk; raises `VidnegError` for missing or bad tables, double ids and captions without a clip.
+
+    Args:
+        folder: has tables of clips and captions
+
+    Returns:
+        with paths relative to the working folder
+    """
     folder = Path(folder)
     clips, told = _table(folder, "clips", Clip), [*map(_readable, _table(folder, "captions", Caption))]
     _check(clips, told, folder)
@@ -106,12 +129,17 @@ def _check_splits(data, folder):
         if not data.of(split, "fine"):
             raise VidnegError(f"{folder}: no clip of split {split!r} has a fine caption; clips by split: {there}")
 
-def take_dataset(
-    source: str | Path, # a folder that `read_dataset` reads
-    folder: str | Path, # where to write the tables; the videos stay where they are
-    counts: dict[str, int], # split → clips, at most so many (0: all)
-) -> Dataset: # with its wordless captions, which are not written
-    "Bring somebody's dataset under the pipeline's roof."
+def take_dataset(source: str | Path, folder: str | Path, counts: dict[str, int]) -> Dataset:
+    """Bring somebody's dataset under the pipeline's roof.
+
+    Args:
+        source: a folder that `read_dataset` reads
+        folder: where to write the tables; the videos stay where they are
+        counts: split → clips, at most so many (0: all)
+
+    Returns:
+        with its wordless captions, which are not written
+    """
     folder = Path(folder)
     if not Path(source).is_dir(): raise VidnegError(f"data.source is {str(source)!r}: neither \"world\" nor a folder")
     data, taken, keep = read_dataset(source), Counter(), []

@@ -27,11 +27,15 @@ def _check_span(item, where):
     if not (math.isfinite(item.start) and math.isfinite(item.end) and item.start <= item.end):
         raise VidnegError(f"{where}: start {item.start} and end {item.end} must be seconds in this order")
 
-def check_graph(
-    graph: SceneGraph,
-    where: str = "graph", # what messages call it
-) -> SceneGraph: # the same
-    "Refuse a graph whose ids, names or times do not fit together."
+def check_graph(graph: SceneGraph, where: str = "graph") -> SceneGraph:
+    """Refuse a graph whose ids, names or times do not fit together.
+
+    Args:
+        where: what messages call it
+
+    Returns:
+        the same
+    """
     names = [e.entity_id for e in graph.entities]
     if twice := [n for n, k in Counter(names).items() if k > 1]:
         raise VidnegError(f"{where}.entities: the id {twice[0]!r} occurs twice; give each entity its own")
@@ -47,18 +51,24 @@ def check_graph(
     return graph
 
 # %% ../../nbs/data/graphs.ipynb #da384caf
-def read_graph_records(
-    path: str | Path, # a graphs.parquet, or any file of `SceneGraph` records
-) -> list[SceneGraph]:
-    "Return graphs at rest."
+def read_graph_records(path: str | Path) -> list[SceneGraph]:
+    """Return graphs at rest.
+
+    Args:
+        path: a graphs.parquet, or any file of `SceneGraph` records
+    """
     return [check_graph(g, g.clip_id) for g in read_records(path, SceneGraph)]
 
-def read_graphs(
-    path: str | Path,
-    fmt: str, # name in GRAPH_FORMATS
-    **options, # of that reader
-) -> list[SceneGraph]: # clip ids are unique
-    "Scene graphs of any known format."
+def read_graphs(path: str | Path, fmt: str, **options) -> list[SceneGraph]:
+    """Scene graphs of any known format.
+
+    Args:
+        fmt: name in GRAPH_FORMATS
+        **options: of that reader
+
+    Returns:
+        clip ids are unique
+    """
     graphs = GRAPH_FORMATS[fmt](path, **options)
     twice = [c for c, k in Counter(g.clip_id for g in graphs).items() if k > 1]
     if twice: raise VidnegError(f"{path}: clip {twice[0]!r} occurs twice; give each clip its own id")
@@ -90,20 +100,24 @@ def _record(cls, row, where, duration=1.0):
     if missing := [k for k in hints if k not in given]: raise VidnegError(f"{where}: {missing[0]!r} is missing")
     return cls(**{k: _value(t, given[k], f"{where}.{k}", duration) for k, t in hints.items()})
 
-def graph_from_json(
-    row: dict, # in the format above
-    where: str = "graph", # what messages call it
-) -> SceneGraph:
-    "A graph from plain JSON; every error names the place."
+def graph_from_json(row: dict, where: str = "graph") -> SceneGraph:
+    """A graph from plain JSON; every error names the place.
+
+    Args:
+        row: in the format above
+        where: what messages call it
+    """
     rest = {k: v for k, v in row.items() if k != "duration"} if isinstance(row, dict) else row
     duration = _value(float, row.get("duration", 1.0), f"{where}.duration", 0) if isinstance(row, dict) else 1.0
     return check_graph(_record(SceneGraph, rest, where, duration), where)
 
 # %% ../../nbs/data/graphs.ipynb #58d34a32
-def read_graph_json(
-    path: str | Path, # .json: a list of graphs; .jsonl: one a line
-) -> list[SceneGraph]:
-    "Graphs in the plain format."
+def read_graph_json(path: str | Path) -> list[SceneGraph]:
+    """Graphs in the plain format.
+
+    Args:
+        path: .json: a list of graphs; .jsonl: one a line
+    """
     path = Path(path)
     rows = json_lines(path) if path.suffix == ".jsonl" else read_json(path)
     if not isinstance(rows, list): raise VidnegError(f"{path.name}: wants a list of graphs, got {type(rows).__name__}")

@@ -22,29 +22,42 @@ __all__ = ['CLIP_SECONDS', 'overlap', 'saliency_scores', 'cut', 'saliency_pairs'
 CLIP_SECONDS = 2.0 # length of the clips that saliency is given for
 
 # %% ../../nbs/data/moments.ipynb #af858bcd
-def overlap(
-    windows: Sequence[tuple[float, float]], # apart from each other
-    duration: float, # seconds
-    seconds: float = CLIP_SECONDS, # of a clip
-) -> np.ndarray: # (T,) in [0, 1]
-    "The share of each clip that the windows cover."
+def overlap(windows: Sequence[tuple[float, float]], duration: float, seconds: float = CLIP_SECONDS) -> np.ndarray:
+    """The share of each clip that the windows cover.
+
+    Args:
+        windows: apart from each other
+        duration: seconds
+        seconds: of a clip
+
+    Returns:
+        (T,) in [0, 1]
+    """
     starts = np.arange(round(duration/seconds))*seconds # (T,)
     both = [np.clip(np.minimum(starts + seconds, b) - np.maximum(starts, a), 0, None) for a, b in windows]
     return np.sum(both, 0)/seconds if both else np.zeros(len(starts))
 
-def saliency_scores(
-    windows: Sequence[tuple[float, float]],
-    duration: float, # seconds
-) -> tuple[tuple[float, ...], ...]: # for each clip of 2 seconds one score, 0 to 4
-    "What an annotator who sees only the overlap would say; half a step is rounded up."
+def saliency_scores(windows: Sequence[tuple[float, float]], duration: float) -> tuple[tuple[float, ...], ...]:
+    """What an annotator who sees only the overlap would say; half a step is rounded up.
+
+    Args:
+        duration: seconds
+
+    Returns:
+        for each clip of 2 seconds one score, 0 to 4
+    """
     return tuple((float(s),) for s in np.floor(4*overlap(windows, duration) + .5))
 
 # %% ../../nbs/data/moments.ipynb #a7b6c60b
-def cut(
-    clip: Clip,
-    seconds: float = CLIP_SECONDS, # of a stretch
-) -> list[Clip]: # ids "<clip_id>@<start>"; a rest shorter than half a stretch belongs to the last one
-    "A video as a row of clips."
+def cut(clip: Clip, seconds: float = CLIP_SECONDS) -> list[Clip]:
+    """A video as a row of clips.
+
+    Args:
+        seconds: of a stretch
+
+    Returns:
+        ids "<clip_id>@<start>"; a rest shorter than half a stretch belongs to the last one
+    """
     n = max(1, round((clip.end - clip.start)/seconds))
     starts = [clip.start + i*seconds for i in range(n)]
     ends = [*starts[1:], clip.end]
@@ -59,12 +72,15 @@ def _scores(query, n):
                           f"clips of {CLIP_SECONDS:g} s")
     return np.sum(rows, 1) # (n,)
 
-def saliency_pairs(
-    query: MomentQuery,
-    n: int, # clips of the video
-    rng: np.random.Generator,
-) -> np.ndarray: # (2, 2) int, rows (high, low); −1 where there is none
-    "Best and worst clip inside the windows; a clip inside and one outside."
+def saliency_pairs(query: MomentQuery, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Best and worst clip inside the windows; a clip inside and one outside.
+
+    Args:
+        n: clips of the video
+
+    Returns:
+        (2, 2) int, rows (high, low); −1 where there is none
+    """
     scores, inside = _scores(query, n), overlap(query.windows, CLIP_SECONDS*n) > 0
     pairs = np.full((2, 2), -1)
     i, o = np.flatnonzero(inside), np.flatnonzero(~inside)
@@ -81,13 +97,23 @@ def _pad(rows):
     return torch.from_numpy(out), torch.from_numpy(mask)
 
 def moment_batch(
-    queries: Sequence[MomentQuery], # B
-    videos: Mapping[str, np.ndarray], # (T, d_v) features by clip_id
-    texts: Mapping[str, np.ndarray], # (L, d_t) features by query_id
-    seed: int = 0, # of the pairs of clips
+    queries: Sequence[MomentQuery],
+    videos: Mapping[str, np.ndarray],
+    texts: Mapping[str, np.ndarray],
+    seed: int = 0,
     epoch: int = 0,
-) -> dict[str, torch.Tensor]: # what the models and the losses take, by name
-    "Queries as tensors."
+) -> dict[str, torch.Tensor]:
+    """Queries as tensors.
+
+    Args:
+        queries: B
+        videos: (T, d_v) features by clip_id
+        texts: (L, d_t) features by query_id
+        seed: of the pairs of clips
+
+    Returns:
+        what the models and the losses take, by name
+    """
     if not len(queries): raise VidnegError("a batch of no queries: leave empty batches out")
     found = [videos[q.clip_id] for q in queries]
     video, video_mask = _pad(found)

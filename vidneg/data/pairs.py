@@ -20,19 +20,31 @@ __all__ = ['PAIR_SETS', 'CAPTION_SETS', 'Pair', 'pairs_of', 'Source', 'read_pair
 # %% ../../nbs/data/pairs.ipynb #9003d1ba
 @dataclass(frozen=True)
 class Pair:
-    "A true caption and a false one."
-    item: str # unique within a set, but for several candidates for one place in it
-    clip_id: str # video or picture
-    kind: str # category of the difference
+    """A true caption and a false one.
+
+    Attributes:
+        item: unique within a set, but for several candidates for one place in it
+        clip_id: video or picture
+        kind: category of the difference
+        generator: who made the negative: a generator's name, or the set's
+    """
+    item: str
+    clip_id: str
+    kind: str
     caption: str
     negative: str
-    generator: str = "" # who made the negative: a generator's name, or the set's
+    generator: str = ""
 
-def pairs_of(
-    captions: Iterable[Caption], # at least those of the negatives
-    negatives: Iterable[Negative], # several of one caption and kind are numbered
-) -> list[Pair]: # in the negatives' order
-    "Negatives next to their captions."
+def pairs_of(captions: Iterable[Caption], negatives: Iterable[Negative]) -> list[Pair]:
+    """Negatives next to their captions.
+
+    Args:
+        captions: at least those of the negatives
+        negatives: several of one caption and kind are numbered
+
+    Returns:
+        in the negatives' order
+    """
     known, count, found = {c.caption_id: c for c in captions}, {}, []
     for n in negatives:
         if n.caption_id not in known:
@@ -45,11 +57,18 @@ def pairs_of(
 # %% ../../nbs/data/pairs.ipynb #ca73b73d
 @dataclass(frozen=True)
 class Source:
-    "A set of texts in files."
-    what: str # one line
-    files: str # pattern below the folder
-    licence: str # of the annotations
-    read: Callable[[Path], Iterator] # a file's records
+    """A set of texts in files.
+
+    Attributes:
+        what: one line
+        files: pattern below the folder
+        licence: of the annotations
+        read: a file's records
+    """
+    what: str
+    files: str
+    licence: str
+    read: Callable[[Path], Iterator]
 
 PAIR_SETS = Registry("pair set", {"sugarcrepe": "vidneg.data.readers.sugarcrepe:PAIRS",
                                   "vitatecs": "vidneg.data.readers.vitatecs:PAIRS",
@@ -71,16 +90,26 @@ def _load(registry, name, folder):
             raise VidnegError(f"{file.name} does not have the form of {name}: {type(e).__name__} {e}") from e
     return found
 
-def read_pairs(
-    name: str, # in PAIR_SETS
-    folder: str | Path, # holds its files
-) -> list[Pair]: # in the order of the files
-    "Pairs of a published set."
+def read_pairs(name: str, folder: str | Path) -> list[Pair]:
+    """Pairs of a published set.
+
+    Args:
+        name: in PAIR_SETS
+        folder: holds its files
+
+    Returns:
+        in the order of the files
+    """
     return [replace(p, generator=p.generator or name) for p in _load(PAIR_SETS, name, folder)]
 
-def read_captions(
-    name: str, # in CAPTION_SETS
-    folder: str | Path, # holds its files
-) -> list[Caption]: # in the order of the files
-    "Captions of a published set."
+def read_captions(name: str, folder: str | Path) -> list[Caption]:
+    """Captions of a published set.
+
+    Args:
+        name: in CAPTION_SETS
+        folder: holds its files
+
+    Returns:
+        in the order of the files
+    """
     return _load(CAPTION_SETS, name, folder)

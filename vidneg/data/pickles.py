@@ -135,12 +135,17 @@ def _add_items(self):
 def _make_frozenset(self): self.append(frozenset(map(_key, self.pop_mark())))
 
 # %% ../../nbs/data/pickles.ipynb #8866b46e
-def load_inert(
-    data: bytes, # a pickle of any protocol
-    inert: Iterable[str] = (), # further names that may be called or made: each gives an empty `Inert`
-    name: str = "this pickle", # what messages call it
-) -> object: # plain containers, numbers, text and `Inert` objects
-    "Read a pickle of graphs; nothing in it is called or imported."
+def load_inert(data: bytes, inert: Iterable[str] = (), name: str = "this pickle") -> object:
+    """Read a pickle of graphs; nothing in it is called or imported.
+
+    Args:
+        data: a pickle of any protocol
+        inert: further names that may be called or made: each gives an empty `Inert`
+        name: what messages call it
+
+    Returns:
+        plain containers, numbers, text and `Inert` objects
+    """
     try: return _InertUnpickler(data, inert).load()
     except VidnegError as e:
         raise VidnegError(f"{name} was refused: {e}. Only plain containers and MovieGraphs' own classes are read; "

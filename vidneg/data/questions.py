@@ -34,12 +34,16 @@ def _thinned(chosen, templates, most):
     for group, (answers, n) in chosen.items(): total[templates[group]] += n*len(answers)
     return {g: min(n, max(1, int(n*most/max(total[templates[g]], 1)))) for g, (_, n) in chosen.items()}
 
-def balance(
-    questions: Iterable[Question],
-    seed: int = 0, # of what is dropped
-    per_clip: float = 1., # questions of one template, in the mean over clips, at most (but one for each answer)
-) -> list[Question]: # in the given order, with their options
-    "Drop questions until all answers of a group are equally frequent."
+def balance(questions: Iterable[Question], seed: int = 0, per_clip: float = 1.) -> list[Question]:
+    """Drop questions until all answers of a group are equally frequent.
+
+    Args:
+        seed: of what is dropped
+        per_clip: questions of one template, in the mean over clips, at most (but one for each answer)
+
+    Returns:
+        in the given order, with their options
+    """
     questions = list(questions)
     by_answer = defaultdict(lambda: defaultdict(list))
     for q in questions: by_answer[q.group][q.answer].append(q.question_id)
@@ -52,17 +56,24 @@ def balance(
     return [replace(q, options=tuple(sorted(chosen[q.group][0]))) for q in questions if q.question_id in kept]
 
 # %% ../../nbs/data/questions.ipynb #dba47486
-def chance(
-    questions: Iterable[Question], # with options
-) -> float: # in [0, 1]
-    "Expected accuracy of who knows the question and its options, but not the clip."
+def chance(questions: Iterable[Question]) -> float:
+    """Expected accuracy of who knows the question and its options, but not the clip.
+
+    Args:
+        questions: with options
+
+    Returns:
+        in [0, 1]
+    """
     return float(np.mean([1/len(q.options) for q in questions]))
 
 # %% ../../nbs/data/questions.ipynb #c516b059
 UNKNOWN = "<UNK>"
 
-def answer_vocabulary(
-    questions: Iterable[Question],
-) -> tuple[str, ...]: # in alphabetical order
-    "All answers that occur."
+def answer_vocabulary(questions: Iterable[Question]) -> tuple[str, ...]:
+    """All answers that occur.
+
+    Returns:
+        in alphabetical order
+    """
     return tuple(sorted({q.answer for q in questions if q.answer}))

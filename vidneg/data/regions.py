@@ -13,13 +13,17 @@ import torch.nn.functional as F
 __all__ = ['random_regions', 'region_mask', 'crop_regions']
 
 # %% ../../nbs/data/regions.ipynb #2ad5e204
-def random_regions(
-    n: int, # clips
-    grid: int, # patches a side
-    rng: np.random.Generator,
-    share: tuple[float, float] = (.3, .5), # of the area that a region covers, least and most
-) -> np.ndarray: # (n, 4) int: top, left, bottom, right in patches, the ends excluded
-    "Rectangles for crops."
+def random_regions(n: int, grid: int, rng: np.random.Generator, share: tuple[float, float] = (.3, .5)) -> np.ndarray:
+    """Rectangles for crops.
+
+    Args:
+        n: clips
+        grid: patches a side
+        share: of the area that a region covers, least and most
+
+    Returns:
+        (n, 4) int: top, left, bottom, right in patches, the ends excluded
+    """
     area, log_ratio = rng.uniform(*share, n), rng.uniform(np.log(3/4), np.log(4/3), n)
     size = np.sqrt(area[:, None]*np.exp(log_ratio[:, None]*[-1, 1]))*grid # (n, 2) height and width
     size = np.clip(np.rint(size).astype(int), 1, grid)
@@ -27,22 +31,32 @@ def random_regions(
     return np.concatenate([start, start + size], 1)
 
 # %% ../../nbs/data/regions.ipynb #7e5b0007
-def region_mask(
-    regions: np.ndarray, # (B, 4) from `random_regions`
-    grid: int, # patches a side
-) -> torch.Tensor: # (B, grid²) bool
-    "The patches of each region."
+def region_mask(regions: np.ndarray, grid: int) -> torch.Tensor:
+    """The patches of each region.
+
+    Args:
+        regions: (B, 4) from `random_regions`
+        grid: patches a side
+
+    Returns:
+        (B, grid²) bool
+    """
     at, (top, left, bottom, right) = np.arange(grid), (x[:, None] for x in regions.T)
     rows, columns = (at >= top) & (at < bottom), (at >= left) & (at < right) # (B, grid)
     return torch.from_numpy((rows[:, :, None] & columns[:, None]).reshape(len(regions), -1))
 
 # %% ../../nbs/data/regions.ipynb #7e5b000a
-def crop_regions(
-    frames: torch.Tensor, # (B, T, H, W, 3) uint8
-    regions: np.ndarray, # (B, 4) in patches
-    grid: int, # patches a side
-) -> torch.Tensor: # (B, T, H, W, 3) uint8
-    "Cut the region of each clip out of all its frames and stretch it to the frames' size."
+def crop_regions(frames: torch.Tensor, regions: np.ndarray, grid: int) -> torch.Tensor:
+    """Cut the region of each clip out of all its frames and stretch it to the frames' size.
+
+    Args:
+        frames: (B, T, H, W, 3) uint8
+        regions: (B, 4) in patches
+        grid: patches a side
+
+    Returns:
+        (B, T, H, W, 3) uint8
+    """
     h, w, out = *frames.shape[2:4], []
     for clip, (top, left, bottom, right) in zip(frames, regions):
         part = clip[:, top*h//grid:bottom*h//grid, left*w//grid:right*w//grid].permute(0, 3, 1, 2).float() # (T, 3, ...)

@@ -22,17 +22,22 @@ from ..core.seeds import stable_rng
 from ..core.parallel import parallel_map
 
 # %% auto #0
-__all__ = ['strip', 'sample_indices', 'VideoError', 'VideoInfo', 'probe', 'read_frames', 'FrameRow', 'BadClip', 'FrameCache',
-           'read_clips']
+__all__ = ['strip', 'sample_indices', 'VideoError', 'VideoInfo', 'probe', 'read_frames', 'FrameRow', 'BadClip',
+           'FrameCache', 'read_clips']
 
 # %% ../../nbs/data/video.ipynb #060e6850
-def strip(
-    frames: np.ndarray, # (T, H, W, 3) uint8
-    every: int = 1, # show each `every`-th frame
-    scale: int = 1, # pixels on screen per pixel
-    columns: int = 0, # frames in a row, 0 for all
-) -> Image.Image: # in 256 colours, which keeps notebooks small
-    "Frames side by side."
+def strip(frames: np.ndarray, every: int = 1, scale: int = 1, columns: int = 0) -> Image.Image:
+    """Frames side by side.
+
+    Args:
+        frames: (T, H, W, 3) uint8
+        every: show each `every`-th frame
+        scale: pixels on screen per pixel
+        columns: frames in a row, 0 for all
+
+    Returns:
+        in 256 colours, which keeps notebooks small
+    """
     frames = np.asarray(frames)[::every]
     columns = columns or len(frames)
     blank = np.full_like(frames[:1], 255).repeat(-len(frames) % columns, 0)
@@ -43,12 +48,22 @@ def strip(
 
 # %% ../../nbs/data/video.ipynb #09f1be92
 def sample_indices(
-    n_frames: int, # frames that there are
-    n_sample: int | None = None, # frames wanted; ignored for "all"
-    mode: str = "uniform", # "uniform": middles of equal segments; "segment": random in each; "all"
-    rng: np.random.Generator | None = None, # for "segment"
-) -> np.ndarray: # (n_sample,) int, ascending; (n_frames,) for "all"
-    "Choose frames of a video."
+    n_frames: int,
+    n_sample: int | None = None,
+    mode: str = "uniform",
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Choose frames of a video.
+
+    Args:
+        n_frames: frames that there are
+        n_sample: frames wanted; ignored for "all"
+        mode: "uniform": middles of equal segments; "segment": random in each; "all"
+        rng: for "segment"
+
+    Returns:
+        (n_sample,) int, ascending; (n_frames,) for "all"
+    """
     if n_frames < 1: raise VidnegError(f"cannot sample from a video of {n_frames} frames")
     if mode == "all": return np.arange(n_frames)
     if not n_sample or n_sample < 1: raise VidnegError(f"n_sample is {n_sample}: ask for at least one frame")
@@ -71,12 +86,19 @@ class VideoError(VidnegError):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    "What the header of a file says; 0 where it says nothing."
+    """What the header of a file says; 0 where it says nothing.
+
+    Attributes:
+        fps: on average
+        width: pixels
+        height: pixels
+        duration: seconds
+    """
     n_frames: int
-    fps: float # on average
-    width: int # pixels
-    height: int # pixels
-    duration: float # seconds
+    fps: float
+    width: int
+    height: int
+    duration: float
 
 # %% ../../nbs/data/video.ipynb #fcba9004
 def _open(path):
@@ -101,10 +123,12 @@ def _seconds(file, stream):
         return 3600*int(h) + 60*int(m) + float(s)
     return file.duration/av.time_base if file.duration and len(file.streams) == 1 else 0.
 
-def probe(
-    path: str | Path, # any format that ffmpeg reads
-) -> VideoInfo:
-    "Read the header only; raises `VideoError` for a missing, empty or non-video file."
+def probe(path: str | Path) -> VideoInfo:
+    """Read the header only; raises `VideoError` for a missing, empty or non-video file.
+
+    Args:
+        path: any format that ffmpeg reads
+    """
     with _open(path) as file:
         stream = file.streams.video[0]
         fps, seconds = float(stream.average_rate or 0), _seconds(file, stream)
@@ -174,11 +198,20 @@ def _read_any(path, pick, size):
 
 # %% ../../nbs/data/video.ipynb #e7446c96
 def read_frames(
-    path: str | Path, # any format that ffmpeg reads
-    indices: np.ndarray | Callable | int | None = None, # which; n_frames → which; how many, uniformly; None: all
-    size: int | tuple[int, int] | None = None, # side, or (height, width), to resize to; None keeps the file's
-) -> np.ndarray: # (T, H, W, 3) uint8, RGB
-    "Decode frames of a video; raises `VideoError` if it is missing, empty, cut off or no video."
+    path: str | Path,
+    indices: np.ndarray | Callable | int | None = None,
+    size: int | tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Decode frames of a video; raises `VideoError` if it is missing, empty, cut off or no video.
+
+    Args:
+        path: any format that ffmpeg reads
+        indices: which; n_frames → which; how many, uniformly; None: all
+        size: side, or (height, width), to resize to; None keeps the file's
+
+    Returns:
+        (T, H, W, 3) uint8, RGB
+    """
     def pick(times):
         if indices is None: return np.arange(len(times))
         if callable(indices): return indices(len(times))
@@ -188,9 +221,13 @@ def read_frames(
 # %% ../../nbs/data/video.ipynb #7a661f81
 @dataclass(frozen=True)
 class FrameRow:
-    "A row of a frame cache."
+    """A row of a frame cache.
+
+    Attributes:
+        times: seconds from the file's start, per frame
+    """
     clip_id: str
-    times: tuple[float, ...] # seconds from the file's start, per frame
+    times: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -216,8 +253,12 @@ class FrameCache:
 
     def __len__(self): return len(self.clip_ids)
 
-    def rows(self, clip_ids: Iterable[str]) -> np.ndarray: # row numbers
-        "Where the clips are; raises `VidnegError` for one that is not there."
+    def rows(self, clip_ids: Iterable[str]) -> np.ndarray:
+        """Where the clips are; raises `VidnegError` for one that is not there.
+
+        Returns:
+            row numbers
+        """
         try: return np.array([self.row[c] for c in clip_ids], int)
         except KeyError as e:
             cause = next((b.cause for b in self.bad if b.clip_id == e.args[0]), "it was never decoded")
@@ -275,18 +316,31 @@ def _keep(path, good):
         new.flush()
 
 def read_clips(
-    clips: Iterable[Clip], # with unique ids
-    root: str | Path, # folder that their paths start from
-    out: str | Path, # folder of the cache; an older cache there is replaced
-    n_frames: int = 8, # frames per clip
-    mode: str = "uniform", # or "segment", see `sample_indices`
-    size: int | tuple[int, int] | None = None, # side, or (height, width); None: all files must have the same
-    on_error: str = "raise", # or "skip": leave bad clips out and list them
-    workers: int = 1, # threads; the bytes do not depend on it
-    seed: int = 0, # for "segment"
-    desc: str = "decode", # what the progress bar says, "" for none
+    clips: Iterable[Clip],
+    root: str | Path,
+    out: str | Path,
+    n_frames: int = 8,
+    mode: str = "uniform",
+    size: int | tuple[int, int] | None = None,
+    on_error: str = "raise",
+    workers: int = 1,
+    seed: int = 0,
+    desc: str = "decode",
 ) -> FrameCache:
-    "Decode a dataset once. Raises `VideoError` for a bad clip, unless it is to be skipped."
+    """Decode a dataset once. Raises `VideoError` for a bad clip, unless it is to be skipped.
+
+    Args:
+        clips: with unique ids
+        root: folder that their paths start from
+        out: folder of the cache; an older cache there is replaced
+        n_frames: frames per clip
+        mode: or "segment", see `sample_indices`
+        size: side, or (height, width); None: all files must have the same
+        on_error: or "skip": leave bad clips out and list them
+        workers: threads; the bytes do not depend on it
+        seed: for "segment"
+        desc: what the progress bar says, "" for none
+    """
     clips, out = list(clips), Path(out)
     _check_request(clips, out, n_frames, mode, on_error)
     with atomic_path(out, replaces=["frames.npy", "rows.parquet", "bad.parquet"]) as part:

@@ -48,15 +48,19 @@ def _aligned(scorer, videos, texts, clip, text):
     return np.asarray(scorer.similarity(videos[rows], texts[text]), float)[row, np.arange(len(text))]
 
 # %% ../../nbs/evaluate/accuracy.ipynb #b3742ea8
-def score_pairs(
-    scorer: Scorer,
-    videos, # what `scorer.encode_video` gave
-    clip_ids, # (N,) clip of each encoded video
-    items: pd.DataFrame, # one row per (caption, negative): columns ITEM_COLUMNS
-    run: str, # name under which the scores are kept
-    chunk: int = 128, # pairs at a time; of these every video is compared with every text
-) -> pd.DataFrame: # columns SCORE_COLUMNS, one row per item; p_* are NaN without a fusion head
-    "Score captions and negatives against their clips."
+def score_pairs(scorer: Scorer, videos, clip_ids, items: pd.DataFrame, run: str, chunk: int = 128) -> pd.DataFrame:
+    """Score captions and negatives against their clips.
+
+    Args:
+        videos: what `scorer.encode_video` gave
+        clip_ids: (N,) clip of each encoded video
+        items: one row per (caption, negative): columns ITEM_COLUMNS
+        run: name under which the scores are kept
+        chunk: pairs at a time; of these every video is compared with every text
+
+    Returns:
+        columns SCORE_COLUMNS, one row per item; p_* are NaN without a fusion head
+    """
     _need(items, ITEM_COLUMNS, "items")
     if unknown := sorted(set(items.clip_id) - set(clip_ids)):
         raise VidnegError(f"items of {len(unknown)} clips that were not encoded, first {unknown[0]!r}: encode them too")
@@ -77,23 +81,40 @@ METRICS = Registry("metric", { # name → function of a score table giving one v
     "acc_vtc": "vidneg.evaluate.accuracy:acc_vtc"})
 OF_HEAD = {"acc", "acc_hat"} # those that read the probabilities of a matching head
 
-def acc(scores: pd.DataFrame) -> np.ndarray: # (N,) bool
-    "NAVERO (5): p(T|V) > p(T⁻|V) from the VTM head; a tie is wrong."
+def acc(scores: pd.DataFrame) -> np.ndarray:
+    """NAVERO (5): p(T|V) > p(T⁻|V) from the VTM head; a tie is wrong.
+
+    Returns:
+        (N,) bool
+    """
     return (scores.p_pos > scores.p_neg).to_numpy()
 
-def acc_hat(scores: pd.DataFrame) -> np.ndarray: # (N,) of 0, ½, 1
-    "NAVERO (6): half for p(T|V) > ½, half for p(T⁻|V) < ½."
+def acc_hat(scores: pd.DataFrame) -> np.ndarray:
+    """NAVERO (6): half for p(T|V) > ½, half for p(T⁻|V) < ½.
+
+    Returns:
+        (N,) of 0, ½, 1
+    """
     return ((scores.p_pos > .5).to_numpy() + (scores.p_neg < .5).to_numpy().astype(float)) / 2
 
-def acc_vtc(scores: pd.DataFrame) -> np.ndarray: # (N,) bool
-    "NAVERO (5) from the contrastive score; a tie is wrong."
+def acc_vtc(scores: pd.DataFrame) -> np.ndarray:
+    """NAVERO (5) from the contrastive score; a tie is wrong.
+
+    Returns:
+        (N,) bool
+    """
     return (scores.score_pos > scores.score_neg).to_numpy()
 
 # %% ../../nbs/evaluate/accuracy.ipynb #839e975b
-def check_scores(
-    scores: pd.DataFrame, # columns SCORE_COLUMNS, any number of runs
-) -> pd.DataFrame: # the same
-    "Refuse a score table that would give wrong numbers."
+def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Refuse a score table that would give wrong numbers.
+
+    Args:
+        scores: columns SCORE_COLUMNS, any number of runs
+
+    Returns:
+        the same
+    """
     _need(scores, SCORE_COLUMNS, "scores")
     if not len(scores): raise VidnegError("the score table is empty: check that the scoring stage ran")
     if (twice := scores.duplicated(["run", "form", "kind", "item"])).any():
@@ -105,18 +126,27 @@ def check_scores(
         if bad.any(): raise VidnegError(f"run {run!r} has NaN in {', '.join(bad[bad].index)}: score it again")
     return scores
 
-def has_head(scores: pd.DataFrame) -> bool: # of one run
-    "Whether the run gave match probabilities."
+def has_head(scores: pd.DataFrame) -> bool:
+    """Whether the run gave match probabilities.
+
+    Returns:
+        of one run
+    """
     return not scores[["p_pos", "p_neg"]].isna().all(axis=None)
 
 # %% ../../nbs/evaluate/accuracy.ipynb #1b0d50f8
-def item_matrix(
-    scores: pd.DataFrame, # of several runs
-    metric: str = "acc", # name in METRICS
-    form: str = "balanced", # balanced or published
-    runs=None, # (R,) names of the runs wanted; default: all
-) -> pd.DataFrame: # (N, R) value per item; index (kind, item, clip_id)
-    "Per-item values of a metric, items × runs."
+def item_matrix(scores: pd.DataFrame, metric: str = "acc", form: str = "balanced", runs=None) -> pd.DataFrame:
+    """Per-item values of a metric, items × runs.
+
+    Args:
+        scores: of several runs
+        metric: name in METRICS
+        form: balanced or published
+        runs: (R,) names of the runs wanted; default: all
+
+    Returns:
+        (N, R) value per item; index (kind, item, clip_id)
+    """
     scores = check_scores(scores)
     runs = list(dict.fromkeys(scores.run)) if runs is None else list(runs)
     part = scores[(scores.form == form) & scores.run.isin(runs)]
@@ -139,13 +169,18 @@ def _per_kind(estimate, kinds, present):
     return [(name, estimate(coefficients)) for name, coefficients in wanted]
 
 # %% ../../nbs/evaluate/accuracy.ipynb #8bbb84ee
-def accuracy_table(
-    scores: pd.DataFrame, # columns SCORE_COLUMNS, any number of runs and forms
-    metrics=None, # names in METRICS; default: all
-    kinds=KINDS, # the categories that are averaged
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # tidy: run, form, metric, kind, value, low, high, n, clips
-    "Accuracy of each run in each category, with intervals by bootstrap over clips."
+def accuracy_table(scores: pd.DataFrame, metrics=None, kinds=KINDS, **kwargs) -> pd.DataFrame:
+    """Accuracy of each run in each category, with intervals by bootstrap over clips.
+
+    Args:
+        scores: columns SCORE_COLUMNS, any number of runs and forms
+        metrics: names in METRICS; default: all
+        kinds: the categories that are averaged
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        tidy: run, form, metric, kind, value, low, high, n, clips
+    """
     rows = []
     for (run, form), part in check_scores(scores).groupby(["run", "form"], sort=False):
         for metric in METRICS if metrics is None else metrics:
@@ -158,15 +193,28 @@ def accuracy_table(
 
 # %% ../../nbs/evaluate/accuracy.ipynb #2db07082
 def accuracy_difference(
-    scores: pd.DataFrame, # columns SCORE_COLUMNS
-    a: str, # run
-    b: str, # run that is taken off
-    metric: str = "acc", # name in METRICS
-    form: str = "balanced", # balanced or published
-    kinds=KINDS, # the categories that are averaged
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # tidy: a, b, form, metric, kind, value, low, high, n, clips
-    "a − b on the same items, per category and on average, with paired intervals."
+    scores: pd.DataFrame,
+    a: str,
+    b: str,
+    metric: str = "acc",
+    form: str = "balanced",
+    kinds=KINDS,
+    **kwargs,
+) -> pd.DataFrame:
+    """a − b on the same items, per category and on average, with paired intervals.
+
+    Args:
+        scores: columns SCORE_COLUMNS
+        a: run
+        b: run that is taken off
+        metric: name in METRICS
+        form: balanced or published
+        kinds: the categories that are averaged
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        tidy: a, b, form, metric, kind, value, low, high, n, clips
+    """
     m = item_matrix(scores, metric, form, [a, b])
     kind, clip = m.index.get_level_values("kind"), m.index.get_level_values("clip_id")
     def estimate(c): return paired_difference(m[a], m[b], clip, kind, coefficients=c, **kwargs)
@@ -175,13 +223,20 @@ def accuracy_difference(
 
 # %% ../../nbs/evaluate/accuracy.ipynb #b89e4001
 def toy_scores(
-    skills: dict, # run → skill, or run → kind → skill; 0 is chance, 1 about 76 % acc
+    skills: dict,
     clips: int = 200,
     forms=("balanced", "published"),
     kinds=KINDS,
     seed: int = 0,
-) -> pd.DataFrame: # columns SCORE_COLUMNS
-    "Scores of imaginary runs on imaginary items, for examples and tests."
+) -> pd.DataFrame:
+    """Scores of imaginary runs on imaginary items, for examples and tests.
+
+    Args:
+        skills: run → skill, or run → kind → skill; 0 is chance, 1 about 76 % acc
+
+    Returns:
+        columns SCORE_COLUMNS
+    """
     rows = []
     for form in forms:
         for kind in kinds:
@@ -196,12 +251,17 @@ def toy_scores(
     return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 # %% ../../nbs/evaluate/accuracy.ipynb #78168d92
-def score_blind(
-    train: pd.DataFrame, # training pairs: columns caption, negative
-    test: pd.DataFrame, # columns ITEM_COLUMNS
-    run: str = "blind", # name under which the scores are kept
-) -> pd.DataFrame: # columns SCORE_COLUMNS
-    "Scores of a blind ranker fitted on `train`. Fit one for each form, on training pairs of that form."
+def score_blind(train: pd.DataFrame, test: pd.DataFrame, run: str = "blind") -> pd.DataFrame:
+    """Scores of a blind ranker fitted on `train`. Fit one for each form, on training pairs of that form.
+
+    Args:
+        train: training pairs: columns caption, negative
+        test: columns ITEM_COLUMNS
+        run: name under which the scores are kept
+
+    Returns:
+        columns SCORE_COLUMNS
+    """
     _need(train, ["caption", "negative"], "training pairs")
     _need(test, ITEM_COLUMNS, "items")
     if not len(train): raise VidnegError("no training pairs for the blind ranker: want at least one")

@@ -23,11 +23,16 @@ from .stats import Estimate, bootstrap, paired_difference
 __all__ = ['QA_COLUMNS', 'best_answers', 'right', 'blind_answers', 'qa_table', 'above_chance', 'qa_differences']
 
 # %% ../../nbs/evaluate/answers.ipynb #e73cb6a3
-def best_answers(
-    scores: np.ndarray, # (N, A) larger is better
-    answers: Sequence[str], # A
-) -> list[str]: # N answers, "" where the two best tie
-    "The answer with the highest score."
+def best_answers(scores: np.ndarray, answers: Sequence[str]) -> list[str]:
+    """The answer with the highest score.
+
+    Args:
+        scores: (N, A) larger is better
+        answers: A
+
+    Returns:
+        N answers, "" where the two best tie
+    """
     scores = np.asarray(scores)
     if scores.ndim != 2 or scores.shape[1] != len(answers):
         raise VidnegError(f"scores {scores.shape} for {len(answers)} answers: want one column for each answer")
@@ -36,11 +41,16 @@ def best_answers(
     alone = (scores == scores.max(1, keepdims=True)).sum(1) == 1
     return [answers[i] if one else "" for i, one in zip(scores.argmax(1), alone)]
 
-def right(
-    questions: Sequence[Question], # N, with answers
-    answers: Sequence[str] | Mapping[str, str], # N in the same order, or by question id; there, missing ones are wrong
-) -> np.ndarray: # (N,) bool
-    "Which questions are answered rightly."
+def right(questions: Sequence[Question], answers: Sequence[str] | Mapping[str, str]) -> np.ndarray:
+    """Which questions are answered rightly.
+
+    Args:
+        questions: N, with answers
+        answers: N in the same order, or by question id; there, missing ones are wrong
+
+    Returns:
+        (N,) bool
+    """
     if isinstance(answers, Mapping):
         if lost := sorted(answers.keys() - {q.question_id for q in questions}):
             raise VidnegError(f"{len(lost)} answers to no question, first {lost[0]!r}: these are another set's answers")
@@ -51,11 +61,16 @@ def right(
     return np.array([a == q.answer and a != UNKNOWN for a, q in zip(answers, questions)], bool)
 
 # %% ../../nbs/evaluate/answers.ipynb #26a6b044
-def blind_answers(
-    train: Sequence[Question], # with answers
-    test: Sequence[Question], # about other clips
-) -> list[str]: # one for each of `test`, "" for templates that `train` has not
-    "Answers of a bag of words and word pairs."
+def blind_answers(train: Sequence[Question], test: Sequence[Question]) -> list[str]:
+    """Answers of a bag of words and word pairs.
+
+    Args:
+        train: with answers
+        test: about other clips
+
+    Returns:
+        one for each of `test`, "" for templates that `train` has not
+    """
     if both := {q.clip_id for q in train} & {q.clip_id for q in test}:
         raise VidnegError(f"{len(both)} clips are in both sets, first {min(both)!r}: split by clip, then balance")
     out = [""]*len(test)
@@ -73,11 +88,20 @@ def blind_answers(
 QA_COLUMNS = ["run", "kind", "value", "low", "high", "n", "clips", "chance"]
 
 def qa_table(
-    questions: Sequence[Question], # N
-    runs: Mapping[str, Sequence[str] | Mapping[str, str]], # run → answers, as `right` takes them
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # QA_COLUMNS; a row for each run and kind, and "overall"; fractions
-    "Accuracies with intervals over clips."
+    questions: Sequence[Question],
+    runs: Mapping[str, Sequence[str] | Mapping[str, str]],
+    **kwargs,
+) -> pd.DataFrame:
+    """Accuracies with intervals over clips.
+
+    Args:
+        questions: N
+        runs: run → answers, as `right` takes them
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        QA_COLUMNS; a row for each run and kind, and "overall"; fractions
+    """
     if not len(questions): raise VidnegError("no questions to score")
     clips, kinds = (np.array([getattr(q, k) for q in questions]) for k in ("clip_id", "kind"))
     options = np.array([1/len(q.options) if q.options else np.nan for q in questions]) # (N,)
@@ -90,25 +114,41 @@ def qa_table(
             rows.append((run, kind, e.value, e.low, e.high, e.n, e.clips, options[at].mean()))
     return pd.DataFrame(rows, columns=QA_COLUMNS)
 
-def above_chance(
-    questions: Sequence[Question], # N, with options
-    answers: Sequence[str] | Mapping[str, str], # as `right` takes them
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> Estimate: # of accuracy − chance
-    "How far answers are better than guessing among the options."
+def above_chance(questions: Sequence[Question], answers: Sequence[str] | Mapping[str, str], **kwargs) -> Estimate:
+    """How far answers are better than guessing among the options.
+
+    Args:
+        questions: N, with options
+        answers: as `right` takes them
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        of accuracy − chance
+    """
     if not all(q.options for q in questions): raise VidnegError("questions without options have no chance level")
     return paired_difference(right(questions, answers).astype(float), [1/len(q.options) for q in questions],
                              [q.clip_id for q in questions], **kwargs)
 
 # %% ../../nbs/evaluate/answers.ipynb #b4a00002
 def qa_differences(
-    questions: Sequence[Question], # N
-    runs: Mapping[str, Sequence[str] | Mapping[str, str]], # run → answers, as `right` takes them
-    pairs: Iterable[tuple[str, str]], # (a, b); those whose runs are not both there are left out
-    of: Sequence[str] = ("temporal", "counterfactual", "overall"), # kinds of questions; all together is "overall"
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # difference ("a − b"), kind, value, low, high, n, clips; a row for each kind; fractions
-    "Differences in accuracy between runs, with intervals over clips."
+    questions: Sequence[Question],
+    runs: Mapping[str, Sequence[str] | Mapping[str, str]],
+    pairs: Iterable[tuple[str, str]],
+    of: Sequence[str] = ("temporal", "counterfactual", "overall"),
+    **kwargs,
+) -> pd.DataFrame:
+    """Differences in accuracy between runs, with intervals over clips.
+
+    Args:
+        questions: N
+        runs: run → answers, as `right` takes them
+        pairs: (a, b); those whose runs are not both there are left out
+        of: kinds of questions; all together is "overall"
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        difference ("a − b"), kind, value, low, high, n, clips; a row for each kind; fractions
+    """
     clips, kinds = (np.array([getattr(q, k) for q in questions]) for k in ("clip_id", "kind"))
     rows = {}
     for a, b in [pair for pair in pairs if {*pair} <= runs.keys()]:

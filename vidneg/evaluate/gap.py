@@ -25,13 +25,24 @@ GAP_COLUMNS = ["kind", "group", *RANK_COLUMNS]
 
 def gap_ranks(
     scorer: Scorer,
-    videos, # what `scorer.encode_video` gave
-    clip_ids: Sequence[str], # (N,) clip of each encoded video
-    captions: Sequence[Caption], # true; one of a clip and kind
-    negatives: Sequence[Negative], # aligned: the manipulated form of each caption
-    run: str, # name under which the ranks are kept
-) -> pd.DataFrame: # GAP_COLUMNS; group is "true" or "manipulated"
-    "Ranks within each kind and group: of captions among clips, and of clips among captions."
+    videos,
+    clip_ids: Sequence[str],
+    captions: Sequence[Caption],
+    negatives: Sequence[Negative],
+    run: str,
+) -> pd.DataFrame:
+    """Ranks within each kind and group: of captions among clips, and of clips among captions.
+
+    Args:
+        videos: what `scorer.encode_video` gave
+        clip_ids: (N,) clip of each encoded video
+        captions: true; one of a clip and kind
+        negatives: aligned: the manipulated form of each caption
+        run: name under which the ranks are kept
+
+    Returns:
+        GAP_COLUMNS; group is "true" or "manipulated"
+    """
     if [c.caption_id for c in captions] != [n.caption_id for n in negatives]:
         raise VidnegError("captions and negatives must correspond one to one, in the same order")
     row, parts = {c: i for i, c in enumerate(clip_ids)}, []
@@ -47,16 +58,20 @@ def gap_ranks(
     return pd.concat(parts, ignore_index=True)[GAP_COLUMNS]
 
 # %% ../../nbs/evaluate/gap.ipynb #de4fe1aa
-def relative_gap(
-    true, # (N,) ranks of the true captions
-    manipulated, # (N,) ranks of the manipulated ones, aligned
-    clip_ids, # (N,)
-    k: int = 1, # of R@K
-    n: int = 2000, # resamples
-    seed: int = 0,
-    level: float = .95, # coverage of the interval
-) -> Estimate: # NaN where R@K of the true captions is 0
-    "Relative performance gap. SPOT (7)."
+def relative_gap(true, manipulated, clip_ids, k: int = 1, n: int = 2000, seed: int = 0, level: float = .95) -> Estimate:
+    """Relative performance gap. SPOT (7).
+
+    Args:
+        true: (N,) ranks of the true captions
+        manipulated: (N,) ranks of the manipulated ones, aligned
+        clip_ids: (N,)
+        k: of R@K
+        n: resamples
+        level: coverage of the interval
+
+    Returns:
+        NaN where R@K of the true captions is 0
+    """
     hits = np.concatenate([np.asarray(true) <= k, np.asarray(manipulated) <= k]).astype(float) # (2N,)
     values, clip = checked_values(hits, np.tile(np.asarray(clip_ids), 2), n, level)
     stratum, clips = np.repeat([0, 1], len(values)//2), int(clip.max()) + 1
@@ -68,12 +83,17 @@ def relative_gap(
     return Estimate(float(1 - q/p), *percentile_interval(samples, values, clips, level, None), len(values)//2, clips)
 
 # %% ../../nbs/evaluate/gap.ipynb #3a549f15
-def gap_table(
-    table: pd.DataFrame, # columns GAP_COLUMNS, any number of runs
-    ks: Sequence[int] = (1, 5), # of R@K
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # tidy: run, kind, direction, metric, value, low, high, n, clips; metrics "R@K", "R@K false", "Δ R@K"
-    "R@K with true and with manipulated captions, and the relative gap, by run, kind and direction."
+def gap_table(table: pd.DataFrame, ks: Sequence[int] = (1, 5), **kwargs) -> pd.DataFrame:
+    """R@K with true and with manipulated captions, and the relative gap, by run, kind and direction.
+
+    Args:
+        table: columns GAP_COLUMNS, any number of runs
+        ks: of R@K
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        tidy: run, kind, direction, metric, value, low, high, n, clips; metrics "R@K", "R@K false", "Δ R@K"
+    """
     rows = []
     for (run, kind, direction), part in table.groupby(["run", "kind", "direction"], sort=False):
         wide = part.pivot(index=["clip_id", "caption_id"], columns="group", values="rank")
@@ -86,23 +106,35 @@ def gap_table(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluate/gap.ipynb #b7c00002
-def check_gaps(
-    table: pd.DataFrame, # columns GAP_COLUMNS, any number of runs
-) -> pd.DataFrame: # the same
-    "Refuse a table that would give wrong gaps."
+def check_gaps(table: pd.DataFrame) -> pd.DataFrame:
+    """Refuse a table that would give wrong gaps.
+
+    Args:
+        table: columns GAP_COLUMNS, any number of runs
+
+    Returns:
+        the same
+    """
     check_ranks(table, GAP_COLUMNS)
     if odd := sorted(set(table.group) - {"true", "manipulated"}): raise VidnegError(f"ranks of a group {odd[0]!r}")
     return table
 
 # %% ../../nbs/evaluate/gap.ipynb #b7c00006
 def toy_gaps(
-    gaps: dict, # run → gap, or run → kind → gap; 0–1
+    gaps: dict,
     kinds: Sequence[str] = ("temporal action", "neighborhood attribute", "counterfactual action",
                             "counterfactual spatial relationship"),
     clips: int = 200,
     seed: int = 0,
-) -> pd.DataFrame: # columns GAP_COLUMNS
-    "Ranks of imaginary runs that find four true captions of five and notice a share of the false ones."
+) -> pd.DataFrame:
+    """Ranks of imaginary runs that find four true captions of five and notice a share of the false ones.
+
+    Args:
+        gaps: run → gap, or run → kind → gap; 0–1
+
+    Returns:
+        columns GAP_COLUMNS
+    """
     rows = []
     for kind in kinds:
         for run, gap in gaps.items():
@@ -129,16 +161,29 @@ def _cells(table, runs, kinds):
     return part, cell, shape
 
 def joint_gaps(
-    table: pd.DataFrame, # columns GAP_COLUMNS
-    runs: Sequence[str], # R
-    kinds: Sequence[str], # K
-    combine: Callable = lambda gaps: gaps.mean((-2, -1)), # gaps (..., R, K) → numbers (...)
-    ks: Sequence[int] = (1, 5), # of R@K
-    n: int = 2000, # resamples
+    table: pd.DataFrame,
+    runs: Sequence[str],
+    kinds: Sequence[str],
+    combine: Callable = lambda gaps: gaps.mean((-2, -1)),
+    ks: Sequence[int] = (1, 5),
+    n: int = 2000,
     seed: int = 0,
-    level: float = .95, # coverage of the interval
-) -> Estimate: # n counts clips of each kind
-    "A number made of relative gaps, each its mean over `ks` and both directions; clips are resampled for all at once."
+    level: float = .95,
+) -> Estimate:
+    """A number made of relative gaps, each its mean over `ks` and both directions; clips are resampled for all at once.
+
+    Args:
+        table: columns GAP_COLUMNS
+        runs: R
+        kinds: K
+        combine: gaps (..., R, K) → numbers (...)
+        ks: of R@K
+        n: resamples
+        level: coverage of the interval
+
+    Returns:
+        n counts clips of each kind
+    """
     part, cell, shape = _cells(table, runs, kinds)
     value, samples = np.zeros(shape[:-1]), np.zeros((n, *shape[:-1])) # (2, R, K), (n, 2, R, K)
     for k in ks:

@@ -19,16 +19,21 @@ from ..core.records import MomentQuery
 from .stats import bootstrap, paired_difference
 
 # %% auto #0
-__all__ = ['THRESHOLDS', 'LENGTHS', 'LEVELS', 'window_iou', 'average_precision', 'highlight_precision', 'write_predictions',
-           'read_predictions', 'moment_values', 'highlight_values', 'evaluate_moments', 'query_values', 'moments_table',
-           'moment_differences']
+__all__ = ['THRESHOLDS', 'LENGTHS', 'LEVELS', 'window_iou', 'average_precision', 'highlight_precision',
+           'write_predictions', 'read_predictions', 'moment_values', 'highlight_values', 'evaluate_moments',
+           'query_values', 'moments_table', 'moment_differences']
 
 # %% ../../nbs/evaluate/moments.ipynb #28b8a534
-def window_iou(
-    a: np.ndarray, # (Q, P, 2) start and end
-    b: np.ndarray, # (Q, G, 2)
-) -> np.ndarray: # (Q, P, G) in [0, 1]
-    "Intersection over union of windows; 0 where both are empty."
+def window_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of windows; 0 where both are empty.
+
+    Args:
+        a: (Q, P, 2) start and end
+        b: (Q, G, 2)
+
+    Returns:
+        (Q, P, G) in [0, 1]
+    """
     a, b = a[:, :, None], b[:, None] # (Q, P, 1, 2), (Q, 1, G, 2)
     both = np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])
     both = np.maximum(both, 0) # (Q, P, G)
@@ -67,12 +72,22 @@ def _tables(iou, query):
     return out, rows
 
 def average_precision(
-    iou: np.ndarray, # (N, P) overlap of each true window with its query's predictions, best first; 0 for padding
-    query: np.ndarray, # (N,) int, the query of each true window, ascending
-    predicted: np.ndarray, # (Q,) how many of the P predictions exist
-    thresholds: Sequence[float] = THRESHOLDS, # T of them, all above 0
-) -> np.ndarray: # (Q, T) in [0, 1]; 0 for a query without true windows
-    "Interpolated average precision of each query at each threshold."
+    iou: np.ndarray,
+    query: np.ndarray,
+    predicted: np.ndarray,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> np.ndarray:
+    """Interpolated average precision of each query at each threshold.
+
+    Args:
+        iou: (N, P) overlap of each true window with its query's predictions, best first; 0 for padding
+        query: (N,) int, the query of each true window, ascending
+        predicted: (Q,) how many of the P predictions exist
+        thresholds: T of them, all above 0
+
+    Returns:
+        (Q, T) in [0, 1]; 0 for a query without true windows
+    """
     if min(thresholds) <= 0: raise VidnegError(f"thresholds must lie above 0, got {min(thresholds)}")
     near = (iou >= min(thresholds)).any(1) # (N,), windows that can be hit; the others only count
     table, rows = _tables(iou[near], query[near])
@@ -82,12 +97,17 @@ def average_precision(
     return out
 
 # %% ../../nbs/evaluate/moments.ipynb #a15a4f81
-def highlight_precision(
-    scores: np.ndarray, # (Q, C) predicted saliency
-    relevant: np.ndarray, # (Q, A, C) bool, highlights by each annotator; False for clips that do not exist
-    mask: np.ndarray, # (Q, C) bool, clips that exist
-) -> np.ndarray: # (Q, A) in [0, 1]
-    "Average precision of each query and annotator; clips of equal score are one step."
+def highlight_precision(scores: np.ndarray, relevant: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Average precision of each query and annotator; clips of equal score are one step.
+
+    Args:
+        scores: (Q, C) predicted saliency
+        relevant: (Q, A, C) bool, highlights by each annotator; False for clips that do not exist
+        mask: (Q, C) bool, clips that exist
+
+    Returns:
+        (Q, A) in [0, 1]
+    """
     key = np.where(mask, -scores, np.inf) # (Q, C)
     order = np.argsort(key, axis=1, kind="stable")
     key = np.take_along_axis(key, order, 1)
@@ -101,19 +121,26 @@ def highlight_precision(
     return (best*step).sum(-1)/np.maximum(step.sum(-1), 1)
 
 # %% ../../nbs/evaluate/moments.ipynb #7b31f713
-def write_predictions(
-    path: str | Path, # ends in .jsonl
-    predictions: Sequence[Mapping], # "qid", "pred_relevant_windows", "pred_saliency_scores"
-) -> Path: # `path`
-    "Write predictions for `read_predictions` and for QVHighlights' server."
+def write_predictions(path: str | Path, predictions: Sequence[Mapping]) -> Path:
+    """Write predictions for `read_predictions` and for QVHighlights' server.
+
+    Args:
+        path: ends in .jsonl
+        predictions: "qid", "pred_relevant_windows", "pred_saliency_scores"
+
+    Returns:
+        `path`
+    """
     with atomic_path(path) as part:
         part.write_text("".join(json.dumps(p, ensure_ascii=False) + "\n" for p in predictions), encoding="utf-8")
     return Path(path)
 
-def read_predictions(
-    path: str | Path, # JSON lines
-) -> list[dict]:
-    "Read predictions in the official format."
+def read_predictions(path: str | Path) -> list[dict]:
+    """Read predictions in the official format.
+
+    Args:
+        path: JSON lines
+    """
     path = Path(path)
     if not path.exists(): raise VidnegError(f"{path} does not exist: check the path of the predictions")
     try: return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -152,12 +179,21 @@ def _predicted(predictions, top):
     return np.take_along_axis(listed, order[..., None], 1)[..., :2], n, listed[:, :1, :2]
 
 def moment_values(
-    predictions: Sequence[Mapping], # in the official format
-    queries: Sequence[MomentQuery], # with windows
-    top: int = 10, # predictions that count
+    predictions: Sequence[Mapping],
+    queries: Sequence[MomentQuery],
+    top: int = 10,
     thresholds: Sequence[float] = THRESHOLDS,
-) -> pd.DataFrame: # query_id, clip_id, length, iou, and AP@<threshold> for each threshold
-    "What each query contributes to R1 and mAP, by length of window."
+) -> pd.DataFrame:
+    """What each query contributes to R1 and mAP, by length of window.
+
+    Args:
+        predictions: in the official format
+        queries: with windows
+        top: predictions that count
+
+    Returns:
+        query_id, clip_id, length, iou, and AP@<threshold> for each threshold
+    """
     windows, n, first = _predicted(_aligned(predictions, queries), top)
     true = np.array([w for q in queries for w in q.windows], float).reshape(-1, 1, 2) # (N, 1, 2)
     query = np.repeat(np.arange(len(queries)), [len(q.windows) for q in queries]) # (N,)
@@ -194,11 +230,19 @@ def _saliency(predictions, queries):
     return out, top, true, mask
 
 def highlight_values(
-    predictions: Sequence[Mapping], # in the official format
-    queries: Sequence[MomentQuery], # with saliency
+    predictions: Sequence[Mapping],
+    queries: Sequence[MomentQuery],
     levels: Mapping[str, float] = LEVELS,
-) -> pd.DataFrame: # query_id, clip_id, level, AP, HIT@1
-    "What each query contributes to the measures of highlights, by level."
+) -> pd.DataFrame:
+    """What each query contributes to the measures of highlights, by level.
+
+    Args:
+        predictions: in the official format
+        queries: with saliency
+
+    Returns:
+        query_id, clip_id, level, AP, HIT@1
+    """
     scores, top, true, mask = _saliency(_aligned(predictions, queries), queries)
     parts, rows, inside = [], np.arange(len(queries)), top < mask.sum(1)
     for level, least in levels.items():
@@ -234,12 +278,16 @@ def _brief(report):
         if k.startswith("HL-"): brief |= {f"{k}-mAP": v["HL-mAP"], f"{k}-Hit1": v["HL-Hit1"]}
     return brief
 
-def evaluate_moments(
-    predictions: Sequence[Mapping], # in the official format; a part that no prediction has is left out
-    queries: Sequence[MomentQuery],
-    top: int = 10, # predictions that count
-) -> dict: # "brief", and for each length and level its measures in percent
-    "All measures of QVHighlights, as its evaluator reports them. A length that no true window has is left out."
+def evaluate_moments(predictions: Sequence[Mapping], queries: Sequence[MomentQuery], top: int = 10) -> dict:
+    """All measures of QVHighlights, as its evaluator reports them. A length that no true window has is left out.
+
+    Args:
+        predictions: in the official format; a part that no prediction has is left out
+        top: predictions that count
+
+    Returns:
+        "brief", and for each length and level its measures in percent
+    """
     given = set(predictions[0]) if len(predictions) else set()
     none = pd.DataFrame({"length": [], "level": []})
     values = moment_values(predictions, queries, top) if "pred_relevant_windows" in given else none
@@ -249,22 +297,32 @@ def evaluate_moments(
     return {"brief": _brief(report), **report}
 
 # %% ../../nbs/evaluate/moments.ipynb #a0fc9ca4
-def query_values(
-    values: pd.DataFrame, # of `moment_values`
-) -> pd.DataFrame: # query_id, clip_id, length, R1@0.5, R1@0.7, mAP@0.5, mAP@0.75, mAP; fractions
-    "What each query adds to R1 and mAP: these are the means of the columns, by length."
+def query_values(values: pd.DataFrame) -> pd.DataFrame:
+    """What each query adds to R1 and mAP: these are the means of the columns, by length.
+
+    Args:
+        values: of `moment_values`
+
+    Returns:
+        query_id, clip_id, length, R1@0.5, R1@0.7, mAP@0.5, mAP@0.75, mAP; fractions
+    """
     columns = [c for c in values.columns if c.startswith("AP@")]
     r1 = {f"R1@{t:g}": (values["iou"] >= t).astype(float) for t in (.5, .7)}
     ap = {f"m{c}": values[c] for c in ("AP@0.5", "AP@0.75") if c in columns}
     return values[["query_id", "clip_id", "length"]].assign(**r1, **ap, mAP=values[columns].mean(axis=1))
 
 # %% ../../nbs/evaluate/moments.ipynb #e83b4d06
-def moments_table(
-    values: pd.DataFrame, # of `moment_values`
-    highlights: pd.DataFrame | None = None, # of `highlight_values`
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # tidy: part, metric, value, low, high, n, clips; values are fractions
-    "R1, mAP and HIT@1 with intervals by bootstrap over clips."
+def moments_table(values: pd.DataFrame, highlights: pd.DataFrame | None = None, **kwargs) -> pd.DataFrame:
+    """R1, mAP and HIT@1 with intervals by bootstrap over clips.
+
+    Args:
+        values: of `moment_values`
+        highlights: of `highlight_values`
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        tidy: part, metric, value, low, high, n, clips; values are fractions
+    """
     parts = [(query_values(values), "length", {})]
     if highlights is not None: parts.append((highlights, "level", {"AP": "mAP"}))
     about = ["query_id", "clip_id", "length", "level"]
@@ -275,12 +333,17 @@ def moments_table(
         for metric in part.columns if metric not in about])
 
 # %% ../../nbs/evaluate/moments.ipynb #b5a00002
-def moment_differences(
-    values: pd.DataFrame, # of `query_values`, with a column run, MODEL/RUN
-    against: str = "plain", # the RUN that a model's others are compared with
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # model, difference, metric, value, low, high, n, clips; values are fractions
-    "Differences in R1 and mAP between the runs of each model, with intervals over clips."
+def moment_differences(values: pd.DataFrame, against: str = "plain", **kwargs) -> pd.DataFrame:
+    """Differences in R1 and mAP between the runs of each model, with intervals over clips.
+
+    Args:
+        values: of `query_values`, with a column run, MODEL/RUN
+        against: the RUN that a model's others are compared with
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        model, difference, metric, value, low, high, n, clips; values are fractions
+    """
     full, rows = values[values.length == "full"].set_index(["query_id", "run"]).sort_index(), []
     for name in values.run.unique():
         model, _, run = name.partition("/")

@@ -13,17 +13,22 @@ from ..core.seeds import stable_rng
 from .stats import Estimate, bootstrap, paired_difference
 
 # %% auto #0
-__all__ = ['RANK_COLUMNS', 'RECALLS', 'RETRIEVAL_METRICS', 'ranks', 'retrieval_ranks', 'retrieval_estimate', 'check_ranks',
-           'retrieval_table', 'toy_ranks', 'rank_matrix', 'retrieval_difference']
+__all__ = ['RANK_COLUMNS', 'RECALLS', 'RETRIEVAL_METRICS', 'ranks', 'retrieval_ranks', 'retrieval_estimate',
+           'check_ranks', 'retrieval_table', 'toy_ranks', 'rank_matrix', 'retrieval_difference']
 
 # %% ../../nbs/evaluate/retrieval.ipynb #4ebeb089
-def ranks(
-    similarity, # (Q, C) score of each candidate for each query
-    query_ids, # (Q,) clip of each query
-    candidate_ids, # (C,) clip of each candidate
-    chunk: int = 1024, # queries ranked at a time
-) -> np.ndarray: # (Q,) int, 1 is best
-    "Rank of the best true candidate; ties count against it."
+def ranks(similarity, query_ids, candidate_ids, chunk: int = 1024) -> np.ndarray:
+    """Rank of the best true candidate; ties count against it.
+
+    Args:
+        similarity: (Q, C) score of each candidate for each query
+        query_ids: (Q,) clip of each query
+        candidate_ids: (C,) clip of each candidate
+        chunk: queries ranked at a time
+
+    Returns:
+        (Q,) int, 1 is best
+    """
     similarity, query, candidate = np.asarray(similarity), np.asarray(query_ids), np.asarray(candidate_ids)
     if similarity.shape != (len(query), len(candidate)):
         raise VidnegError(f"similarity {similarity.shape} for {len(query)} queries and {len(candidate)} candidates")
@@ -42,15 +47,20 @@ def ranks(
 # %% ../../nbs/evaluate/retrieval.ipynb #5202f63b
 RANK_COLUMNS = ["run", "clip_id", "caption_id", "direction", "rank"]
 
-def retrieval_ranks(
-    similarity, # (Nv, Nt) rows are videos, columns are captions
-    clip_ids, # (Nv,)
-    caption_ids, # (Nt,)
-    caption_clips, # (Nt,) clip that each caption describes
-    run: str, # name under which the ranks are kept
-    chunk: int = 1024, # queries ranked at a time
-) -> pd.DataFrame: # RANK_COLUMNS; direction t2v: one row per caption, v2t: one per clip, caption_id ""
-    "Ranks of every caption among the videos and of every video among the captions."
+def retrieval_ranks(similarity, clip_ids, caption_ids, caption_clips, run: str, chunk: int = 1024) -> pd.DataFrame:
+    """Ranks of every caption among the videos and of every video among the captions.
+
+    Args:
+        similarity: (Nv, Nt) rows are videos, columns are captions
+        clip_ids: (Nv,)
+        caption_ids: (Nt,)
+        caption_clips: (Nt,) clip that each caption describes
+        run: name under which the ranks are kept
+        chunk: queries ranked at a time
+
+    Returns:
+        RANK_COLUMNS; direction t2v: one row per caption, v2t: one per clip, caption_id ""
+    """
     similarity = np.asarray(similarity)
     if len(caption_ids) != len(caption_clips):
         raise VidnegError(f"{len(caption_ids)} captions, {len(caption_clips)} clips: want one clip for each caption")
@@ -68,24 +78,34 @@ RETRIEVAL_METRICS = { # name → (per-query values of a rank array, statistic ov
     "MedR": (lambda rank: rank, "median", None),
     "MnR": (lambda rank: rank, "mean", None)}
 
-def retrieval_estimate(
-    rank, # (Q,) ranks
-    clip_ids, # (Q,)
-    metric: str, # name in RETRIEVAL_METRICS
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> Estimate: # R@K and Avg as a fraction, MedR and MnR as a rank
-    "One retrieval metric with its interval."
+def retrieval_estimate(rank, clip_ids, metric: str, **kwargs) -> Estimate:
+    """One retrieval metric with its interval.
+
+    Args:
+        rank: (Q,) ranks
+        clip_ids: (Q,)
+        metric: name in RETRIEVAL_METRICS
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        R@K and Avg as a fraction, MedR and MnR as a rank
+    """
     if metric not in RETRIEVAL_METRICS:
         raise VidnegError(f"no retrieval metric {metric!r}; there are: {', '.join(RETRIEVAL_METRICS)}")
     values, statistic, bounds = RETRIEVAL_METRICS[metric]
     return bootstrap(values(np.asarray(rank)), clip_ids, statistic, bounds=bounds, **kwargs)
 
 # %% ../../nbs/evaluate/retrieval.ipynb #cc30966e
-def check_ranks(
-    table: pd.DataFrame, # any number of runs
-    columns=RANK_COLUMNS, # that it has to have; all but the rank together name a query
-) -> pd.DataFrame: # the same
-    "Refuse a rank table that would give wrong numbers."
+def check_ranks(table: pd.DataFrame, columns=RANK_COLUMNS) -> pd.DataFrame:
+    """Refuse a rank table that would give wrong numbers.
+
+    Args:
+        table: any number of runs
+        columns: that it has to have; all but the rank together name a query
+
+    Returns:
+        the same
+    """
     if missing := [c for c in columns if c not in table.columns]:
         raise VidnegError(f"ranks lack the column {missing[0]!r}; there are: {', '.join(map(str, table.columns))}")
     if not len(table): raise VidnegError("the rank table is empty: check that the scoring stage ran")
@@ -94,11 +114,16 @@ def check_ranks(
     return table
 
 # %% ../../nbs/evaluate/retrieval.ipynb #1d043b5d
-def retrieval_table(
-    table: pd.DataFrame, # columns RANK_COLUMNS, any number of runs
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # tidy: run, direction, metric, value, low, high, n, clips
-    "All retrieval metrics of each run in each direction, with intervals by bootstrap over clips."
+def retrieval_table(table: pd.DataFrame, **kwargs) -> pd.DataFrame:
+    """All retrieval metrics of each run in each direction, with intervals by bootstrap over clips.
+
+    Args:
+        table: columns RANK_COLUMNS, any number of runs
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        tidy: run, direction, metric, value, low, high, n, clips
+    """
     return pd.DataFrame([
         dict(run=run, direction=direction, metric=metric,
              **vars(retrieval_estimate(part["rank"], part.clip_id, metric, **kwargs)))
@@ -106,12 +131,15 @@ def retrieval_table(
         for metric in RETRIEVAL_METRICS])
 
 # %% ../../nbs/evaluate/retrieval.ipynb #75b6b6e2
-def toy_ranks(
-    skills: dict, # run → skill: distance of the true similarity from the others, in standard deviations
-    clips: int = 200,
-    seed: int = 0,
-) -> pd.DataFrame: # columns RANK_COLUMNS
-    "Ranks of imaginary runs with one caption per clip, for examples and tests."
+def toy_ranks(skills: dict, clips: int = 200, seed: int = 0) -> pd.DataFrame:
+    """Ranks of imaginary runs with one caption per clip, for examples and tests.
+
+    Args:
+        skills: run → skill: distance of the true similarity from the others, in standard deviations
+
+    Returns:
+        columns RANK_COLUMNS
+    """
     common, ids = stable_rng(seed, "similarity").normal(size=(clips, clips)), [f"clip{i:04d}" for i in range(clips)]
     parts = []
     for run, skill in skills.items():
@@ -120,12 +148,17 @@ def toy_ranks(
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/evaluate/retrieval.ipynb #9d1bbb9a
-def rank_matrix(
-    table: pd.DataFrame, # columns RANK_COLUMNS
-    direction: str = "t2v", # or v2t
-    runs=None, # (R,) names of the runs wanted; default: all
-) -> pd.DataFrame: # (Q, R) ranks; index (clip_id, caption_id)
-    "Ranks, queries × runs."
+def rank_matrix(table: pd.DataFrame, direction: str = "t2v", runs=None) -> pd.DataFrame:
+    """Ranks, queries × runs.
+
+    Args:
+        table: columns RANK_COLUMNS
+        direction: or v2t
+        runs: (R,) names of the runs wanted; default: all
+
+    Returns:
+        (Q, R) ranks; index (clip_id, caption_id)
+    """
     runs = list(dict.fromkeys(check_ranks(table).run)) if runs is None else list(runs)
     part = table[(table.direction == direction) & table.run.isin(runs)]
     if missing := [r for r in runs if r not in set(part.run)]:
@@ -135,13 +168,18 @@ def rank_matrix(
         raise VidnegError(f"runs {', '.join(runs)} answered different {direction} queries: rank them on the same ones")
     return wide
 
-def retrieval_difference(
-    table: pd.DataFrame, # columns RANK_COLUMNS
-    a: str, # run
-    b: str, # run that is taken off
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # tidy: a, b, direction, metric, value, low, high, n, clips
-    "a − b on the same queries with paired intervals."
+def retrieval_difference(table: pd.DataFrame, a: str, b: str, **kwargs) -> pd.DataFrame:
+    """a − b on the same queries with paired intervals.
+
+    Args:
+        table: columns RANK_COLUMNS
+        a: run
+        b: run that is taken off
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        tidy: a, b, direction, metric, value, low, high, n, clips
+    """
     rows = []
     for direction in dict.fromkeys(check_ranks(table).direction):
         m = rank_matrix(table, direction, [a, b])

@@ -20,15 +20,20 @@ from ..models.scorer import Scorer
 from .retrieval import retrieval_ranks
 
 # %% auto #0
-__all__ = ['items_table', 'aaro_items', 'text_pairs', 'first_captions', 'score_model', 'score_models', 'validation_accuracy']
+__all__ = ['items_table', 'aaro_items', 'text_pairs', 'first_captions', 'score_model', 'score_models',
+           'validation_accuracy']
 
 # %% ../../nbs/evaluate/score.ipynb #ce959f4b
-def items_table(
-    negatives: Iterable[Negative], # of a test set; those of captions that are not given are ignored
-    captions: Iterable[Caption],
-    form: str, # balanced or published
-) -> pd.DataFrame: # columns ITEM_COLUMNS, a row per negative
-    "The items of a test set."
+def items_table(negatives: Iterable[Negative], captions: Iterable[Caption], form: str) -> pd.DataFrame:
+    """The items of a test set.
+
+    Args:
+        negatives: of a test set; those of captions that are not given are ignored
+        form: balanced or published
+
+    Returns:
+        columns ITEM_COLUMNS, a row per negative
+    """
     of = {c.caption_id: c for c in captions}
     rows = [(f"{n.caption_id}/{n.kind}", c.clip_id, n.kind, form, n.generator, c.text, n.text)
             for n in negatives if (c := of.get(n.caption_id))]
@@ -36,44 +41,72 @@ def items_table(
 
 # %% ../../nbs/evaluate/score.ipynb #b2a00002
 def aaro_items(
-    folder: str | Path, # with aaro-SPLIT-FORM.parquet, tables of negatives
+    folder: str | Path,
     split: str,
-    captions: Sequence[Caption], # of the split
+    captions: Sequence[Caption],
     forms: Sequence[str] = ("balanced", "published"),
-) -> pd.DataFrame: # columns ITEM_COLUMNS, a row per negative
-    "Return the items of AARO in all forms."
+) -> pd.DataFrame:
+    """Return the items of AARO in all forms.
+
+    Args:
+        folder: with aaro-SPLIT-FORM.parquet, tables of negatives
+        captions: of the split
+
+    Returns:
+        columns ITEM_COLUMNS, a row per negative
+    """
     some = [items_table(read_records(Path(folder)/f"aaro-{split}-{form}.parquet", Negative), captions, form)
             for form in forms]
     return pd.concat(some, ignore_index=True)
 
 
-def text_pairs(
-    negatives: Iterable[Negative], # those of captions that are not given are ignored
-    captions: Iterable[Caption],
-) -> pd.DataFrame: # columns caption, negative, a row per negative
-    "Return captions beside their negatives, as `score_blind` takes them."
+def text_pairs(negatives: Iterable[Negative], captions: Iterable[Caption]) -> pd.DataFrame:
+    """Return captions beside their negatives, as `score_blind` takes them.
+
+    Args:
+        negatives: those of captions that are not given are ignored
+
+    Returns:
+        columns caption, negative, a row per negative
+    """
     text = {c.caption_id: c.text for c in captions}
     return pd.DataFrame([(text[n.caption_id], n.text) for n in negatives if n.caption_id in text],
                         columns=["caption", "negative"])
 
 # %% ../../nbs/evaluate/score.ipynb #f51f00c8
-def first_captions(
-    captions: Iterable[Caption], # in the order of clips
-) -> list[Caption]: # one per clip
-    "The query of each clip in retrieval: its first caption."
+def first_captions(captions: Iterable[Caption]) -> list[Caption]:
+    """The query of each clip in retrieval: its first caption.
+
+    Args:
+        captions: in the order of clips
+
+    Returns:
+        one per clip
+    """
     first: dict[str, Caption] = {}
     for c in captions: first.setdefault(c.clip_id, c)
     return list(first.values())
 
 def score_model(
     scorer: Scorer,
-    videos: np.ndarray, # what `scorer.encode_video` takes, (N, ...)
-    clip_ids: list[str], # (N,)
-    items: pd.DataFrame, # columns ITEM_COLUMNS, of these clips
-    queries: list[Caption], # one or more captions per clip, for retrieval
-    run: str, # name under which the scores are kept
-) -> tuple[pd.DataFrame, pd.DataFrame]: # scores per item (SCORE_COLUMNS), ranks per query (RANK_COLUMNS)
-    "Score a test set and rank for retrieval; every video and text is encoded once."
+    videos: np.ndarray,
+    clip_ids: list[str],
+    items: pd.DataFrame,
+    queries: list[Caption],
+    run: str,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score a test set and rank for retrieval; every video and text is encoded once.
+
+    Args:
+        videos: what `scorer.encode_video` takes, (N, ...)
+        clip_ids: (N,)
+        items: columns ITEM_COLUMNS, of these clips
+        queries: one or more captions per clip, for retrieval
+        run: name under which the scores are kept
+
+    Returns:
+        scores per item (SCORE_COLUMNS), ranks per query (RANK_COLUMNS)
+    """
     if len(videos) != len(clip_ids): raise VidnegError(f"{len(videos)} videos for {len(clip_ids)} clip ids")
     encoded = scorer.encode_video(videos)
     scores = score_pairs(scorer, encoded, clip_ids, items, run)
@@ -84,27 +117,48 @@ def score_model(
 def _score(named, **about): return score_model(named[1], run=named[0], **about)
 
 def score_models(
-    scorers: dict[str, Scorer], # by run; they must pickle where there are several workers
-    videos: np.ndarray, # (N, ...), as of `score_model`
-    clip_ids: list[str], # (N,)
+    scorers: dict[str, Scorer],
+    videos: np.ndarray,
+    clip_ids: list[str],
     items: pd.DataFrame,
     queries: list[Caption],
-    workers: int = 1, # processes
-) -> tuple[pd.DataFrame, pd.DataFrame]: # scores and ranks of all runs
-    "Score several models on one test set."
+    workers: int = 1,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score several models on one test set.
+
+    Args:
+        scorers: by run; they must pickle where there are several workers
+        videos: (N, ...), as of `score_model`
+        clip_ids: (N,)
+        workers: processes
+
+    Returns:
+        scores and ranks of all runs
+    """
     one = partial(_score, videos=videos, clip_ids=clip_ids, items=items, queries=queries)
     scores, ranks = zip(*parallel_map(one, scorers.items(), workers, "score", chunk=1, unit="model"))
     return pd.concat(scores), pd.concat(ranks)
 
 # %% ../../nbs/evaluate/score.ipynb #5d0c7a22
 def validation_accuracy(
-    model, # in training
-    scorer: Callable[..., Scorer], # makes a scorer of it
-    videos: np.ndarray, # (N, ...), as of `score_model`
-    clip_ids: list[str], # (N,)
-    items: pd.DataFrame, # columns ITEM_COLUMNS, of these clips
-) -> dict[str, float]: # val_acc, the mean over categories of NAVERO (5)
-    "Columns for metrics.csv."
+    model,
+    scorer: Callable[..., Scorer],
+    videos: np.ndarray,
+    clip_ids: list[str],
+    items: pd.DataFrame,
+) -> dict[str, float]:
+    """Columns for metrics.csv.
+
+    Args:
+        model: in training
+        scorer: makes a scorer of it
+        videos: (N, ...), as of `score_model`
+        clip_ids: (N,)
+        items: columns ITEM_COLUMNS, of these clips
+
+    Returns:
+        val_acc, the mean over categories of NAVERO (5)
+    """
     made = scorer(model)
     scores = score_pairs(made, made.encode_video(videos), clip_ids, items, "val")
     return {"val_acc": float(pd.Series(acc(scores)).groupby(scores.kind.to_numpy()).mean().mean())}

@@ -20,45 +20,67 @@ __all__ = ['Estimate', 'estimate_of', 'fmt', 'clip_weights', 'checked_values', '
 # %% ../../nbs/evaluate/stats.ipynb #5c7b7cfa
 @dataclass(frozen=True)
 class Estimate:
-    "A number with its interval and what it rests on."
-    value: float
-    low: float # lower end of the interval; NaN where it is not defined
-    high: float # upper end
-    n: int # items
-    clips: int # clips the items belong to: the independent units
+    """A number with its interval and what it rests on.
 
-    def scale(self, k: float) -> Estimate: # value and interval times `k` > 0
-        "The same estimate in another unit."
+    Attributes:
+        low: lower end of the interval; NaN where it is not defined
+        high: upper end
+        n: items
+        clips: clips the items belong to: the independent units
+    """
+    value: float
+    low: float
+    high: float
+    n: int
+    clips: int
+
+    def scale(self, k: float) -> Estimate:
+        """The same estimate in another unit.
+
+        Returns:
+            value and interval times `k` > 0
+        """
         return replace(self, value=self.value * k, low=self.low * k, high=self.high * k)
 
-def estimate_of(
-    row, # Series or named tuple with the five fields of an Estimate among others
-) -> Estimate:
-    "The estimate in a row of a tidy table."
+def estimate_of(row) -> Estimate:
+    """The estimate in a row of a tidy table.
+
+    Args:
+        row: Series or named tuple with the five fields of an Estimate among others
+    """
     return Estimate(float(row.value), float(row.low), float(row.high), int(row.n), int(row.clips))
 
 # %% ../../nbs/evaluate/stats.ipynb #79488fa5
-def fmt(
-    estimate: Estimate, # as a fraction
-    scale: float = 100, # 100 writes percent, 1 leaves the unit
-    digits: int = 1, # after the point
-    interval: bool = True, # write it too
-    sign: bool = False, # write + as well as −
-) -> str: # "82.8 [81.0, 84.5]"
-    "An estimate as text; an undefined end of the interval is a dash."
+def fmt(estimate: Estimate, scale: float = 100, digits: int = 1, interval: bool = True, sign: bool = False) -> str:
+    """An estimate as text; an undefined end of the interval is a dash.
+
+    Args:
+        estimate: as a fraction
+        scale: 100 writes percent, 1 leaves the unit
+        digits: after the point
+        interval: write it too
+        sign: write + as well as −
+
+    Returns:
+        "82.8 [81.0, 84.5]"
+    """
     def one(x): return "–" if np.isnan(x) else f"{x * scale + 0.0:{'+' if sign else ''}.{digits}f}".replace("-", "−")
     if not interval: return one(estimate.value)
     return f"{one(estimate.value)} [{one(estimate.low)}, {one(estimate.high)}]"
 
 # %% ../../nbs/evaluate/stats.ipynb #d6c907a5
 @lru_cache(maxsize=8)
-def clip_weights(
-    clips: int, # independent units
-    n: int, # resamples
-    seed: int,
-    start: int, # resamples that were drawn before
-) -> np.ndarray: # (n, clips) float
-    "How often each clip is drawn in each resample."
+def clip_weights(clips: int, n: int, seed: int, start: int) -> np.ndarray:
+    """How often each clip is drawn in each resample.
+
+    Args:
+        clips: independent units
+        n: resamples
+        start: resamples that were drawn before
+
+    Returns:
+        (n, clips) float
+    """
     rng = stable_rng(seed, "bootstrap", clips, start)
     return rng.multinomial(clips, np.full(clips, 1 / clips), size=n).astype(float)
 
@@ -68,13 +90,18 @@ def _blocks(clips, n, seed, width=1):
     for start in range(0, n, size): yield clip_weights(clips, min(size, n - start), seed, start)
 
 # %% ../../nbs/evaluate/stats.ipynb #9e589281
-def checked_values(
-    values, # (N,) numbers, one per item
-    groups, # (N,) clip of each item
-    n: int, # resamples
-    level: float, # coverage of the interval
-) -> tuple[np.ndarray, np.ndarray]: # values, and the clip of each as a number from 0; (N,) both
-    "Refuse what has no statistic."
+def checked_values(values, groups, n: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Refuse what has no statistic.
+
+    Args:
+        values: (N,) numbers, one per item
+        groups: (N,) clip of each item
+        n: resamples
+        level: coverage of the interval
+
+    Returns:
+        values, and the clip of each as a number from 0; (N,) both
+    """
     values, groups = np.asarray(values), np.asarray(groups)
     if values.ndim != 1 or values.shape != groups.shape:
         raise VidnegError(f"values {values.shape} and groups {groups.shape} must be two lists of one length")
@@ -84,14 +111,18 @@ def checked_values(
     return values, np.unique(groups, return_inverse=True)[1]
 
 # %% ../../nbs/evaluate/stats.ipynb #d1073ff7
-def stratum_means(
-    values: np.ndarray, # (N,)
-    clip: np.ndarray, # (N,) int, from 0
-    stratum: np.ndarray, # (N,) int, from 0
-    n: int, # resamples
-    seed: int,
-) -> np.ndarray: # (n, strata), NaN where a resample has no item of a stratum
-    "Mean of each stratum in each resample, the clips of all strata drawn together."
+def stratum_means(values: np.ndarray, clip: np.ndarray, stratum: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Mean of each stratum in each resample, the clips of all strata drawn together.
+
+    Args:
+        values: (N,)
+        clip: (N,) int, from 0
+        stratum: (N,) int, from 0
+        n: resamples
+
+    Returns:
+        (n, strata), NaN where a resample has no item of a stratum
+    """
     shape = clip.max() + 1, stratum.max() + 1
     sums, counts = np.zeros(shape), np.zeros(shape) # (clips, strata)
     np.add.at(sums, (clip, stratum), values)
@@ -112,13 +143,24 @@ def _medians(values, clip, n, seed):
 
 # %% ../../nbs/evaluate/stats.ipynb #68fdc9e9
 def percentile_interval(
-    samples: np.ndarray, # (n,) the statistic in each resample
-    values: np.ndarray, # (N,) the items
-    clips: int, # they belong to
-    level: float, # coverage
-    bounds: tuple | None, # least and greatest possible value
-) -> tuple[float, float]: # its ends, NaN of a single clip
-    "The interval that resampling gives; where all items are at a bound, the exact one."
+    samples: np.ndarray,
+    values: np.ndarray,
+    clips: int,
+    level: float,
+    bounds: tuple | None,
+) -> tuple[float, float]:
+    """The interval that resampling gives; where all items are at a bound, the exact one.
+
+    Args:
+        samples: (n,) the statistic in each resample
+        values: (N,) the items
+        clips: they belong to
+        level: coverage
+        bounds: least and greatest possible value
+
+    Returns:
+        its ends, NaN of a single clip
+    """
     tail = (1 - level) / 2
     if clips < 2: return np.nan, np.nan
     for end, other in [bounds, bounds[::-1]] if bounds else []:
@@ -128,15 +170,27 @@ def percentile_interval(
 
 # %% ../../nbs/evaluate/stats.ipynb #e8897fff
 def bootstrap(
-    values, # (N,) numbers, one per item; booleans are read as a proportion
-    groups, # (N,) clip of each item; items of one clip are drawn together
-    statistic: str = "mean", # "mean" or "median"
-    n: int = 2000, # resamples
+    values,
+    groups,
+    statistic: str = "mean",
+    n: int = 2000,
     seed: int = 0,
-    level: float = .95, # coverage of the interval
-    bounds: tuple | None = None, # least and greatest possible value, (0, 1) for booleans
-) -> Estimate: # with its percentile interval
-    "Mean or median over items with an interval by resampling clips."
+    level: float = .95,
+    bounds: tuple | None = None,
+) -> Estimate:
+    """Mean or median over items with an interval by resampling clips.
+
+    Args:
+        values: (N,) numbers, one per item; booleans are read as a proportion
+        groups: (N,) clip of each item; items of one clip are drawn together
+        statistic: "mean" or "median"
+        n: resamples
+        level: coverage of the interval
+        bounds: least and greatest possible value, (0, 1) for booleans
+
+    Returns:
+        with its percentile interval
+    """
     values, clip = checked_values(values, groups, n, level)
     if statistic not in ("mean", "median"): raise VidnegError(f"no statistic {statistic!r}; there are: mean, median")
     if values.dtype == bool: bounds = bounds or (0, 1)
@@ -148,16 +202,29 @@ def bootstrap(
 
 # %% ../../nbs/evaluate/stats.ipynb #d876ff2f
 def contrast(
-    values, # (N,) numbers, one per item
-    groups, # (N,) clip of each item
-    strata, # (N,) category of each item
-    coefficients: dict | None = None, # category → coefficient; default: the plain average of all categories
-    n: int = 2000, # resamples
+    values,
+    groups,
+    strata,
+    coefficients: dict | None = None,
+    n: int = 2000,
     seed: int = 0,
-    level: float = .95, # coverage of the interval
-    bounds: tuple | None = None, # least and greatest possible value, (0, 1) for booleans
-) -> Estimate: # Σ coefficient · mean of the category
-    "A linear combination of category means, clips resampled jointly."
+    level: float = .95,
+    bounds: tuple | None = None,
+) -> Estimate:
+    """A linear combination of category means, clips resampled jointly.
+
+    Args:
+        values: (N,) numbers, one per item
+        groups: (N,) clip of each item
+        strata: (N,) category of each item
+        coefficients: category → coefficient; default: the plain average of all categories
+        n: resamples
+        level: coverage of the interval
+        bounds: least and greatest possible value, (0, 1) for booleans
+
+    Returns:
+        Σ coefficient · mean of the category
+    """
     values, clip = checked_values(values, groups, n, level)
     names, stratum = np.unique(np.asarray(strata), return_inverse=True)
     if coefficients is None: coefficients = dict.fromkeys(names, 1 / len(names))
@@ -176,14 +243,19 @@ def contrast(
     return Estimate(float(means @ c), *ends, int(kept.sum()), clips)
 
 # %% ../../nbs/evaluate/stats.ipynb #46ee85a0
-def paired_difference(
-    a, # (N,) per-item values of one run
-    b, # (N,) of the other, on the same items in the same order
-    groups, # (N,) clip of each item
-    strata=None, # (N,) categories, to average over them; default: mean over items
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> Estimate: # of mean(a) − mean(b)
-    "Difference of two runs on the same items."
+def paired_difference(a, b, groups, strata=None, **kwargs) -> Estimate:
+    """Difference of two runs on the same items.
+
+    Args:
+        a: (N,) per-item values of one run
+        b: (N,) of the other, on the same items in the same order
+        groups: (N,) clip of each item
+        strata: (N,) categories, to average over them; default: mean over items
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        of mean(a) − mean(b)
+    """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape: raise VidnegError(f"{a.shape} against {b.shape} items: score both runs on the same items")
     return contrast(a - b, groups, np.zeros(len(a)) if strata is None else strata, **kwargs)

@@ -29,13 +29,18 @@ EMBEDDERS = Registry("embedder", {
     "transformers": "vidneg.lm.pretrained:TransformersEmbedder"})
 
 # %% ../../nbs/lm/backends.ipynb #34ca5b71
-def from_spec(
-    spec: str | Path | dict | None, # what stands in params.yaml
-    backends: Registry, # name → class
-    default, # the class, where `spec` names none
-    folder: str | Path | None = None, # of a cache to put before it
-): # the backend, or None for ""
-    "A backend from a parameter."
+def from_spec(spec: str | Path | dict | None, backends: Registry, default, folder: str | Path | None = None):
+    """A backend from a parameter.
+
+    Args:
+        spec: what stands in params.yaml
+        backends: name → class
+        default: the class, where `spec` names none
+        folder: of a cache to put before it
+
+    Returns:
+        the backend, or None for ""
+    """
     if not spec: return None
     if isinstance(spec, (str, Path)): spec = {"backend": spec} if spec in backends else {"name_or_folder": spec}
     arguments = dict(spec)
@@ -47,32 +52,40 @@ def from_spec(
     return Cached(backend, folder) if folder else backend
 
 # %% ../../nbs/lm/backends.ipynb #5c210008
-def fill_mask(
-    spec: str | Path | dict | None, # "", "bert-base-uncased", "data/lm", {"name_or_folder": ..., "revision": ...}
-    folder: str | Path | None = None, # of the cache
-) -> FillMask | None:
-    "The fill-mask backend that a parameter names."
+def fill_mask(spec: str | Path | dict | None, folder: str | Path | None = None) -> FillMask | None:
+    """The fill-mask backend that a parameter names.
+
+    Args:
+        spec: "", "bert-base-uncased", "data/lm", {"name_or_folder": ..., "revision": ...}
+        folder: of the cache
+    """
     return from_spec(spec, FILL_MASKS, FILL_MASKS["transformers"], folder) if spec else None
 
-def log_prob(
-    spec: str | Path | dict | None, # "", "smollm2", a name or folder, or arguments of TransformersLogProb
-    folder: str | Path | None = None, # of the cache
-) -> LogProbability | None:
-    "The log-probability backend that a parameter names."
+def log_prob(spec: str | Path | dict | None, folder: str | Path | None = None) -> LogProbability | None:
+    """The log-probability backend that a parameter names.
+
+    Args:
+        spec: "", "smollm2", a name or folder, or arguments of TransformersLogProb
+        folder: of the cache
+    """
     return from_spec(spec, LOG_PROBABILITIES, LOG_PROBABILITIES["transformers"], folder) if spec else None
 
-def embedder(
-    spec: str | Path | dict | None, # "", "sentence-transformers/all-MiniLM-L6-v2", a folder, or arguments
-    folder: str | Path | None = None, # of the cache
-) -> Embedder | None:
-    "The embedder that a parameter names."
+def embedder(spec: str | Path | dict | None, folder: str | Path | None = None) -> Embedder | None:
+    """The embedder that a parameter names.
+
+    Args:
+        spec: "", "sentence-transformers/all-MiniLM-L6-v2", a folder, or arguments
+        folder: of the cache
+    """
     return from_spec(spec, EMBEDDERS, EMBEDDERS["transformers"], folder) if spec else None
 
-def chat_backend(
-    spec: str | Path | dict | None, # "", "Qwen/Qwen3-4B", {"model": ..., "base_url": ..., "api_key_env": ...}
-    folder: str | Path | None = None, # of the cache
-) -> Chat | None:
-    "The chat backend that a parameter names; a model at an address is a server's."
+def chat_backend(spec: str | Path | dict | None, folder: str | Path | None = None) -> Chat | None:
+    """The chat backend that a parameter names; a model at an address is a server's.
+
+    Args:
+        spec: "", "Qwen/Qwen3-4B", {"model": ..., "base_url": ..., "api_key_env": ...}
+        folder: of the cache
+    """
     if not spec: return None
     server = isinstance(spec, dict) and ("base_url" in spec or "model" in spec)
     return from_spec(spec, CHATS, CHATS["openai"] if server else CHATS["transformers"], folder)

@@ -50,10 +50,15 @@ class Store:
             if (answer := _parse(line)) is not _NONE: self.new[line[_KEY].decode()] = answer
         self.flush()
 
-    def get(self,
-        keys: list[str], # of 32 hexadecimal digits
-    ) -> dict: # key → answer, of those that are there
-        "Look keys up."
+    def get(self, keys: list[str]) -> dict:
+        """Look keys up.
+
+        Args:
+            keys: of 32 hexadecimal digits
+
+        Returns:
+            key → answer, of those that are there
+        """
         found, files = {k: self.new[k] for k in keys if k in self.new}, {}
         for k in keys:
             if k not in found: files.setdefault(k[:2], []).append(k)
@@ -64,8 +69,12 @@ class Store:
                 found |= {k: a for k in some if (a := _bisect(data, k.encode())) is not _NONE}
         return found
 
-    def put(self, answers: dict): # key → answer
-        "Append to the journal."
+    def put(self, answers: dict):
+        """Append to the journal.
+
+        Returns:
+            key → answer
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.journal, "a", encoding="utf-8") as f:
             f.write("".join(_LINE % (k, json.dumps(a)) for k, a in answers.items()))
@@ -104,8 +113,12 @@ class Cached:
         self.open = False
         self.store.flush()
 
-    def key(self, method: str, question, settings: dict) -> str: # 32 hexadecimal digits
-        "Hash of all that decides an answer."
+    def key(self, method: str, question, settings: dict) -> str:
+        """Hash of all that decides an answer.
+
+        Returns:
+            32 hexadecimal digits
+        """
         about = json.dumps([self.kind, self.identity, method, question, settings], sort_keys=True)
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 

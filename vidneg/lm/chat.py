@@ -36,8 +36,12 @@ def check_conversations(
         if not messages[-1]["content"].strip():
             raise VidnegError(f"conversation {i} ends with an empty message: leave it out")
 
-def clean_messages(messages: list[dict]) -> list[dict]: # the same, as text that can be encoded
-    "Role and content of each message."
+def clean_messages(messages: list[dict]) -> list[dict]:
+    """Role and content of each message.
+
+    Returns:
+        the same, as text that can be encoded
+    """
     return [{"role": m["role"], "content": clean(m["content"])} for m in messages]
 
 # %% ../../nbs/lm/chat.ipynb #b2a11844
@@ -130,12 +134,20 @@ class _Gumbel(LogitsProcessor):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class TransformersChat(Pretrained):
-    "A causal LM of transformers with a chat template."
-    kind, auto = "chat", "AutoModelForCausalLM"
-    batch_size: int = 8 # conversations
+    """A causal LM of transformers with a chat template.
 
-    def prompts(self, conversations: list[list[dict]]) -> list[list[int]]: # token ids
-        "Conversations as the model wants them, up to where its answer begins."
+    Attributes:
+        batch_size: conversations
+    """
+    kind, auto = "chat", "AutoModelForCausalLM"
+    batch_size: int = 8
+
+    def prompts(self, conversations: list[list[dict]]) -> list[list[int]]:
+        """Conversations as the model wants them, up to where its answer begins.
+
+        Returns:
+            token ids
+        """
         if not self.tokenizer.chat_template:
             raise VidnegError(f"{self.name} has no chat template: name a model that was made for conversations")
         try: return [self.tokenizer.apply_chat_template(clean_messages(c), add_generation_prompt=True,

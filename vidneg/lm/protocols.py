@@ -16,55 +16,102 @@ __all__ = ['MASK', 'FillMask', 'Chat', 'LogProbability', 'Embedder']
 MASK = "[MASK]"
 
 class FillMask(Protocol):
-    "Words for a gap."
-    name: str
-    kind: str # "fill-mask"
-    identity: dict # model, revision, number format: what decides the answers
+    """Words for a gap.
 
-    def fill(self,
-        texts: list[str], # each with one MASK
-        top_k: int = 20, # at most so many words
-    ) -> list[list[tuple[str, float]]]: # per text whole words with their probability, the most probable first
-        "What could stand in the gap."
+    Attributes:
+        kind: "fill-mask"
+        identity: model, revision, number format: what decides the answers
+    """
+    name: str
+    kind: str
+    identity: dict
+
+    def fill(self, texts: list[str], top_k: int = 20) -> list[list[tuple[str, float]]]:
+        """What could stand in the gap.
+
+        Args:
+            texts: each with one MASK
+            top_k: at most so many words
+
+        Returns:
+            per text whole words with their probability, the most probable first
+        """
 
 class Chat(Protocol):
-    "Answers to conversations."
+    """Answers to conversations.
+
+    Attributes:
+        kind: "chat"
+    """
     name: str
-    kind: str # "chat"
+    kind: str
     identity: dict
 
     def chat(self,
-        conversations: list[list[dict]], # messages as {"role": "system" | "user" | "assistant", "content": text}
-        temperature: float = 0.0, # 0: the most probable answer
-        max_tokens: int = 256, # of an answer
-        seed: int = 0, # of the draw, where temperature > 0
-    ) -> list[str]: # one answer per conversation
-        "What the assistant says next."
+        conversations: list[list[dict]],
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        seed: int = 0,
+    ) -> list[str]:
+        """What the assistant says next.
+
+        Args:
+            conversations: messages as {"role": "system" | "user" | "assistant", "content": text}
+            temperature: 0: the most probable answer
+            max_tokens: of an answer
+            seed: of the draw, where temperature > 0
+
+        Returns:
+            one answer per conversation
+        """
 
 # %% ../../nbs/lm/protocols.ipynb #5c200004
 class LogProbability(Protocol):
-    "How likely texts are."
+    """How likely texts are.
+
+    Attributes:
+        kind: "log-prob"
+    """
     name: str
-    kind: str # "log-prob"
+    kind: str
     identity: dict
 
-    def log_prob(self,
-        texts: list[str], # N, none empty
-    ) -> list[float]: # N natural logarithms, summed over the tokens
-        "Log-probability of each text."
+    def log_prob(self, texts: list[str]) -> list[float]:
+        """Log-probability of each text.
 
-    def token_counts(self,
-        texts: list[str], # N
-    ) -> list[int]: # N
-        "Over how many tokens `log_prob` sums."
+        Args:
+            texts: N, none empty
+
+        Returns:
+            N natural logarithms, summed over the tokens
+        """
+
+    def token_counts(self, texts: list[str]) -> list[int]:
+        """Over how many tokens `log_prob` sums.
+
+        Args:
+            texts: N
+
+        Returns:
+            N
+        """
 
 class Embedder(Protocol):
-    "Sentences as vectors, for nearness of meaning."
+    """Sentences as vectors, for nearness of meaning.
+
+    Attributes:
+        kind: "embed"
+    """
     name: str
-    kind: str # "embed"
+    kind: str
     identity: dict
 
-    def embed(self,
-        texts: list[str], # N, none empty
-    ) -> np.ndarray: # (N, d) float32, of length 1
-        "A vector of each text; equal texts have equal vectors."
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """A vector of each text; equal texts have equal vectors.
+
+        Args:
+            texts: N, none empty
+
+        Returns:
+            (N, d) float32, of length 1
+        """

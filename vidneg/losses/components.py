@@ -18,19 +18,29 @@ __all__ = ['cosine', 'pool', 'attention_similarity', 'component_simple', 'compon
            'importance_weights', 'component_adaptive', 'importance_entropy', 'auxiliary']
 
 # %% ../../nbs/losses/components.ipynb #f92d4e51
-def cosine(
-    a: torch.Tensor, # (..., d)
-    b: torch.Tensor, # (..., d), broadcasts against `a`
-) -> torch.Tensor: # (...) in [-1, 1]
-    "Cosine of two vectors."
+def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Cosine of two vectors.
+
+    Args:
+        a: (..., d)
+        b: (..., d), broadcasts against `a`
+
+    Returns:
+        (...) in [-1, 1]
+    """
     return (F.normalize(full(a), dim=-1) * F.normalize(full(b), dim=-1)).sum(-1)
 
-def pool(
-    x: torch.Tensor, # (..., L, d), such as joint embeddings of video and text
-    mask: torch.Tensor, # (..., L) bool, which positions exist
-    how: str = "mean", # "mean", "max" or "first"
-) -> torch.Tensor: # (..., d), 0 where no position exists
-    "One vector for a sequence."
+def pool(x: torch.Tensor, mask: torch.Tensor, how: str = "mean") -> torch.Tensor:
+    """One vector for a sequence.
+
+    Args:
+        x: (..., L, d), such as joint embeddings of video and text
+        mask: (..., L) bool, which positions exist
+        how: "mean", "max" or "first"
+
+    Returns:
+        (..., d), 0 where no position exists
+    """
     if how not in ("mean", "max", "first"): raise VidnegError(f"pool by 'mean', 'max' or 'first', not {how!r}")
     x, exists = full(x).masked_fill(~mask[..., None], 0), mask.any(-1, keepdim=True) # (..., L, d), (..., 1)
     if how == "mean": return x.sum(-2) / mask.sum(-1, keepdim=True).clamp(min=1)
@@ -44,14 +54,26 @@ def _look(c, rows, columns, temperature):
     return (masked_softmax(each / temperature, rows.expand(each.shape)) * each).sum(-1)
 
 def attention_similarity(
-    a: torch.Tensor, # (..., n, d) word embeddings
-    b: torch.Tensor, # (..., m, d) of the other text; leading axes broadcast
-    mask_a: torch.Tensor, # (..., n) bool, False for padding
-    mask_b: torch.Tensor, # (..., m) bool
-    temperature: float | torch.Tensor, # > 0, of both softmaxes
-    normalize: bool = True, # words to unit length first; the paper writes only the product
-) -> torch.Tensor: # (...), 0 where a text has no words
-    "Similarity of two texts by attention over the matrix of word similarities. Sentence components (8)–(11)."
+    a: torch.Tensor,
+    b: torch.Tensor,
+    mask_a: torch.Tensor,
+    mask_b: torch.Tensor,
+    temperature: float | torch.Tensor,
+    normalize: bool = True,
+) -> torch.Tensor:
+    """Similarity of two texts by attention over the matrix of word similarities. Sentence components (8)–(11).
+
+    Args:
+        a: (..., n, d) word embeddings
+        b: (..., m, d) of the other text; leading axes broadcast
+        mask_a: (..., n) bool, False for padding
+        mask_b: (..., m) bool
+        temperature: > 0, of both softmaxes
+        normalize: words to unit length first; the paper writes only the product
+
+    Returns:
+        (...), 0 where a text has no words
+    """
     a, b = (full(x).masked_fill(~m[..., None], 0) for x, m in ((a, mask_a), (b, mask_b)))
     if normalize: a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
     with torch.autocast(a.device.type, enabled=False): c = a @ b.mT # (..., n, m), not in half precision
@@ -69,12 +91,22 @@ def _checked(component_pos, component_neg, component_mask):
 
 @wants("component_pos", "component_neg", "component_mask", "temperature")
 def component_simple(
-    component_pos: torch.Tensor, # (B,) similarity of anchor and positive
-    component_neg: torch.Tensor, # (B, J) similarity of anchor and negatives
-    component_mask: torch.Tensor, # (B, J) bool, which negatives exist
-    temperature: float | torch.Tensor, # > 0
-) -> dict[str, torch.Tensor]: # {"component_simple": (B,)}, 0 for a row without negatives
-    "The positive against all components at once. Sentence components (2)."
+    component_pos: torch.Tensor,
+    component_neg: torch.Tensor,
+    component_mask: torch.Tensor,
+    temperature: float | torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """The positive against all components at once. Sentence components (2).
+
+    Args:
+        component_pos: (B,) similarity of anchor and positive
+        component_neg: (B, J) similarity of anchor and negatives
+        component_mask: (B, J) bool, which negatives exist
+        temperature: > 0
+
+    Returns:
+        {"component_simple": (B,)}, 0 for a row without negatives
+    """
     pos, neg = _checked(component_pos, component_neg, component_mask)
     return {"component_simple": neg_vtc(pos, neg, component_mask, temperature)["neg_vtc"]}
 
@@ -87,12 +119,22 @@ def _component_losses(component_pos, component_neg, component_mask, temperature)
 
 @wants("component_pos", "component_neg", "component_mask", "temperature")
 def component_discernible(
-    component_pos: torch.Tensor, # (B,) similarity of anchor and positive
-    component_neg: torch.Tensor, # (B, J) similarity of anchor and negatives
-    component_mask: torch.Tensor, # (B, J) bool, which negatives exist
-    temperature: float | torch.Tensor, # > 0
-) -> dict[str, torch.Tensor]: # {"component_discernible": (B,)}, 0 for a row without negatives
-    "The positive against the component that is told apart best. Sentence components (3)."
+    component_pos: torch.Tensor,
+    component_neg: torch.Tensor,
+    component_mask: torch.Tensor,
+    temperature: float | torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """The positive against the component that is told apart best. Sentence components (3).
+
+    Args:
+        component_pos: (B,) similarity of anchor and positive
+        component_neg: (B, J) similarity of anchor and negatives
+        component_mask: (B, J) bool, which negatives exist
+        temperature: > 0
+
+    Returns:
+        {"component_discernible": (B,)}, 0 for a row without negatives
+    """
     values = _component_losses(component_pos, component_neg, component_mask, temperature) # (B, J)
     if not values.shape[1]: return {"component_discernible": values.sum(1)}
     smallest = values.masked_fill(~component_mask, torch.inf).amin(1)
@@ -110,23 +152,33 @@ class Importance(nn.Module):
         self.W_q, self.W_k, self.W_v = (nn.Linear(width, hidden, bias=False) for _ in range(3))
         self.W_o = nn.Linear(hidden, 1, bias=False)
 
-    def forward(self,
-        anchor: torch.Tensor, # (B, d) sentence vectors
-        words: torch.Tensor, # (B, J, L, d) words of the negatives
-        word_mask: torch.Tensor, # (B, J, L) bool, False for padding
-    ) -> torch.Tensor: # (B, J) logits of the weights; 0 for a negative without words
-        "Let each anchor attend to the words of its negatives."
+    def forward(self, anchor: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
+        """Let each anchor attend to the words of its negatives.
+
+        Args:
+            anchor: (B, d) sentence vectors
+            words: (B, J, L, d) words of the negatives
+            word_mask: (B, J, L) bool, False for padding
+
+        Returns:
+            (B, J) logits of the weights; 0 for a negative without words
+        """
         words = words.masked_fill(~word_mask[..., None], 0) # (B, J, L, d)
         q, k, v = self.W_q(anchor), self.W_k(words), self.W_v(words) # (B, h), (B, J, L, h), (B, J, L, h)
         scores = torch.einsum("bh,bjlh->bjl", q, k) / q.shape[-1] ** 0.5 # (B, J, L)
         c = torch.einsum("bjl,bjlh->bjh", masked_softmax(scores, word_mask), v) # (B, J, h)
         return self.W_o(c)[..., 0]
 
-def importance_weights(
-    importance: torch.Tensor, # (B, J) logits
-    component_mask: torch.Tensor, # (B, J) bool, which negatives exist
-) -> torch.Tensor: # (B, J), sums to 1; 0 where missing, all 0 for a row without negatives
-    "The weights w of the components."
+def importance_weights(importance: torch.Tensor, component_mask: torch.Tensor) -> torch.Tensor:
+    """The weights w of the components.
+
+    Args:
+        importance: (B, J) logits
+        component_mask: (B, J) bool, which negatives exist
+
+    Returns:
+        (B, J), sums to 1; 0 where missing, all 0 for a row without negatives
+    """
     return masked_softmax(full(importance), component_mask)
 
 # %% ../../nbs/losses/components.ipynb #5af35355
@@ -139,14 +191,26 @@ def _entropy(importance, component_mask):
 
 @wants("component_pos", "component_neg", "component_mask", "importance", "temperature")
 def component_adaptive(
-    component_pos: torch.Tensor, # (B,) similarity of anchor and positive
-    component_neg: torch.Tensor, # (B, J) similarity of anchor and negatives
-    component_mask: torch.Tensor, # (B, J) bool, which negatives exist
-    importance: torch.Tensor, # (B, J) logits of the components' weights
-    temperature: float | torch.Tensor, # > 0
-    entropy_bonus: float = 0.0, # times the entropy of w (nats), taken off the loss
-) -> dict[str, torch.Tensor]: # {"component_adaptive": (B,)}, 0 for a row without negatives
-    "Components' losses, weighed by importance. Sentence components (5)."
+    component_pos: torch.Tensor,
+    component_neg: torch.Tensor,
+    component_mask: torch.Tensor,
+    importance: torch.Tensor,
+    temperature: float | torch.Tensor,
+    entropy_bonus: float = 0.0,
+) -> dict[str, torch.Tensor]:
+    """Components' losses, weighed by importance. Sentence components (5).
+
+    Args:
+        component_pos: (B,) similarity of anchor and positive
+        component_neg: (B, J) similarity of anchor and negatives
+        component_mask: (B, J) bool, which negatives exist
+        importance: (B, J) logits of the components' weights
+        temperature: > 0
+        entropy_bonus: times the entropy of w (nats), taken off the loss
+
+    Returns:
+        {"component_adaptive": (B,)}, 0 for a row without negatives
+    """
     values = _component_losses(component_pos, component_neg, component_mask, temperature) # (B, J)
     total = (importance_weights(importance, component_mask) * values).sum(1) # (B,)
     if entropy_bonus: total = total - entropy_bonus * _entropy(importance, component_mask)
@@ -154,22 +218,37 @@ def component_adaptive(
 
 @wants("importance", "component_mask")
 @torch.no_grad()
-def importance_entropy(
-    importance: torch.Tensor, # (B, J) logits of the components' weights
-    component_mask: torch.Tensor, # (B, J) bool, which negatives exist
-) -> dict[str, torch.Tensor]: # {"importance_entropy": (B,)} nats, between 0 and log J
-    "Entropy of the components' weights, for the log: give it the weight 0. It has no gradient."
+def importance_entropy(importance: torch.Tensor, component_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Entropy of the components' weights, for the log: give it the weight 0. It has no gradient.
+
+    Args:
+        importance: (B, J) logits of the components' weights
+        component_mask: (B, J) bool, which negatives exist
+
+    Returns:
+        {"importance_entropy": (B,)} nats, between 0 and log J
+    """
     return {"importance_entropy": _entropy(importance, component_mask)}
 
 # %% ../../nbs/losses/components.ipynb #de7f04ea
 @wants("positive_similarity", "temperature", optional=["positive_mask", "same"])
 def auxiliary(
-    positive_similarity: torch.Tensor, # (B, B) cosine, rows are videos, columns are generated positives
-    temperature: float | torch.Tensor, # > 0
-    positive_mask: torch.Tensor | None = None, # (B,) bool, which positives exist; None: all
-    same: torch.Tensor | None = None, # (B, B) bool, other pairs that are true: not counted as negatives
-) -> dict[str, torch.Tensor]: # {"auxiliary": (B,)}, 0 for a caption without a positive
-    "VTC with generated positives in place of the captions."
+    positive_similarity: torch.Tensor,
+    temperature: float | torch.Tensor,
+    positive_mask: torch.Tensor | None = None,
+    same: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """VTC with generated positives in place of the captions.
+
+    Args:
+        positive_similarity: (B, B) cosine, rows are videos, columns are generated positives
+        temperature: > 0
+        positive_mask: (B,) bool, which positives exist; None: all
+        same: (B, B) bool, other pairs that are true: not counted as negatives
+
+    Returns:
+        {"auxiliary": (B,)}, 0 for a caption without a positive
+    """
     if positive_mask is None: return {"auxiliary": vtc(positive_similarity, temperature, same)["vtc"]}
     missing = (~positive_mask).expand(len(positive_mask), -1) # (B, B) by column
     s = positive_similarity.masked_fill(missing, 0)

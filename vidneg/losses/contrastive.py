@@ -17,11 +17,20 @@ __all__ = ['vtc', 'neg_vtc']
 # %% ../../nbs/losses/contrastive.ipynb #4f716ef8
 @wants("similarity", "temperature", optional=["same"])
 def vtc(
-    similarity: torch.Tensor, # (B, B) cosine, rows are videos, columns are texts, the diagonal holds the true pairs
-    temperature: float | torch.Tensor, # > 0
-    same: torch.Tensor | None = None, # (B, B) bool, other pairs that are true: not counted as negatives
-) -> dict[str, torch.Tensor]: # {"vtc": (B,)}
-    "Symmetric InfoNCE, the mean of both directions. NAVERO (1)."
+    similarity: torch.Tensor,
+    temperature: float | torch.Tensor,
+    same: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """Symmetric InfoNCE, the mean of both directions. NAVERO (1).
+
+    Args:
+        similarity: (B, B) cosine, rows are videos, columns are texts, the diagonal holds the true pairs
+        temperature: > 0
+        same: (B, B) bool, other pairs that are true: not counted as negatives
+
+    Returns:
+        {"vtc": (B,)}
+    """
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
         raise VidnegError(f"vtc needs a square similarity (B, B), got {tuple(similarity.shape)}")
     s = full(similarity)
@@ -35,13 +44,24 @@ def vtc(
 # %% ../../nbs/losses/contrastive.ipynb #4e494cb0
 @wants("pos", "neg", "neg_mask", "temperature")
 def neg_vtc(
-    pos: torch.Tensor, # (B,) cosine of each video with its caption
-    neg: torch.Tensor, # (B, K) cosine of each video with its generated negatives
-    neg_mask: torch.Tensor, # (B, K) bool, which of them exist
-    temperature: float | torch.Tensor, # > 0
-    combine: str = "joint", # "joint": one denominator over all K; "mean": mean of K two-way terms
-) -> dict[str, torch.Tensor]: # {"neg_vtc": (B,)}, 0 for a row without negatives
-    "The caption against generated negatives of the same video. NAVERO (3) where K = 1."
+    pos: torch.Tensor,
+    neg: torch.Tensor,
+    neg_mask: torch.Tensor,
+    temperature: float | torch.Tensor,
+    combine: str = "joint",
+) -> dict[str, torch.Tensor]:
+    """The caption against generated negatives of the same video. NAVERO (3) where K = 1.
+
+    Args:
+        pos: (B,) cosine of each video with its caption
+        neg: (B, K) cosine of each video with its generated negatives
+        neg_mask: (B, K) bool, which of them exist
+        temperature: > 0
+        combine: "joint": one denominator over all K; "mean": mean of K two-way terms
+
+    Returns:
+        {"neg_vtc": (B,)}, 0 for a row without negatives
+    """
     if combine not in ("joint", "mean"):
         raise VidnegError(f"neg_vtc combines negatives by 'joint' or 'mean', not {combine!r}")
     d = (full(neg).masked_fill(~neg_mask, 0) - full(pos)[:, None]) / temperature # (B, K)

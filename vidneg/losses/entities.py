@@ -15,10 +15,19 @@ __all__ = ['pem']
 # %% ../../nbs/losses/entities.ipynb #7e530006
 @wants("entity_logits", "entity_targets", "entity_mask")
 def pem(
-    entity_logits: torch.Tensor, # (B, E)
-    entity_targets: torch.Tensor, # (B, E) probabilities from an `EntityPrompter`
-    entity_mask: torch.Tensor, # (B,) bool, which of them to use
-) -> dict[str, torch.Tensor]: # {"pem": (B,)}, 0 where not used
-    "Prompting-entity modeling: cross-entropy with soft labels."
+    entity_logits: torch.Tensor,
+    entity_targets: torch.Tensor,
+    entity_mask: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Prompting-entity modeling: cross-entropy with soft labels.
+
+    Args:
+        entity_logits: (B, E)
+        entity_targets: (B, E) probabilities from an `EntityPrompter`
+        entity_mask: (B,) bool, which of them to use
+
+    Returns:
+        {"pem": (B,)}, 0 where not used
+    """
     entropy = -(entity_targets*full(entity_logits).log_softmax(-1)).sum(-1) # (B,)
     return {"pem": entropy.masked_fill(~entity_mask, 0)}

@@ -18,11 +18,20 @@ __all__ = ['duplicate_negatives', 'log_hardness', 'hn_nce', 'negclip', 'svlc_neg
 
 # %% ../../nbs/losses/hard.ipynb #83c8bada
 def duplicate_negatives(
-    input_ids: torch.Tensor, # (B, L) captions
-    neg_ids: torch.Tensor, # (B, K, L) generated negatives, padded alike
-    same: torch.Tensor | None = None, # (B, B) bool, captions off the diagonal that are true of a video as well
-) -> torch.Tensor: # (B, B, K) bool: `neg_same`
-    "Which generated negatives have the words of a caption that is true of a video."
+    input_ids: torch.Tensor,
+    neg_ids: torch.Tensor,
+    same: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Which generated negatives have the words of a caption that is true of a video.
+
+    Args:
+        input_ids: (B, L) captions
+        neg_ids: (B, K, L) generated negatives, padded alike
+        same: (B, B) bool, captions off the diagonal that are true of a video as well
+
+    Returns:
+        (B, B, K) bool: `neg_same`
+    """
     if input_ids.shape[-1] != neg_ids.shape[-1]:
         raise VidnegError(f"captions have {input_ids.shape[-1]} tokens, negatives {neg_ids.shape[-1]}: pad them alike")
     true = torch.eye(len(input_ids), dtype=torch.bool, device=input_ids.device) # (B, B)
@@ -31,13 +40,18 @@ def duplicate_negatives(
     return (true.float() @ equal.flatten(1).float() > 0).view_as(equal)
 
 # %% ../../nbs/losses/hard.ipynb #86887014
-def log_hardness(
-    scores: torch.Tensor, # (R, C) similarity / temperature
-    negative: torch.Tensor, # (R, C) bool, which columns are negatives of a row
-    beta: float, # 0: all weigh 1; large: only the hardest weighs
-    dim: int = 1, # 1: rows compare their columns; 0: columns compare their rows
-) -> torch.Tensor: # (R, C) log weights, -inf where not a negative; along `dim` they sum to the number of negatives
-    "Logarithm of the weights of HN-NCE. SPOT (9)."
+def log_hardness(scores: torch.Tensor, negative: torch.Tensor, beta: float, dim: int = 1) -> torch.Tensor:
+    """Logarithm of the weights of HN-NCE. SPOT (9).
+
+    Args:
+        scores: (R, C) similarity / temperature
+        negative: (R, C) bool, which columns are negatives of a row
+        beta: 0: all weigh 1; large: only the hardest weighs
+        dim: 1: rows compare their columns; 0: columns compare their rows
+
+    Returns:
+        (R, C) log weights, -inf where not a negative; along `dim` they sum to the number of negatives
+    """
     z = (beta * scores).masked_fill(~negative, -torch.inf) # (R, C)
     z = z.masked_fill(~negative.any(dim, keepdim=True), 0) # a softmax over nothing would be NaN
     count = negative.sum(dim, keepdim=True).clamp(min=1).to(z) # (R, 1) or (1, C)
@@ -86,19 +100,36 @@ def _both_ways(similarity, same, scope="own", neg=None, neg_mask=None, neg_simil
 @wants("similarity", "temperature", optional=["neg_mask", "same", "neg_same"],
        option="scope", by={"own": ["neg"], "all": ["neg_similarity"]})
 def hn_nce(
-    similarity: torch.Tensor, # (B, B) cosine, rows are videos, columns are texts, the diagonal holds the true pairs
-    temperature: float | torch.Tensor, # > 0
-    neg: torch.Tensor | None = None, # (B, K) cosine of each video with its generated negatives, for scope "own"
-    neg_mask: torch.Tensor | None = None, # (B, K) bool, which of them exist
-    neg_similarity: torch.Tensor | None = None, # (B, B, K) cosine of video i with negative k of j, for scope "all"
-    same: torch.Tensor | None = None, # (B, B) bool, other pairs that are true: not counted as negatives
-    neg_same: torch.Tensor | None = None, # (B, B, K) bool, generated negatives true of a video: not counted
-    alpha: float = 1.0, # ≥ 0, share of the positive in the denominator; 0 leaves it out
-    beta: float = 0.25, # hardness; 0 weighs all alike. SPOT states neither α nor β: these defaults are ours
-    scope: str = "own", # a video meets its own generated negatives, or "all" of the batch
-    detach_weights: bool = False, # no gradient through the weights; the papers do not say
-) -> dict[str, torch.Tensor]: # {"hn_nce": (B,)}
-    "InfoNCE with negatives weighed by hardness and generated ones for the videos; mean of directions. SPOT (8), (9)."
+    similarity: torch.Tensor,
+    temperature: float | torch.Tensor,
+    neg: torch.Tensor | None = None,
+    neg_mask: torch.Tensor | None = None,
+    neg_similarity: torch.Tensor | None = None,
+    same: torch.Tensor | None = None,
+    neg_same: torch.Tensor | None = None,
+    alpha: float = 1.0,
+    beta: float = 0.25,
+    scope: str = "own",
+    detach_weights: bool = False,
+) -> dict[str, torch.Tensor]:
+    """InfoNCE with negatives weighed by hardness and generated ones for the videos; mean of directions. SPOT (8), (9).
+
+    Args:
+        similarity: (B, B) cosine, rows are videos, columns are texts, the diagonal holds the true pairs
+        temperature: > 0
+        neg: (B, K) cosine of each video with its generated negatives, for scope "own"
+        neg_mask: (B, K) bool, which of them exist
+        neg_similarity: (B, B, K) cosine of video i with negative k of j, for scope "all"
+        same: (B, B) bool, other pairs that are true: not counted as negatives
+        neg_same: (B, B, K) bool, generated negatives true of a video: not counted
+        alpha: ≥ 0, share of the positive in the denominator; 0 leaves it out
+        beta: hardness; 0 weighs all alike. SPOT states neither α nor β: these defaults are ours
+        scope: a video meets its own generated negatives, or "all" of the batch
+        detach_weights: no gradient through the weights; the papers do not say
+
+    Returns:
+        {"hn_nce": (B,)}
+    """
     if alpha < 0: raise VidnegError(f"alpha is a share of the positive, 0 or more, not {alpha}")
     v2t, t2v = _both_ways(similarity, same, scope, neg, neg_mask, neg_similarity, neg_same)
     hardness = temperature, alpha, beta, detach_weights
@@ -108,29 +139,54 @@ def hn_nce(
 @wants("similarity", "temperature", optional=["neg_mask", "same", "neg_same"],
        option="scope", by={"all": ["neg_similarity"], "own": ["neg"]})
 def negclip(
-    similarity: torch.Tensor, # (B, B) cosine, rows are videos, columns are texts, the diagonal holds the true pairs
-    temperature: float | torch.Tensor, # > 0
-    neg: torch.Tensor | None = None, # (B, K) cosine of each video with its generated negatives, for scope "own"
-    neg_mask: torch.Tensor | None = None, # (B, K) bool, which of them exist
-    neg_similarity: torch.Tensor | None = None, # (B, B, K) cosine of video i with negative k of j, for scope "all"
-    same: torch.Tensor | None = None, # (B, B) bool, other pairs that are true: not counted as negatives
-    neg_same: torch.Tensor | None = None, # (B, B, K) bool, generated negatives true of a video: not counted
-    scope: str = "all", # as published; "own": a video meets only its own generated negatives
-) -> dict[str, torch.Tensor]: # {"negclip": (B,)}
-    "VTC with the generated captions as further columns."
+    similarity: torch.Tensor,
+    temperature: float | torch.Tensor,
+    neg: torch.Tensor | None = None,
+    neg_mask: torch.Tensor | None = None,
+    neg_similarity: torch.Tensor | None = None,
+    same: torch.Tensor | None = None,
+    neg_same: torch.Tensor | None = None,
+    scope: str = "all",
+) -> dict[str, torch.Tensor]:
+    """VTC with the generated captions as further columns.
+
+    Args:
+        similarity: (B, B) cosine, rows are videos, columns are texts, the diagonal holds the true pairs
+        temperature: > 0
+        neg: (B, K) cosine of each video with its generated negatives, for scope "own"
+        neg_mask: (B, K) bool, which of them exist
+        neg_similarity: (B, B, K) cosine of video i with negative k of j, for scope "all"
+        same: (B, B) bool, other pairs that are true: not counted as negatives
+        neg_same: (B, B, K) bool, generated negatives true of a video: not counted
+        scope: as published; "own": a video meets only its own generated negatives
+
+    Returns:
+        {"negclip": (B,)}
+    """
     v2t, t2v = _both_ways(similarity, same, scope, neg, neg_mask, neg_similarity, neg_same)
     return {"negclip": (_one_way(*v2t, temperature) + _one_way(*t2v, temperature)) / 2} # (B,)
 
 # %% ../../nbs/losses/hard.ipynb #ea2fe20e
 @wants("pos", "neg", "neg_mask", "temperature")
 def svlc_neg(
-    pos: torch.Tensor, # (B,) cosine of each video with its caption
-    neg: torch.Tensor, # (B, K) cosine of each video with its generated negatives
-    neg_mask: torch.Tensor, # (B, K) bool, which of them exist
-    temperature: float | torch.Tensor, # > 0
-    mean_over: str = "batch", # "having": terms are scaled by B / number of samples that have negatives
-) -> dict[str, torch.Tensor]: # {"svlc_neg": (B,)}, 0 for a row without negatives
-    "The caption against its own generated negatives: NAVERO (3), joint."
+    pos: torch.Tensor,
+    neg: torch.Tensor,
+    neg_mask: torch.Tensor,
+    temperature: float | torch.Tensor,
+    mean_over: str = "batch",
+) -> dict[str, torch.Tensor]:
+    """The caption against its own generated negatives: NAVERO (3), joint.
+
+    Args:
+        pos: (B,) cosine of each video with its caption
+        neg: (B, K) cosine of each video with its generated negatives
+        neg_mask: (B, K) bool, which of them exist
+        temperature: > 0
+        mean_over: "having": terms are scaled by B / number of samples that have negatives
+
+    Returns:
+        {"svlc_neg": (B,)}, 0 for a row without negatives
+    """
     if mean_over not in ("batch", "having"):
         raise VidnegError(f"svlc_neg is a mean over the 'batch' or those 'having' negatives, not {mean_over!r}")
     value = neg_vtc(pos, neg, neg_mask, temperature)["neg_vtc"] # (B,)
@@ -140,18 +196,34 @@ def svlc_neg(
 # %% ../../nbs/losses/hard.ipynb #147d4d7b
 @wants("similarity", "temperature", optional=["neg", "neg_mask", "same", "neg_same"])
 def vfc(
-    similarity: torch.Tensor, # (B, B) cosine, rows are videos, columns are texts, the diagonal holds the true pairs
-    temperature: float | torch.Tensor, # > 0; published 0.005
-    neg: torch.Tensor | None = None, # (B, K) cosine of each video with its generated negatives
-    neg_mask: torch.Tensor | None = None, # (B, K) bool, which of them exist
-    same: torch.Tensor | None = None, # (B, B) bool, other pairs that are true: not counted as negatives
-    neg_same: torch.Tensor | None = None, # (B, B, K) bool, generated negatives true of a video: not counted
-    beta: float = 0.0, # hardness, as in `hn_nce`
-    v2t_weight: float = 0.5, # of the direction from videos to texts
-    t2v_weight: float = 1.0, # of the direction from texts to videos
-    normalize: bool = True, # divide each direction by log(number of candidates)
-) -> dict[str, torch.Tensor]: # {"vfc": (B,)}
-    "Calibrated loss with own hard negatives, of Verbs in Action."
+    similarity: torch.Tensor,
+    temperature: float | torch.Tensor,
+    neg: torch.Tensor | None = None,
+    neg_mask: torch.Tensor | None = None,
+    same: torch.Tensor | None = None,
+    neg_same: torch.Tensor | None = None,
+    beta: float = 0.0,
+    v2t_weight: float = 0.5,
+    t2v_weight: float = 1.0,
+    normalize: bool = True,
+) -> dict[str, torch.Tensor]:
+    """Calibrated loss with own hard negatives, of Verbs in Action.
+
+    Args:
+        similarity: (B, B) cosine, rows are videos, columns are texts, the diagonal holds the true pairs
+        temperature: > 0; published 0.005
+        neg: (B, K) cosine of each video with its generated negatives
+        neg_mask: (B, K) bool, which of them exist
+        same: (B, B) bool, other pairs that are true: not counted as negatives
+        neg_same: (B, B, K) bool, generated negatives true of a video: not counted
+        beta: hardness, as in `hn_nce`
+        v2t_weight: of the direction from videos to texts
+        t2v_weight: of the direction from texts to videos
+        normalize: divide each direction by log(number of candidates)
+
+    Returns:
+        {"vfc": (B,)}
+    """
     ways = _both_ways(similarity, same, "own", neg, neg_mask, None, neg_same)
     total = 0
     for weight, (dim, x, negative) in zip((v2t_weight, t2v_weight), ways):
@@ -161,12 +233,17 @@ def vfc(
     return {"vfc": total} # (B,)
 
 # %% ../../nbs/losses/hard.ipynb #4762ec33
-def calibration(
-    concept: torch.Tensor, # (N,) id of the concept, such as the verb, of each caption of the data set; -1: none
-    neg_concept: torch.Tensor, # (N, K) id of the concept that replaced it; -1: none, always kept
-    neg_mask: torch.Tensor, # (N, K) bool, which negatives exist
-) -> torch.Tensor: # (N, K) probability to keep a negative, 0 where there is none
-    "Make every concept at most as frequent in negatives as in captions, in expectation."
+def calibration(concept: torch.Tensor, neg_concept: torch.Tensor, neg_mask: torch.Tensor) -> torch.Tensor:
+    """Make every concept at most as frequent in negatives as in captions, in expectation.
+
+    Args:
+        concept: (N,) id of the concept, such as the verb, of each caption of the data set; -1: none
+        neg_concept: (N, K) id of the concept that replaced it; -1: none, always kept
+        neg_mask: (N, K) bool, which negatives exist
+
+    Returns:
+        (N, K) probability to keep a negative, 0 where there is none
+    """
     counted = neg_mask & (neg_concept >= 0) # (N, K)
     size = int(torch.cat([concept.new_zeros(1), concept, neg_concept.flatten()]).max()) + 1
     n_pos = concept[concept >= 0].bincount(minlength=size) # (concepts,)

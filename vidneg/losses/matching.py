@@ -17,11 +17,20 @@ __all__ = ['vtm', 'neg_vtm', 'hard_negatives', 'mask_tokens', 'mlm']
 # %% ../../nbs/losses/matching.ipynb #7febf6b0
 @wants("match_logits", "match_labels", optional=["match_mask"])
 def vtm(
-    match_logits: torch.Tensor, # (B, P, 2), class 1 = the text matches the video
-    match_labels: torch.Tensor, # (B, P) 0 or 1
-    match_mask: torch.Tensor | None = None, # (B, P) bool, which pairs exist; None: all
-) -> dict[str, torch.Tensor]: # {"vtm": (B,)}, 0 for a row without pairs
-    "Two-class cross-entropy on the fusion head, the mean over a sample's pairs. NAVERO (2)."
+    match_logits: torch.Tensor,
+    match_labels: torch.Tensor,
+    match_mask: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """Two-class cross-entropy on the fusion head, the mean over a sample's pairs. NAVERO (2).
+
+    Args:
+        match_logits: (B, P, 2), class 1 = the text matches the video
+        match_labels: (B, P) 0 or 1
+        match_mask: (B, P) bool, which pairs exist; None: all
+
+    Returns:
+        {"vtm": (B,)}, 0 for a row without pairs
+    """
     mask = torch.ones_like(match_labels, dtype=torch.bool) if match_mask is None else match_mask
     logits = full(match_logits).masked_fill(~mask[..., None], 0) # (B, P, 2)
     entropy = F.cross_entropy(logits.flatten(0, 1), match_labels.long().flatten(), reduction="none") # (B*P,)
@@ -29,12 +38,17 @@ def vtm(
 
 # %% ../../nbs/losses/matching.ipynb #f57e7f38
 @wants("neg_match_logits", "neg_mask")
-def neg_vtm(
-    neg_match_logits: torch.Tensor, # (B, K, 2), class 1 = the negative matches the video
-    neg_mask: torch.Tensor, # (B, K) bool, which negatives exist
-    reduction: str = "mean", # over a sample's negatives: "mean" or "sum"; the same for K = 1
-) -> dict[str, torch.Tensor]: # {"neg_vtm": (B,)}, 0 for a row without negatives
-    "Cross-entropy of generated negatives with label 0. NAVERO (4) where K = 1."
+def neg_vtm(neg_match_logits: torch.Tensor, neg_mask: torch.Tensor, reduction: str = "mean") -> dict[str, torch.Tensor]:
+    """Cross-entropy of generated negatives with label 0. NAVERO (4) where K = 1.
+
+    Args:
+        neg_match_logits: (B, K, 2), class 1 = the negative matches the video
+        neg_mask: (B, K) bool, which negatives exist
+        reduction: over a sample's negatives: "mean" or "sum"; the same for K = 1
+
+    Returns:
+        {"neg_vtm": (B,)}, 0 for a row without negatives
+    """
     if reduction not in ("mean", "sum"):
         raise VidnegError(f"neg_vtm reduces over negatives by 'mean' or 'sum', not {reduction!r}")
     labels = torch.zeros_like(neg_mask, dtype=torch.long) # (B, K)
@@ -52,12 +66,22 @@ def _draw(logits, generator):
 # %% ../../nbs/losses/matching.ipynb #107db082
 @torch.no_grad()
 def hard_negatives(
-    similarity: torch.Tensor, # (B, B) cosine, rows are videos, columns are texts
-    temperature: float | torch.Tensor, # of the softmax
-    generator: torch.Generator, # on the CPU
-    same: torch.Tensor | None = None, # (B, B) bool, pairs off the diagonal that are true: never drawn
-) -> tuple[torch.Tensor, torch.Tensor]: # text for each video (B,), video for each text (B,); -1 where there is none
-    "Draw in-batch hard negatives from the softmax of the contrastive similarity."
+    similarity: torch.Tensor,
+    temperature: float | torch.Tensor,
+    generator: torch.Generator,
+    same: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw in-batch hard negatives from the softmax of the contrastive similarity.
+
+    Args:
+        similarity: (B, B) cosine, rows are videos, columns are texts
+        temperature: of the softmax
+        generator: on the CPU
+        same: (B, B) bool, pairs off the diagonal that are true: never drawn
+
+    Returns:
+        text for each video (B,), video for each text (B,); -1 where there is none
+    """
     true = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
     if same is not None: true = true | same
     logits = (full(similarity) / temperature).masked_fill(true, -torch.inf) # (B, B)
@@ -65,15 +89,28 @@ def hard_negatives(
 
 # %% ../../nbs/losses/matching.ipynb #0177fb54
 def mask_tokens(
-    input_ids: torch.Tensor, # (B, L)
-    special: torch.Tensor, # (B, L) bool: padding, [CLS], [SEP], ...: never chosen
-    generator: torch.Generator, # on the CPU
-    mask_id: int, # id of the mask token
-    vocab_size: int, # random words are drawn from ids below it ...
-    p: float = 0.15, # share of the words that is chosen; BERT 0.15, VindLU 0.5
-    first_word: int = 0, # ... and from this id on, where lower ids are special
-) -> tuple[torch.Tensor, torch.Tensor]: # ids with words hidden (B, L); labels (B, L), -100 where not chosen
-    "Hide words as BERT does: 80 % mask token, 10 % random word, 10 % unchanged."
+    input_ids: torch.Tensor,
+    special: torch.Tensor,
+    generator: torch.Generator,
+    mask_id: int,
+    vocab_size: int,
+    p: float = 0.15,
+    first_word: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hide words as BERT does: 80 % mask token, 10 % random word, 10 % unchanged.
+
+    Args:
+        input_ids: (B, L)
+        special: (B, L) bool: padding, [CLS], [SEP], ...: never chosen
+        generator: on the CPU
+        mask_id: id of the mask token
+        vocab_size: random words are drawn from ids below it ...
+        p: share of the words that is chosen; BERT 0.15, VindLU 0.5
+        first_word: ... and from this id on, where lower ids are special
+
+    Returns:
+        ids with words hidden (B, L); labels (B, L), -100 where not chosen
+    """
     draw = torch.rand(2, *input_ids.shape, generator=generator).to(input_ids.device) # (2, B, L)
     words = torch.randint(first_word, vocab_size, input_ids.shape, generator=generator).to(input_ids) # (B, L)
     chosen = (draw[0] < p) & ~special
@@ -82,11 +119,16 @@ def mask_tokens(
 
 # %% ../../nbs/losses/matching.ipynb #bd56ef6e
 @wants("mlm_logits", "mlm_labels")
-def mlm(
-    mlm_logits: torch.Tensor, # (B, L, vocab), or (M, vocab): only the hidden words, row by row
-    mlm_labels: torch.Tensor, # (B, L) the hidden words' ids, -100 elsewhere
-) -> dict[str, torch.Tensor]: # {"mlm": (B,)}, 0 for a text of which nothing was hidden
-    "Cross-entropy of the hidden words, the mean over those of a text."
+def mlm(mlm_logits: torch.Tensor, mlm_labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Cross-entropy of the hidden words, the mean over those of a text.
+
+    Args:
+        mlm_logits: (B, L, vocab), or (M, vocab): only the hidden words, row by row
+        mlm_labels: (B, L) the hidden words' ids, -100 elsewhere
+
+    Returns:
+        {"mlm": (B,)}, 0 for a text of which nothing was hidden
+    """
     asked = mlm_labels >= 0 # (B, L)
     logits = full(mlm_logits[asked] if mlm_logits.ndim == 3 else mlm_logits) # (M, vocab)
     values = torch.zeros(asked.shape, dtype=logits.dtype, device=logits.device) # (B, L)

@@ -32,15 +32,28 @@ def _at(values, index):
 
 @wants("spans", "logits", "windows", "windows_mask")
 def moment(
-    spans: torch.Tensor, # (B, N, 2) predicted centre and width
-    logits: torch.Tensor, # (B, N, 2), class 0: this is a true window
-    windows: torch.Tensor, # (B, W, 2) true start and end, fractions of the video
-    windows_mask: torch.Tensor, # (B, W) bool, those that exist
-    no_window: float = .1, # weight of predictions that are matched to nothing
-    per: str = "window", # what weighs equally: each true "window", or each "query"
-    costs: Mapping[str, float] | None = None, # `span_cost`, `giou_cost`, `class_cost` of `match_windows`
-) -> dict[str, torch.Tensor]: # {"span", "giou", "label": (B,)}
-    "Set prediction loss of one decoder layer (Moment-DETR)."
+    spans: torch.Tensor,
+    logits: torch.Tensor,
+    windows: torch.Tensor,
+    windows_mask: torch.Tensor,
+    no_window: float = .1,
+    per: str = "window",
+    costs: Mapping[str, float] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Set prediction loss of one decoder layer (Moment-DETR).
+
+    Args:
+        spans: (B, N, 2) predicted centre and width
+        logits: (B, N, 2), class 0: this is a true window
+        windows: (B, W, 2) true start and end, fractions of the video
+        windows_mask: (B, W) bool, those that exist
+        no_window: weight of predictions that are matched to nothing
+        per: what weighs equally: each true "window", or each "query"
+        costs: `span_cost`, `giou_cost`, `class_cost` of `match_windows`
+
+    Returns:
+        {"span", "giou", "label": (B,)}
+    """
     found = match_windows(spans, logits, windows, windows_mask, **(costs or {})) # (B, W)
     mask = found >= 0
     picked = _at(full(spans), found) # (B, W, 2)
@@ -54,11 +67,19 @@ def moment(
 # %% ../../nbs/losses/moment.ipynb #ac488e1c
 @wants("saliency", "saliency_pairs")
 def saliency_margin(
-    saliency: torch.Tensor, # (B, T)
-    saliency_pairs: torch.Tensor, # (B, P, 2) int, clips (high, low); −1 where a pair does not exist
+    saliency: torch.Tensor,
+    saliency_pairs: torch.Tensor,
     margin: float = .2,
-) -> dict[str, torch.Tensor]: # {"saliency_margin": (B,)}, 0 for a row without pairs
-    "Hinge loss of pairs of clips, their sum (Moment-DETR)."
+) -> dict[str, torch.Tensor]:
+    """Hinge loss of pairs of clips, their sum (Moment-DETR).
+
+    Args:
+        saliency: (B, T)
+        saliency_pairs: (B, P, 2) int, clips (high, low); −1 where a pair does not exist
+
+    Returns:
+        {"saliency_margin": (B,)}, 0 for a row without pairs
+    """
     exists = (saliency_pairs >= 0).all(-1) # (B, P)
     picked = _at(full(saliency), saliency_pairs) # (B, P, 2)
     hinge = F.relu(margin + picked[..., 1] - picked[..., 0])
@@ -73,15 +94,27 @@ def _levels(scores, allowed, levels):
 
 @wants("saliency", "saliency_scores", "video_mask", optional=["negative_saliency"])
 def saliency_contrast(
-    saliency: torch.Tensor, # (B, T)
-    saliency_scores: torch.Tensor, # (B, T) of the annotators, summed
-    video_mask: torch.Tensor, # (B, T) bool
-    negative_saliency: torch.Tensor | None = None, # (B, T), −∞ where there is none
+    saliency: torch.Tensor,
+    saliency_scores: torch.Tensor,
+    video_mask: torch.Tensor,
+    negative_saliency: torch.Tensor | None = None,
     temperature: float = .5,
-    levels: int = 12, # R; a clip's best score, 4 from each of three annotators
-    inside: bool = True, # sum the positives inside the logarithm
-) -> dict[str, torch.Tensor]: # {"saliency_contrast": (B,)}, 0 for a row whose clips are all alike
-    "Rank-aware contrast (QD-DETR), the mean over levels."
+    levels: int = 12,
+    inside: bool = True,
+) -> dict[str, torch.Tensor]:
+    """Rank-aware contrast (QD-DETR), the mean over levels.
+
+    Args:
+        saliency: (B, T)
+        saliency_scores: (B, T) of the annotators, summed
+        video_mask: (B, T) bool
+        negative_saliency: (B, T), −∞ where there is none
+        levels: R; a clip's best score, 4 from each of three annotators
+        inside: sum the positives inside the logarithm
+
+    Returns:
+        {"saliency_contrast": (B,)}, 0 for a row whose clips are all alike
+    """
     if negative_saliency is not None:
         saliency = torch.cat([saliency, negative_saliency], 1) # (B, 2T)
         saliency_scores = F.pad(saliency_scores, (0, negative_saliency.shape[1]))
@@ -96,10 +129,15 @@ def saliency_contrast(
 
 # %% ../../nbs/losses/moment.ipynb #88fe64e8
 @wants("negative_saliency")
-def saliency_negative(
-    negative_saliency: torch.Tensor, # (B, T), −∞ for padding and where there is no negative pair
-) -> dict[str, torch.Tensor]: # {"saliency_negative": (B,)}
-    "−log(1 − σ(S)) of the clips of negative pairs, their sum (QD-DETR)."
+def saliency_negative(negative_saliency: torch.Tensor) -> dict[str, torch.Tensor]:
+    """−log(1 − σ(S)) of the clips of negative pairs, their sum (QD-DETR).
+
+    Args:
+        negative_saliency: (B, T), −∞ for padding and where there is no negative pair
+
+    Returns:
+        {"saliency_negative": (B,)}
+    """
     return {"saliency_negative": F.softplus(full(negative_saliency)).sum(1)}
 
 # %% ../../nbs/losses/moment.ipynb #0aa5883e
@@ -107,13 +145,23 @@ MOMENT_WEIGHTS = {"span": 10., "giou": 1., "label": 4., "saliency_margin": 1., "
                   "saliency_negative": 1.}
 
 def moment_losses(
-    output: Mapping, # fields of a `MomentOutput`
-    batch: Mapping[str, torch.Tensor], # of `moment_batch`
+    output: Mapping,
+    batch: Mapping[str, torch.Tensor],
     weights: Mapping[str, float] = MOMENT_WEIGHTS,
-    levels: int = 12, # a clip's best score: 4 from each annotator
-    **kwargs, # `no_window`, `per`, `costs` of `moment`
-) -> dict[str, torch.Tensor]: # weighted terms (B,); windows of all but the last layer under "aux_..."
-    "What Moment-DETR and QD-DETR are trained with."
+    levels: int = 12,
+    **kwargs,
+) -> dict[str, torch.Tensor]:
+    """What Moment-DETR and QD-DETR are trained with.
+
+    Args:
+        output: fields of a `MomentOutput`
+        batch: of `moment_batch`
+        levels: a clip's best score: 4 from each annotator
+        **kwargs: `no_window`, `per`, `costs` of `moment`
+
+    Returns:
+        weighted terms (B,); windows of all but the last layer under "aux_..."
+    """
     layers = [moment(s, l, batch["windows"], batch["windows_mask"], **kwargs)
               for s, l in zip(output["spans"], output["logits"])]
     terms = {**layers[-1], **saliency_margin(output["saliency"], batch["saliency_pairs"])}
@@ -128,12 +176,22 @@ def moment_losses(
 @wants("spans", "logits", "saliency", "video_mask", "windows", "windows_mask", "saliency_pairs",
        optional=["saliency_scores", "negative_saliency"])
 def moment_retrieval(
-    negative_saliency: torch.Tensor | None = None, # (B, T); None for a model without negative pairs
+    negative_saliency: torch.Tensor | None = None,
     weights: Mapping[str, float] = MOMENT_WEIGHTS,
-    levels: int = 12, # a clip's best score
-    matching: Mapping | None = None, # `no_window`, `per`, `costs` of `moment`
-    **named: torch.Tensor, # the other tensors that it wants
-) -> dict[str, torch.Tensor]: # as `moment_losses`
-    "`moment_losses` as one loss by name."
+    levels: int = 12,
+    matching: Mapping | None = None,
+    **named: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """`moment_losses` as one loss by name.
+
+    Args:
+        negative_saliency: (B, T); None for a model without negative pairs
+        levels: a clip's best score
+        matching: `no_window`, `per`, `costs` of `moment`
+        **named: the other tensors that it wants
+
+    Returns:
+        as `moment_losses`
+    """
     named["negative_saliency"] = negative_saliency
     return moment_losses(named, named, weights, levels, **(matching or {}))

@@ -17,34 +17,56 @@ __all__ = ['Wants', 'Declaration', 'wants', 'wanted_by', 'full', 'masked_mean', 
 
 # %% ../../nbs/losses/tensors.ipynb #7e500005
 class Wants(NamedTuple):
-    "Names of the tensors that a loss takes."
-    needed: frozenset[str] # it cannot do without
-    optional: frozenset[str] # it takes them where they are there
+    """Names of the tensors that a loss takes.
+
+    Attributes:
+        needed: it cannot do without
+        optional: it takes them where they are there
+    """
+    needed: frozenset[str]
+    optional: frozenset[str]
 
 class Declaration(NamedTuple):
-    "What `wants` remembers of a loss."
+    """What `wants` remembers of a loss.
+
+    Attributes:
+        option: name of the option that decides about further tensors, "" for none
+        by: its value → these tensors; the first value is the default
+    """
     needed: tuple[str, ...]
     optional: tuple[str, ...]
-    option: str # name of the option that decides about further tensors, "" for none
-    by: Mapping[str, Sequence[str]] # its value → these tensors; the first value is the default
+    option: str
+    by: Mapping[str, Sequence[str]]
 
 def wants(
-    *needed: str, # tensors the loss cannot do without
-    optional: Sequence[str] = (), # tensors it takes where they are there
-    option: str = "", # an option of the loss that decides about further optional tensors ...
-    by: Mapping[str, Sequence[str]] | None = None, # ... its value → these tensors; the first value is its default
-) -> Callable: # a decorator
-    "Declare which tensors a loss wants."
+    *needed: str,
+    optional: Sequence[str] = (),
+    option: str = "",
+    by: Mapping[str, Sequence[str]] | None = None,
+) -> Callable:
+    """Declare which tensors a loss wants.
+
+    Args:
+        *needed: tensors the loss cannot do without
+        optional: tensors it takes where they are there
+        option: an option of the loss that decides about further optional tensors ...
+        by: ... its value → these tensors; the first value is its default
+
+    Returns:
+        a decorator
+    """
     def declare(loss):
         loss.wants = Declaration(needed, tuple(optional), option, dict(by or {}))
         return loss
     return declare
 
-def wanted_by(
-    loss: Callable, # with a declaration
-    options: Mapping | None = None, # its further arguments
-) -> Wants:
-    "Say which tensors a loss wants when it is called with these options."
+def wanted_by(loss: Callable, options: Mapping | None = None) -> Wants:
+    """Say which tensors a loss wants when it is called with these options.
+
+    Args:
+        loss: with a declaration
+        options: its further arguments
+    """
     if "wants" not in vars(loss):
         raise VidnegError(f"the loss {loss.__name__} does not say which tensors it wants: put @wants(...) above it")
     needed, optional, option, by = loss.wants
@@ -52,23 +74,35 @@ def wanted_by(
     return Wants(frozenset(needed), frozenset(optional))
 
 # %% ../../nbs/losses/tensors.ipynb #7e50000a
-def full(
-    x: torch.Tensor,
-) -> torch.Tensor: # the same values
-    "Convert to at least single precision."
+def full(x: torch.Tensor) -> torch.Tensor:
+    """Convert to at least single precision.
+
+    Returns:
+        the same values
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
-def masked_mean(
-    values: torch.Tensor, # (..., n)
-    mask: torch.Tensor, # (..., n) bool
-) -> torch.Tensor: # (...), 0 where `mask` is never set
-    "Average the values where `mask` is set, over the last axis."
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Average the values where `mask` is set, over the last axis.
+
+    Args:
+        values: (..., n)
+        mask: (..., n) bool
+
+    Returns:
+        (...), 0 where `mask` is never set
+    """
     return values.masked_fill(~mask, 0).sum(-1) / mask.sum(-1).clamp(min=1)
 
-def masked_softmax(
-    x: torch.Tensor, # (..., n) logits
-    mask: torch.Tensor, # (..., n) bool
-) -> torch.Tensor: # (..., n), 0 where `mask` is not set; all 0 where it never is
-    "Take the softmax over the last axis, among the entries where `mask` is set."
+def masked_softmax(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Take the softmax over the last axis, among the entries where `mask` is set.
+
+    Args:
+        x: (..., n) logits
+        mask: (..., n) bool
+
+    Returns:
+        (..., n), 0 where `mask` is not set; all 0 where it never is
+    """
     x = x.masked_fill(~mask, -torch.inf).masked_fill(~mask.any(-1, keepdim=True), 0)
     return x.softmax(-1).masked_fill(~mask, 0)

@@ -15,26 +15,41 @@ from ..core.errors import VidnegError
 __all__ = ['to_spans', 'to_windows', 'generalized_iou', 'match_windows']
 
 # %% ../../nbs/losses/windows.ipynb #3eaa9e10
-def to_spans(
-    windows: torch.Tensor, # (..., 2) start and end
-) -> torch.Tensor: # (..., 2) centre and width
-    "Start and end as centre and width."
+def to_spans(windows: torch.Tensor) -> torch.Tensor:
+    """Start and end as centre and width.
+
+    Args:
+        windows: (..., 2) start and end
+
+    Returns:
+        (..., 2) centre and width
+    """
     start, end = windows.unbind(-1)
     return torch.stack([(start + end)/2, end - start], -1)
 
-def to_windows(
-    spans: torch.Tensor, # (..., 2) centre and width
-) -> torch.Tensor: # (..., 2) start and end, which may lie outside [0, 1]
-    "Centre and width as start and end."
+def to_windows(spans: torch.Tensor) -> torch.Tensor:
+    """Centre and width as start and end.
+
+    Args:
+        spans: (..., 2) centre and width
+
+    Returns:
+        (..., 2) start and end, which may lie outside [0, 1]
+    """
     centre, width = spans.unbind(-1)
     return torch.stack([centre - width/2, centre + width/2], -1)
 
 # %% ../../nbs/losses/windows.ipynb #d32e333a
-def generalized_iou(
-    a: torch.Tensor, # (..., 2) start and end
-    b: torch.Tensor, # (..., 2) broadcasts with `a`
-) -> torch.Tensor: # (...) in [-1, 1]
-    "Generalised intersection over union of windows."
+def generalized_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Generalised intersection over union of windows.
+
+    Args:
+        a: (..., 2) start and end
+        b: (..., 2) broadcasts with `a`
+
+    Returns:
+        (...) in [-1, 1]
+    """
     both = (torch.minimum(a[..., 1], b[..., 1]) - torch.maximum(a[..., 0], b[..., 0])).clamp(min=0)
     union = a[..., 1] - a[..., 0] + b[..., 1] - b[..., 0] - both
     hull = torch.maximum(a[..., 1], b[..., 1]) - torch.minimum(a[..., 0], b[..., 0])
@@ -44,15 +59,28 @@ def generalized_iou(
 # %% ../../nbs/losses/windows.ipynb #08cf4377
 @torch.no_grad()
 def match_windows(
-    spans: torch.Tensor, # (B, N, 2) predicted centre and width
-    logits: torch.Tensor, # (B, N, 2), class 0: this is a true window
-    windows: torch.Tensor, # (B, W, 2) true start and end
-    windows_mask: torch.Tensor, # (B, W) bool, those that exist
-    span_cost: float = 10., # of the L1 distance of centre and width
-    giou_cost: float = 1., # of the generalised IoU
-    class_cost: float = 4., # of the probability of class 0
-) -> torch.Tensor: # (B, W) int64, the prediction of each true window, −1 where there is none
-    "The assignment of least cost."
+    spans: torch.Tensor,
+    logits: torch.Tensor,
+    windows: torch.Tensor,
+    windows_mask: torch.Tensor,
+    span_cost: float = 10.,
+    giou_cost: float = 1.,
+    class_cost: float = 4.,
+) -> torch.Tensor:
+    """The assignment of least cost.
+
+    Args:
+        spans: (B, N, 2) predicted centre and width
+        logits: (B, N, 2), class 0: this is a true window
+        windows: (B, W, 2) true start and end
+        windows_mask: (B, W) bool, those that exist
+        span_cost: of the L1 distance of centre and width
+        giou_cost: of the generalised IoU
+        class_cost: of the probability of class 0
+
+    Returns:
+        (B, W) int64, the prediction of each true window, −1 where there is none
+    """
     spans, windows = spans.float(), windows.float()
     near = torch.cdist(spans, to_spans(windows), p=1) # (B, N, W)
     overlap = generalized_iou(to_windows(spans)[:, :, None], windows[:, None]) # (B, N, W)

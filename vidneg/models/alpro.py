@@ -31,23 +31,41 @@ __all__ = ['TEMPLATES', 'TINY', 'alpro', 'alpro_from_parts', 'AlproConfig', 'tim
 # %% ../../nbs/models/alpro.ipynb #bfbf100b
 @dataclass(frozen=True)
 class AlproConfig:
-    "Sizes of an ALPRO model."
-    image_size: int = 64 # pixels a side
-    patch_size: int = 16 # pixels a side
-    width: int = 128 # of all tokens, video and text
-    heads: int = 4 # attention heads
-    video_layers: int = 4 # TimeSformer blocks
-    text_layers: int = 2 # BERT layers that read the text alone
-    fusion_layers: int = 2 # BERT layers over words and video tokens together
-    mlp_ratio: float = 4. # MLP width / width
-    embed_dim: int = 128 # of the contrastive space
-    max_frames: int = 8 # frames with an embedding of their own; others are interpolated
-    max_tokens: int = 48 # of a text, with [CLS] and [SEP]
+    """Sizes of an ALPRO model.
+
+    Attributes:
+        image_size: pixels a side
+        patch_size: pixels a side
+        width: of all tokens, video and text
+        heads: attention heads
+        video_layers: TimeSformer blocks
+        text_layers: BERT layers that read the text alone
+        fusion_layers: BERT layers over words and video tokens together
+        mlp_ratio: MLP width / width
+        embed_dim: of the contrastive space
+        max_frames: frames with an embedding of their own; others are interpolated
+        max_tokens: of a text, with [CLS] and [SEP]
+        dropout: of the text encoder
+        entities: that regions can be called by prompting-entity modelling; 0: no head for it
+        position_std: of fresh embeddings of place and time
+        temperature: at the start
+    """
+    image_size: int = 64
+    patch_size: int = 16
+    width: int = 128
+    heads: int = 4
+    video_layers: int = 4
+    text_layers: int = 2
+    fusion_layers: int = 2
+    mlp_ratio: float = 4.
+    embed_dim: int = 128
+    max_frames: int = 8
+    max_tokens: int = 48
     vocab_size: int = 1000
-    dropout: float = 0. # of the text encoder
-    entities: int = 0 # that regions can be called by prompting-entity modelling; 0: no head for it
-    position_std: float = .2 # of fresh embeddings of place and time
-    temperature: float = 0.07 # at the start
+    dropout: float = 0.
+    entities: int = 0
+    position_std: float = .2
+    temperature: float = 0.07
 
     @classmethod
     def paper(cls, **changes) -> AlproConfig:
@@ -100,23 +118,37 @@ class TimeSformer(nn.Module):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     @property
-    def temporal_embeddings(self) -> torch.Tensor: # (max_frames, d)
-        "One for each of so many frames."
+    def temporal_embeddings(self) -> torch.Tensor:
+        """One for each of so many frames.
+
+        Returns:
+            (max_frames, d)
+        """
         return self.embeddings.time_embeddings[0]
 
-    def frame_features(self,
-        frames: torch.Tensor, # (B, T, H, W, 3) uint8
-    ) -> torch.Tensor: # (B, T, N, d)
-        "Embedded patches with their places."
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Embedded patches with their places.
+
+        Args:
+            frames: (B, T, H, W, 3) uint8
+
+        Returns:
+            (B, T, N, d)
+        """
         e, shape = self.embeddings, check_frames(frames).shape[:2]
         pixels = normalized_pixels(frames.flatten(0, 1), self.config.image_size, [.45]*3, [.225]*3, e.cls_token.dtype)
         x = e.patch_embeddings.projection(pixels).flatten(2).mT + e.position_embeddings[:, 1:] # (B·T, N, d)
         return x.unflatten(0, shape)
 
-    def forward(self,
-        features: torch.Tensor, # (B, T, N, d) from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # (B, T, N, d), [CLS] (B, 1, d)
-        "What the frames say together."
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the frames say together.
+
+        Args:
+            features: (B, T, N, d) from `frame_features`
+
+        Returns:
+            (B, T, N, d), [CLS] (B, 1, d)
+        """
         e = self.embeddings
         x = features.to(e.cls_token.dtype) + spread_positions(self.temporal_embeddings, features.shape[1])[:, None]
         cls = (e.cls_token + e.position_embeddings[:, :1]).expand(len(x), -1, -1) # (B, 1, d)
@@ -124,11 +156,16 @@ class TimeSformer(nn.Module):
         return self.layernorm(x), self.layernorm(cls)
 
 # %% ../../nbs/models/alpro.ipynb #5d2a154f
-def load_timesformer(
-    encoder: TimeSformer, # of the checkpoint's sizes and number of frames
-    name: str, # of a TimeSformer checkpoint, e.g. "facebook/timesformer-base-finetuned-k600", or a folder
-) -> TimeSformer: # `encoder`
-    "Load a TimeSformer checkpoint."
+def load_timesformer(encoder: TimeSformer, name: str) -> TimeSformer:
+    """Load a TimeSformer checkpoint.
+
+    Args:
+        encoder: of the checkpoint's sizes and number of frames
+        name: of a TimeSformer checkpoint, e.g. "facebook/timesformer-base-finetuned-k600", or a folder
+
+    Returns:
+        `encoder`
+    """
     weights = TimesformerModel.from_pretrained(name).state_dict()
     load_by_name(encoder, {k.replace("encoder.layer.", "layers."): w for k, w in weights.items()}, name)
     return encoder
@@ -164,26 +201,46 @@ class Alpro(FusionModel):
         self.apply(lambda m: init_weights(m, .02*(768/c.width)**.5))
         for p in (e.cls_token, e.position_embeddings, e.time_embeddings): nn.init.normal_(p, std=c.position_std)
 
-    def frame_features(self,
-        frames: torch.Tensor, # (B, T, H, W, 3) uint8
-    ) -> torch.Tensor: # (B, T, N, d)
-        "Embedded patches of single frames."
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Embedded patches of single frames.
+
+        Args:
+            frames: (B, T, H, W, 3) uint8
+
+        Returns:
+            (B, T, N, d)
+        """
         return self.video.frame_features(frames)
 
-    def encode_video(self,
-        features: torch.Tensor, # (B, T, N, d) from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # tokens (B, 1+N, d), embedding (B, p) of length 1
-        "[CLS] and places for fusion, and the embedding for contrast of each video."
+    def encode_video(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[CLS] and places for fusion, and the embedding for contrast of each video.
+
+        Args:
+            features: (B, T, N, d) from `frame_features`
+
+        Returns:
+            tokens (B, 1+N, d), embedding (B, p) of length 1
+        """
         x, cls = self.video(features)
         return torch.cat([cls, x.mean(1)], 1), F.normalize(self.video_proj(cls[:, 0]), dim=-1)
 
     def read(self,
-        tokens: torch.Tensor, # (M, S, d) from `encode_video`
-        hidden: torch.Tensor, # (M, L, d) from `encode_text`
-        mask: torch.Tensor, # (M, L) 1 for words, 0 for padding
-        first_only: bool = False, # give only the first word
-    ) -> torch.Tensor: # (M, L+S, d), or (M, 1, d)
-        "Words and video tokens attend to each other."
+        tokens: torch.Tensor,
+        hidden: torch.Tensor,
+        mask: torch.Tensor,
+        first_only: bool = False,
+    ) -> torch.Tensor:
+        """Words and video tokens attend to each other.
+
+        Args:
+            tokens: (M, S, d) from `encode_video`
+            hidden: (M, L, d) from `encode_text`
+            mask: (M, L) 1 for words, 0 for padding
+            first_only: give only the first word
+
+        Returns:
+            (M, L+S, d), or (M, 1, d)
+        """
         x = torch.cat([hidden, tokens], 1) # (M, L+S, d)
         seen = F.pad(visible(mask), (0, tokens.shape[1]), value=True) # (M, 1, 1, L+S)
         for i, layer in enumerate(self.fusion):
@@ -192,38 +249,58 @@ class Alpro(FusionModel):
         return x
 
     def fuse(self,
-        tokens: torch.Tensor, # (V, S, d) from `encode_video`
-        hidden: torch.Tensor, # (B, K, L, d) from `encode_text`
-        mask: torch.Tensor, # (B, K, L) 1 for words, 0 for padding
-        rows: torch.Tensor | None = None, # (B,) the video of each row; None: row i is about video i
-        first_only: bool = False, # enough for `match_logits`, and cheaper
-    ) -> torch.Tensor: # (B, K, L, d), or (B, K, 1, d)
-        "Read K texts together with their row's video."
+        tokens: torch.Tensor,
+        hidden: torch.Tensor,
+        mask: torch.Tensor,
+        rows: torch.Tensor | None = None,
+        first_only: bool = False,
+    ) -> torch.Tensor:
+        """Read K texts together with their row's video.
+
+        Args:
+            tokens: (V, S, d) from `encode_video`
+            hidden: (B, K, L, d) from `encode_text`
+            mask: (B, K, L) 1 for words, 0 for padding
+            rows: (B,) the video of each row; None: row i is about video i
+            first_only: enough for `match_logits`, and cheaper
+
+        Returns:
+            (B, K, L, d), or (B, K, 1, d)
+        """
         b, k, length, _ = hidden.shape
         tokens = (tokens if rows is None else tokens[rows]).repeat_interleave(k, 0) # (B·K, S, d)
         x = self.read(tokens, hidden.flatten(0, 1), mask.flatten(0, 1), first_only)
         return x[:, :length].unflatten(0, (b, k))
 
-    def entity_logits(self,
-        video: torch.Tensor, # (B, 1+N, d) the video's part of `read`
-        region: torch.Tensor, # (B, N) bool, patches of a crop
-    ) -> torch.Tensor: # (B, entities)
-        "What the patches of a region are called, from their mean after fusion."
+    def entity_logits(self, video: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+        """What the patches of a region are called, from their mean after fusion.
+
+        Args:
+            video: (B, 1+N, d) the video's part of `read`
+            region: (B, N) bool, patches of a crop
+
+        Returns:
+            (B, entities)
+        """
         if self.entity_head is None: raise VidnegError("this model has no entity head: set entities in its config")
         region = region.to(video.dtype) # (B, N)
         mean = (region[:, :, None]*video[:, 1:]).sum(1) / region.sum(1, keepdim=True).clamp(min=1) # (B, d)
         return self.entity_head(mean)
 
-    def load_vision(self,
-        name: str, # of a TimeSformer checkpoint, e.g. "facebook/timesformer-base-finetuned-k600", or a folder
-    ):
-        "Start the video encoder as TimeSformer."
+    def load_vision(self, name: str):
+        """Start the video encoder as TimeSformer.
+
+        Args:
+            name: of a TimeSformer checkpoint, e.g. "facebook/timesformer-base-finetuned-k600", or a folder
+        """
         load_timesformer(self.video, name)
 
-    def load_text(self,
-        name: str, # of a BERT checkpoint, or a folder
-    ):
-        "Start the text encoder, fusion and the MLM head as BERT."
+    def load_text(self, name: str):
+        """Start the text encoder, fusion and the MLM head as BERT.
+
+        Args:
+            name: of a BERT checkpoint, or a folder
+        """
         load_bert(self.text, nn.ModuleDict({"layer": self.fusion}), self.mlm_head, name)
 
 # %% ../../nbs/models/alpro.ipynb #b9cf659a
@@ -246,11 +323,16 @@ class EntityPrompter:
         self.prompts = F.normalize(prompts.mean(1), dim=-1) # (E, p)
 
     @torch.no_grad()
-    def __call__(self,
-        crops: torch.Tensor, # (B, T, H, W, 3) uint8
-        threshold: float = .2, # crops whose likeliest entity is less likely are not used
-    ) -> tuple[torch.Tensor, torch.Tensor]: # probabilities (B, E), use (B,) bool
-        "Soft labels of crops."
+    def __call__(self, crops: torch.Tensor, threshold: float = .2) -> tuple[torch.Tensor, torch.Tensor]:
+        """Soft labels of crops.
+
+        Args:
+            crops: (B, T, H, W, 3) uint8
+            threshold: crops whose likeliest entity is less likely are not used
+
+        Returns:
+            probabilities (B, E), use (B,) bool
+        """
         if crops.device != self.prompts.device:
             self.model, self.prompts = self.model.to(crops.device), self.prompts.to(crops.device)
         video = self.model.encode_video(self.model.frame_features(crops))[1] # (B, p)

@@ -28,33 +28,57 @@ class DualEncoder(nn.Module):
         "Widths of patches and of the contrastive space."
         return Widths(self.config.width, self.config.embed_dim)
 
-    def check_patches(self,
-        patches: torch.Tensor, # should be (B, T, N, widths.patch)
-    ) -> torch.Tensor: # the same
-        "Refuse another encoder's patches if they are of another grid or width."
+    def check_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        """Refuse another encoder's patches if they are of another grid or width.
+
+        Args:
+            patches: should be (B, T, N, widths.patch)
+
+        Returns:
+            the same
+        """
         wanted = (self.config.image_size//self.config.patch_size)**2, self.widths.patch
         if patches.shape[2:] != wanted:
             raise VidnegError(f"patches {tuple(patches.shape[2:])} for a model of {wanted}: change its sizes")
         return patches
 
-    def read_patches(self,
-        patches: torch.Tensor, # (B, T, N, d) of any encoder of images
-    ) -> torch.Tensor: # what `encode_video` takes
-        "Frames, given as another encoder's patches."
+    def read_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        """Frames, given as another encoder's patches.
+
+        Args:
+            patches: (B, T, N, d) of any encoder of images
+
+        Returns:
+            what `encode_video` takes
+        """
         return self.check_patches(patches)
 
-    def text_states(self,
-        hidden: torch.Tensor, # (..., L, p) words from `encode_text`
-    ) -> torch.Tensor: # (..., L, p) of length 1
-        "Words in the space of the sentence, where `encode_text` left them already."
+    def text_states(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Words in the space of the sentence, where `encode_text` left them already.
+
+        Args:
+            hidden: (..., L, p) words from `encode_text`
+
+        Returns:
+            (..., L, p) of length 1
+        """
         return hidden
 
     def similarity(self,
-        video: tuple[torch.Tensor, torch.Tensor], # tokens and embedding (Nv, p) from `encode_video`
-        text: tuple[torch.Tensor, torch.Tensor], # words and embedding (Nt, p) from `encode_text`
-        mask: torch.Tensor, # (Nt, L) 1 for words
-    ) -> torch.Tensor: # (Nv, Nt)
-        "Contrastive similarity of all videos with all texts, differentiable: a cosine."
+        video: tuple[torch.Tensor, torch.Tensor],
+        text: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Contrastive similarity of all videos with all texts, differentiable: a cosine.
+
+        Args:
+            video: tokens and embedding (Nv, p) from `encode_video`
+            text: words and embedding (Nt, p) from `encode_text`
+            mask: (Nt, L) 1 for words
+
+        Returns:
+            (Nv, Nt)
+        """
         return video[1] @ text[1].T
 
 # %% ../../nbs/models/base.ipynb #5c0d0009
@@ -63,52 +87,88 @@ class FusionModel(DualEncoder):
     supports = frozenset({"similarity", "match", "mlm"})
 
     @property
-    def temperature(self) -> torch.Tensor: # scalar in [0.001, 0.5]
-        "Learnable temperature of the contrastive similarity. At a bound its value stops, its gradient does not."
+    def temperature(self) -> torch.Tensor:
+        """Learnable temperature of the contrastive similarity. At a bound its value stops, its gradient does not.
+
+        Returns:
+            scalar in [0.001, 0.5]
+        """
         t = self._temperature
         return t + (t.clamp(.001, .5) - t).detach()
 
-    def encode_text(self,
-        input_ids: torch.Tensor, # (M, L) int
-        attention_mask: torch.Tensor, # (M, L) 1 for words, 0 for padding
-    ) -> tuple[torch.Tensor, torch.Tensor]: # hidden (M, L, d), embedding (M, p) of length 1
-        "Words for fusion and the embedding for contrast of each text."
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Words for fusion and the embedding for contrast of each text.
+
+        Args:
+            input_ids: (M, L) int
+            attention_mask: (M, L) 1 for words, 0 for padding
+
+        Returns:
+            hidden (M, L, d), embedding (M, p) of length 1
+        """
         hidden = self.text(input_ids, attention_mask)
         return hidden, F.normalize(self.text_proj(hidden[:, 0]), dim=-1)
 
-    def text_states(self,
-        hidden: torch.Tensor, # (..., L, d) from `encode_text`
-    ) -> torch.Tensor: # (..., L, p) of length 1
-        "Words in the space of the sentence."
+    def text_states(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Words in the space of the sentence.
+
+        Args:
+            hidden: (..., L, d) from `encode_text`
+
+        Returns:
+            (..., L, p) of length 1
+        """
         return F.normalize(self.text_proj(hidden), dim=-1)
 
-    def match_logits(self,
-        fused: torch.Tensor, # (..., L, d) from `fuse`
-    ) -> torch.Tensor: # (..., 2), class 1: the text fits the video
-        "VTM logits."
+    def match_logits(self, fused: torch.Tensor) -> torch.Tensor:
+        """VTM logits.
+
+        Args:
+            fused: (..., L, d) from `fuse`
+
+        Returns:
+            (..., 2), class 1: the text fits the video
+        """
         return self.match_head(fused)
 
     def pair_logits(self,
-        video: tuple[torch.Tensor, torch.Tensor], # from `encode_video`
-        text: tuple[torch.Tensor, torch.Tensor], # from `encode_text`, N
-        mask: torch.Tensor, # (N, L) 1 for words
-        rows: torch.Tensor, # (N,) the video of each text
-    ) -> torch.Tensor: # (N, 2)
-        "VTM logits of pairs."
+        video: tuple[torch.Tensor, torch.Tensor],
+        text: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor,
+        rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """VTM logits of pairs.
+
+        Args:
+            video: from `encode_video`
+            text: from `encode_text`, N
+            mask: (N, L) 1 for words
+            rows: (N,) the video of each text
+
+        Returns:
+            (N, 2)
+        """
         return self.match_logits(self.fuse(video[0], text[0][:, None], mask[:, None], rows, first_only=True))[:, 0]
 
-    def mlm_logits(self,
-        fused: torch.Tensor, # (..., d) from `fuse`; select the hidden words first, the vocabulary is wide
-    ) -> torch.Tensor: # (..., vocab)
-        "MLM logits."
+    def mlm_logits(self, fused: torch.Tensor) -> torch.Tensor:
+        """MLM logits.
+
+        Args:
+            fused: (..., d) from `fuse`; select the hidden words first, the vocabulary is wide
+
+        Returns:
+            (..., vocab)
+        """
         return self.mlm_head(fused, self.text.embeddings.word_embeddings.weight)
 
 # %% ../../nbs/models/base.ipynb #5c0d000c
-def init_weights(
-    module: nn.Module, # one of a model's; give it to `model.apply`
-    std: float, # standard deviation
-) -> None:
-    "BERT's and BEiT's initialisation."
+def init_weights(module: nn.Module, std: float) -> None:
+    """BERT's and BEiT's initialisation.
+
+    Args:
+        module: one of a model's; give it to `model.apply`
+        std: standard deviation
+    """
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.trunc_normal_(module.weight, std=std)
         if module.bias is not None: nn.init.zeros_(module.bias)
@@ -116,10 +176,15 @@ def init_weights(
         nn.init.trunc_normal_(module.weight, std=std)
         if module.padding_idx is not None: nn.init.zeros_(module.weight[module.padding_idx])
 
-def bert_config(
-    config, # of a fusion model: width, heads, text_layers, fusion_layers, mlp_ratio, max_tokens, vocab_size, dropout
-) -> BertConfig: # of all its layers, those that read the text alone and those that fuse
-    "The `BertConfig` of a fusion model's config."
+def bert_config(config) -> BertConfig:
+    """The `BertConfig` of a fusion model's config.
+
+    Args:
+        config: of a fusion model: width, heads, text_layers, fusion_layers, mlp_ratio, max_tokens, vocab_size, dropout
+
+    Returns:
+        of all its layers, those that read the text alone and those that fuse
+    """
     c = config
     return BertConfig(
         vocab_size=c.vocab_size, hidden_size=c.width, num_attention_heads=c.heads,
@@ -128,14 +193,22 @@ def bert_config(
 
 # %% ../../nbs/models/base.ipynb #d49e7d74
 def from_pretrained_parts(
-    config, # of the checkpoints' sizes
-    vision: str | None = None, # e.g. "microsoft/beit-base-patch16-224-pt22k-ft22k" for NAVERO; None: fresh
-    text: str | None = None, # BERT checkpoint, e.g. "bert-base-uncased"; None: fresh
-    seed: int = 0, # of the fresh weights
+    config,
+    vision: str | None = None,
+    text: str | None = None,
+    seed: int = 0,
     *,
-    model_class: type[nn.Module], # with `load_vision` and `load_text`
+    model_class: type[nn.Module],
 ) -> nn.Module:
-    "A model whose video encoder starts as a published encoder and whose text encoder starts as BERT."
+    """A model whose video encoder starts as a published encoder and whose text encoder starts as BERT.
+
+    Args:
+        config: of the checkpoints' sizes
+        vision: e.g. "microsoft/beit-base-patch16-224-pt22k-ft22k" for NAVERO; None: fresh
+        text: BERT checkpoint, e.g. "bert-base-uncased"; None: fresh
+        seed: of the fresh weights
+        model_class: with `load_vision` and `load_text`
+    """
     model = model_class(config, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -144,9 +217,11 @@ def from_pretrained_parts(
     return model
 
 # %% ../../nbs/models/base.ipynb #a56abdbe
-def count_parameters(
-    model: nn.Module,
-) -> dict[str, int]: # parameters of each child module, and "total"
-    "Where a model's parameters are."
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Where a model's parameters are.
+
+    Returns:
+        parameters of each child module, and "total"
+    """
     counts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     return {**counts, "total": sum(p.numel() for p in model.parameters())}

@@ -19,17 +19,26 @@ SIZES = "tiny", "laptop", "paper"
 
 @dataclass(frozen=True)
 class Builder:
-    "Builds a model of a named size. The config's defaults are the laptop's size, its `paper` gives the published one."
-    model: type # a class made as model(config, seed), with `config_class`
-    tiny: dict[str, Any] = field(default_factory=dict) # fields of the smallest size
-    paper: dict[str, Any] = field(default_factory=dict) # arguments of the config's `paper`
-    fixed: dict[str, Any] = field(default_factory=dict) # fields that make this variant of the class, at every size
+    """Builds a model of a named size. The config's defaults are the laptop's size, its `paper` gives the published one.
 
-    def config(self,
-        size: str = "laptop", # one of SIZES
-        **changes, # of the config's fields
-    ):
-        "The config of a size."
+    Attributes:
+        model: a class made as model(config, seed), with `config_class`
+        tiny: fields of the smallest size
+        paper: arguments of the config's `paper`
+        fixed: fields that make this variant of the class, at every size
+    """
+    model: type
+    tiny: dict[str, Any] = field(default_factory=dict)
+    paper: dict[str, Any] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
+
+    def config(self, size: str = "laptop", **changes):
+        """The config of a size.
+
+        Args:
+            size: one of SIZES
+            **changes: of the config's fields
+        """
         if size not in SIZES: raise VidnegError(f"the sizes are {', '.join(SIZES)}, not {size!r}")
         make: Callable = self.model.config_class.paper if size == "paper" else self.model.config_class
         fields = {"tiny": self.tiny, "laptop": {}, "paper": self.paper}[size]

@@ -22,8 +22,8 @@ from .builder import Builder
 from .scorer import Widths
 
 # %% auto #0
-__all__ = ['CLIP_SIZES', 'TEMPORAL', 'TINY', 'clip4clip_mean', 'clip4clip_transformer', 'internvideo', 'ClipVideoConfig',
-           'sizes_of', 'ClipVideo', 'from_clip']
+__all__ = ['CLIP_SIZES', 'TEMPORAL', 'TINY', 'clip4clip_mean', 'clip4clip_transformer', 'internvideo',
+           'ClipVideoConfig', 'sizes_of', 'ClipVideo', 'from_clip']
 
 # %% ../../nbs/models/clip_video.ipynb #f9dd53a3
 CLIP_SIZES = { # as published by OpenAI
@@ -34,22 +34,34 @@ TEMPORAL = "mean", "transformer", "joint"
 
 @dataclass(frozen=True)
 class ClipVideoConfig:
-    "Sizes of a CLIP video model. The text encoder is as wide as the joint space, as in every published CLIP."
-    image_size: int = 64 # pixels a side
-    patch_size: int = 16 # pixels a side
+    """Sizes of a CLIP video model. The text encoder is as wide as the joint space, as in every published CLIP.
+
+    Attributes:
+        image_size: pixels a side
+        patch_size: pixels a side
+        text_width: also of the joint space
+        mlp_ratio: MLP width / width
+        max_frames: frames with an embedding of their own
+        max_tokens: of a text, with start and end
+        temporal: "mean", "transformer" or "joint"
+        temporal_layers: of the sequential transformer, at most `text_layers`
+        temperature: at the start
+    """
+    image_size: int = 64
+    patch_size: int = 16
     vision_width: int = 128
     vision_layers: int = 4
     vision_heads: int = 4
-    text_width: int = 128 # also of the joint space
+    text_width: int = 128
     text_layers: int = 4
     text_heads: int = 4
-    mlp_ratio: float = 4. # MLP width / width
-    max_frames: int = 8 # frames with an embedding of their own
-    max_tokens: int = 48 # of a text, with start and end
+    mlp_ratio: float = 4.
+    max_frames: int = 8
+    max_tokens: int = 48
     vocab_size: int = 1000
-    temporal: str = "mean" # "mean", "transformer" or "joint"
-    temporal_layers: int = 2 # of the sequential transformer, at most `text_layers`
-    temperature: float = 0.07 # at the start
+    temporal: str = "mean"
+    temporal_layers: int = 2
+    temperature: float = 0.07
 
     def __post_init__(self):
         if self.temporal not in TEMPORAL:
@@ -59,8 +71,12 @@ class ClipVideoConfig:
                               "layers: ask for at most as many")
 
     @classmethod
-    def paper(cls, size: str = "B/32", **changes) -> ClipVideoConfig: # size: a name in CLIP_SIZES
-        "A published CLIP at 224 px; CLIP4Clip's sequential transformer has four layers and 77 positions."
+    def paper(cls, size: str = "B/32", **changes) -> ClipVideoConfig:
+        """A published CLIP at 224 px; CLIP4Clip's sequential transformer has four layers and 77 positions.
+
+        Returns:
+            size: a name in CLIP_SIZES
+        """
         if size not in CLIP_SIZES: raise VidnegError(f"no CLIP of size {size!r}; there are: {', '.join(CLIP_SIZES)}")
         return cls(**{**dict(image_size=224, text_layers=12, max_frames=77, max_tokens=77, vocab_size=49408,
                              temporal_layers=4), **CLIP_SIZES[size], **changes})
@@ -78,10 +94,15 @@ def _clip_config(c):
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=c.text_width,
                       logit_scale_init_value=float(-np.log(c.temperature)), attn_implementation="sdpa")
 
-def sizes_of(
-    config: CLIPConfig, # of a checkpoint
-) -> dict: # fields of a `ClipVideoConfig`
-    "The sizes of a CLIP checkpoint."
+def sizes_of(config: CLIPConfig) -> dict:
+    """The sizes of a CLIP checkpoint.
+
+    Args:
+        config: of a checkpoint
+
+    Returns:
+        fields of a `ClipVideoConfig`
+    """
     t, v = config.text_config, config.vision_config
     if t.hidden_size != config.projection_dim:
         raise VidnegError(f"this CLIP's texts are {t.hidden_size} wide and its joint space {config.projection_dim}: "
@@ -128,8 +149,12 @@ class ClipVideo(DualEncoder):
         self.temporal_embeddings[:n].copy_(text.embeddings.position_embedding.weight[:n])
 
     @property
-    def temperature(self) -> torch.Tensor: # scalar, at least 0.01
-        "Learnable temperature. CLIP never lets its logit scale pass 100; its gradient goes on there."
+    def temperature(self) -> torch.Tensor:
+        """Learnable temperature. CLIP never lets its logit scale pass 100; its gradient goes on there.
+
+        Returns:
+            scalar, at least 0.01
+        """
         t = (-self.clip.logit_scale).exp()
         return t + (t.clamp(min=.01) - t).detach()
 
@@ -138,10 +163,15 @@ class ClipVideo(DualEncoder):
         "Widths of patches and of the joint space."
         return Widths(self.config.vision_width, self.config.text_width)
 
-    def read_patches(self,
-        patches: torch.Tensor, # (B, T, N, d) of any encoder of images
-    ) -> torch.Tensor: # as `frame_features`
-        "Frames, given as another encoder's patches: CLIP's own [CLS] and positions join them."
+    def read_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        """Frames, given as another encoder's patches: CLIP's own [CLS] and positions join them.
+
+        Args:
+            patches: (B, T, N, d) of any encoder of images
+
+        Returns:
+            as `frame_features`
+        """
         vision, shape = self.clip.vision_model, self.check_patches(patches).shape[:2]
         e = vision.embeddings
         cls = e.class_embedding.expand(*shape, 1, -1) # (B, T, 1, d)
@@ -150,10 +180,15 @@ class ClipVideo(DualEncoder):
         x = vision.encoder(inputs_embeds=vision.pre_layrnorm(x.flatten(0, 1))).last_hidden_state # (B·T, 1+N, d)
         return self.clip.visual_projection(vision.post_layernorm(x[:, 0]))[:, None].unflatten(0, shape)
 
-    def frame_features(self,
-        frames: torch.Tensor, # (B, T, H, W, 3) uint8
-    ) -> torch.Tensor: # (B, T, 1, p) embeddings of frames; for joint attention (B, T, 1+N, d), [CLS] and patches
-        "What can be known of each frame by itself."
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """What can be known of each frame by itself.
+
+        Args:
+            frames: (B, T, H, W, 3) uint8
+
+        Returns:
+            (B, T, 1, p) embeddings of frames; for joint attention (B, T, 1+N, d), [CLS] and patches
+        """
         vision, shape = self.clip.vision_model, check_frames(frames).shape[:2]
         pixels = normalized_pixels(frames.flatten(0, 1), self.config.image_size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD,
                                    self.clip.logit_scale.dtype) # (B·T, 3, S, S)
@@ -175,10 +210,15 @@ class ClipVideo(DualEncoder):
         positions = table[:n] if n <= len(table) else spread_positions(table, n) # CLIP4Clip takes the first n
         return x + self.temporal(inputs_embeds=x + positions).last_hidden_state
 
-    def encode_video(self,
-        features: torch.Tensor, # from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # embeddings of frames (B, T, p), or (B, 1, p) for joint; of videos (B, p)
-        "Embeddings of length 1."
+    def encode_video(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of length 1.
+
+        Args:
+            features: from `frame_features`
+
+        Returns:
+            embeddings of frames (B, T, p), or (B, 1, p) for joint; of videos (B, p)
+        """
         features = features.to(self.clip.logit_scale.dtype)
         if self.config.temporal == "joint":
             video = F.normalize(self._joint(features), dim=-1)
@@ -188,11 +228,16 @@ class ClipVideo(DualEncoder):
         x = F.normalize(x, dim=-1) # (B, T, p)
         return x, F.normalize(x.mean(1), dim=-1)
 
-    def encode_text(self,
-        input_ids: torch.Tensor, # (M, L) int
-        attention_mask: torch.Tensor, # (M, L) 1 for words, 0 for padding
-    ) -> tuple[torch.Tensor, torch.Tensor]: # words (M, L, p), sentence (M, p), of length 1
-        "Embeddings of words and of the sentence."
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of words and of the sentence.
+
+        Args:
+            input_ids: (M, L) int
+            attention_mask: (M, L) 1 for words, 0 for padding
+
+        Returns:
+            words (M, L, p), sentence (M, p), of length 1
+        """
         if input_ids.shape[1] > self.config.max_tokens:
             raise VidnegError(f"{input_ids.shape[1]} tokens a text, the model takes {self.config.max_tokens}: "
                               "truncate when tokenizing")
@@ -201,12 +246,13 @@ class ClipVideo(DualEncoder):
         return words, words[torch.arange(len(words), device=words.device), last]
 
 # %% ../../nbs/models/clip_video.ipynb #4d98115c
-def from_clip(
-    model_class: type[ClipVideo],
-    name: str, # of a CLIP checkpoint on the Hub, e.g. "openai/clip-vit-large-patch14", or a folder
-    **changes, # of the config: temporal, max_frames, ...
-) -> ClipVideo:
-    "A video model that starts as a published CLIP."
+def from_clip(model_class: type[ClipVideo], name: str, **changes) -> ClipVideo:
+    """A video model that starts as a published CLIP.
+
+    Args:
+        name: of a CLIP checkpoint on the Hub, e.g. "openai/clip-vit-large-patch14", or a folder
+        **changes: of the config: temporal, max_frames, ...
+    """
     clip = CLIPModel.from_pretrained(name)
     model = model_class(model_class.config_class.paper(**{**sizes_of(clip.config), **changes}))
     model.clip.load_state_dict(clip.state_dict())

@@ -17,66 +17,102 @@ from transformers.models.bert.modeling_bert import BertAttention, BertEmbeddings
 from ..core.errors import VidnegError
 
 # %% auto #0
-__all__ = ['attend', 'beit_attention', 'bert_attention', 'check_frames', 'normalized_pixels', 'ConvStem', 'FrameEmbeddings',
-           'SpatialBlock', 'SpaceTimeBlock', 'spread_positions', 'VideoEncoder', 'load_by_name', 'load_beit', 'visible',
-           'TextEncoder']
+__all__ = ['attend', 'beit_attention', 'bert_attention', 'check_frames', 'normalized_pixels', 'ConvStem',
+           'FrameEmbeddings', 'SpatialBlock', 'SpaceTimeBlock', 'spread_positions', 'VideoEncoder', 'load_by_name',
+           'load_beit', 'visible', 'TextEncoder']
 
 # %% ../../nbs/models/encoders.ipynb #74338bd0
 def attend(
-    query: torch.Tensor, # (M, Q, d)
-    key: torch.Tensor, # (M, S, d)
-    value: torch.Tensor, # (M, S, d)
-    heads: int, # divides d
-    mask: torch.Tensor | None = None, # broadcasts to (M, heads, Q, S): True may be seen, or a float that is added
-    dropout: float = 0., # probability
-) -> torch.Tensor: # (M, Q, d)
-    "Multi-head attention of projected queries over projected keys and values."
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    heads: int,
+    mask: torch.Tensor | None = None,
+    dropout: float = 0.,
+) -> torch.Tensor:
+    """Multi-head attention of projected queries over projected keys and values.
+
+    Args:
+        query: (M, Q, d)
+        key: (M, S, d)
+        value: (M, S, d)
+        heads: divides d
+        mask: broadcasts to (M, heads, Q, S): True may be seen, or a float that is added
+        dropout: probability
+
+    Returns:
+        (M, Q, d)
+    """
     # (M, heads, Q or S, d/heads)
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return out.transpose(1, 2).flatten(2)
 
 # %% ../../nbs/models/encoders.ipynb #0a1af693
-def beit_attention(
-    module: BeitAttention, # holds the projections
-    x: torch.Tensor, # (M, N, d)
-    bias: torch.Tensor | None = None, # (heads, N, N) added to the logits
-) -> torch.Tensor: # (M, N, d)
-    "Self-attention with BEiT's parameters."
+def beit_attention(module: BeitAttention, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Self-attention with BEiT's parameters.
+
+    Args:
+        module: holds the projections
+        x: (M, N, d)
+        bias: (heads, N, N) added to the logits
+
+    Returns:
+        (M, N, d)
+    """
     dropout = module.attention_dropout if module.training else 0.
     return module.o_proj(attend(module.q_proj(x), module.k_proj(x), module.v_proj(x), module.num_attention_heads,
                                 bias, dropout))
 
 def bert_attention(
-    module: BertAttention, # holds the projections, the residual and its LayerNorm
-    x: torch.Tensor, # (M, Q, d) what asks
-    context: torch.Tensor, # (M, S, d) what answers: `x` itself, all words of `x`'s sentence, or a video
-    mask: torch.Tensor | None = None, # broadcasts to (M, heads, Q, S), True may be seen
-) -> torch.Tensor: # (M, Q, d)
-    "Self- or cross-attention with BERT's parameters."
+    module: BertAttention,
+    x: torch.Tensor,
+    context: torch.Tensor,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Self- or cross-attention with BERT's parameters.
+
+    Args:
+        module: holds the projections, the residual and its LayerNorm
+        x: (M, Q, d) what asks
+        context: (M, S, d) what answers: `x` itself, all words of `x`'s sentence, or a video
+        mask: broadcasts to (M, heads, Q, S), True may be seen
+
+    Returns:
+        (M, Q, d)
+    """
     inner = module.self
     dropout = inner.dropout.p if inner.training else 0.
     out = attend(inner.query(x), inner.key(context), inner.value(context), inner.num_attention_heads, mask, dropout)
     return module.output(out, x)
 
 # %% ../../nbs/models/encoders.ipynb #682335fd
-def check_frames(
-    frames: torch.Tensor, # should be (B, T, H, W, 3) uint8
-) -> torch.Tensor: # the same
-    "Refuse anything but frames. Bytes cannot be NaN."
+def check_frames(frames: torch.Tensor) -> torch.Tensor:
+    """Refuse anything but frames. Bytes cannot be NaN.
+
+    Args:
+        frames: should be (B, T, H, W, 3) uint8
+
+    Returns:
+        the same
+    """
     if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3 or not frames.shape[1]:
         raise VidnegError("frames must be uint8 of shape (B, T, H, W, 3) with at least one frame, "
                           f"got {frames.dtype} {tuple(frames.shape)}")
     return frames
 
-def normalized_pixels(
-    frames: torch.Tensor, # (M, H, W, 3) uint8
-    size: int, # S, pixels a side
-    mean, # of the three channels of pixels in [0, 1]
-    std, # their deviation
-    dtype: torch.dtype = torch.float32,
-) -> torch.Tensor: # (M, 3, S, S)
-    "Pixels as a published image encoder wants them."
+def normalized_pixels(frames: torch.Tensor, size: int, mean, std, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Pixels as a published image encoder wants them.
+
+    Args:
+        frames: (M, H, W, 3) uint8
+        size: S, pixels a side
+        mean: of the three channels of pixels in [0, 1]
+        std: their deviation
+
+    Returns:
+        (M, 3, S, S)
+    """
     mean, std = (torch.tensor(x, dtype=dtype, device=frames.device)[:, None, None] for x in (mean, std)) # (3, 1, 1)
     x = (frames.permute(0, 3, 1, 2).to(dtype)/255 - mean)/std
     if x.shape[-2:] == (size, size): return x
@@ -139,8 +175,12 @@ class SpatialBlock(BeitLayer):
         index = index if cls_token else index[1:, 1:]
         self.register_buffer("bias_index", index.contiguous(), persistent=False) # (N, N)
 
-    def bias(self) -> torch.Tensor: # (heads, N, N)
-        "What is added to the logit of each pair of patches."
+    def bias(self) -> torch.Tensor:
+        """What is added to the logit of each pair of patches.
+
+        Returns:
+            (heads, N, N)
+        """
         return self.relative_position_bias.relative_position_bias_table[self.bias_index].permute(2, 0, 1)
 
     def forward(self,
@@ -171,11 +211,16 @@ class SpaceTimeBlock(SpatialBlock):
         return super().forward(x + h.unflatten(0, (b, n)).transpose(1, 2))
 
 # %% ../../nbs/models/encoders.ipynb #5c0f0002
-def spread_positions(
-    table: torch.Tensor, # (F, d) embeddings of frames
-    n_frames: int, # T
-) -> torch.Tensor: # (T, d)
-    "Embeddings of T frames spread evenly over a clip."
+def spread_positions(table: torch.Tensor, n_frames: int) -> torch.Tensor:
+    """Embeddings of T frames spread evenly over a clip.
+
+    Args:
+        table: (F, d) embeddings of frames
+        n_frames: T
+
+    Returns:
+        (T, d)
+    """
     if n_frames == len(table): return table
     at = torch.arange(n_frames, device=table.device) + .5 # centers of T equal shares of the clip
     at = (at*len(table)/n_frames - .5).clamp(0, len(table) - 1)
@@ -202,42 +247,67 @@ class VideoEncoder(nn.Module):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.temporal_embeddings = nn.Parameter(torch.zeros(max_frames, config.hidden_size))
 
-    def pixels(self,
-        frames: torch.Tensor, # (M, H, W, 3) uint8
-    ) -> torch.Tensor: # (M, 3, S, S) in [-1, 1]
-        "BEiT's normalisation; frames of another size are squeezed to the model's, not cropped."
+    def pixels(self, frames: torch.Tensor) -> torch.Tensor:
+        """BEiT's normalisation; frames of another size are squeezed to the model's, not cropped.
+
+        Args:
+            frames: (M, H, W, 3) uint8
+
+        Returns:
+            (M, 3, S, S) in [-1, 1]
+        """
         size = self.config.image_size
         x = frames.permute(0, 3, 1, 2).to(self.temporal_embeddings.dtype) / 127.5 - 1
         if x.shape[-2:] == (size, size): return x
         return F.interpolate(x, (size, size), mode="bilinear", antialias=True)
 
-    def frame_features(self,
-        frames: torch.Tensor, # (B, T, H, W, 3) uint8
-    ) -> torch.Tensor: # (B, T, N, d)
-        "What can be known of each frame by itself."
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """What can be known of each frame by itself.
+
+        Args:
+            frames: (B, T, H, W, 3) uint8
+
+        Returns:
+            (B, T, N, d)
+        """
         check_frames(frames)
         x = self.embeddings(self.pixels(frames.flatten(0, 1))) # (B·T, N, d)
         for layer in self.layers[:self.spatial_layers]: x = layer(x)
         return x.unflatten(0, frames.shape[:2])
 
-    def temporal_positions(self,
-        n_frames: int, # T
-    ) -> torch.Tensor: # (T, d)
-        "Embeddings of T frames spread evenly over a clip."
+    def temporal_positions(self, n_frames: int) -> torch.Tensor:
+        """Embeddings of T frames spread evenly over a clip.
+
+        Args:
+            n_frames: T
+
+        Returns:
+            (T, d)
+        """
         return spread_positions(self.temporal_embeddings, n_frames)
 
-    def forward(self,
-        features: torch.Tensor, # (B, T, N, d) from `frame_features`
-    ) -> torch.Tensor: # (B, T, N, d)
-        "What the frames say together."
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """What the frames say together.
+
+        Args:
+            features: (B, T, N, d) from `frame_features`
+
+        Returns:
+            (B, T, N, d)
+        """
         x = features.to(self.temporal_embeddings.dtype) + self.temporal_positions(features.shape[1])[:, None]
         for layer in self.layers[self.spatial_layers:]: x = layer(x)
         return self.layernorm(x)
 
-    def pool(self,
-        x: torch.Tensor, # (B, T, N, d)
-    ) -> torch.Tensor: # (B, d)
-        "Mean over all patches of all frames, as BEiT pools an image."
+    def pool(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean over all patches of all frames, as BEiT pools an image.
+
+        Args:
+            x: (B, T, N, d)
+
+        Returns:
+            (B, d)
+        """
         return x[:, :, int(self.cls_token):].mean((1, 2))
 
     def freeze_spatial(self) -> VideoEncoder:
@@ -246,13 +316,15 @@ class VideoEncoder(nn.Module):
         return self
 
 # %% ../../nbs/models/encoders.ipynb #0c5e1bae
-def load_by_name(
-    module: nn.Module, # receives the weights
-    weights: dict[str, torch.Tensor], # by parameter name
-    source: str, # the checkpoint, for messages
-    fresh: tuple[str, ...] = (), # parts of names that the checkpoint need not have
-) -> None:
-    "Copy weights into the parameters of the same name. Raises `VidnegError` for gaps, leftovers and other shapes."
+def load_by_name(module: nn.Module, weights: dict[str, torch.Tensor], source: str, fresh: tuple[str, ...] = ()) -> None:
+    """Copy weights into the parameters of the same name. Raises `VidnegError` for gaps, leftovers and other shapes.
+
+    Args:
+        module: receives the weights
+        weights: by parameter name
+        source: the checkpoint, for messages
+        fresh: parts of names that the checkpoint need not have
+    """
     own = module.state_dict()
     missing = [k for k in own if k not in weights and not any(f in k for f in fresh)]
     extra = [k for k in weights if k not in own]
@@ -265,11 +337,16 @@ def load_by_name(
     module.load_state_dict(weights, strict=False)
 
 # %% ../../nbs/models/encoders.ipynb #53cd65a3
-def load_beit(
-    encoder: VideoEncoder, # as many blocks as the checkpoint, of the same sizes
-    name: str, # of a BEiT checkpoint on the Hub, or a folder
-) -> VideoEncoder: # `encoder`
-    "Load a BEiT checkpoint into the spatial parts of `encoder`."
+def load_beit(encoder: VideoEncoder, name: str) -> VideoEncoder:
+    """Load a BEiT checkpoint into the spatial parts of `encoder`.
+
+    Args:
+        encoder: as many blocks as the checkpoint, of the same sizes
+        name: of a BEiT checkpoint on the Hub, or a folder
+
+    Returns:
+        `encoder`
+    """
     beit = BeitModel.from_pretrained(name)
     weights = {k: w for k, w in beit.state_dict().items() if "mask_token" not in k}
     shared = weights.pop("shared_position_bias.relative_position_bias_table", None)
@@ -283,10 +360,15 @@ def load_beit(
     return encoder
 
 # %% ../../nbs/models/encoders.ipynb #fda498c5
-def visible(
-    mask: torch.Tensor, # (..., L) 1 for words, 0 for padding
-) -> torch.Tensor: # (M, 1, 1, L) bool
-    "Mask for attention over words. The first word is always visible, so that a row of padding gives no NaN."
+def visible(mask: torch.Tensor) -> torch.Tensor:
+    """Mask for attention over words. The first word is always visible, so that a row of padding gives no NaN.
+
+    Args:
+        mask: (..., L) 1 for words, 0 for padding
+
+    Returns:
+        (M, 1, 1, L) bool
+    """
     mask = mask.flatten(0, -2).bool() # (M, L)
     first = torch.arange(mask.shape[-1], device=mask.device) == 0
     return (mask | first)[:, None, None]

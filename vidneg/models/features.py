@@ -20,14 +20,26 @@ __all__ = ['cache_features']
 
 # %% ../../nbs/models/features.ipynb #842d70a7
 def cache_features(
-    model: DualEncoder, # whatever has `frame_features`
-    frames: np.ndarray, # (N, T, H, W, 3) uint8, may be a memory map
-    path: str | Path, # .npy file to write
-    batch_size: int = 96, # frames at a time; on the CPU few are fast, since what they take stays in its caches
-    workers: int = 1, # threads, on the CPU
-    desc: str = "features", # what the progress bar says, "" for none
-) -> np.ndarray: # (N, T, P, d) float16, memory-mapped
-    "Write `model.frame_features` of all clips to a file."
+    model: DualEncoder,
+    frames: np.ndarray,
+    path: str | Path,
+    batch_size: int = 96,
+    workers: int = 1,
+    desc: str = "features",
+) -> np.ndarray:
+    """Write `model.frame_features` of all clips to a file.
+
+    Args:
+        model: whatever has `frame_features`
+        frames: (N, T, H, W, 3) uint8, may be a memory map
+        path: .npy file to write
+        batch_size: frames at a time; on the CPU few are fast, since what they take stays in its caches
+        workers: threads, on the CPU
+        desc: what the progress bar says, "" for none
+
+    Returns:
+        (N, T, P, d) float16, memory-mapped
+    """
     if not len(frames): raise VidnegError(f"no clips, so no features for {path}: check what made the frames")
     model.eval()
     n = max(1, batch_size//frames.shape[1]) # clips

@@ -36,13 +36,24 @@ class FusionEncoder(nn.Module):
         self.layer = nn.ModuleList(FusionLayer(config) for _ in range(layers))
 
     def forward(self,
-        tokens: torch.Tensor | None, # (V, S, d) video tokens; None reads the text alone, as BERT does
-        hidden: torch.Tensor, # (B, K, L, d) words of K texts a row, from `TextEncoder`
-        mask: torch.Tensor, # (B, K, L) 1 for words, 0 for padding
-        rows: torch.Tensor | None = None, # (B,) the video of each row; None: row i is about video i
-        first_only: bool = False, # give only the first word of each text
-    ) -> torch.Tensor: # (B, K, L, d), or (B, K, 1, d)
-        "Fuse K texts with the video of their row."
+        tokens: torch.Tensor | None,
+        hidden: torch.Tensor,
+        mask: torch.Tensor,
+        rows: torch.Tensor | None = None,
+        first_only: bool = False,
+    ) -> torch.Tensor:
+        """Fuse K texts with the video of their row.
+
+        Args:
+            tokens: (V, S, d) video tokens; None reads the text alone, as BERT does
+            hidden: (B, K, L, d) words of K texts a row, from `TextEncoder`
+            mask: (B, K, L) 1 for words, 0 for padding
+            rows: (B,) the video of each row; None: row i is about video i
+            first_only: give only the first word of each text
+
+        Returns:
+            (B, K, L, d), or (B, K, 1, d)
+        """
         mask, x = visible(mask), hidden.flatten(0, 1) # (B·K, 1, 1, L), (B·K, L, d)
         for i, layer in enumerate(self.layer):
             last = i == len(self.layer) - 1
@@ -89,13 +100,15 @@ class MLMHead(nn.Module):
         return F.linear(self.transform(fused), embeddings, self.bias)
 
 # %% ../../nbs/models/fusion.ipynb #6077b4dd
-def load_bert(
-    text: TextEncoder, # lower layers
-    fusion: FusionEncoder, # upper layers
-    head: MLMHead | None, # None to leave it out
-    name: str, # of a BERT checkpoint on the Hub, or a folder
-) -> None:
-    "Load a BERT checkpoint into the text encoder, the fusion layers and the MLM head."
+def load_bert(text: TextEncoder, fusion: FusionEncoder, head: MLMHead | None, name: str) -> None:
+    """Load a BERT checkpoint into the text encoder, the fusion layers and the MLM head.
+
+    Args:
+        text: lower layers
+        fusion: upper layers
+        head: None to leave it out
+        name: of a BERT checkpoint on the Hub, or a folder
+    """
     weights = BertForMaskedLM.from_pretrained(name).state_dict()
     n = len(text.layer)
     layers = {k.removeprefix("bert.encoder."): w for k, w in weights.items() if k.startswith("bert.encoder.")}

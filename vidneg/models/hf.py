@@ -48,10 +48,15 @@ class HFScorer:
 
     def _chunks(self, n): return [slice(i, i + self.batch_size) for i in range(0, n, self.batch_size)]
 
-    def frames(self,
-        frames: np.ndarray | torch.Tensor, # (N, T, H, W, 3) uint8, or images (N, H, W, 3)
-    ) -> np.ndarray: # (N, T, H, W, 3) uint8
-        "Check what shall be encoded; an image becomes a video of one frame."
+    def frames(self, frames: np.ndarray | torch.Tensor) -> np.ndarray:
+        """Check what shall be encoded; an image becomes a video of one frame.
+
+        Args:
+            frames: (N, T, H, W, 3) uint8, or images (N, H, W, 3)
+
+        Returns:
+            (N, T, H, W, 3) uint8
+        """
         x = np.asarray(frames)
         if x.ndim == 4: x = x[:, None]
         if x.dtype != np.uint8 or x.ndim != 5 or x.shape[-1] != 3 or not x.shape[0] or not x.shape[1]:
@@ -59,44 +64,66 @@ class HFScorer:
                               f"got {x.dtype} {np.shape(frames)}")
         return x
 
-    def prepared(self,
-        frames: np.ndarray, # (M, H, W, 3) uint8
-    ) -> dict[str, torch.Tensor]: # pixel_values (M, 3, S, S) and what else the processor gives
-        "Frames as the model's processor prepares them."
+    def prepared(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
+        """Frames as the model's processor prepares them.
+
+        Args:
+            frames: (M, H, W, 3) uint8
+
+        Returns:
+            pixel_values (M, 3, S, S) and what else the processor gives
+        """
         out = self.image_processor(list(frames), return_tensors="pt", input_data_format="channels_last")
         return {k: v.to(self.device) for k, v in out.items()}
 
-    def words(self,
-        texts: list[str], # M texts
-    ) -> dict[str, torch.Tensor]: # input_ids (M, L), attention_mask (M, L)
-        "Token ids, cut at the model's context."
+    def words(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """Token ids, cut at the model's context.
+
+        Args:
+            texts: M texts
+
+        Returns:
+            input_ids (M, L), attention_mask (M, L)
+        """
         longest = self.model.config.get_text_config().max_position_embeddings
         out = self.tokenizer(texts, truncation=True, max_length=longest, padding=True, return_tensors="pt")
         return {k: out[k].to(self.device) for k in ("input_ids", "attention_mask")}
 
-    def unique(self,
-        texts: list[str], # N
-    ) -> tuple[list[str], np.ndarray]: # U texts, and for each of the N which it is
-        "Every text once."
+    def unique(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
+        """Every text once.
+
+        Args:
+            texts: N
+
+        Returns:
+            U texts, and for each of the N which it is
+        """
         if not len(texts): raise VidnegError("no texts to encode: pass at least one")
         unique, index = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
         return unique.tolist(), index
 
 # %% ../../nbs/models/hf.ipynb #fbf0c8fa
-def pooled(
-    out, # what a `transformers` model calls the features of images or texts: a tensor, in later releases an output
-) -> torch.Tensor: # (M, p)
-    "The embeddings themselves."
+def pooled(out) -> torch.Tensor:
+    """The embeddings themselves.
+
+    Args:
+        out: what a `transformers` model calls the features of images or texts: a tensor, in later releases an output
+
+    Returns:
+        (M, p)
+    """
     return out if isinstance(out, torch.Tensor) else out.pooler_output
 
 
 class DualEncoderScorer(HFScorer):
     "An image–text dual encoder over frames."
     @torch.no_grad()
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor, # (N, T, H, W, 3) uint8, or images (N, H, W, 3)
-    ) -> Encoding:
-        "Encode videos."
+    def encode_video(self, frames: np.ndarray | torch.Tensor) -> Encoding:
+        """Encode videos.
+
+        Args:
+            frames: (N, T, H, W, 3) uint8, or images (N, H, W, 3)
+        """
         x = self.frames(frames)
         n, t = x.shape[:2]
         flat = x.reshape(n*t, *x.shape[2:])
@@ -104,36 +131,53 @@ class DualEncoderScorer(HFScorer):
         e = F.normalize(e.unflatten(0, (n, t)).mean(1), dim=-1) # (N, p)
         return Encoding(e[:, None], e, None, np.arange(n))
 
-    def image_features(self,
-        frames: np.ndarray, # (M, H, W, 3) uint8
-    ) -> torch.Tensor: # (M, p) of length 1
-        "Embeddings of single frames."
+    def image_features(self, frames: np.ndarray) -> torch.Tensor:
+        """Embeddings of single frames.
+
+        Args:
+            frames: (M, H, W, 3) uint8
+
+        Returns:
+            (M, p) of length 1
+        """
         return F.normalize(pooled(self.model.get_image_features(**self.prepared(frames))).float(), dim=-1)
 
     @torch.no_grad()
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding:
-        "Encode texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Encode texts, each unique one once.
+
+        Args:
+            texts: N texts
+        """
         unique, index = self.unique(texts)
         out = [self.model.get_text_features(**self.words(unique[s])) for s in self._chunks(len(unique))]
         e = F.normalize(torch.cat([pooled(o).float() for o in out]), dim=-1) # (U, p)
         return Encoding(e[:, None], e, None, index)
 
-    def similarity(self,
-        videos: Encoding, # Nv
-        texts: Encoding, # Nt
-    ) -> np.ndarray: # (Nv, Nt) cosine
-        "Compare all videos with all texts."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts.
+
+        Args:
+            videos: Nv
+            texts: Nt
+
+        Returns:
+            (Nv, Nt) cosine
+        """
         return cosines(videos, texts)
 
 
 class SiglipScorer(DualEncoderScorer):
     "SigLIP was trained on texts padded to its whole context, the padding visible."
-    def words(self,
-        texts: list[str], # M texts
-    ) -> dict[str, torch.Tensor]: # input_ids (M, L), L the context
-        "Token ids, cut at the context or padded to it."
+    def words(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """Token ids, cut at the context or padded to it.
+
+        Args:
+            texts: M texts
+
+        Returns:
+            input_ids (M, L), L the context
+        """
         longest = self.model.config.get_text_config().max_position_embeddings
         out = self.tokenizer(texts, truncation=True, max_length=longest, padding="max_length", return_tensors="pt")
         return {"input_ids": out["input_ids"].to(self.device)}
@@ -144,10 +188,15 @@ class MicrosoftXClipScorer(HFScorer):
     model_class = XCLIPModel
 
     @torch.no_grad()
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor, # (N, T, H, W, 3) uint8, or images (N, H, W, 3)
-    ) -> Encoding: # `states` are the patches that the prompts look at
-        "Encode videos."
+    def encode_video(self, frames: np.ndarray | torch.Tensor) -> Encoding:
+        """Encode videos.
+
+        Args:
+            frames: (N, T, H, W, 3) uint8, or images (N, H, W, 3)
+
+        Returns:
+            `states` are the patches that the prompts look at
+        """
         x, out = self.frames(frames), []
         x = x[:, sample_indices(x.shape[1], self.model.config.vision_config.num_frames)]
         for s in self._chunks(len(x)): out.append(self._video(x[s]))
@@ -166,21 +215,31 @@ class MicrosoftXClipScorer(HFScorer):
         return (patches @ self.model.prompts_visual_projection).unflatten(0, (b, t)).mean(1), video
 
     @torch.no_grad()
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # `embedding` lacks the prompt of the video and has no fixed length
-        "Encode texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Encode texts, each unique one once.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            `embedding` lacks the prompt of the video and has no fixed length
+        """
         unique, index = self.unique(texts)
         out = [self.model.get_text_features(**self.words(unique[s])).pooler_output for s in self._chunks(len(unique))]
         e = torch.cat(out) # (U, p)
         return Encoding(e[:, None], e, None, index)
 
     @torch.no_grad()
-    def similarity(self,
-        videos: Encoding, # Nv
-        texts: Encoding, # Nt
-    ) -> np.ndarray: # (Nv, Nt) cosine
-        "Compare all videos with all texts, each prompted by the video."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts, each prompted by the video.
+
+        Args:
+            videos: Nv
+            texts: Nt
+
+        Returns:
+            (Nv, Nt) cosine
+        """
         (vu, v), (tu, t) = (np.unique(x.index, return_inverse=True) for x in (videos, texts))
         rows = []
         for s in self._chunks(len(vu)):
@@ -200,11 +259,16 @@ class Matching:
         "`reduce` of the logits (n, T, classes) of pairs (N,)."
         return each_pair(v, t, lambda *pair: reduce(self.pair_logits(videos, texts, *pair)), self.batch_size)
 
-    def match(self,
-        videos: Encoding, # N
-        texts: Encoding, # N
-    ) -> np.ndarray: # (N,) float64 in [0, 1]
-        "Probability that text i fits video i, the mean over frames."
+    def match(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Probability that text i fits video i, the mean over frames.
+
+        Args:
+            videos: N
+            texts: N
+
+        Returns:
+            (N,) float64 in [0, 1]
+        """
         check_aligned(videos, texts)
         def probability(x): return (x.softmax(-1)[..., 1] if x.shape[-1] == 2 else x[..., 0].sigmoid()).mean(1)
         return self._per_pair(videos, texts, videos.index, texts.index, lambda x: probability(x.double()))
@@ -215,10 +279,15 @@ class BlipScorer(Matching, DualEncoderScorer):
     model_class = BlipForImageTextRetrieval
 
     @torch.no_grad()
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor, # (N, T, H, W, 3) uint8, or images (N, H, W, 3)
-    ) -> Encoding: # `states` (N, T, S, d) are the patches of all frames, in memory
-        "Encode videos."
+    def encode_video(self, frames: np.ndarray | torch.Tensor) -> Encoding:
+        """Encode videos.
+
+        Args:
+            frames: (N, T, H, W, 3) uint8, or images (N, H, W, 3)
+
+        Returns:
+            `states` (N, T, S, d) are the patches of all frames, in memory
+        """
         x = self.frames(frames)
         n, t = x.shape[:2]
         flat, states = x.reshape(n*t, *x.shape[2:]), []
@@ -228,10 +297,15 @@ class BlipScorer(Matching, DualEncoderScorer):
         return Encoding(states.unflatten(0, (n, t)).cpu(), F.normalize(e, dim=-1), None, np.arange(n))
 
     @torch.no_grad()
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # `states` (U, L) are token ids: the head reads a text anew for each image
-        "Encode texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Encode texts, each unique one once.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            `states` (U, L) are token ids: the head reads a text anew for each image
+        """
         unique, index = self.unique(texts)
         words = self.words(unique)
         ids, mask = words["input_ids"], words["attention_mask"]
@@ -255,17 +329,27 @@ class ViltScorer(Matching, HFScorer):
     model_class = ViltForImageAndTextRetrieval
     supports = frozenset({"similarity", "pairwise", "match"})
 
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor, # (N, T, H, W, 3) uint8, or images (N, H, W, 3)
-    ) -> Encoding: # `states` are the frames
-        "Keep the frames."
+    def encode_video(self, frames: np.ndarray | torch.Tensor) -> Encoding:
+        """Keep the frames.
+
+        Args:
+            frames: (N, T, H, W, 3) uint8, or images (N, H, W, 3)
+
+        Returns:
+            `states` are the frames
+        """
         x = torch.as_tensor(self.frames(frames))
         return Encoding(x, torch.zeros(len(x), 0), None, np.arange(len(x)))
 
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # `states` (U, L) are token ids
-        "Tokenise texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Tokenise texts, each unique one once.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            `states` (U, L) are token ids
+        """
         unique, index = self.unique(texts)
         words = self.words(unique)
         return Encoding(words["input_ids"], torch.zeros(len(unique), 0), words["attention_mask"], index)
@@ -280,35 +364,48 @@ class ViltScorer(Matching, HFScorer):
             out = self.model(**self.prepared(frames.flatten(0, 1).numpy()), **words).logits
         return out.unflatten(0, frames.shape[:2])
 
-    def similarity(self,
-        videos: Encoding, # Nv
-        texts: Encoding, # Nt
-    ) -> np.ndarray: # (Nv, Nt) logits, the mean over frames
-        "Compare all videos with all texts, pair by pair."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts, pair by pair.
+
+        Args:
+            videos: Nv
+            texts: Nt
+
+        Returns:
+            (Nv, Nt) logits, the mean over frames
+        """
         v, t = (x.ravel() for x in np.meshgrid(videos.index, texts.index, indexing="ij")) # (Nv·Nt,)
         return self._per_pair(videos, texts, v, t, lambda x: x.mean((1, 2))).reshape(len(videos), len(texts))
 
-    def pairwise(self,
-        videos: Encoding, # N
-        texts: Encoding, # N
-    ) -> np.ndarray: # (N,) logits, the mean over frames
-        "Compare each video with its own text."
+    def pairwise(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: N
+            texts: N
+
+        Returns:
+            (N,) logits, the mean over frames
+        """
         check_aligned(videos, texts)
         return self._per_pair(videos, texts, videos.index, texts.index, lambda x: x.mean((1, 2)))
 
 # %% ../../nbs/models/hf.ipynb #3b1bd5a8
-def has_features(
-    model, # of `transformers`
-) -> bool:
-    "Whether a foreign model is a dual encoder. The one place where the house looks at a class instead of asking it."
+def has_features(model) -> bool:
+    """Whether a foreign model is a dual encoder. The one place where the house looks at a class instead of asking it.
+
+    Args:
+        model: of `transformers`
+    """
     return all(hasattr(model, f"get_{x}_features") for x in ("image", "text"))
 
-def load_hf(
-    name: str | Path, # of a checkpoint on the Hub, or a folder that `save_pretrained` wrote
-    batch_size: int = 32, # frames, texts or pairs at a time
-    device: str = "cpu",
-) -> HFScorer:
-    "A scorer from a `transformers` checkpoint: the model, its image processor and its tokenizer."
+def load_hf(name: str | Path, batch_size: int = 32, device: str = "cpu") -> HFScorer:
+    """A scorer from a `transformers` checkpoint: the model, its image processor and its tokenizer.
+
+    Args:
+        name: of a checkpoint on the Hub, or a folder that `save_pretrained` wrote
+        batch_size: frames, texts or pairs at a time
+    """
     name = str(name)
     try:
         kind = AutoConfig.from_pretrained(name).model_type

@@ -26,12 +26,17 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
                    "chat_template.jinja", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model",
                    "sentencepiece.bpe.model")
 
-def save(
-    model: nn.Module, # with a dataclass as `config`
-    folder: str | Path, # made if need be
-    tokenizer=None, # with which it was trained; kept beside the model, so that `load_scorer` needs nothing else
-) -> Path: # `folder`
-    "Write `config.json`, `model.safetensors` and, if given, the tokenizer, each atomically."
+def save(model: nn.Module, folder: str | Path, tokenizer=None) -> Path:
+    """Write `config.json`, `model.safetensors` and, if given, the tokenizer, each atomically.
+
+    Args:
+        model: with a dataclass as `config`
+        folder: made if need be
+        tokenizer: with which it was trained; kept beside the model, so that `load_scorer` needs nothing else
+
+    Returns:
+        `folder`
+    """
     folder, config = Path(folder), {"model": type(model).__name__} | dataclasses.asdict(model.config)
     with atomic_path(folder/"config.json") as part:
         part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -42,10 +47,12 @@ def save(
     return folder
 
 # %% ../../nbs/models/io.ipynb #5c0b000dx
-def class_named(
-    name: str, # as `config.json` gives it
-) -> type:
-    "Find a class of models. Raises `VidnegError` for an unknown name."
+def class_named(name: str) -> type:
+    """Find a class of models. Raises `VidnegError` for an unknown name.
+
+    Args:
+        name: as `config.json` gives it
+    """
     if name in CLASSES: return CLASSES[name]
     builders = (MODELS[k] for k in reversed(list(MODELS))) # the latest first: it is the likeliest, and the rest waits
     found = next((b.model for b in builders if b.model.__name__ == name), None)
@@ -53,10 +60,15 @@ def class_named(
     return found
 
 # %% ../../nbs/models/io.ipynb #1f8d96c8
-def read_config(
-    folder: str | Path, # that `save` wrote
-) -> dict: # "model" and the fields of its config
-    "What `config.json` says."
+def read_config(folder: str | Path) -> dict:
+    """What `config.json` says.
+
+    Args:
+        folder: that `save` wrote
+
+    Returns:
+        "model" and the fields of its config
+    """
     path = Path(folder)/"config.json"
     if not path.exists():
         raise VidnegError(f"{path} does not exist: train and save the model first, or check the path")
@@ -65,11 +77,16 @@ def read_config(
 
 Model = TypeVar("Model", bound=nn.Module)
 
-def load(
-    folder: str | Path, # that `save` wrote
-    wanted: type[Model] = nn.Module, # what it should be, for whoever can take nothing else
-) -> Model: # on the CPU, in training mode
-    "Read a model back. Raises `VidnegError` if the files are missing, do not belong together or hold another class."
+def load(folder: str | Path, wanted: type[Model] = nn.Module) -> Model:
+    """Read a model back. Raises `VidnegError` if the files are missing, do not belong together or hold another class.
+
+    Args:
+        folder: that `save` wrote
+        wanted: what it should be, for whoever can take nothing else
+
+    Returns:
+        on the CPU, in training mode
+    """
     config, weights = read_config(folder), Path(folder)/"model.safetensors"
     if not weights.exists():
         raise VidnegError(f"{weights} does not exist: train and save the model first, or check the path")

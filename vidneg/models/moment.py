@@ -16,26 +16,37 @@ from ..losses.windows import to_windows
 from .encoders import attend
 
 # %% auto #0
-__all__ = ['sine_embedding', 'clip_places', 'Attention', 'Residual', 'FeedForward', 'AttentionLayer', 'MLP', 'MomentConfig',
-           'MomentOutput', 'pool_joint', 'InputProjection', 'xavier', 'MomentModel', 'predicted_windows', 'predictions']
+__all__ = ['sine_embedding', 'clip_places', 'Attention', 'Residual', 'FeedForward', 'AttentionLayer', 'MLP',
+           'MomentConfig', 'MomentOutput', 'pool_joint', 'InputProjection', 'xavier', 'MomentModel',
+           'predicted_windows', 'predictions']
 
 # %% ../../nbs/models/moment.ipynb #bdb072f7
-def sine_embedding(
-    place: torch.Tensor, # (...) in [0, 1]
-    width: int, # even
-    turns: float = 1., # full turns of the fastest sine between 0 and 1
-    slowest: float = 10000., # longest wavelength, in units of the shortest
-) -> torch.Tensor: # (..., width)
-    "Sine and cosine of a place at `width`/2 wavelengths, interleaved."
+def sine_embedding(place: torch.Tensor, width: int, turns: float = 1., slowest: float = 10000.) -> torch.Tensor:
+    """Sine and cosine of a place at `width`/2 wavelengths, interleaved.
+
+    Args:
+        place: (...) in [0, 1]
+        width: even
+        turns: full turns of the fastest sine between 0 and 1
+        slowest: longest wavelength, in units of the shortest
+
+    Returns:
+        (..., width)
+    """
     if width % 2: raise VidnegError(f"positions need an even width, got {width}")
     step = torch.arange(width//2, device=place.device, dtype=place.dtype)*2/width
     angle = 2*math.pi*turns*place[..., None]/slowest**step # (..., width/2)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
 
-def clip_places(
-    mask: torch.Tensor, # (B, T) bool
-) -> torch.Tensor: # (B, T) in [0, 1], the last clip of each video at 1
-    "Where each clip is in its video."
+def clip_places(mask: torch.Tensor) -> torch.Tensor:
+    """Where each clip is in its video.
+
+    Args:
+        mask: (B, T) bool
+
+    Returns:
+        (B, T) in [0, 1], the last clip of each video at 1
+    """
     count = mask.long().cumsum(1) # of integers: the sum of floats has no deterministic kernel on GPUs
     return count/count[:, -1:].clamp(min=1)
 
@@ -122,22 +133,36 @@ class MLP(nn.Sequential):
 # %% ../../nbs/models/moment.ipynb #c195d9ab
 @dataclass(frozen=True)
 class MomentConfig:
-    "Sizes of a model of moments."
-    video_dim: int = 64 # d_v, of a clip's features
-    text_dim: int = 64 # d_t, of a word's
-    width: int = 64 # d
+    """Sizes of a model of moments.
+
+    Attributes:
+        video_dim: d_v, of a clip's features
+        text_dim: d_t, of a word's
+        width: d
+        input_layers: linear layers from features to width
+        cross_layers: of video on text, in QD-DETR
+        queries: N, windows predicted
+        endpoints: append start and end of each clip, as fractions of the video, to its features
+        turns: full turns of the fastest sine of positions within a video
+        text_positions: words know their place; False: the text encoder saw to that
+        input_dropout: of features
+        dropout: of attention and layers
+    """
+    video_dim: int = 64
+    text_dim: int = 64
+    width: int = 64
     heads: int = 4
-    input_layers: int = 2 # linear layers from features to width
-    cross_layers: int = 2 # of video on text, in QD-DETR
+    input_layers: int = 2
+    cross_layers: int = 2
     encoder_layers: int = 2
     decoder_layers: int = 2
     mlp_ratio: float = 4.
-    queries: int = 10 # N, windows predicted
-    endpoints: bool = True # append start and end of each clip, as fractions of the video, to its features
-    turns: float = 1. # full turns of the fastest sine of positions within a video
-    text_positions: bool = False # words know their place; False: the text encoder saw to that
-    input_dropout: float = 0. # of features
-    dropout: float = 0. # of attention and layers
+    queries: int = 10
+    endpoints: bool = True
+    turns: float = 1.
+    text_positions: bool = False
+    input_dropout: float = 0.
+    dropout: float = 0.
 
     def __post_init__(self):
         if self.width % self.heads or self.width % 4:
@@ -155,20 +180,34 @@ class MomentConfig:
 # %% ../../nbs/models/moment.ipynb #5bcfc0aa
 @dataclass(frozen=True)
 class MomentOutput:
-    "What a model of moments says. D decoder layers, N predictions."
-    spans: torch.Tensor # (D, B, N, 2) centre and width in [0, 1]; the last layer is the answer
-    logits: torch.Tensor # (D, B, N, 2), class 0: this is a true window
-    saliency: torch.Tensor # (B, T), −∞ for padding
-    joint: torch.Tensor # (B, T, d) clips that have seen the text
-    video_mask: torch.Tensor # (B, T) bool
-    negative_saliency: torch.Tensor | None = None # (B, T), with the text of another video; −∞ where there is none
+    """What a model of moments says. D decoder layers, N predictions.
 
-def pool_joint(
-    joint: torch.Tensor, # (B, T, d)
-    mask: torch.Tensor, # (B, T) bool
-    pooling: str = "mean", # over clips: "mean" or "max"
-) -> torch.Tensor: # (B, d)
-    "One joint embedding per pair of video and text. Sentence components (6)."
+    Attributes:
+        spans: (D, B, N, 2) centre and width in [0, 1]; the last layer is the answer
+        logits: (D, B, N, 2), class 0: this is a true window
+        saliency: (B, T), −∞ for padding
+        joint: (B, T, d) clips that have seen the text
+        video_mask: (B, T) bool
+        negative_saliency: (B, T), with the text of another video; −∞ where there is none
+    """
+    spans: torch.Tensor
+    logits: torch.Tensor
+    saliency: torch.Tensor
+    joint: torch.Tensor
+    video_mask: torch.Tensor
+    negative_saliency: torch.Tensor | None = None
+
+def pool_joint(joint: torch.Tensor, mask: torch.Tensor, pooling: str = "mean") -> torch.Tensor:
+    """One joint embedding per pair of video and text. Sentence components (6).
+
+    Args:
+        joint: (B, T, d)
+        mask: (B, T) bool
+        pooling: over clips: "mean" or "max"
+
+    Returns:
+        (B, d)
+    """
     if pooling == "mean": return joint.masked_fill(~mask[..., None], 0).sum(1)/mask.sum(1, keepdim=True)
     if pooling == "max": return joint.masked_fill(~mask[..., None], -torch.inf).amax(1)
     raise VidnegError(f"pooling is 'mean' or 'max', not {pooling!r}")
@@ -204,10 +243,12 @@ def _checked(name, x, mask, width):
     if not x.isfinite().all(): raise VidnegError(f"{name} features have NaN or infinite values: extract them again")
     return x, mask
 
-def xavier(
-    module: nn.Module, # an attention or feed-forward layer
-) -> None:
-    "DETR's initialisation of matrices."
+def xavier(module: nn.Module) -> None:
+    """DETR's initialisation of matrices.
+
+    Args:
+        module: an attention or feed-forward layer
+    """
     for p in module.parameters():
         if p.ndim > 1: nn.init.xavier_uniform_(p)
 
@@ -231,12 +272,22 @@ class MomentModel(nn.Module):
                 if isinstance(module, (Attention, FeedForward)): xavier(module)
 
     def tokens(self,
-        video: torch.Tensor, # (B, T, d_v)
-        video_mask: torch.Tensor, # (B, T) 1 for clips
-        text: torch.Tensor, # (B, L, d_t)
-        text_mask: torch.Tensor, # (B, L) 1 for words
-    ) -> tuple[torch.Tensor, ...]: # clips (B, T, d), their positions, mask; words (B, L, d), positions, mask
-        "Check and project both inputs."
+        video: torch.Tensor,
+        video_mask: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """Check and project both inputs.
+
+        Args:
+            video: (B, T, d_v)
+            video_mask: (B, T) 1 for clips
+            text: (B, L, d_t)
+            text_mask: (B, L) 1 for words
+
+        Returns:
+            clips (B, T, d), their positions, mask; words (B, L, d), positions, mask
+        """
         clips, words = self._clips(video, video_mask), self._words(text, text_mask)
         if len(video) != len(text): raise VidnegError(f"{len(video)} videos, {len(text)} texts: give one text a video")
         return *clips, *words
@@ -259,13 +310,24 @@ class MomentModel(nn.Module):
         return self.text_proj(text), words.to(text), mask
 
     def joint(self,
-        video: torch.Tensor, # (B, T, d_v)
-        video_mask: torch.Tensor, # (B, T)
-        text: torch.Tensor, # (B, L, d_t), or (B, K, L, d_t): K texts a video
-        text_mask: torch.Tensor, # (B, L), or (B, K, L); a text without words, one that does not exist, gives 0
-        pooling: str = "mean", # over clips: "mean" or "max"
-    ) -> torch.Tensor: # (B, d), or (B, K, d)
-        "Joint embeddings of videos and texts, without decoding. Sentence components (6)."
+        video: torch.Tensor,
+        video_mask: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        pooling: str = "mean",
+    ) -> torch.Tensor:
+        """Joint embeddings of videos and texts, without decoding. Sentence components (6).
+
+        Args:
+            video: (B, T, d_v)
+            video_mask: (B, T)
+            text: (B, L, d_t), or (B, K, L, d_t): K texts a video
+            text_mask: (B, L), or (B, K, L); a text without words, one that does not exist, gives 0
+            pooling: over clips: "mean" or "max"
+
+        Returns:
+            (B, d), or (B, K, d)
+        """
         shape, text_mask = text_mask.shape[:-1], text_mask.bool().flatten(0, -2) # (M, L)
         text, there = text.flatten(0, -3), text_mask.any(1) # (M, L, d_t), (M,)
         row = torch.arange(len(video), device=video.device).repeat_interleave(len(text)//max(len(video), 1))[there]
@@ -277,12 +339,16 @@ class MomentModel(nn.Module):
 
 # %% ../../nbs/models/moment.ipynb #26b4f056
 @torch.no_grad()
-def predicted_windows(
-    output: MomentOutput,
-    duration: torch.Tensor, # (B,) seconds
-    round_to: float = 0., # seconds of a clip; 0: do not round
-) -> list[list[list[float]]]: # for each query N times [start, end, probability], best first
-    "The answer as windows in seconds."
+def predicted_windows(output: MomentOutput, duration: torch.Tensor, round_to: float = 0.) -> list[list[list[float]]]:
+    """The answer as windows in seconds.
+
+    Args:
+        duration: (B,) seconds
+        round_to: seconds of a clip; 0: do not round
+
+    Returns:
+        for each query N times [start, end, probability], best first
+    """
     spans, logits = output.spans[-1].double().cpu(), output.logits[-1].double().cpu()
     end = duration.double().cpu()[:, None, None]
     windows = (to_windows(spans)*end).clamp(min=0).minimum(end) # (B, N, 2)
@@ -297,13 +363,17 @@ def predicted_windows(
     return rows.take_along_dim(order[..., None], 1).tolist()
 
 @torch.no_grad()
-def predictions(
-    output: MomentOutput,
-    query_ids: list[str], # B of them
-    duration: torch.Tensor, # (B,) seconds
-    round_to: float = 0., # see `predicted_windows`
-) -> list[dict]: # one for each query, in QVHighlights' format
-    "What `vidneg.evaluate.moments` reads."
+def predictions(output: MomentOutput, query_ids: list[str], duration: torch.Tensor, round_to: float = 0.) -> list[dict]:
+    """What `vidneg.evaluate.moments` reads.
+
+    Args:
+        query_ids: B of them
+        duration: (B,) seconds
+        round_to: see `predicted_windows`
+
+    Returns:
+        one for each query, in QVHighlights' format
+    """
     windows = predicted_windows(output, duration, round_to)
     saliency = [s[m].tolist() for s, m in zip(output.saliency.double().cpu(), output.video_mask.cpu())]
     return [dict(qid=q, pred_relevant_windows=w, pred_saliency_scores=s)

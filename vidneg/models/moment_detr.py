@@ -56,13 +56,21 @@ class MomentDETR(MomentModel):
     def _joint(self, *tokens): return self._encode(*tokens)[0][:, :tokens[0].shape[1]]
 
     def forward(self,
-        video: torch.Tensor, # (B, T, d_v) features of clips
-        video_mask: torch.Tensor, # (B, T) 1 for clips, 0 for padding
-        text: torch.Tensor, # (B, L, d_t) features of words
-        text_mask: torch.Tensor, # (B, L) 1 for words, 0 for padding
-        negative: torch.Tensor | None = None, # of no use: Moment-DETR learns from true pairs only
+        video: torch.Tensor,
+        video_mask: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        negative: torch.Tensor | None = None,
     ) -> MomentOutput:
-        "Windows and saliency."
+        """Windows and saliency.
+
+        Args:
+            video: (B, T, d_v) features of clips
+            video_mask: (B, T) 1 for clips, 0 for padding
+            text: (B, L, d_t) features of words
+            text_mask: (B, L) 1 for words, 0 for padding
+            negative: of no use: Moment-DETR learns from true pairs only
+        """
         tokens = self.tokens(video, video_mask, text, text_mask)
         memory, position, mask = self._encode(*tokens)
         query = self.query.weight.expand(len(video), -1, -1) # (B, N, d)

@@ -25,28 +25,51 @@ __all__ = ['TINY', 'navero', 'navero_from_parts', 'NaveroConfig', 'beit_config',
 # %% ../../nbs/models/navero.ipynb #c04b12d2
 @dataclass(frozen=True)
 class NaveroConfig:
-    "Sizes of a NAVERO model."
-    image_size: int = 64 # pixels a side
-    patch_size: int = 16 # pixels a side
-    stem: tuple[int, ...] = (32, 64, 128) # channels of convolutions before the patches; (): BEiT's linear patches
-    width: int = 128 # of all tokens, video and text
-    heads: int = 4 # attention heads
-    spatial_layers: int = 2 # lower video blocks, which see single frames
-    spacetime_layers: int = 2 # upper video blocks, divided space-time attention
-    text_layers: int = 2 # BERT layers that read the text alone
-    fusion_layers: int = 2 # BERT layers that look at the video
-    mlp_ratio: float = 4. # MLP width / width
-    embed_dim: int = 128 # of the contrastive space
-    max_frames: int = 8 # frames with an embedding of their own; others are interpolated
-    max_tokens: int = 48 # of a text, with [CLS] and [SEP]
+    """Sizes of a NAVERO model.
+
+    Attributes:
+        image_size: pixels a side
+        patch_size: pixels a side
+        stem: channels of convolutions before the patches; (): BEiT's linear patches
+        width: of all tokens, video and text
+        heads: attention heads
+        spatial_layers: lower video blocks, which see single frames
+        spacetime_layers: upper video blocks, divided space-time attention
+        text_layers: BERT layers that read the text alone
+        fusion_layers: BERT layers that look at the video
+        mlp_ratio: MLP width / width
+        embed_dim: of the contrastive space
+        max_frames: frames with an embedding of their own; others are interpolated
+        max_tokens: of a text, with [CLS] and [SEP]
+        dropout: of the text encoder
+        cls_token: a [CLS] token in each frame
+        absolute_positions: BEiT's optional absolute spatial embedding, beside the relative bias
+        layer_scale: BEiT's LayerScale at the start, 0 for none
+        init_temporal: "random", or "zero": at the start time changes nothing
+        position_std: of fresh embeddings of a frame's time and, without a stem, of a patch's place
+        temperature: at the start
+    """
+    image_size: int = 64
+    patch_size: int = 16
+    stem: tuple[int, ...] = (32, 64, 128)
+    width: int = 128
+    heads: int = 4
+    spatial_layers: int = 2
+    spacetime_layers: int = 2
+    text_layers: int = 2
+    fusion_layers: int = 2
+    mlp_ratio: float = 4.
+    embed_dim: int = 128
+    max_frames: int = 8
+    max_tokens: int = 48
     vocab_size: int = 1000
-    dropout: float = 0. # of the text encoder
-    cls_token: bool = False # a [CLS] token in each frame
-    absolute_positions: bool = True # BEiT's optional absolute spatial embedding, beside the relative bias
-    layer_scale: float = 0. # BEiT's LayerScale at the start, 0 for none
-    init_temporal: str = "random" # "random", or "zero": at the start time changes nothing
-    position_std: float = 1. # of fresh embeddings of a frame's time and, without a stem, of a patch's place
-    temperature: float = 0.07 # at the start
+    dropout: float = 0.
+    cls_token: bool = False
+    absolute_positions: bool = True
+    layer_scale: float = 0.
+    init_temporal: str = "random"
+    position_std: float = 1.
+    temperature: float = 0.07
 
     def __post_init__(self): object.__setattr__(self, "stem", tuple(self.stem)) # a list when read from JSON
 
@@ -64,10 +87,12 @@ class NaveroConfig:
         return .02*(768/self.width)**.5
 
 # %% ../../nbs/models/navero.ipynb #3b526572
-def beit_config(
-    config: NaveroConfig,
-) -> BeitConfig: # of all blocks
-    "The `BeitConfig` of a `NaveroConfig`."
+def beit_config(config: NaveroConfig) -> BeitConfig:
+    """The `BeitConfig` of a `NaveroConfig`.
+
+    Returns:
+        of all blocks
+    """
     c = config
     return BeitConfig(
         image_size=c.image_size, patch_size=c.patch_size, hidden_size=c.width, num_attention_heads=c.heads,
@@ -112,39 +137,64 @@ class Navero(FusionModel):
                     for p in m.temporal_attention.o_proj.parameters(): nn.init.zeros_(p)
         else: raise VidnegError(f"init_temporal is 'random' or 'zero', not {self.config.init_temporal!r}")
 
-    def frame_features(self,
-        frames: torch.Tensor, # (B, T, H, W, 3) uint8
-    ) -> torch.Tensor: # (B, T, N, d)
-        "Features of single frames: the lower, purely spatial layers."
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Features of single frames: the lower, purely spatial layers.
+
+        Args:
+            frames: (B, T, H, W, 3) uint8
+
+        Returns:
+            (B, T, N, d)
+        """
         return self.video.frame_features(frames)
 
-    def encode_video(self,
-        features: torch.Tensor, # (B, T, N, d) from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # tokens (B, T·N, d), embedding (B, p) of length 1
-        "Tokens for fusion and the embedding for contrast of each video."
+    def encode_video(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens for fusion and the embedding for contrast of each video.
+
+        Args:
+            features: (B, T, N, d) from `frame_features`
+
+        Returns:
+            tokens (B, T·N, d), embedding (B, p) of length 1
+        """
         x = self.video(features) # (B, T, N, d)
         return x.flatten(1, 2), F.normalize(self.video_proj(self.video.pool(x)), dim=-1)
 
     def fuse(self,
-        tokens: torch.Tensor, # (V, S, d) from `encode_video`
-        hidden: torch.Tensor, # (B, K, L, d) from `encode_text`
-        mask: torch.Tensor, # (B, K, L) 1 for words, 0 for padding
-        rows: torch.Tensor | None = None, # (B,) the video of each row; None: row i is about video i
-        first_only: bool = False, # enough for `match_logits`, and cheaper
-    ) -> torch.Tensor: # (B, K, L, d), or (B, K, 1, d)
-        "Read K texts while looking at their row's video."
+        tokens: torch.Tensor,
+        hidden: torch.Tensor,
+        mask: torch.Tensor,
+        rows: torch.Tensor | None = None,
+        first_only: bool = False,
+    ) -> torch.Tensor:
+        """Read K texts while looking at their row's video.
+
+        Args:
+            tokens: (V, S, d) from `encode_video`
+            hidden: (B, K, L, d) from `encode_text`
+            mask: (B, K, L) 1 for words, 0 for padding
+            rows: (B,) the video of each row; None: row i is about video i
+            first_only: enough for `match_logits`, and cheaper
+
+        Returns:
+            (B, K, L, d), or (B, K, 1, d)
+        """
         return self.fusion(tokens, hidden, mask, rows, first_only)
 
-    def load_vision(self,
-        name: str, # of a BEiT checkpoint, or a folder
-    ):
-        "Start the video encoder as BEiT."
+    def load_vision(self, name: str):
+        """Start the video encoder as BEiT.
+
+        Args:
+            name: of a BEiT checkpoint, or a folder
+        """
         load_beit(self.video, name)
 
-    def load_text(self,
-        name: str, # of a BERT checkpoint, or a folder
-    ):
-        "Start the text encoder, fusion and the MLM head as BERT."
+    def load_text(self, name: str):
+        """Start the text encoder, fusion and the MLM head as BERT.
+
+        Args:
+            name: of a BERT checkpoint, or a folder
+        """
         load_bert(self.text, self.fusion, self.mlm_head, name)
 
 # %% ../../nbs/models/navero.ipynb #5c100002

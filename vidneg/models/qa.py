@@ -24,15 +24,25 @@ HEADS = ("classify", "generate")
 
 @dataclass(frozen=True)
 class QAConfig:
-    "Sizes of an answer decoder."
-    video_dim: int # of the frozen video tokens
-    text_dim: int # of the frozen words
-    answers: tuple[str, ...] # that it knows
-    head: str = "classify" # or "generate", the paper's form
-    width: int = 128 # d
-    heads: int = 4 # attention heads
+    """Sizes of an answer decoder.
+
+    Attributes:
+        video_dim: of the frozen video tokens
+        text_dim: of the frozen words
+        answers: that it knows
+        head: or "generate", the paper's form
+        width: d
+        heads: attention heads
+        mlp_ratio: MLP width / width
+    """
+    video_dim: int
+    text_dim: int
+    answers: tuple[str, ...]
+    head: str = "classify"
+    width: int = 128
+    heads: int = 4
     layers: int = 2
-    mlp_ratio: float = 4. # MLP width / width
+    mlp_ratio: float = 4.
     dropout: float = 0.
 
     def __post_init__(self):
@@ -42,10 +52,15 @@ class QAConfig:
             raise VidnegError("answers must be some texts, each once: see `answer_vocabulary`")
         if self.width % self.heads: raise VidnegError(f"{self.heads} heads do not divide width {self.width}")
 
-def spell(
-    answers: Sequence[str], # A
-) -> tuple[list[str], torch.Tensor]: # W words, the first ends an answer; (A, L) word numbers, −1 after the end
-    "The words of which answers are made."
+def spell(answers: Sequence[str]) -> tuple[list[str], torch.Tensor]:
+    """The words of which answers are made.
+
+    Args:
+        answers: A
+
+    Returns:
+        W words, the first ends an answer; (A, L) word numbers, −1 after the end
+    """
     split = [a.split() for a in answers]
     words = ["", *sorted({w for a in split for w in a})]
     number = {w: n for n, w in enumerate(words)}
@@ -92,12 +107,22 @@ class AnswerDecoder(nn.Module):
             self.head = nn.Linear(c.width, len(c.answers) if classify else len(self.words))
 
     def memory(self,
-        words: torch.Tensor, # (B, L, d_t) of the questions
-        words_mask: torch.Tensor | None = None, # (B, L) 1 for words, 0 for padding
-        video: torch.Tensor | None = None, # (B, S, d_v); None: blind
-        video_mask: torch.Tensor | None = None, # (B, S)
-    ) -> tuple[torch.Tensor, torch.Tensor]: # (B, S + L, d) and its mask, bool
-        "What the decoder looks at."
+        words: torch.Tensor,
+        words_mask: torch.Tensor | None = None,
+        video: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the decoder looks at.
+
+        Args:
+            words: (B, L, d_t) of the questions
+            words_mask: (B, L) 1 for words, 0 for padding
+            video: (B, S, d_v); None: blind
+            video_mask: (B, S)
+
+        Returns:
+            (B, S + L, d) and its mask, bool
+        """
         x, mask = _part(words, words_mask, self.config.text_dim, "words")
         x = self.text(x) + self.source[1]
         if video is not None:
@@ -107,25 +132,41 @@ class AnswerDecoder(nn.Module):
         if not mask.any(1).all(): raise VidnegError("a question without a word and without a video: leave it out")
         return x, mask
 
-    def decode(self,
-        memory: torch.Tensor, # (B, M, d)
-        mask: torch.Tensor, # (B, M) bool
-        said: torch.Tensor, # (B, n) numbers of the words said so far, n may be 0
-    ) -> torch.Tensor: # (B, n + 1, answers or words)
-        "Logits of what comes first and after each word."
+    def decode(self, memory: torch.Tensor, mask: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+        """Logits of what comes first and after each word.
+
+        Args:
+            memory: (B, M, d)
+            mask: (B, M) bool
+            said: (B, n) numbers of the words said so far, n may be 0
+
+        Returns:
+            (B, n + 1, answers or words)
+        """
         x = torch.cat([self.start.expand(len(memory), 1, -1), self.embedding(said)], 1) # (B, n + 1, d)
         x = x + self.positions[:x.shape[1]]
         later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
         return self.head(self.decoder(x, memory, tgt_mask=later, memory_key_padding_mask=~mask))
 
     def forward(self,
-        words: torch.Tensor, # (B, L, d_t) of the questions
-        answer: torch.Tensor, # (B,) int, place in `config.answers`
-        words_mask: torch.Tensor | None = None, # (B, L) 1 for words, 0 for padding
-        video: torch.Tensor | None = None, # (B, S, d_v); None: blind
-        video_mask: torch.Tensor | None = None, # (B, S)
-    ) -> dict[str, torch.Tensor]: # {"answer": (B,)}
-        "Loss per question: −log p(answer)."
+        words: torch.Tensor,
+        answer: torch.Tensor,
+        words_mask: torch.Tensor | None = None,
+        video: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Loss per question: −log p(answer).
+
+        Args:
+            words: (B, L, d_t) of the questions
+            answer: (B,) int, place in `config.answers`
+            words_mask: (B, L) 1 for words, 0 for padding
+            video: (B, S, d_v); None: blind
+            video_mask: (B, S)
+
+        Returns:
+            {"answer": (B,)}
+        """
         n = len(self.config.answers)
         if len(answer) != len(words): raise VidnegError(f"{len(answer)} answers for {len(words)} questions")
         if len(answer) and not 0 <= int(answer.min()) <= int(answer.max()) < n:
@@ -138,12 +179,22 @@ class AnswerDecoder(nn.Module):
 
     @torch.no_grad()
     def predict(self,
-        words: torch.Tensor, # (B, L, d_t) of the questions
-        words_mask: torch.Tensor | None = None, # (B, L) 1 for words, 0 for padding
-        video: torch.Tensor | None = None, # (B, S, d_v); None: blind
-        video_mask: torch.Tensor | None = None, # (B, S)
-    ) -> list[str]: # B answers; "" where the two best tie
-        "The answers, most probable or, when generated, most probable word by word."
+        words: torch.Tensor,
+        words_mask: torch.Tensor | None = None,
+        video: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+    ) -> list[str]:
+        """The answers, most probable or, when generated, most probable word by word.
+
+        Args:
+            words: (B, L, d_t) of the questions
+            words_mask: (B, L) 1 for words, 0 for padding
+            video: (B, S, d_v); None: blind
+            video_mask: (B, S)
+
+        Returns:
+            B answers; "" where the two best tie
+        """
         training = self.training
         memory, mask = self.eval().memory(words, words_mask, video, video_mask)
         out = self._choose(memory, mask) if self.config.head == "classify" else self._generate(memory, mask)
@@ -163,8 +214,13 @@ class AnswerDecoder(nn.Module):
         texts = [[self.words[n] for n in row] for row in said.tolist()]
         return [" ".join(t[:t.index("")] if "" in t else t) for t in texts]
 
-    def save(self,
-        folder: str | Path, # made if need be
-    ) -> Path: # `folder`
-        "Write `config.json` and `model.safetensors`, each atomically."
+    def save(self, folder: str | Path) -> Path:
+        """Write `config.json` and `model.safetensors`, each atomically.
+
+        Args:
+            folder: made if need be
+
+        Returns:
+            `folder`
+        """
         return save(self, folder)

@@ -16,12 +16,17 @@ from .moment import (
 __all__ = ['anchor_embedding', 'AnchorLayer', 'AnchorDecoder', 'QDDETR']
 
 # %% ../../nbs/models/qd_detr.ipynb #592527bc
-def anchor_embedding(
-    anchors: torch.Tensor, # (..., 2) centre and width in [0, 1]
-    width: int, # d, divisible by 4
-    turns: float = 1., # see `sine_embedding`
-) -> torch.Tensor: # (..., d), half for the centre and half for the width
-    "Sine embedding of a window."
+def anchor_embedding(anchors: torch.Tensor, width: int, turns: float = 1.) -> torch.Tensor:
+    """Sine embedding of a window.
+
+    Args:
+        anchors: (..., 2) centre and width in [0, 1]
+        width: d, divisible by 4
+        turns: see `sine_embedding`
+
+    Returns:
+        (..., d), half for the centre and half for the width
+    """
     return sine_embedding(anchors, width//2, turns).flatten(-2)
 
 # %% ../../nbs/models/qd_detr.ipynb #d9403e50
@@ -81,11 +86,20 @@ class AnchorDecoder(nn.Module):
         self.norm = nn.LayerNorm(d)
 
     def forward(self,
-        memory: torch.Tensor, # (B, T, d)
-        position: torch.Tensor, # (B, T, d)
-        mask: torch.Tensor, # (B, T) bool
-    ) -> tuple[torch.Tensor, torch.Tensor]: # spans (D, B, N, 2), content (D, B, N, d)
-        "Windows and content after each layer."
+        memory: torch.Tensor,
+        position: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Windows and content after each layer.
+
+        Args:
+            memory: (B, T, d)
+            position: (B, T, d)
+            mask: (B, T) bool
+
+        Returns:
+            spans (D, B, N, 2), content (D, B, N, d)
+        """
         d = memory.shape[-1]
         anchors = self.anchors.weight.sigmoid().expand(len(memory), -1, -1) # (B, N, 2)
         x, spans, contents = memory.new_zeros(*anchors.shape[:2], d), [], []
@@ -139,13 +153,21 @@ class QDDETR(MomentModel):
         return out
 
     def forward(self,
-        video: torch.Tensor, # (B, T, d_v) features of clips
-        video_mask: torch.Tensor, # (B, T) 1 for clips, 0 for padding
-        text: torch.Tensor, # (B, L, d_t) features of words
-        text_mask: torch.Tensor, # (B, L) 1 for words, 0 for padding
-        negative: torch.Tensor | None = None, # (B,) row of a text about another video, −1 for none; None: not wanted
+        video: torch.Tensor,
+        video_mask: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        negative: torch.Tensor | None = None,
     ) -> MomentOutput:
-        "Windows and saliency."
+        """Windows and saliency.
+
+        Args:
+            video: (B, T, d_v) features of clips
+            video_mask: (B, T) 1 for clips, 0 for padding
+            text: (B, L, d_t) features of words
+            text_mask: (B, L) 1 for words, 0 for padding
+            negative: (B,) row of a text about another video, −1 for none; None: not wanted
+        """
         tokens = self.tokens(video, video_mask, text, text_mask)
         position, mask = tokens[1:3]
         joint = self._joint(*tokens)

@@ -21,115 +21,204 @@ __all__ = ['CAPABILITIES', 'Scorer', 'Widths', 'RetrievalModel', 'Encoding', 'ch
 
 # %% ../../nbs/models/scorer.ipynb #5c0a0006
 class Scorer(Protocol):
-    "What `evaluate` accepts as a model. An encoding has a length and can be indexed by an array."
-    supports: frozenset[str] # which of "similarity", "pairwise" and "match" there are
+    """What `evaluate` accepts as a model. An encoding has a length and can be indexed by an array.
 
-    def encode_video(self,
-        frames: np.ndarray, # (N, T, H, W, 3) uint8, or what else this scorer takes for N videos
-    ): # an encoding of length N
-        "Encode videos."
+    Attributes:
+        supports: which of "similarity", "pairwise" and "match" there are
+    """
+    supports: frozenset[str]
 
-    def encode_text(self,
-        texts: list[str], # N
-    ): # an encoding of length N
-        "Encode texts."
+    def encode_video(self, frames: np.ndarray):
+        """Encode videos.
 
-    def similarity(self,
-        videos, # an encoding, Nv
-        texts, # an encoding, Nt
-    ) -> np.ndarray: # (Nv, Nt), larger is nearer
-        "Compare all videos with all texts."
+        Args:
+            frames: (N, T, H, W, 3) uint8, or what else this scorer takes for N videos
 
-    def pairwise(self,
-        videos, # an encoding, N
-        texts, # an encoding, N
-    ) -> np.ndarray: # (N,), as the diagonal of `similarity`
-        "Compare each video with its own text."
+        Returns:
+            an encoding of length N
+        """
 
-    def match(self,
-        videos, # an encoding, N
-        texts, # an encoding, N
-    ) -> np.ndarray: # (N,) float64 in [0, 1]
-        "Probability that text i fits video i."
+    def encode_text(self, texts: list[str]):
+        """Encode texts.
+
+        Args:
+            texts: N
+
+        Returns:
+            an encoding of length N
+        """
+
+    def similarity(self, videos, texts) -> np.ndarray:
+        """Compare all videos with all texts.
+
+        Args:
+            videos: an encoding, Nv
+            texts: an encoding, Nt
+
+        Returns:
+            (Nv, Nt), larger is nearer
+        """
+
+    def pairwise(self, videos, texts) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: an encoding, N
+            texts: an encoding, N
+
+        Returns:
+            (N,), as the diagonal of `similarity`
+        """
+
+    def match(self, videos, texts) -> np.ndarray:
+        """Probability that text i fits video i.
+
+        Args:
+            videos: an encoding, N
+            texts: an encoding, N
+
+        Returns:
+            (N,) float64 in [0, 1]
+        """
 
 # %% ../../nbs/models/scorer.ipynb #5c0a000a
 CAPABILITIES = frozenset({"similarity", "match", "mlm", "entities"}) # what `supports` of a model may hold
 
 class Widths(NamedTuple):
-    "How wide a retrieval model's tensors are."
-    patch: int # of a patch of a frame, as the video encoder takes it
-    embedding: int # p, of the contrastive space
+    """How wide a retrieval model's tensors are.
+
+    Attributes:
+        patch: of a patch of a frame, as the video encoder takes it
+        embedding: p, of the contrastive space
+    """
+    patch: int
+    embedding: int
 
 class RetrievalModel(Protocol):
-    "What retrieval training accepts as a model: a `torch.nn.Module` that has these."
-    supports: frozenset[str] # of CAPABILITIES
-    config: object # a dataclass with image_size, patch_size, max_tokens and vocab_size
-    temperature: torch.Tensor # scalar > 0, of the contrastive similarity
+    """What retrieval training accepts as a model: a `torch.nn.Module` that has these.
+
+    Attributes:
+        supports: of CAPABILITIES
+        config: a dataclass with image_size, patch_size, max_tokens and vocab_size
+        temperature: scalar > 0, of the contrastive similarity
+        similarity_is_cosine: whether `similarity` reads nothing but the embeddings, and is their dot product
+    """
+    supports: frozenset[str]
+    config: object
+    temperature: torch.Tensor
     widths: Widths
-    similarity_is_cosine: bool # whether `similarity` reads nothing but the embeddings, and is their dot product
+    similarity_is_cosine: bool
 
-    def frame_features(self,
-        frames: torch.Tensor, # (B, T, H, W, 3) uint8
-    ) -> torch.Tensor: # (B, T, N, d)
-        "What can be known of each frame by itself."
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """What can be known of each frame by itself.
 
-    def read_patches(self,
-        patches: torch.Tensor, # (B, T, N, widths.patch) of another encoder of images
-    ) -> torch.Tensor: # as `frame_features`
-        "What another encoder knows of each frame."
+        Args:
+            frames: (B, T, H, W, 3) uint8
 
-    def encode_video(self,
-        features: torch.Tensor, # (B, T, N, d) from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # tokens (B, S, d), embedding (B, p)
-        "Videos."
+        Returns:
+            (B, T, N, d)
+        """
 
-    def encode_text(self,
-        input_ids: torch.Tensor, # (M, L) int
-        attention_mask: torch.Tensor, # (M, L) 1 for words, 0 for padding
-    ) -> tuple[torch.Tensor, torch.Tensor]: # words (M, L, d), embedding (M, p)
-        "Texts."
+    def read_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        """What another encoder knows of each frame.
 
-    def text_states(self,
-        hidden: torch.Tensor, # (..., L, d) words from `encode_text`
-    ) -> torch.Tensor: # (..., L, p) of length 1
-        "Words in the space of the sentence."
+        Args:
+            patches: (B, T, N, widths.patch) of another encoder of images
+
+        Returns:
+            as `frame_features`
+        """
+
+    def encode_video(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Videos.
+
+        Args:
+            features: (B, T, N, d) from `frame_features`
+
+        Returns:
+            tokens (B, S, d), embedding (B, p)
+        """
+
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Texts.
+
+        Args:
+            input_ids: (M, L) int
+            attention_mask: (M, L) 1 for words, 0 for padding
+
+        Returns:
+            words (M, L, d), embedding (M, p)
+        """
+
+    def text_states(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Words in the space of the sentence.
+
+        Args:
+            hidden: (..., L, d) words from `encode_text`
+
+        Returns:
+            (..., L, p) of length 1
+        """
 
     def similarity(self,
-        video: tuple[torch.Tensor, torch.Tensor], # of `encode_video`, Nv
-        text: tuple[torch.Tensor, torch.Tensor], # of `encode_text`, Nt
-        mask: torch.Tensor, # (Nt, L) 1 for words
-    ) -> torch.Tensor: # (Nv, Nt)
-        "Contrastive similarity of all videos with all texts."
+        video: tuple[torch.Tensor, torch.Tensor],
+        text: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Contrastive similarity of all videos with all texts.
+
+        Args:
+            video: of `encode_video`, Nv
+            text: of `encode_text`, Nt
+            mask: (Nt, L) 1 for words
+
+        Returns:
+            (Nv, Nt)
+        """
 
 # %% ../../nbs/models/scorer.ipynb #8668325f
 @dataclass(frozen=True)
 class Encoding:
-    "Encoded videos or texts; `index` says which of the U unique ones each of the N is."
-    states: torch.Tensor # (U, S, d) tokens or words
-    embedding: torch.Tensor # (U, p) of length 1
-    mask: torch.Tensor | None # (U, S) 1 for words; None: nothing is padding
-    index: np.ndarray # (N,) int
+    """Encoded videos or texts; `index` says which of the U unique ones each of the N is.
+
+    Attributes:
+        states: (U, S, d) tokens or words
+        embedding: (U, p) of length 1
+        mask: (U, S) 1 for words; None: nothing is padding
+        index: (N,) int
+    """
+    states: torch.Tensor
+    embedding: torch.Tensor
+    mask: torch.Tensor | None
+    index: np.ndarray
 
     def __len__(self): return len(self.index)
     def __getitem__(self, i): return dataclasses.replace(self, index=np.atleast_1d(self.index[i]))
 
 # %% ../../nbs/models/scorer.ipynb #5c0a000e
-def check_aligned(
-    videos: Encoding, # should be as many
-    texts: Encoding, # as these
-):
-    "Refuse what is no list of pairs."
+def check_aligned(videos: Encoding, texts: Encoding):
+    """Refuse what is no list of pairs.
+
+    Args:
+        videos: should be as many
+        texts: as these
+    """
     if len(videos) != len(texts):
         raise VidnegError(f"match takes aligned pairs, got {len(videos)} videos and {len(texts)} texts: "
                           "index them first")
 
-def each_pair(
-    videos: np.ndarray, # (N,) int, which unique video
-    texts: np.ndarray, # (N,) int, which unique text
-    score: Callable, # of n pairs: videos (n,) and texts (n,), sorted, to a tensor (n,)
-    batch_size: int, # pairs at a time
-) -> np.ndarray: # (N,)
-    "Score pairs, each distinct pair once, so that equal pairs tie exactly; pairs of one video come side by side."
+def each_pair(videos: np.ndarray, texts: np.ndarray, score: Callable, batch_size: int) -> np.ndarray:
+    """Score pairs, each distinct pair once, so that equal pairs tie exactly; pairs of one video come side by side.
+
+    Args:
+        videos: (N,) int, which unique video
+        texts: (N,) int, which unique text
+        score: of n pairs: videos (n,) and texts (n,), sorted, to a tensor (n,)
+        batch_size: pairs at a time
+
+    Returns:
+        (N,)
+    """
     pairs, index = np.unique(np.stack([videos, texts], 1), axis=0, return_inverse=True)
     out = [score(*pairs[i:i + batch_size].T).cpu().numpy() for i in range(0, len(pairs), batch_size)]
     return np.concatenate(out)[index.ravel()] if out else np.zeros(0)

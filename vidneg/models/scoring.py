@@ -39,10 +39,12 @@ class ModelScorer:
         return tokenize(padded, texts, longest)
 
     @torch.no_grad()
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor, # (N, T, H, W, 3) uint8, or features (N, T, P, d) of `frame_features`
-    ) -> Encoding:
-        "Encode videos."
+    def encode_video(self, frames: np.ndarray | torch.Tensor) -> Encoding:
+        """Encode videos.
+
+        Args:
+            frames: (N, T, H, W, 3) uint8, or features (N, T, P, d) of `frame_features`
+        """
         out = []
         for s in self._chunks(len(frames)):
             x = torch.as_tensor(frames[s]).to(self.device)
@@ -51,10 +53,12 @@ class ModelScorer:
         return Encoding(states, embedding, None, np.arange(len(frames)))
 
     @torch.no_grad()
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding:
-        "Encode texts, each unique one once, short ones with short ones."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Encode texts, each unique one once, short ones with short ones.
+
+        Args:
+            texts: N texts
+        """
         unique, index = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
         order = np.argsort([len(t) for t in unique], kind="stable")
         out = []
@@ -67,11 +71,16 @@ class ModelScorer:
         return Encoding(states, torch.cat([e for _, e, _ in out]), mask, np.argsort(order)[index])
 
 # %% ../../nbs/models/scoring.ipynb #f51c765b
-def cosines(
-    videos: Encoding, # Nv
-    texts: Encoding, # Nt
-) -> np.ndarray: # (Nv, Nt)
-    "Compare all videos with all texts by their embeddings, which have length 1."
+def cosines(videos: Encoding, texts: Encoding) -> np.ndarray:
+    """Compare all videos with all texts by their embeddings, which have length 1.
+
+    Args:
+        videos: Nv
+        texts: Nt
+
+    Returns:
+        (Nv, Nt)
+    """
     s = videos.embedding @ texts.embedding.T # (Uv, Ut)
     return s.cpu().numpy()[np.ix_(videos.index, texts.index)]
 
@@ -79,19 +88,29 @@ class NaveroScorer(ModelScorer):
     "NAVERO, or another fusion model, as `evaluate` wants it."
     supports = frozenset({"similarity", "match"})
 
-    def similarity(self,
-        videos: Encoding, # Nv
-        texts: Encoding, # Nt
-    ) -> np.ndarray: # (Nv, Nt) cosine
-        "Compare all videos with all texts."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts.
+
+        Args:
+            videos: Nv
+            texts: Nt
+
+        Returns:
+            (Nv, Nt) cosine
+        """
         return cosines(videos, texts)
 
     @torch.no_grad()
-    def match(self,
-        videos: Encoding, # N
-        texts: Encoding, # N
-    ) -> np.ndarray: # (N,) float64 in [0, 1]
-        "Probability by the VTM head that text i fits video i."
+    def match(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Probability by the VTM head that text i fits video i.
+
+        Args:
+            videos: N
+            texts: N
+
+        Returns:
+            (N,) float64 in [0, 1]
+        """
         check_aligned(videos, texts)
         def probability(v, t): # pairs of one video share its keys and values
             seen, rows = np.unique(v, return_inverse=True)
@@ -107,10 +126,12 @@ class DualScorer(ModelScorer):
     "A dual encoder as `evaluate` wants it."
     supports = frozenset({"similarity"})
 
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor, # (N, T, H, W, 3) uint8, or features of `frame_features`
-    ) -> Encoding:
-        "Encode videos."
+    def encode_video(self, frames: np.ndarray | torch.Tensor) -> Encoding:
+        """Encode videos.
+
+        Args:
+            frames: (N, T, H, W, 3) uint8, or features of `frame_features`
+        """
         encoded = super().encode_video(frames)
         bad = (~encoded.embedding.isfinite().all(-1)).nonzero()
         if len(bad):
@@ -119,11 +140,16 @@ class DualScorer(ModelScorer):
         return encoded
 
     @torch.no_grad()
-    def similarity(self,
-        videos: Encoding, # Nv
-        texts: Encoding, # Nt
-    ) -> np.ndarray: # (Nv, Nt)
-        "Compare all videos with all texts."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts.
+
+        Args:
+            videos: Nv
+            texts: Nt
+
+        Returns:
+            (Nv, Nt)
+        """
         (vu, v), (tu, t) = (np.unique(x.index, return_inverse=True) for x in (videos, texts)) # those that are asked for
         out = np.empty((len(vu), len(tu)), np.float32)
         for a in self._chunks(len(vu)):
@@ -134,10 +160,12 @@ class DualScorer(ModelScorer):
         return out[np.ix_(v, t)]
 
 # %% ../../nbs/models/scoring.ipynb #914ff8f1
-def scorer_of(
-    model: DualEncoder | FusionModel, # one of MODELS
-    tokenizer, # with which it was trained
-    batch_size: int = 64, # clips, texts or pairs at a time
-) -> NaveroScorer | DualScorer:
-    "The model as `evaluate` wants it."
+def scorer_of(model: DualEncoder | FusionModel, tokenizer, batch_size: int = 64) -> NaveroScorer | DualScorer:
+    """The model as `evaluate` wants it.
+
+    Args:
+        model: one of MODELS
+        tokenizer: with which it was trained
+        batch_size: clips, texts or pairs at a time
+    """
     return (NaveroScorer if "match" in model.supports else DualScorer)(model, tokenizer, batch_size)

@@ -26,12 +26,20 @@ __all__ = ['singularity_temporal', 'singularity_from_parts', 'SingularityConfig'
 # %% ../../nbs/models/singularity.ipynb #0b9a551c
 @dataclass(frozen=True)
 class SingularityConfig(NaveroConfig):
-    "Sizes of a Singularity-temporal model."
-    spatial_layers: int = 4 # all of the video encoder's blocks
-    spacetime_layers: int = 0 # none, by design
-    temporal_layers: int = 2 # BERT layers over time; 0: Singularity, which has none
-    init_temporal: str = "zero" # embeddings of time start as zeros
-    vtc_from: str = "frames" # VTC sees "frames", the mean of single frames, as published, or "temporal" features
+    """Sizes of a Singularity-temporal model.
+
+    Attributes:
+        spatial_layers: all of the video encoder's blocks
+        spacetime_layers: none, by design
+        temporal_layers: BERT layers over time; 0: Singularity, which has none
+        init_temporal: embeddings of time start as zeros
+        vtc_from: VTC sees "frames", the mean of single frames, as published, or "temporal" features
+    """
+    spatial_layers: int = 4
+    spacetime_layers: int = 0
+    temporal_layers: int = 2
+    init_temporal: str = "zero"
+    vtc_from: str = "frames"
 
     def __post_init__(self):
         super().__post_init__()
@@ -60,20 +68,30 @@ class Singularity(Navero):
             self.temporal = nn.ModuleList(BertLayer(bert_config(config)) for _ in range(config.temporal_layers))
             self.temporal.apply(lambda m: init_weights(m, config.init_std))
 
-    def over_time(self,
-        x: torch.Tensor, # (B, T, N, d) tokens of frames
-    ) -> torch.Tensor: # (B, T, N, d)
-        "Tokens of one place attend to each other over time."
+    def over_time(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens of one place attend to each other over time.
+
+        Args:
+            x: (B, T, N, d) tokens of frames
+
+        Returns:
+            (B, T, N, d)
+        """
         b, t, n, _ = x.shape
         if t == 1 or not len(self.temporal): return x
         x = (x + self.video.temporal_positions(t)[:, None]).transpose(1, 2).flatten(0, 1) # (B·N, T, d)
         for layer in self.temporal: x = layer.feed_forward_chunk(bert_attention(layer.attention, x, x))
         return x.unflatten(0, (b, n)).transpose(1, 2)
 
-    def encode_video(self,
-        features: torch.Tensor, # (B, T, N, d) from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # tokens (B, T·N, d), embedding (B, p), no longer than 1
-        "Tokens for fusion and the embedding for contrast of each video."
+    def encode_video(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens for fusion and the embedding for contrast of each video.
+
+        Args:
+            features: (B, T, N, d) from `frame_features`
+
+        Returns:
+            tokens (B, T·N, d), embedding (B, p), no longer than 1
+        """
         x = self.video.layernorm(features.to(self.video.temporal_embeddings.dtype)) # (B, T, N, d)
         tokens = self.over_time(x)
         seen = x if self.config.vtc_from == "frames" else tokens

@@ -36,17 +36,30 @@ def _step_plain(parts, pixels, ids, mask):
     return image.last_hidden_state.pow(2).mean() + text.last_hidden_state.pow(2).mean()
 
 def step_time_ratio(
-    config: NaveroConfig, # of NAVERO; BEiT and BERT get its sizes and numbers of layers
-    batch: int = 8, # clips, each with one caption
-    frames: int = 4, # of each clip
-    tokens: int = 16, # of each caption
-    steps: int = 5, # timed; one more goes before
-    frozen: bool = False, # NAVERO starts from features computed once, as its training on a laptop does
-    update: bool = True, # whether AdamW's update is part of the step; its moments take twice the parameters' memory
+    config: NaveroConfig,
+    batch: int = 8,
+    frames: int = 4,
+    tokens: int = 16,
+    steps: int = 5,
+    frozen: bool = False,
+    update: bool = True,
     device: str = "cpu",
     seed: int = 0,
-) -> dict[str, float]: # of NAVERO and of BEiT + BERT: seconds a step (median), FLOPs and parameters; and the ratios
-    "Step time of NAVERO over that of BEiT + BERT: forward, backward and update. On a CPU, time of computing."
+) -> dict[str, float]:
+    """Step time of NAVERO over that of BEiT + BERT: forward, backward and update. On a CPU, time of computing.
+
+    Args:
+        config: of NAVERO; BEiT and BERT get its sizes and numbers of layers
+        batch: clips, each with one caption
+        frames: of each clip
+        tokens: of each caption
+        steps: timed; one more goes before
+        frozen: NAVERO starts from features computed once, as its training on a laptop does
+        update: whether AdamW's update is part of the step; its moments take twice the parameters' memory
+
+    Returns:
+        of NAVERO and of BEiT + BERT: seconds a step (median), FLOPs and parameters; and the ratios
+    """
     g = torch.Generator().manual_seed(stable_seed(seed, "step time"))
     side = config.image_size
     clips = torch.randint(256, (batch, frames, side, side, 3), dtype=torch.uint8, generator=g).to(device)

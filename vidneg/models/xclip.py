@@ -18,22 +18,40 @@ __all__ = ['xclip', 'attention_over_vector', 'attention_over_matrix', 'XClipConf
 
 # %% ../../nbs/models/xclip.ipynb #b73b4c63
 def attention_over_vector(
-    scores: torch.Tensor, # (..., n) similarities
-    temperature: float = 0.01, # > 0
-    mask: torch.Tensor | None = None, # broadcasts to (..., n) bool, which of them exist; at least one in each row
-) -> torch.Tensor: # (...,)
-    "Sum of similarities, each weighted by its softmax. Equation (8)."
+    scores: torch.Tensor,
+    temperature: float = 0.01,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Sum of similarities, each weighted by its softmax. Equation (8).
+
+    Args:
+        scores: (..., n) similarities
+        temperature: > 0
+        mask: broadcasts to (..., n) bool, which of them exist; at least one in each row
+
+    Returns:
+        (...,)
+    """
     logits = scores.float()/temperature
     if mask is not None: logits = logits.masked_fill(~mask, -torch.inf)
     return (logits.softmax(-1)*scores).sum(-1)
 
 # %% ../../nbs/models/xclip.ipynb #dbe0488b
 def attention_over_matrix(
-    matrix: torch.Tensor, # (..., a, b) similarities
-    temperature: float = 0.01, # > 0
-    columns: torch.Tensor | None = None, # broadcasts to (..., 1, b) bool, which columns exist
-) -> torch.Tensor: # (...,)
-    "Attention over the similarity matrix, in both orders. Equations (7)–(11)."
+    matrix: torch.Tensor,
+    temperature: float = 0.01,
+    columns: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention over the similarity matrix, in both orders. Equations (7)–(11).
+
+    Args:
+        matrix: (..., a, b) similarities
+        temperature: > 0
+        columns: broadcasts to (..., 1, b) bool, which columns exist
+
+    Returns:
+        (...,)
+    """
     along = None if columns is None else columns.squeeze(-2) # (..., b)
     rows_last = attention_over_vector(attention_over_vector(matrix, temperature, columns), temperature)
     columns_last = attention_over_vector(attention_over_vector(matrix.mT, temperature), temperature, along)
@@ -42,11 +60,17 @@ def attention_over_matrix(
 # %% ../../nbs/models/xclip.ipynb #b187504c
 @dataclass(frozen=True)
 class XClipConfig(ClipVideoConfig):
-    "Sizes of Ma et al.'s X-CLIP."
+    """Sizes of Ma et al.'s X-CLIP.
+
+    Attributes:
+        masked: leave padded words out; False: as published
+        attention_temperature: of the attention over similarities
+        bilinear: matrices between video and sentence and between frames and words
+    """
     temporal: str = "transformer"
-    masked: bool = True # leave padded words out; False: as published
-    attention_temperature: float = 0.01 # of the attention over similarities
-    bilinear: bool = False # matrices between video and sentence and between frames and words
+    masked: bool = True
+    attention_temperature: float = 0.01
+    bilinear: bool = False
 
 
 class XClip(ClipVideo):
@@ -66,21 +90,37 @@ class XClip(ClipVideo):
         "As published, padded words are words."
         return not self.config.masked
 
-    def encode_video(self,
-        features: torch.Tensor, # (B, T, 1, p) from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # frames (B, T, p), video (B, p), of length 1
-        "Frames by themselves, and the video."
+    def encode_video(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Frames by themselves, and the video.
+
+        Args:
+            features: (B, T, 1, p) from `frame_features`
+
+        Returns:
+            frames (B, T, p), video (B, p), of length 1
+        """
         frames = nn.functional.normalize(features[:, :, 0].to(self.clip.logit_scale.dtype), dim=-1)
         return frames, super().encode_video(features)[1]
 
     def grains(self,
-        frames: torch.Tensor, # (..., T, p)
-        video: torch.Tensor, # (..., p)
-        words: torch.Tensor, # (..., L, p)
-        sentence: torch.Tensor, # (..., p)
-        mask: torch.Tensor, # (..., L) 1 for words
-    ) -> dict[str, torch.Tensor]: # grain → (...,), leading dimensions broadcast
-        "The four similarities of pairs. The first word always counts, so that a text of padding alone gives no NaN."
+        frames: torch.Tensor,
+        video: torch.Tensor,
+        words: torch.Tensor,
+        sentence: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """The four similarities of pairs. The first word always counts, so that a text of padding alone gives no NaN.
+
+        Args:
+            frames: (..., T, p)
+            video: (..., p)
+            words: (..., L, p)
+            sentence: (..., p)
+            mask: (..., L) 1 for words
+
+        Returns:
+            grain → (...,), leading dimensions broadcast
+        """
         t, seen = self.config.attention_temperature, None
         if self.config.masked:
             seen = mask.bool() | (torch.arange(mask.shape[-1], device=mask.device) == 0) # (..., L)
@@ -92,11 +132,20 @@ class XClip(ClipVideo):
                 "frame–word": attention_over_matrix(fine @ words.mT, t, columns)}
 
     def similarity(self,
-        video: tuple[torch.Tensor, torch.Tensor], # frames (Nv, T, p) and video (Nv, p) from `encode_video`
-        text: tuple[torch.Tensor, torch.Tensor], # words (Nt, L, p) and sentence (Nt, p) from `encode_text`
-        mask: torch.Tensor, # (Nt, L) 1 for words
-    ) -> torch.Tensor: # (Nv, Nt)
-        "Mean of the four similarities of all pairs."
+        video: tuple[torch.Tensor, torch.Tensor],
+        text: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Mean of the four similarities of all pairs.
+
+        Args:
+            video: frames (Nv, T, p) and video (Nv, p) from `encode_video`
+            text: words (Nt, L, p) and sentence (Nt, p) from `encode_text`
+            mask: (Nt, L) 1 for words
+
+        Returns:
+            (Nv, Nt)
+        """
         parts = self.grains(*(x[:, None] for x in video), *(x[None] for x in text), mask[None])
         return sum(parts.values())/4
 

@@ -26,12 +26,17 @@ from ..text.tokenize import load_tokenizer
 __all__ = ['PUBLISHED', 'count', 'recall', 'random_pairs', 'memorise', 'recalls', 'load_scorer']
 
 # %% ../../nbs/models/zoo.ipynb #33eef899
-def count(
-    name: str, # in MODELS
-    size: str = "paper", # one of SIZES
-    **changes, # of the config's fields
-) -> int: # parameters
-    "Number of parameters of a model that is not allocated."
+def count(name: str, size: str = "paper", **changes) -> int:
+    """Number of parameters of a model that is not allocated.
+
+    Args:
+        name: in MODELS
+        size: one of SIZES
+        **changes: of the config's fields
+
+    Returns:
+        parameters
+    """
     with torch.device("meta"): return sum(p.numel() for p in MODELS[name](size, **changes).parameters())
 
 PUBLISHED = { # name → millions of parameters, where they are published
@@ -42,35 +47,55 @@ PUBLISHED = { # name → millions of parameters, where they are published
     "internvideo": (427.6, "CLIP ViT-L/14 as released: 427,616,513")}
 
 # %% ../../nbs/models/zoo.ipynb #322b667e
-def recall(
-    scores: torch.Tensor, # (N, N), the diagonal true
-) -> tuple[float, float]: # videos to texts, texts to videos
-    "R@1 in both directions; a tie is wrong."
+def recall(scores: torch.Tensor) -> tuple[float, float]:
+    """R@1 in both directions; a tie is wrong.
+
+    Args:
+        scores: (N, N), the diagonal true
+
+    Returns:
+        videos to texts, texts to videos
+    """
     true, off = scores.diagonal(), ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     def share(s): return (s.masked_fill(~off, -torch.inf).max(1).values < true).double().mean().item()
     return share(scores), share(scores.T) # v2t, t2v
 
-def random_pairs(
-    model: nn.Module, # one of MODELS
-    n: int, # pairs
-    frames: int, # of each video
-    seed: int,
-) -> tuple[torch.Tensor, ...]: # videos (n, frames, S, S, 3) uint8, token ids (n, 6), mask (n, 6)
-    "Random videos and random captions of a model's size."
+def random_pairs(model: nn.Module, n: int, frames: int, seed: int) -> tuple[torch.Tensor, ...]:
+    """Random videos and random captions of a model's size.
+
+    Args:
+        model: one of MODELS
+        n: pairs
+        frames: of each video
+
+    Returns:
+        videos (n, frames, S, S, 3) uint8, token ids (n, 6), mask (n, 6)
+    """
     c, g = model.config, torch.Generator().manual_seed(stable_seed(seed, "memorise"))
     clips = torch.randint(256, (n, frames, c.image_size, c.image_size, 3), dtype=torch.uint8, generator=g)
     ids = torch.randint(5, c.vocab_size - 2, (n, 6), generator=g)
     return clips, ids, torch.ones_like(ids)
 
 def memorise(
-    model: nn.Module, # one of MODELS, trained in place
-    n: int = 32, # pairs
-    frames: int = 2, # of each video
-    steps: int = 300, # at most
+    model: nn.Module,
+    n: int = 32,
+    frames: int = 2,
+    steps: int = 300,
     learning_rate: float = 1e-3,
-    seed: int = 0, # of the pairs
-) -> dict: # steps taken; R@1 of similarity, and of match where there is a fusion head, as (v2t, t2v)
-    "Train on a few random pairs until retrieval among them is perfect."
+    seed: int = 0,
+) -> dict:
+    """Train on a few random pairs until retrieval among them is perfect.
+
+    Args:
+        model: one of MODELS, trained in place
+        n: pairs
+        frames: of each video
+        steps: at most
+        seed: of the pairs
+
+    Returns:
+        steps taken; R@1 of similarity, and of match where there is a fusion head, as (v2t, t2v)
+    """
     clips, ids, mask = random_pairs(model, n, frames, seed)
     optimizer, own = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.), torch.arange(n)
     for step in range(1, steps + 1):
@@ -91,12 +116,22 @@ def memorise(
 
 @torch.no_grad()
 def recalls(
-    model: nn.Module, # one of MODELS
-    clips: torch.Tensor, # (N, T, H, W, 3) uint8
-    ids: torch.Tensor, # (N, L) captions
-    mask: torch.Tensor, # (N, L) 1 for words
-) -> dict[str, tuple[float, float]]: # "similarity" and, where there is a fusion head, "match": R@1 (v2t, t2v)
-    "R@1 among N pairs."
+    model: nn.Module,
+    clips: torch.Tensor,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+) -> dict[str, tuple[float, float]]:
+    """R@1 among N pairs.
+
+    Args:
+        model: one of MODELS
+        clips: (N, T, H, W, 3) uint8
+        ids: (N, L) captions
+        mask: (N, L) 1 for words
+
+    Returns:
+        "similarity" and, where there is a fusion head, "match": R@1 (v2t, t2v)
+    """
     video, text = model.eval().encode_video(model.frame_features(clips)), model.encode_text(ids, mask)
     found = {"similarity": recall(model.similarity(video, text, mask))}
     if "match" in model.supports:
@@ -107,12 +142,18 @@ def recalls(
 
 # %% ../../nbs/models/zoo.ipynb #914ff8f1
 def load_scorer(
-    name_or_folder: str | Path, # a folder of `save` or `save_pretrained`, or the name of a checkpoint on the Hub
-    tokenizer: str | Path | None = None, # file, folder or name; None: what lies beside the model
-    batch_size: int = 32, # clips, texts or pairs at a time
+    name_or_folder: str | Path,
+    tokenizer: str | Path | None = None,
+    batch_size: int = 32,
     device: str = "cpu",
 ) -> Scorer:
-    "A scorer from files."
+    """A scorer from files.
+
+    Args:
+        name_or_folder: a folder of `save` or `save_pretrained`, or the name of a checkpoint on the Hub
+        tokenizer: file, folder or name; None: what lies beside the model
+        batch_size: clips, texts or pairs at a time
+    """
     folder = Path(name_or_folder)
     if not (folder/"config.json").is_file() or "model_type" in read_config(folder): # as `transformers` writes it
         return load_hf(name_or_folder, batch_size, device)

@@ -22,12 +22,16 @@ from ..text.ud import Parsed
 __all__ = ['one_caption_per_clip', 'counted', 'by_rules', 'aaro_tasks', 'aaro']
 
 # %% ../../nbs/negatives/aaro.ipynb #a38bbde5
-def one_caption_per_clip(
-    captions: Iterable[Caption], # in the order of clips
-    offers: Callable[[Caption], bool], # whether a caption will do
-    seed: int,
-) -> list[Caption]: # at most one per clip
-    "For each clip a caption at random among those that will do."
+def one_caption_per_clip(captions: Iterable[Caption], offers: Callable[[Caption], bool], seed: int) -> list[Caption]:
+    """For each clip a caption at random among those that will do.
+
+    Args:
+        captions: in the order of clips
+        offers: whether a caption will do
+
+    Returns:
+        at most one per clip
+    """
     by_clip: dict[str, list[Caption]] = {}
     for c in captions: by_clip.setdefault(c.clip_id, []).append(c)
     chosen = []
@@ -40,33 +44,54 @@ def one_caption_per_clip(
 
 # %% ../../nbs/negatives/aaro.ipynb #0dace93a
 def counted(
-    captions: list[Caption], # those to be changed
+    captions: list[Caption],
     category: str,
-    rules: str, # name of a generator by rules
+    rules: str,
     lexicon: Lexicon,
-    lm: LmMaker | None = None, # that takes turns
+    lm: LmMaker | None = None,
 ) -> Generator:
-    "A generator by lists that are counted on these captions."
+    """A generator by lists that are counted on these captions.
+
+    Args:
+        captions: those to be changed
+        rules: name of a generator by rules
+        lm: that takes turns
+    """
     made = GENERATORS[rules](lexicon, SlotFrequencies.count(captions, lexicon, (category,)))
     return MixedGenerator(made, lm) if lm else made
 
-def by_rules(
-    rules: str, # name of a generator by rules
-    lexicon: Lexicon,
-) -> dict: # arguments `generator_for` and `probe` of `aaro`
-    "Rules alone: a caption will do if the lists know a word of it, whatever the generator."
+def by_rules(rules: str, lexicon: Lexicon) -> dict:
+    """Rules alone: a caption will do if the lists know a word of it, whatever the generator.
+
+    Args:
+        rules: name of a generator by rules
+
+    Returns:
+        arguments `generator_for` and `probe` of `aaro`
+    """
     return {"generator_for": partial(counted, rules=rules, lexicon=lexicon), "probe": rules_published(lexicon)}
 
 def aaro_tasks(
-    captions: list[Caption], # of the test split, fine grain
-    generator_for: Callable[[list[Caption], str], Generator], # of captions and category, such as `counted`
-    probe: Generator | None = None, # says which captions offer a category; None: the generator for all captions
+    captions: list[Caption],
+    generator_for: Callable[[list[Caption], str], Generator],
+    probe: Generator | None = None,
     categories: Iterable[str] = CATEGORIES,
-    parses: Mapping[str, Parsed] | None = None, # text → parse, as far as known
+    parses: Mapping[str, Parsed] | None = None,
     seed: int = 0,
-    accept: Callable[[Caption, str], bool] | None = None, # refuses edits that are true of the clip
-) -> list[Task]: # one a category
-    "AARO (§4.2): a test set per category, one negative per clip with one edit."
+    accept: Callable[[Caption, str], bool] | None = None,
+) -> list[Task]:
+    """AARO (§4.2): a test set per category, one negative per clip with one edit.
+
+    Args:
+        captions: of the test split, fine grain
+        generator_for: of captions and category, such as `counted`
+        probe: says which captions offer a category; None: the generator for all captions
+        parses: text → parse, as far as known
+        accept: refuses edits that are true of the clip
+
+    Returns:
+        one a category
+    """
     tasks, parses = [], dict(parses or {})
     for category in categories:
         asked = probe or generator_for(captions, category)
@@ -79,12 +104,20 @@ def aaro_tasks(
     return tasks
 
 def aaro(
-    captions: list[Caption], # of the test split, fine grain
-    generator_for: Callable[[list[Caption], str], Generator], # as `aaro_tasks`, as are all others
+    captions: list[Caption],
+    generator_for: Callable[[list[Caption], str], Generator],
     probe: Generator | None = None,
     **how,
-) -> tuple[list[Negative], Counter]: # items, and what became of each caption by (category, reason)
-    "Make the test sets of `aaro_tasks` here and now."
+) -> tuple[list[Negative], Counter]:
+    """Make the test sets of `aaro_tasks` here and now.
+
+    Args:
+        captions: of the test split, fine grain
+        generator_for: as `aaro_tasks`, as are all others
+
+    Returns:
+        items, and what became of each caption by (category, reason)
+    """
     items, counts = [], Counter()
     for t in aaro_tasks(captions, generator_for, probe, **how):
         made, why = fill(with_parses(t.items, t.job.generator, t.parses), t.job)

@@ -28,23 +28,32 @@ from ..text.parse import parse_column, parses_of
 from ..text.ud import Parsed
 
 # %% auto #0
-__all__ = ['WAYS', 'EXHAUSTED', 'REFUSED', 'GENERATORS', 'Plan', 'Source', 'Request', 'Made', 'Generator', 'Job', 'job_of',
-           'fill', 'with_parses', 'stream_made', 'stream_negatives', 'make_negatives', 'counts_table', 'to_shard',
-           'shard', 'Task', 'Set', 'make_all', 'single_task']
+__all__ = ['WAYS', 'EXHAUSTED', 'REFUSED', 'GENERATORS', 'Plan', 'Source', 'Request', 'Made', 'Generator', 'Job',
+           'job_of', 'fill', 'with_parses', 'stream_made', 'stream_negatives', 'make_negatives', 'counts_table',
+           'to_shard', 'shard', 'Task', 'Set', 'make_all', 'single_task']
 
 # %% ../../nbs/negatives/generate.ipynb #7ccacb12
 WAYS = ("each_category", "any", "every")
 
 @dataclass(frozen=True)
 class Plan:
-    "What shall be made of each caption or graph."
-    per_caption: int = 1 # K, negatives at most; in the mode "every" of each kind
-    rounds: int = 1 # edits a negative at most, 1 to 5 in the paper
-    kinds: tuple[str, ...] = () # those that are wanted; (): all of the generator's
-    mode: str = "each_category" # one of `WAYS`
+    """What shall be made of each caption or graph.
+
+    Attributes:
+        per_caption: K, negatives at most; in the mode "every" of each kind
+        rounds: edits a negative at most, 1 to 5 in the paper
+        kinds: those that are wanted; (): all of the generator's
+        mode: one of `WAYS`
+        distinct: shall what is made of one caption differ?
+        tries: draws for each negative, where texts repeat or are refused
+    """
+    per_caption: int = 1
+    rounds: int = 1
+    kinds: tuple[str, ...] = ()
+    mode: str = "each_category"
     seed: int = 0
-    distinct: bool = True # shall what is made of one caption differ?
-    tries: int = 10 # draws for each negative, where texts repeat or are refused
+    distinct: bool = True
+    tries: int = 10
 
     def __post_init__(self):
         if self.mode not in WAYS: raise VidnegError(f"no mode {self.mode!r}; there are {', '.join(WAYS)}")
@@ -54,12 +63,22 @@ class Plan:
 
     def wanted(
         self,
-        item_id: str, # of the caption or graph
-        kinds: tuple[str, ...], # those that are wanted
-        offered: list[str], # those of them that can be made
-        name: str, # of the generator
-    ) -> list[tuple[tuple[str, ...], int]]: # for each negative: kinds among which it may choose, its number
-        "Say what is asked for."
+        item_id: str,
+        kinds: tuple[str, ...],
+        offered: list[str],
+        name: str,
+    ) -> list[tuple[tuple[str, ...], int]]:
+        """Say what is asked for.
+
+        Args:
+            item_id: of the caption or graph
+            kinds: those that are wanted
+            offered: those of them that can be made
+            name: of the generator
+
+        Returns:
+            for each negative: kinds among which it may choose, its number
+        """
         numbers = range(self.per_caption)
         if self.mode == "any": return [(kinds, j) for j in numbers]
         if self.mode == "every": return [((kind,), j) for kind in kinds for j in numbers]
@@ -69,30 +88,47 @@ class Plan:
 # %% ../../nbs/negatives/generate.ipynb #67d61521
 @dataclass(eq=False)
 class Source:
-    "A caption or a scene graph, and what is known of it."
+    """A caption or a scene graph, and what is known of it.
+
+    Attributes:
+        parsed: of the caption
+        memo: what the generator has worked out; kept as long as the shard
+    """
     item: Caption | SceneGraph
-    parsed: Parsed | None = None # of the caption
-    memo: dict = field(default_factory=dict) # what the generator has worked out; kept as long as the shard
+    parsed: Parsed | None = None
+    memo: dict = field(default_factory=dict)
 
     @property
     def id(self) -> str: return self.item.caption_id if isinstance(self.item, Caption) else self.item.clip_id
 
 class Request(NamedTuple):
-    "One draw."
+    """One draw.
+
+    Attributes:
+        kinds: among which to choose
+        number: tells negatives of one source apart
+        attempt: draws before this one
+    """
     source: Source
-    kinds: tuple[str, ...] # among which to choose
-    number: int # tells negatives of one source apart
-    attempt: int # draws before this one
+    kinds: tuple[str, ...]
+    number: int
+    attempt: int
 
     @property
     def key(self) -> str: return f"{self.number}.{self.attempt}" # goes into the seeds
 
 class Made(NamedTuple):
-    "What came out of a draw."
+    """What came out of a draw.
+
+    Attributes:
+        caption: where the generator makes captions, too
+        identity: what may not come twice; None: the text
+        origin: what it was made from, for those who ask in this process
+    """
     negative: Negative
-    caption: Caption | None = None # where the generator makes captions, too
-    identity: object = None # what may not come twice; None: the text
-    origin: object = None # what it was made from, for those who ask in this process
+    caption: Caption | None = None
+    identity: object = None
+    origin: object = None
 
     @property
     def same(self): return self.negative.text if self.identity is None else self.identity
@@ -101,18 +137,31 @@ EXHAUSTED = "exhausted" # answer to a draw after the last one; the reason before
 REFUSED = frozenset({"duplicate", "rejected"}) # said by the loop
 
 class Generator(Protocol):
-    "Draws negatives."
-    name: str # goes into the seeds and into `Negative.generator`
-    kinds: tuple[str, ...] # all that it can make
-    takes: type # `Caption` or `SceneGraph`
-    plan: Plan # what is usual
-    again: frozenset[str] # reasons after which another draw is worth it, "duplicate" and "rejected" among them
-    parse: Callable[[list[str]], list[Parsed]] | None # parses captions that come without; None: no parse is needed
+    """Draws negatives.
+
+    Attributes:
+        name: goes into the seeds and into `Negative.generator`
+        kinds: all that it can make
+        takes: `Caption` or `SceneGraph`
+        plan: what is usual
+        again: reasons after which another draw is worth it, "duplicate" and "rejected" among them
+        parse: parses captions that come without; None: no parse is needed
+    """
+    name: str
+    kinds: tuple[str, ...]
+    takes: type
+    plan: Plan
+    again: frozenset[str]
+    parse: Callable[[list[str]], list[Parsed]] | None
 
     def offers(self, sources: list[Source], kinds: tuple[str, ...]) -> list[dict[str, str]]:
         "Say for each source and kind why it cannot be made; \"\" where it can."
-    def draw(self, requests: list[Request], plan: Plan) -> list[Made | str]: # of the same length
-        "Answer each request by what was made, or by the reason why nothing was."
+    def draw(self, requests: list[Request], plan: Plan) -> list[Made | str]:
+        """Answer each request by what was made, or by the reason why nothing was.
+
+        Returns:
+            of the same length
+        """
 
 GENERATORS = Registry("generator", {
     "rules-published": "vidneg.negatives.rules:rules_published",
@@ -124,11 +173,16 @@ GENERATORS = Registry("generator", {
 # %% ../../nbs/negatives/generate.ipynb #fed5e94c
 @dataclass(frozen=True)
 class Job:
-    "How negatives shall be made; it can be sent to other processes if its parts can."
+    """How negatives shall be made; it can be sent to other processes if its parts can.
+
+    Attributes:
+        accept: is this text false of the caption's clip?
+        accept_positive: of the kind "positive": is it true?
+    """
     generator: Generator
     plan: Plan
-    accept: Callable[[Caption, str], bool] | None = None # is this text false of the caption's clip?
-    accept_positive: Callable[[Caption, str], bool] | None = None # of the kind "positive": is it true?
+    accept: Callable[[Caption, str], bool] | None = None
+    accept_positive: Callable[[Caption, str], bool] | None = None
 
     def __post_init__(self):
         if wrong := sorted(set(self.plan.kinds) - set(known := self.generator.kinds)):
@@ -147,9 +201,13 @@ def job_of(
     generator: Generator,
     accept: Callable[[Caption, str], bool] | None = None,
     accept_positive: Callable[[Caption, str], bool] | None = None,
-    **settings, # of `Plan`; the generator's own where they are not named
+    **settings,
 ) -> Job:
-    "Return a job by the generator's usual plan."
+    """Return a job by the generator's usual plan.
+
+    Args:
+        **settings: of `Plan`; the generator's own where they are not named
+    """
     return Job(generator, replace(generator.plan, **settings), accept, accept_positive)
 
 # %% ../../nbs/negatives/generate.ipynb #b5dc8aba
@@ -173,11 +231,15 @@ def _draw(sources, job, asked, made):
         pending = left
     return whys
 
-def fill(
-    sources: list[Source], # a shard
-    job: Job,
-) -> tuple[list[Made], Counter]: # in the sources' order; (kind, "made" or the reason why not): how often
-    "Make all that is wanted of some sources. What is made of one does not depend on the others."
+def fill(sources: list[Source], job: Job) -> tuple[list[Made], Counter]:
+    """Make all that is wanted of some sources. What is made of one does not depend on the others.
+
+    Args:
+        sources: a shard
+
+    Returns:
+        in the sources' order; (kind, "made" or the reason why not): how often
+    """
     generator, kinds, counts = job.generator, job.kinds, Counter()
     wanted, made = [], [[] for _ in sources]
     by_turns = job.plan.mode == "each_category"
@@ -196,9 +258,13 @@ def fill(
 def with_parses(
     items: list[Caption] | list[SceneGraph],
     generator: Generator,
-    parses: Mapping[str, Parsed] | None = None, # text → parse, as far as known
+    parses: Mapping[str, Parsed] | None = None,
 ) -> list[Source]:
-    "Return sources, each with its parse where the generator needs one."
+    """Return sources, each with its parse where the generator needs one.
+
+    Args:
+        parses: text → parse, as far as known
+    """
     sources = [Source(x) for x in items]
     if generator.parse is None: return sources
     for s in sources: s.parsed = (parses or {}).get(s.item.text)
@@ -207,12 +273,21 @@ def with_parses(
     return sources
 
 def stream_made(
-    items: Iterable[Caption] | Iterable[SceneGraph], # any number of them
+    items: Iterable[Caption] | Iterable[SceneGraph],
     job: Job,
-    counts: Counter | None = None, # (kind, "made" or the reason why not): how often; grows as items are used up
-    size: int = 1000, # items in memory at a time; no result depends on it
-) -> Iterator[Made]: # in the items' order
-    "Make negatives, one after another."
+    counts: Counter | None = None,
+    size: int = 1000,
+) -> Iterator[Made]:
+    """Make negatives, one after another.
+
+    Args:
+        items: any number of them
+        counts: (kind, "made" or the reason why not): how often; grows as items are used up
+        size: items in memory at a time; no result depends on it
+
+    Returns:
+        in the items' order
+    """
     items = iter(items)
     while some := list(islice(items, size)):
         made, new = fill(with_parses(some, job.generator), job)
@@ -226,40 +301,62 @@ def stream_negatives(items, generator, counts: Counter | None = None, size: int 
 def make_negatives(
     items: Iterable[Caption] | Iterable[SceneGraph],
     generator: Generator,
-    per_caption: int = 1, # K, negatives a caption at most
-    rounds: int = 1, # edits a negative at most
-    **how, # `accept` and `accept_positive` of `Job`, other fields of `Plan`
-) -> tuple[list[Negative], Counter]: # in the items' order; (kind, "made" or the reason why not): how often
-    "Up to K negatives for each caption. The result for a caption does not depend on the others."
+    per_caption: int = 1,
+    rounds: int = 1,
+    **how,
+) -> tuple[list[Negative], Counter]:
+    """Up to K negatives for each caption. The result for a caption does not depend on the others.
+
+    Args:
+        per_caption: K, negatives a caption at most
+        rounds: edits a negative at most
+        **how: `accept` and `accept_positive` of `Job`, other fields of `Plan`
+
+    Returns:
+        in the items' order; (kind, "made" or the reason why not): how often
+    """
     counts: Counter = Counter()
     how |= {"per_caption": per_caption, "rounds": rounds}
     return list(stream_negatives(items, generator, counts, **how)), counts
 
-def counts_table(
-    counts: Counter, # from `make_negatives`
-) -> pd.DataFrame: # kinds in rows, outcomes in columns
-    "What became of the negatives that were asked for."
+def counts_table(counts: Counter) -> pd.DataFrame:
+    """What became of the negatives that were asked for.
+
+    Args:
+        counts: from `make_negatives`
+
+    Returns:
+        kinds in rows, outcomes in columns
+    """
     table = pd.Series(counts, dtype=int).unstack(fill_value=0)
     first = [c for c in (*CATEGORIES, "mixed", "any") if c in table.index]
     return table.reindex([*first, *(c for c in table.index if c not in first)])
 
 # %% ../../nbs/negatives/generate.ipynb #e1b416b0
-def to_shard(
-    sources: list[Source], # all captions, or all graphs
-    generator: Generator,
-) -> pa.Table: # columns of `Caption` and `parse`, or of `SceneGraph`
-    "Put sources into a table."
+def to_shard(sources: list[Source], generator: Generator) -> pa.Table:
+    """Put sources into a table.
+
+    Args:
+        sources: all captions, or all graphs
+
+    Returns:
+        columns of `Caption` and `parse`, or of `SceneGraph`
+    """
     table = to_table([s.item for s in sources], generator.takes)
     if generator.parse is None or any(s.parsed is None for s in sources): return table
     return table.append_column("parse", parse_column([s.parsed for s in sources]))
 
 _CAPTION = pa.struct(list(to_table([], Caption).schema))
 
-def shard(
-    table: pa.Table, # as `to_shard` gives it; without parses they are made here, if need be
-    job: Job,
-) -> tuple[pa.Table, Counter]: # columns of `Negative` and `caption`, null but where captions are made; as `fill`
-    "Make all that is wanted of a shard."
+def shard(table: pa.Table, job: Job) -> tuple[pa.Table, Counter]:
+    """Make all that is wanted of a shard.
+
+    Args:
+        table: as `to_shard` gives it; without parses they are made here, if need be
+
+    Returns:
+        columns of `Negative` and `caption`, null but where captions are made; as `fill`
+    """
     items, known = from_table(table, job.generator.takes), {}
     if "parse" in table.column_names:
         texts = [c.text for c in items]
@@ -270,16 +367,26 @@ def shard(
 
 # %% ../../nbs/negatives/generate.ipynb #d6331c86
 class Task(NamedTuple):
-    "A job and what it is for."
+    """A job and what it is for.
+
+    Attributes:
+        items: captions or graphs
+        parses: text → parse, as far as known
+    """
     job: Job
-    items: list # captions or graphs
-    parses: Mapping[str, Parsed] | None = None # text → parse, as far as known
+    items: list
+    parses: Mapping[str, Parsed] | None = None
 
 class Set(NamedTuple):
-    "What came out of tasks."
+    """What came out of tasks.
+
+    Attributes:
+        captions: of the negatives, where the generator makes captions
+        counts: (kind, "made" or the reason why not): how often
+    """
     negatives: list[Negative]
-    captions: list[Caption] # of the negatives, where the generator makes captions
-    counts: Counter # (kind, "made" or the reason why not): how often
+    captions: list[Caption]
+    counts: Counter
 
 def _path(folder, name, k, table, job):
     "Where a finished shard lies."
@@ -299,13 +406,24 @@ def _do(work):
     return made, counts
 
 def make_all(
-    tasks: dict[str, list[Task]], # name of the set → what it consists of
-    workers: int = 1, # processes
-    size: int = 500, # items a shard
-    folder: str | Path | None = None, # keeps finished shards
-    desc: str = "", # what the progress bar says, "" for no bar
-) -> dict[str, Set]: # in the tasks' and items' order
-    "Make sets of negatives, shard by shard."
+    tasks: dict[str, list[Task]],
+    workers: int = 1,
+    size: int = 500,
+    folder: str | Path | None = None,
+    desc: str = "",
+) -> dict[str, Set]:
+    """Make sets of negatives, shard by shard.
+
+    Args:
+        tasks: name of the set → what it consists of
+        workers: processes
+        size: items a shard
+        folder: keeps finished shards
+        desc: what the progress bar says, "" for no bar
+
+    Returns:
+        in the tasks' and items' order
+    """
     names, work, done = [], [], {name: Set([], [], Counter()) for name in tasks}
     for name, some in tasks.items():
         for t in some:
@@ -325,8 +443,16 @@ def make_all(
 def single_task(
     items: list[Caption] | list[SceneGraph],
     generator: Generator,
-    parses: Mapping[str, Parsed] | None = None, # text → parse, as far as known
-    **how, # all else that `job_of` takes
-) -> list[Task]: # as `make_all` takes it
-    "Return what a set consists of that one generator makes."
+    parses: Mapping[str, Parsed] | None = None,
+    **how,
+) -> list[Task]:
+    """Return what a set consists of that one generator makes.
+
+    Args:
+        parses: text → parse, as far as known
+        **how: all else that `job_of` takes
+
+    Returns:
+        as `make_all` takes it
+    """
     return [Task(job_of(generator, **how), items, parses)]

@@ -85,11 +85,19 @@ def _finished(d, name, rounds, seed):
 
 def attempts(
     generator: MixedGenerator,
-    drafts: list[Draft], # changed in place
-    rounds: int = 1, # edits at most, 1 to 5 in the paper
+    drafts: list[Draft],
+    rounds: int = 1,
     seed: int = 0,
-) -> list[tuple[Negative | None, str]]: # and the category or "mixed"; or None and the reason
-    "A negative for each draft."
+) -> list[tuple[Negative | None, str]]:
+    """A negative for each draft.
+
+    Args:
+        drafts: changed in place
+        rounds: edits at most, 1 to 5 in the paper
+
+    Returns:
+        and the category or "mixed"; or None and the reason
+    """
     for r in range(rounds):
         for i, reasons in generator._round(drafts, seed, r).items():
             why = next((w for w in reasons if w != "no match"), "no match")
@@ -104,19 +112,18 @@ def draw(self: MixedGenerator, requests: list[Request], plan: Plan) -> list[Made
               for r in requests for s in [r.source]]
     return [why if made is None else Made(made) for made, why in attempts(self, drafts, plan.rounds, plan.seed)]
 
-def lm_generator(
-    fill_mask: FillMask,
-    parser: Parser,
-    **how, # all else that `LmMaker` takes
-) -> MixedGenerator:
-    "NAVERO's language model alone."
+def lm_generator(fill_mask: FillMask, parser: Parser, **how) -> MixedGenerator:
+    """NAVERO's language model alone.
+
+    Args:
+        **how: all else that `LmMaker` takes
+    """
     return MixedGenerator(lm=LmMaker(fill_mask, parser.parse, **how))
 
-def mixed_generator(
-    rules: RuleGenerator,
-    fill_mask: FillMask,
-    parser: Parser,
-    **how, # all else that `LmMaker` takes
-) -> MixedGenerator:
-    "Rules and a language model by turns."
+def mixed_generator(rules: RuleGenerator, fill_mask: FillMask, parser: Parser, **how) -> MixedGenerator:
+    """Rules and a language model by turns.
+
+    Args:
+        **how: all else that `LmMaker` takes
+    """
     return MixedGenerator(rules, LmMaker(fill_mask, parser.parse, **how))

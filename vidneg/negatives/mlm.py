@@ -11,11 +11,10 @@ from functools import lru_cache
 from typing import Callable, Iterable
 
 import numpy as np
-from lemminflect import getAllLemmas, getInflection
 
 from ..core.records import Edit
 from ..text.edits import apply_edit, overlaps, shift
-from ..text.english import dictionary_lemma, word_classes
+from ..text.inflection import all_lemmas, dictionary_lemma, inflected, word_classes
 from ..text.lexicon import CATEGORIES, Entry, Match, Reading, substitute
 from ..lm.backends import fill_mask
 from ..lm.pretrained import is_word
@@ -24,8 +23,8 @@ from ..text.synonyms import lemmas, related
 from ..text.ud import Parsed, Token
 
 # %% auto #0
-__all__ = ['LIGHT', 'PLACES', 'REMEMBERED', 'category_of', 'words_of', 'can_be', 'fitting', 'in_turn', 'edit_of', 'same_class',
-           'Draft', 'LmMaker', 'NamedLm']
+__all__ = ['LIGHT', 'PLACES', 'REMEMBERED', 'category_of', 'words_of', 'can_be', 'fitting', 'in_turn', 'edit_of',
+           'same_class', 'Draft', 'LmMaker', 'NamedLm']
 
 # %% ../../nbs/negatives/mlm.ipynb #c5a87621
 LIGHT = {
@@ -36,10 +35,12 @@ LIGHT = {
 PLACES = frozenset("""up down inside outside indoors outdoors away forward forwards backward backwards
     left right upward downward upstairs downstairs underwater sideways below above behind nearby around""".split())
 
-def category_of(
-    token: Token,
-) -> str: # one of `CATEGORIES`, "" for words that stay
-    "NAVERO, Table 1: what a word would be changed as."
+def category_of(token: Token) -> str:
+    """NAVERO, Table 1: what a word would be changed as.
+
+    Returns:
+        one of `CATEGORIES`, "" for words that stay
+    """
     word = token.text
     if len(word) < 2 or not word.isalpha() or token.lemma.lower() in LIGHT.get(token.pos, ()): return ""
     if token.dep in ("compound:prt", "fixed") or token.tag == "RP": return ""
@@ -53,11 +54,19 @@ def _inside_word(text, start, end):
     return bool(start) and joins(text[start - 1]) or end < len(text) and joins(text[end])
 
 def words_of(
-    parsed: Parsed, # of the text as it is now
+    parsed: Parsed,
     categories: Iterable[str] = CATEGORIES,
-    spans: Iterable[tuple[int, int]] = (), # of earlier edits
-) -> dict[str, list[Token]]: # categories that have none are left out
-    "The words that may be masked, by category."
+    spans: Iterable[tuple[int, int]] = (),
+) -> dict[str, list[Token]]:
+    """The words that may be masked, by category.
+
+    Args:
+        parsed: of the text as it is now
+        spans: of earlier edits
+
+    Returns:
+        categories that have none are left out
+    """
     found: dict[str, list[Token]] = {c: [] for c in CATEGORIES if c in categories}
     if any(mask in parsed.text for mask in (MASK, "<mask>")): return {} # a gap already: nothing could be filled
     for t in parsed.tokens:
@@ -67,26 +76,39 @@ def words_of(
 
 # %% ../../nbs/negatives/mlm.ipynb #7c07cf98
 @lru_cache(maxsize=2**17)
-def can_be(
-    word: str,
-    pos: str, # universal part of speech
-    tag: str, # Penn tag
-) -> bool: # True as well where the dictionary has no say
-    "Does the dictionary let a word be this part of speech, in this form?"
+def can_be(word: str, pos: str, tag: str) -> bool:
+    """Does the dictionary let a word be this part of speech, in this form?
+
+    Args:
+        pos: universal part of speech
+        tag: Penn tag
+
+    Returns:
+        True as well where the dictionary has no say
+    """
     word, classes = word.lower(), word_classes(word)
     if pos not in ("NOUN", "VERB", "ADJ"): return True
     if classes and pos[:3] not in classes: return False
     if pos == "ADJ": return True
-    bases = getAllLemmas(word, pos).get(pos, ()) or (dictionary_lemma(word, pos),)
-    return any(word in getInflection(base, tag) for base in bases)
+    bases = all_lemmas(word, pos).get(pos, ()) or (dictionary_lemma(word, pos),)
+    return any(word in inflected(base, tag) for base in bases)
 
 # %% ../../nbs/negatives/mlm.ipynb #04a3e1ed
 def fitting(
-    token: Token, # the hidden word
-    filled: list[tuple[str, float]], # what the model says, with probabilities
-    unlike: Callable[[str, str, str], bool] | None = related, # words and UPOS: refuse the pair? None: refuse none
-) -> list[tuple[str, float]]: # those that will do
-    "Candidates that would make a false sentence of the same shape."
+    token: Token,
+    filled: list[tuple[str, float]],
+    unlike: Callable[[str, str, str], bool] | None = related,
+) -> list[tuple[str, float]]:
+    """Candidates that would make a false sentence of the same shape.
+
+    Args:
+        token: the hidden word
+        filled: what the model says, with probabilities
+        unlike: words and UPOS: refuse the pair? None: refuse none
+
+    Returns:
+        those that will do
+    """
     own, kept = lemmas(token.text) | {token.lemma.lower()}, []
     for word, p in filled:
         if not is_word(word) or not own.isdisjoint(lemmas(word)): continue
@@ -97,31 +119,41 @@ def fitting(
     return kept
 
 # %% ../../nbs/negatives/mlm.ipynb #f525f7b9
-def in_turn(
-    candidates: list[tuple[str, float]], # words with probabilities
-    rng: np.random.Generator,
-    sample: bool = True, # False: the most probable first
-) -> list[str]: # all words, in the order in which to try them
-    "The order of candidates: drawn without replacement, or as the model ranks them."
+def in_turn(candidates: list[tuple[str, float]], rng: np.random.Generator, sample: bool = True) -> list[str]:
+    """The order of candidates: drawn without replacement, or as the model ranks them.
+
+    Args:
+        candidates: words with probabilities
+        sample: False: the most probable first
+
+    Returns:
+        all words, in the order in which to try them
+    """
     if not sample: return [w for w, _ in candidates]
     p = np.maximum([p for _, p in candidates], 1e-12)
     return [candidates[i][0] for i in np.argsort(rng.exponential(size=len(p))/p, kind="stable")]
 
 # %% ../../nbs/negatives/mlm.ipynb #81c76956
-def edit_of(
-    text: str,
-    token: Token, # the word to go
-    word: str, # the word to come
-) -> Edit: # with capitals and article as they must be
-    "Put a word in the place of another."
+def edit_of(text: str, token: Token, word: str) -> Edit:
+    """Put a word in the place of another.
+
+    Args:
+        token: the word to go
+        word: the word to come
+
+    Returns:
+        with capitals and article as they must be
+    """
     return substitute(text, Match(token.start, token.end, token.text, ()), Reading(Entry(word, "", "lm"), "", word))
 
-def same_class(
-    token: Token, # before the edit
-    edit: Edit, # which put a word in its place
-    parsed: Parsed, # of the text after the edit
-) -> bool:
-    "Is the new word one token with the part of speech, and the tag, of the old one?"
+def same_class(token: Token, edit: Edit, parsed: Parsed) -> bool:
+    """Is the new word one token with the part of speech, and the tag, of the old one?
+
+    Args:
+        token: before the edit
+        edit: which put a word in its place
+        parsed: of the text after the edit
+    """
     end = edit.start + len(edit.new)
     new = [t for t in parsed.tokens if t.end == end and t.start >= edit.start]
     return bool(new) and (new[0].pos, new[0].tag) == (token.pos, token.tag) and category_of(new[0]) != ""
@@ -129,18 +161,30 @@ def same_class(
 # %% ../../nbs/negatives/mlm.ipynb #5db12645
 @dataclass(eq=False)
 class Draft:
-    "A caption on its way to becoming a negative."
+    """A caption on its way to becoming a negative.
+
+    Attributes:
+        text: as it is now
+        key: tells several negatives of one caption apart
+        categories: those that may be changed
+        parsed: of `text`, where it is known
+        matches: of the rules' lexicon in `text`, where they are known
+        rng: of this round
+        kinds: category of each edit
+        spans: of the edits, in `text`
+        why: the reason of the first round that changed nothing
+    """
     caption_id: str
-    text: str # as it is now
-    key: str # tells several negatives of one caption apart
-    categories: tuple[str, ...] # those that may be changed
-    parsed: Parsed | None = None # of `text`, where it is known
-    matches: list[Match] | None = None # of the rules' lexicon in `text`, where they are known
-    rng: np.random.Generator | None = None # of this round
+    text: str
+    key: str
+    categories: tuple[str, ...]
+    parsed: Parsed | None = None
+    matches: list[Match] | None = None
+    rng: np.random.Generator | None = None
     edits: list[Edit] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list) # category of each edit
-    spans: list[tuple[int, int]] = field(default_factory=list) # of the edits, in `text`
-    why: str = "" # the reason of the first round that changed nothing
+    kinds: list[str] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    why: str = ""
 
     def add(self, edit: Edit, kind: str, parsed: Parsed | None = None):
         "Carry an edit out."
@@ -160,13 +204,21 @@ def _once(texts, ask, known):
 
 @dataclass(frozen=True, eq=False)
 class LmMaker:
-    "One edit at a time by parse, mask and fill (NAVERO, section 3.1.2)."
+    """One edit at a time by parse, mask and fill (NAVERO, section 3.1.2).
+
+    Attributes:
+        parse: such as `load_parser().parse`
+        top_k: words that the model is asked for
+        checks: new sentences that are parsed, at most, for one edit
+        sample: draw by probability; False: the most probable
+        unlike: as in `fitting`
+    """
     fill_mask: FillMask
-    parse: Callable[[list[str]], list[Parsed]] # such as `load_parser().parse`
-    top_k: int = 20 # words that the model is asked for
-    checks: int = 4 # new sentences that are parsed, at most, for one edit
-    sample: bool = True # draw by probability; False: the most probable
-    unlike: Callable[[str, str, str], bool] | None = related # as in `fitting`
+    parse: Callable[[list[str]], list[Parsed]]
+    top_k: int = 20
+    checks: int = 4
+    sample: bool = True
+    unlike: Callable[[str, str, str], bool] | None = related
     _parses: dict[str, Parsed] = field(default_factory=dict, init=False, repr=False)
     _fills: dict[str, list[tuple[str, float]]] = field(default_factory=dict, init=False, repr=False)
 
@@ -179,8 +231,12 @@ class LmMaker:
         todo = [d for d in drafts if d.parsed is None]
         for d, parsed in zip(todo, self._parse([d.text for d in todo])): d.parsed = parsed
 
-    def gap(self, draft: Draft) -> tuple[str, Token] | None: # category and word
-        "Draw what to mask: a category, then a word, all equally likely."
+    def gap(self, draft: Draft) -> tuple[str, Token] | None:
+        """Draw what to mask: a category, then a word, all equally likely.
+
+        Returns:
+            category and word
+        """
         found = words_of(draft.parsed, draft.categories, draft.spans)
         if not found: return None
         category = list(found)[draft.rng.integers(len(found))]
@@ -191,11 +247,15 @@ class LmMaker:
         texts = [d.text[:t.start] + MASK + d.text[t.end:] for d, (_, t) in zip(drafts, gaps)]
         return _once(texts, lambda new: self.fill_mask.fill(new, self.top_k), self._fills)
 
-    def edit(
-        self,
-        drafts: list[Draft], # changed in place
-    ) -> dict[int, str]: # of those that stay as they are: index → why
-        "One round: an edit for each draft, or the reason why there is none."
+    def edit(self, drafts: list[Draft]) -> dict[int, str]:
+        """One round: an edit for each draft, or the reason why there is none.
+
+        Args:
+            drafts: changed in place
+
+        Returns:
+            of those that stay as they are: index → why
+        """
         self.parse_missing(drafts)
         gaps = {i: gap for i, d in enumerate(drafts) if (gap := self.gap(d))}
         filled = self._filled([drafts[i] for i in gaps], gaps.values())
@@ -225,8 +285,12 @@ def _model(spec): return fill_mask(json.loads(spec))
 
 @dataclass(frozen=True)
 class NamedLm:
-    "A `FillMask` that travels to other processes by its name."
-    spec: str | dict # as `fill_mask`
+    """A `FillMask` that travels to other processes by its name.
+
+    Attributes:
+        spec: as `fill_mask`
+    """
+    spec: str | dict
 
     def _backend(self): return _model(json.dumps(self.spec, sort_keys=True))
 

@@ -22,12 +22,20 @@ __all__ = ['ORACLES', 'Oracle', 'Nobody', 'nobody', 'allows', 'allows_told', 'is
 # %% ../../nbs/negatives/oracle.ipynb #bb35fea5
 class Oracle(Protocol):
     "Says what is known of texts about clips; it can be sent to other processes, and so can its methods."
-    def knows(self) -> bool: # False: nothing is known of any clip
-        "Say whether anything can be judged at all."
+    def knows(self) -> bool:
+        """Say whether anything can be judged at all.
+
+        Returns:
+            False: nothing is known of any clip
+        """
     def only(self, clip_ids: Container[str]) -> Oracle:
         "Return the same, of some clips."
-    def judge(self, clip_id: str, text: str) -> str: # "false", "true" or "outside"
-        "Judge a text."
+    def judge(self, clip_id: str, text: str) -> str:
+        """Judge a text.
+
+        Returns:
+            "false", "true" or "outside"
+        """
     def tells(self, text: str) -> bool:
         "Say whether a text gives itself away: it speaks of what training never shows."
 
@@ -42,46 +50,57 @@ class Nobody:
 
 ORACLES = Registry("oracle", {"none": "vidneg.negatives.oracle:nobody", "world": "vidneg.world.oracle:world_oracle"})
 
-def nobody(
-    graphs, # ignored
-    **settings, # ignored
-) -> Nobody:
-    "Return the oracle of data of which nothing is known."
+def nobody(graphs, **settings) -> Nobody:
+    """Return the oracle of data of which nothing is known.
+
+    Args:
+        graphs: ignored
+        **settings: ignored
+    """
     return Nobody()
 
 # %% ../../nbs/negatives/oracle.ipynb #af23fd0e
-def allows(
-    oracle: Oracle,
-    caption: Caption,
-    text: str, # made from it
-    verdicts: tuple[str, ...] = ("false",), # those that will do
-) -> bool: # always True where nothing is known
-    "Say whether a text may be asked about the caption's clip."
+def allows(oracle: Oracle, caption: Caption, text: str, verdicts: tuple[str, ...] = ("false",)) -> bool:
+    """Say whether a text may be asked about the caption's clip.
+
+    Args:
+        text: made from it
+        verdicts: those that will do
+
+    Returns:
+        always True where nothing is known
+    """
     if not oracle.knows(): return True
     return oracle.judge(caption.clip_id, text) in verdicts and not oracle.tells(text)
 
-def allows_told(
-    oracle: Oracle,
-    caption: Caption, # made by a generator, as SPOT's are
-    text: str, # its negative
-) -> bool: # always True where nothing is known
-    "Say whether a caption is true, and its negative may be asked."
+def allows_told(oracle: Oracle, caption: Caption, text: str) -> bool:
+    """Say whether a caption is true, and its negative may be asked.
+
+    Args:
+        caption: made by a generator, as SPOT's are
+        text: its negative
+
+    Returns:
+        always True where nothing is known
+    """
     if not oracle.knows(): return True
     return oracle.judge(caption.clip_id, caption.text) == "true" and allows(oracle, caption, text)
 
-def is_true(
-    oracle: Oracle,
-    pair: Pair,
-) -> bool | None: # None: the oracle cannot say
-    "Say whether a negative is true."
+def is_true(oracle: Oracle, pair: Pair) -> bool | None:
+    """Say whether a negative is true.
+
+    Returns:
+        None: the oracle cannot say
+    """
     said = oracle.judge(pair.clip_id, pair.negative)
     return None if said == "outside" else said == "true"
 
-def is_wrong(
-    oracle: Oracle,
-    pair: Pair,
-) -> bool | None: # None: the oracle cannot say
-    "Say whether a negative is true, or a positive false."
+def is_wrong(oracle: Oracle, pair: Pair) -> bool | None:
+    """Say whether a negative is true, or a positive false.
+
+    Returns:
+        None: the oracle cannot say
+    """
     found = is_true(oracle, pair)
     return None if found is None else found != (pair.kind == "positive")
 
@@ -90,13 +109,16 @@ def _judge(job):
     oracle, clip_id, texts = job
     return [oracle.judge(clip_id, text) for text in texts]
 
-def verdicts(
-    negatives: Iterable[Negative],
-    clip_of: dict[str, str], # caption_id → clip_id
-    oracle: Oracle,
-    workers: int = 1, # processes
-) -> pd.DataFrame: # columns clip_id, kind, generator, verdict
-    "Return the verdict of each negative."
+def verdicts(negatives: Iterable[Negative], clip_of: dict[str, str], oracle: Oracle, workers: int = 1) -> pd.DataFrame:
+    """Return the verdict of each negative.
+
+    Args:
+        clip_of: caption_id → clip_id
+        workers: processes
+
+    Returns:
+        columns clip_id, kind, generator, verdict
+    """
     negatives = list(negatives)
     runs = [(clip, list(some)) for clip, some in groupby(negatives, lambda n: clip_of[n.caption_id])]
     jobs = [(oracle.only({clip}), clip, [n.text for n in some]) for clip, some in runs]

@@ -51,12 +51,22 @@ class Uniform:
 
 # %% ../../nbs/negatives/rules.ipynb #4b1ebc54
 def symmetric_joint(
-    p: np.ndarray, # (n,) weights, positive
-    group: Iterable | None = None, # (n,) words of one group never replace each other; each its own by default
-    steps: int = 2000, # fitting steps at most
-    tolerance: float = 1e-10, # largest error of a row sum, relative to the sum of p
-) -> np.ndarray: # (n, n) symmetric, zero inside groups, row sums ≤ p, equal where that is possible
-    "Symmetric joint with row sums p: Sinkhorn (1967) fitting of d_a d_b, heavy groups thinned to half of the mass."
+    p: np.ndarray,
+    group: Iterable | None = None,
+    steps: int = 2000,
+    tolerance: float = 1e-10,
+) -> np.ndarray:
+    """Symmetric joint with row sums p: Sinkhorn (1967) fitting of d_a d_b, heavy groups thinned to half of the mass.
+
+    Args:
+        p: (n,) weights, positive
+        group: (n,) words of one group never replace each other; each its own by default
+        steps: fitting steps at most
+        tolerance: largest error of a row sum, relative to the sum of p
+
+    Returns:
+        (n, n) symmetric, zero inside groups, row sums ≤ p, equal where that is possible
+    """
     p = np.asarray(p, float)/np.sum(p)
     group = np.arange(len(p)) if group is None else np.unique(np.asarray(group), return_inverse=True)[1]
     mass = np.bincount(group, p)
@@ -76,11 +86,20 @@ def symmetric_joint(
 
 # %% ../../nbs/negatives/rules.ipynb #5cc76bef
 def choices(
-    matches: Iterable[Match], # of one caption
-    usable: Callable[[Reading], bool], # may this reading be replaced?
-    category: str, # one of `CATEGORIES`
-) -> list[tuple[Match, tuple[Reading, ...]]]: # a match is picked first, then one of its readings, all equally likely
-    "What a caption offers for a negative of one category."
+    matches: Iterable[Match],
+    usable: Callable[[Reading], bool],
+    category: str,
+) -> list[tuple[Match, tuple[Reading, ...]]]:
+    """What a caption offers for a negative of one category.
+
+    Args:
+        matches: of one caption
+        usable: may this reading be replaced?
+        category: one of `CATEGORIES`
+
+    Returns:
+        a match is picked first, then one of its readings, all equally likely
+    """
     found = ((m, tuple(r for r in m.readings if r.category == category and usable(r))) for m in matches)
     return [(m, rs) for m, rs in found if rs]
 
@@ -92,11 +111,16 @@ class SlotFrequencies:
     @classmethod
     def count(
         cls,
-        captions: Iterable[Caption | str], # those to be changed, or more from the same source
+        captions: Iterable[Caption | str],
         lexicon: Lexicon,
-        categories: Iterable[str] = CATEGORIES, # those among which the generator will choose
+        categories: Iterable[str] = CATEGORIES,
     ) -> SlotFrequencies:
-        "Expected number of picks over `captions`."
+        """Expected number of picks over `captions`.
+
+        Args:
+            captions: those to be changed, or more from the same source
+            categories: those among which the generator will choose
+        """
         found = [lexicon.match(c.text if isinstance(c, Caption) else c) for c in captions]
         seen = defaultdict(set) # (slot, form): entries that occur
         for r in (r for ms in found for m in ms for r in m.readings): seen[r.slot, r.form].add(r.entry)
@@ -144,19 +168,28 @@ def _untouched(matches, spans):
 # %% ../../nbs/negatives/rules.ipynb #28640ae3
 @dataclass(frozen=True, eq=False)
 class RuleGenerator:
-    "Negatives by word lists, in rounds: a pure function of (text, caption id, seed, key)."
-    name: str # goes into the seeds and into `Negative.generator`
+    """Negatives by word lists, in rounds: a pure function of (text, caption id, seed, key).
+
+    Attributes:
+        name: goes into the seeds and into `Negative.generator`
+        choice: says what may be replaced, and draws by what
+        strict: refuse replacements that would be read in another slot where they stand
+    """
+    name: str
     lexicon: Lexicon
-    choice: Uniform | Balanced # says what may be replaced, and draws by what
-    strict: bool = False # refuse replacements that would be read in another slot where they stand
+    choice: Uniform | Balanced
+    strict: bool = False
     kinds, takes, plan, again, parse = CATEGORIES, Caption, Plan(), REFUSED, None # as a `Generator`
 
-    def options(
-        self,
-        matches: list[Match], # of the current text
-        categories: Iterable[str] = CATEGORIES,
-    ) -> dict[str, list]: # category: its `choices`; categories without any are left out
-        "What can be changed."
+    def options(self, matches: list[Match], categories: Iterable[str] = CATEGORIES) -> dict[str, list]:
+        """What can be changed.
+
+        Args:
+            matches: of the current text
+
+        Returns:
+            category: its `choices`; categories without any are left out
+        """
         found = {c: choices(matches, self.choice.usable, c) for c in CATEGORIES if c in categories}
         return {c: offer for c, offer in found.items() if offer}
 
@@ -185,15 +218,26 @@ class RuleGenerator:
 @patch
 def attempt(
     self: RuleGenerator,
-    text: str, # the caption
+    text: str,
     caption_id: str,
     seed: int,
-    rounds: int = 1, # edits at most, 1 to 5 in the paper
-    categories: Iterable[str] = CATEGORIES, # those that may be changed
-    key: str = "0", # tells several negatives of one caption apart
-    matches: list[Match] | None = None, # `lexicon.match(text)`, where it is known already
-) -> tuple[Negative | None, str]: # and the category or "mixed"; or None and the reason
-    "One negative with the reason where there is none."
+    rounds: int = 1,
+    categories: Iterable[str] = CATEGORIES,
+    key: str = "0",
+    matches: list[Match] | None = None,
+) -> tuple[Negative | None, str]:
+    """One negative with the reason where there is none.
+
+    Args:
+        text: the caption
+        rounds: edits at most, 1 to 5 in the paper
+        categories: those that may be changed
+        key: tells several negatives of one caption apart
+        matches: `lexicon.match(text)`, where it is known already
+
+    Returns:
+        and the category or "mixed"; or None and the reason
+    """
     rng, now, seen, why = stable_rng(seed, self.name, caption_id, key), text, {text}, ""
     edits, kinds, spans = [], [], []
     for _ in range(rounds):
@@ -238,29 +282,36 @@ def draw(self: RuleGenerator, requests: list[Request], plan: Plan) -> list[Made 
     return [one(r) for r in requests]
 
 # %% ../../nbs/negatives/rules.ipynb #bc68631b
-def rules_published(
-    lexicon: Lexicon,
-    frequencies: SlotFrequencies | None = None, # not needed
-) -> RuleGenerator:
-    "NAVERO's rule-based generator."
+def rules_published(lexicon: Lexicon, frequencies: SlotFrequencies | None = None) -> RuleGenerator:
+    """NAVERO's rule-based generator.
+
+    Args:
+        frequencies: not needed
+    """
     return RuleGenerator("rules-published", lexicon, Uniform(lexicon))
 
-def rules_balanced(
-    lexicon: Lexicon,
-    frequencies: SlotFrequencies, # of the captions to be changed, or of more from the same source
-) -> RuleGenerator:
-    "The same with exchangeable replacements."
+def rules_balanced(lexicon: Lexicon, frequencies: SlotFrequencies) -> RuleGenerator:
+    """The same with exchangeable replacements.
+
+    Args:
+        frequencies: of the captions to be changed, or of more from the same source
+    """
     if frequencies is None:
         raise VidnegError("rules-balanced needs frequencies: SlotFrequencies.count(captions, lexicon)")
     return RuleGenerator("rules-balanced", lexicon, Balanced(lexicon, frequencies), strict=True)
 
 # %% ../../nbs/negatives/rules.ipynb #dd023979
-def word_log_odds(
-    captions: Iterable[Caption | str], # true texts
-    negatives: Iterable[Negative], # of these captions; a caption counts once for each of its negatives
-    prior: float = 1.0, # added to each count
-) -> pd.DataFrame: # word, true, negative (counts), log_odds; most telling first
-    "How much each word says that a text is a negative."
+def word_log_odds(captions: Iterable[Caption | str], negatives: Iterable[Negative], prior: float = 1.0) -> pd.DataFrame:
+    """How much each word says that a text is a negative.
+
+    Args:
+        captions: true texts
+        negatives: of these captions; a caption counts once for each of its negatives
+        prior: added to each count
+
+    Returns:
+        word, true, negative (counts), log_odds; most telling first
+    """
     negatives = list(negatives)
     texts = {c.caption_id: c.text for c in captions}
     words = lambda text: re.findall(r"[\w'-]+", text.lower())

@@ -17,31 +17,37 @@ from ..core.records import Caption, Negative, write_records
 __all__ = ['set_file', 'captions_file', 'write_set', 'outcome_rows']
 
 # %% ../../nbs/negatives/sets.ipynb #cad67dae
-def set_file(
-    folder: str | Path,
-    part: str, # "train" or "test"
-    name: str,
-) -> Path:
-    "Where a set lies."
+def set_file(folder: str | Path, part: str, name: str) -> Path:
+    """Where a set lies.
+
+    Args:
+        part: "train" or "test"
+    """
     return Path(folder)/f"{'test-' if part == 'test' else ''}{name}.parquet"
 
 def captions_file(path: Path) -> Path:
     "Return where the captions of a set lie that has its own."
     return path.with_name(f"{path.stem}-captions.parquet")
 
-def write_set(
-    path: Path, # from `set_file`
-    negatives: list[Negative],
-    captions: list[Caption] | None = None, # where they are the set's own
-):
-    "Write a set."
+def write_set(path: Path, negatives: list[Negative], captions: list[Caption] | None = None):
+    """Write a set.
+
+    Args:
+        path: from `set_file`
+        captions: where they are the set's own
+    """
     write_records(path, negatives, Negative)
     if captions is not None: write_records(captions_file(path), captions, Caption)
 
 # %% ../../nbs/negatives/sets.ipynb #b6a00005
-def outcome_rows(
-    counts: Mapping[tuple[str, str], Counter], # (part, name) → (kind, "made" or the reason why not) → how often
-) -> pd.DataFrame: # part, set, kind, outcome, n
-    "Return the outcomes of sets, a row each."
+def outcome_rows(counts: Mapping[tuple[str, str], Counter]) -> pd.DataFrame:
+    """Return the outcomes of sets, a row each.
+
+    Args:
+        counts: (part, name) → (kind, "made" or the reason why not) → how often
+
+    Returns:
+        part, set, kind, outcome, n
+    """
     rows = [(*key, kind, why, n[kind, why]) for key, n in counts.items() for kind, why in sorted(n)]
     return pd.DataFrame(rows, columns=["part", "set", "kind", "outcome", "n"])

@@ -83,10 +83,15 @@ def _only_names(tree):
     return names - {name for name, _ in _places(tree)}
 
 
-def words_of(
-    values, # parameters, however nested
-) -> set[str]: # keys and values
-    "Collect the strings in parameters."
+def words_of(values) -> set[str]:
+    """Collect the strings in parameters.
+
+    Args:
+        values: parameters, however nested
+
+    Returns:
+        keys and values
+    """
     if isinstance(values, str): return {values}
     if isinstance(values, dict): values = [*values, *values.values()]
     return set().union(*map(words_of, values)) if isinstance(values, list) else set()
@@ -112,12 +117,22 @@ def _cells(notebook):
 
 
 def stage_deps(
-    notebook: str | Path, # relative to the root
-    root: str | Path = ".", # a folder inside the project
-    values: dict | None = None, # the stage's parameters
-    modules: tuple[str, ...] = (), # that are run beside the notebook's
-) -> list[str]: # paths relative to the root, the notebook first
-    "List the code that a notebook's result depends on: itself, the modules it imports or names, and their data files."
+    notebook: str | Path,
+    root: str | Path = ".",
+    values: dict | None = None,
+    modules: tuple[str, ...] = (),
+) -> list[str]:
+    """List the code that a notebook's result depends on: itself, the modules it imports or names, and their data files.
+
+    Args:
+        notebook: relative to the root
+        root: a folder inside the project
+        values: the stage's parameters
+        modules: that are run beside the notebook's
+
+    Returns:
+        paths relative to the root, the notebook first
+    """
     root, notebook = project_root(root), Path(notebook)
     tree = _cells(root/notebook)
     todo = _module_files([*_imports(tree, []), *modules], root)
@@ -168,11 +183,16 @@ def _plots(root, params):
 README = "nbs/index.ipynb", "vidneg.pipeline.readme" # the notebook, and what turns it into README.md
 
 
-def pipeline(
-    root: str | Path = ".", # a folder inside the project
-    folder: str | Path | None = None, # of the scale; None: the root
-) -> dict: # as in dvc.yaml
-    "Describe all stages of a scale."
+def pipeline(root: str | Path = ".", folder: str | Path | None = None) -> dict:
+    """Describe all stages of a scale.
+
+    Args:
+        root: a folder inside the project
+        folder: of the scale; None: the root
+
+    Returns:
+        as in dvc.yaml
+    """
     root = project_root(root)
     folder = Path(folder or root).resolve()
     up = "../"*len(folder.relative_to(root).parts)
@@ -187,11 +207,16 @@ def pipeline(
     return {"stages": dict(sorted(stages.items()))} | ({"plots": p} if (p := _plots(root, params)) else {})
 
 
-def write_dvc(
-    root: str | Path = ".", # a folder inside the project
-    folder: str | Path | None = None, # of the scale; None: the root
-) -> bool: # whether it was written: False when it was current
-    "Write `dvc.yaml` where it is not current."
+def write_dvc(root: str | Path = ".", folder: str | Path | None = None) -> bool:
+    """Write `dvc.yaml` where it is not current.
+
+    Args:
+        root: a folder inside the project
+        folder: of the scale; None: the root
+
+    Returns:
+        whether it was written: False when it was current
+    """
     folder = Path(folder or project_root(root))
     text = render(pipeline(root, folder))
     if (folder/"dvc.yaml").is_file() and (folder/"dvc.yaml").read_text(encoding="utf-8") == text: return False
@@ -199,10 +224,12 @@ def write_dvc(
     return True
 
 
-def render(
-    described: dict, # as `pipeline` gives it
-) -> str:
-    "Turn the description into YAML."
+def render(described: dict) -> str:
+    """Turn the description into YAML.
+
+    Args:
+        described: as `pipeline` gives it
+    """
     from io import StringIO
     from ruamel.yaml import YAML
     yaml, text = YAML(), StringIO()
@@ -212,19 +239,29 @@ def render(
     return "# Made from the notebooks in nbs/stages by `make dvc`: each says what it reads and writes.\n" + text.getvalue()
 
 # %% ../../nbs/pipeline/dvc.ipynb #a7c20013
-def stale(
-    described: dict, # as `pipeline` gives it
-    changed: list[str], # files that changed, as in the stages' deps
-) -> list[str]: # stages that depend on one of them directly; what comes after them waits for their outputs
-    "Name the stages whose own dependencies changed."
+def stale(described: dict, changed: list[str]) -> list[str]:
+    """Name the stages whose own dependencies changed.
+
+    Args:
+        described: as `pipeline` gives it
+        changed: files that changed, as in the stages' deps
+
+    Returns:
+        stages that depend on one of them directly; what comes after them waits for their outputs
+    """
     def touches(dep): return any(c == dep or c.startswith(dep + "/") for c in changed)
     return [name for name, s in described["stages"].items() if any(map(touches, s["deps"]))]
 
 # %% ../../nbs/pipeline/dvc.ipynb #a7c20015
-def main(
-    argv: list[str] | None = None, # the command line's words, sys.argv when None
-) -> int: # exit status
-    "`python -m vidneg.pipeline.dvc`."
+def main(argv: list[str] | None = None) -> int:
+    """`python -m vidneg.pipeline.dvc`.
+
+    Args:
+        argv: the command line's words, sys.argv when None
+
+    Returns:
+        exit status
+    """
     parser = argparse.ArgumentParser("python -m vidneg.pipeline.dvc", description="dvc.yaml from the notebooks of the stages.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when dvc.yaml is not current")
     args = parser.parse_args(argv)

@@ -22,10 +22,12 @@ def _directives(source):
     return {line[2:].strip() for line in source.splitlines() if line.startswith("#|")}
 
 
-def visible(
-    nb, # an executed notebook node, changed in place
-):
-    "Leave out what nbdev's directives hide, and warnings."
+def visible(nb):
+    """Leave out what nbdev's directives hide, and warnings.
+
+    Args:
+        nb: an executed notebook node, changed in place
+    """
     nb.cells = [c for c in nb.cells if "hide" not in _directives(c.source)]
     for cell in nb.cells:
         if cell.cell_type != "code": continue
@@ -34,11 +36,16 @@ def visible(
         cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
 
 # %% ../../nbs/pipeline/readme.ipynb #fc825b4b
-def to_markdown(
-    nb, # an executed notebook node
-    images: str = "reports/figures", # folder for pictures, relative to the README
-) -> dict[str, bytes]: # file name -> content: README.md and its pictures
-    "A notebook as Markdown."
+def to_markdown(nb, images: str = "reports/figures") -> dict[str, bytes]:
+    """A notebook as Markdown.
+
+    Args:
+        nb: an executed notebook node
+        images: folder for pictures, relative to the README
+
+    Returns:
+        file name -> content: README.md and its pictures
+    """
     from nbconvert import MarkdownExporter
     from traitlets.config import Config
     visible(nb)
@@ -53,10 +60,15 @@ def to_markdown(
     return {"README.md": text.encode(), **{k: v for k, v in sorted(found["outputs"].items())}}
 
 # %% ../../nbs/pipeline/readme.ipynb #9073ba21
-def render_readme(
-    root: str | Path = ".", # a folder inside the project
-) -> dict[str, bytes]: # file name relative to the root -> content
-    "Execute nbs/index.ipynb and turn it into README.md; nothing is written."
+def render_readme(root: str | Path = ".") -> dict[str, bytes]:
+    """Execute nbs/index.ipynb and turn it into README.md; nothing is written.
+
+    Args:
+        root: a folder inside the project
+
+    Returns:
+        file name relative to the root -> content
+    """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
     root = project_root(root)
@@ -68,10 +80,15 @@ def render_readme(
     return to_markdown(nb)
 
 
-def write_readme(
-    root: str | Path = ".", # a folder inside the project
-) -> list[str]: # the files that changed, relative to the root
-    "Write README.md and its pictures where they are not current."
+def write_readme(root: str | Path = ".") -> list[str]:
+    """Write README.md and its pictures where they are not current.
+
+    Args:
+        root: a folder inside the project
+
+    Returns:
+        the files that changed, relative to the root
+    """
     root = project_root(root)
     files = render_readme(root)
     changed = [name for name, content in files.items() if not _is(root/name, content)]
@@ -84,10 +101,15 @@ def write_readme(
 def _is(path, content): return path.is_file() and path.read_bytes() == content
 
 # %% ../../nbs/pipeline/readme.ipynb #97cc93c4
-def main(
-    argv: list[str] | None = None, # the command line's words, sys.argv when None
-) -> int: # exit status
-    "`python -m vidneg.pipeline.readme`."
+def main(argv: list[str] | None = None) -> int:
+    """`python -m vidneg.pipeline.readme`.
+
+    Args:
+        argv: the command line's words, sys.argv when None
+
+    Returns:
+        exit status
+    """
     parser = argparse.ArgumentParser("python -m vidneg.pipeline.readme", description="README.md from nbs/index.ipynb.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when README.md is not current")
     args = parser.parse_args(argv)

@@ -17,10 +17,15 @@ __all__ = ['declared', 'check_parameters', 'kernel_environment', 'own_kernel', '
            'read_notebook', 'run_stage', 'dvc_above', 'end_all_below', 'wait_for_end', 'follow_dvc', 'main']
 
 # %% ../../nbs/pipeline/runner.ipynb #4bedcab1
-def declared(
-    nb, # a notebook node
-) -> list[str]: # names assigned in the cell tagged `parameters`, in order
-    "The parameters that a notebook declares."
+def declared(nb) -> list[str]:
+    """The parameters that a notebook declares.
+
+    Args:
+        nb: a notebook node
+
+    Returns:
+        names assigned in the cell tagged `parameters`, in order
+    """
     cells = [c for c in nb.cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])]
     if not cells: return []
     names = []
@@ -31,24 +36,31 @@ def declared(
     return names
 
 
-def check_parameters(
-    values: dict, # parameter name -> value
-    names: list[str], # what the notebook declares
-    notebook: str | Path, # named in the error
-):
-    "Refuse parameters that the notebook does not declare."
+def check_parameters(values: dict, names: list[str], notebook: str | Path):
+    """Refuse parameters that the notebook does not declare.
+
+    Args:
+        values: parameter name -> value
+        names: what the notebook declares
+        notebook: named in the error
+    """
     unknown = [k for k in values if k not in names]
     if unknown:
         raise RunError(f"{notebook} does not declare {', '.join(unknown)}; "
                        f"its parameters are: {', '.join(names) or 'none'}")
 
 # %% ../../nbs/pipeline/runner.ipynb #2fda4f65
-def kernel_environment(
-    root: Path, # the project's root, first on the import path
-    num_threads: int = 1, # threads for OpenMP and MKL
-    stage: str = "", # whose parameters the runner has put in
-) -> dict[str, str]: # to be added to the environment
-    "What the kernel's process must find when it starts."
+def kernel_environment(root: Path, num_threads: int = 1, stage: str = "") -> dict[str, str]:
+    """What the kernel's process must find when it starts.
+
+    Args:
+        root: the project's root, first on the import path
+        num_threads: threads for OpenMP and MKL
+        stage: whose parameters the runner has put in
+
+    Returns:
+        to be added to the environment
+    """
     screen = shutil.get_terminal_size((100, 24)) # a bar in a kernel cannot see the terminal
     return dict(
         PYTHONHASHSEED="0", CUBLAS_WORKSPACE_CONFIG=":4096:8",
@@ -106,22 +118,29 @@ def _redrawn(line):
     return ([part for part in line.split("\r") if part.strip()] or [""])[-1]
 
 # %% ../../nbs/pipeline/runner.ipynb #6b5af8e4
-def commit(
-    root: Path, # a folder in a git checkout
-) -> str: # hash, with "+changes" when the checkout differs from it; "unknown" outside git
-    "The commit that a checkout is at."
+def commit(root: Path) -> str:
+    """The commit that a checkout is at.
+
+    Args:
+        root: a folder in a git checkout
+
+    Returns:
+        hash, with "+changes" when the checkout differs from it; "unknown" outside git
+    """
     def git(*args):
         return subprocess.check_output(["git", "-C", str(root), *args], text=True, stderr=subprocess.DEVNULL).strip()
     try: return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError): return "unknown"
 
 
-def normalise(
-    nb, # an executed notebook node, changed in place
-    stage: str, # the stage that it ran as
-    commit: str, # the commit that it ran at
-):
-    "Drop what papermill and the kernel know about time and machine, keep what the notebook says."
+def normalise(nb, stage: str, commit: str):
+    """Drop what papermill and the kernel know about time and machine, keep what the notebook says.
+
+    Args:
+        nb: an executed notebook node, changed in place
+        stage: the stage that it ran as
+        commit: the commit that it ran at
+    """
     nb.metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"},
                    "vidneg": {"stage": stage, "commit": commit}}
     for i, cell in enumerate(nb.cells):
@@ -164,13 +183,24 @@ def read_notebook(path):
 
 
 def run_stage(
-    stage: str, # its notebook's name
-    notebook: str | Path | None = None, # relative to the root; nbs/stages/<stage>.ipynb when None
-    params_file: str | Path = "params.yaml", # relative to the scale's folder
-    extra: dict | None = None, # parameters beside the section's
-    root: str | Path = ".", # a folder inside the project; one beneath scales/ is a scale's
-) -> Path: # the executed notebook
-    "Run a stage's notebook with its section of the parameters; raises `RunError` when it fails."
+    stage: str,
+    notebook: str | Path | None = None,
+    params_file: str | Path = "params.yaml",
+    extra: dict | None = None,
+    root: str | Path = ".",
+) -> Path:
+    """Run a stage's notebook with its section of the parameters; raises `RunError` when it fails.
+
+    Args:
+        stage: its notebook's name
+        notebook: relative to the root; nbs/stages/<stage>.ipynb when None
+        params_file: relative to the scale's folder
+        extra: parameters beside the section's
+        root: a folder inside the project; one beneath scales/ is a scale's
+
+    Returns:
+        the executed notebook
+    """
     root, folder = project_root(root), scale_folder(root)
     notebook = Path(notebook or f"nbs/stages/{stage}.ipynb")
     nb = read_notebook(root/notebook)
@@ -231,10 +261,12 @@ def end_all_below():
         psutil.wait_procs(below, timeout=1)
 
 
-def wait_for_end(
-    process, # of psutil
-):
-    "Return when a process has ended."
+def wait_for_end(process):
+    """Return when a process has ended.
+
+    Args:
+        process: of psutil
+    """
     import psutil
     ended = None
     if sys.platform == "linux":
@@ -255,10 +287,15 @@ def follow_dvc():
     threading.Thread(target=follow, daemon=True).start()
 
 # %% ../../nbs/pipeline/runner.ipynb #c585e6c3
-def main(
-    argv: list[str] | None = None, # the command line's words, sys.argv when None
-) -> int: # exit status
-    "`python -m vidneg.pipeline.runner`."
+def main(argv: list[str] | None = None) -> int:
+    """`python -m vidneg.pipeline.runner`.
+
+    Args:
+        argv: the command line's words, sys.argv when None
+
+    Returns:
+        exit status
+    """
     parser = argparse.ArgumentParser(prog="python -m vidneg.pipeline.runner", description="Run a pipeline notebook as a DVC stage.")
     parser.add_argument("stage", help="name of a notebook in nbs/stages")
     parser.add_argument("extra", nargs="*", metavar="name=value", help="parameters beside those of the stage's section")

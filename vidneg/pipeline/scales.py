@@ -14,15 +14,20 @@ from .dvc import write_dvc
 from .stage import RunError, read_yaml
 
 # %% auto #0
-__all__ = ['DVC_CONFIG', 'OWN', 'FEW', 'merge', 'scales', 'make_scale', 'name_of', 'fit_batches', 'new_scale', 'merge_overlays',
-           'remarks', 'reproduce', 'main']
+__all__ = ['DVC_CONFIG', 'OWN', 'FEW', 'merge', 'scales', 'make_scale', 'name_of', 'fit_batches', 'new_scale',
+           'merge_overlays', 'remarks', 'reproduce', 'main']
 
 # %% ../../nbs/pipeline/scales.ipynb #a7c40006
-def merge(
-    values: dict, # parameters
-    overlay: dict, # what differs
-) -> dict: # new; the order of `values`, then what is added
-    "Put an overlay over parameters."
+def merge(values: dict, overlay: dict) -> dict:
+    """Put an overlay over parameters.
+
+    Args:
+        values: parameters
+        overlay: what differs
+
+    Returns:
+        new; the order of `values`, then what is added
+    """
     merged = dict(values)
     for name, new in overlay.items():
         old = merged.get(name)
@@ -70,18 +75,28 @@ DVC_CONFIG = """[core]
 """
 
 
-def scales(
-    root: str | Path = ".", # a folder inside the project
-) -> list[str]: # `laptop` first
-    "List the scales that there are."
+def scales(root: str | Path = ".") -> list[str]:
+    """List the scales that there are.
+
+    Args:
+        root: a folder inside the project
+
+    Returns:
+        `laptop` first
+    """
     return ["laptop", *sorted(p.parent.name for p in (project_root(root)/"scales").glob("*/overlay.yaml"))]
 
 
-def make_scale(
-    name: str, # one of `scales`
-    root: str | Path = ".", # a folder inside the project
-) -> Path: # its folder
-    "Make the folder of a scale, or bring it up to date."
+def make_scale(name: str, root: str | Path = ".") -> Path:
+    """Make the folder of a scale, or bring it up to date.
+
+    Args:
+        name: one of `scales`
+        root: a folder inside the project
+
+    Returns:
+        its folder
+    """
     root = project_root(root)
     if name == "laptop": return root
     folder = root/"scales"/name
@@ -114,30 +129,45 @@ OWN = {
 } # what differs for data of which nobody knows the truth
 
 
-def name_of(
-    data: str | Path, # a folder
-) -> str: # letters, digits and dashes
-    "Make a scale's name from a folder's."
+def name_of(data: str | Path) -> str:
+    """Make a scale's name from a folder's.
+
+    Args:
+        data: a folder
+
+    Returns:
+        letters, digits and dashes
+    """
     return re.sub(r"[^a-z0-9]+", "-", Path(data).resolve().name.lower()).strip("-") or "own"
 
 
-def fit_batches(
-    values: dict, # parameters, by section
-    n: int, # training clips
-) -> dict: # an overlay, {} where all fit
-    "Make every batch that is larger than the training split as large as the split."
+def fit_batches(values: dict, n: int) -> dict:
+    """Make every batch that is larger than the training split as large as the split.
+
+    Args:
+        values: parameters, by section
+        n: training clips
+
+    Returns:
+        an overlay, {} where all fit
+    """
     large = {s: {k: n for k, v in section.items() if k.endswith("batch_size") and isinstance(v, int) and v > n}
              for s, section in values.items() if s not in ("features", "score")} # these ask, and fill no batch
     return {s: found for s, found in large.items() if found}
 
 # %% ../../nbs/pipeline/scales.ipynb #a7c40010
-def new_scale(
-    data: str | Path, # a folder with tables of clips and captions
-    name: str = "", # "": from the folder's name
-    like: str = "laptop", # the scale that it differs from in what the data ask for
-    root: str | Path = ".", # a folder inside the project
-) -> str: # its name
-    "Make a scale for data of one's own; where it is there for the same data, it stays as it is."
+def new_scale(data: str | Path, name: str = "", like: str = "laptop", root: str | Path = ".") -> str:
+    """Make a scale for data of one's own; where it is there for the same data, it stays as it is.
+
+    Args:
+        data: a folder with tables of clips and captions
+        name: "": from the folder's name
+        like: the scale that it differs from in what the data ask for
+        root: a folder inside the project
+
+    Returns:
+        its name
+    """
     from vidneg.data.dataset import read_dataset
     root, data = project_root(root), Path(data).expanduser().resolve()
     name, splits = name or name_of(data), None
@@ -160,11 +190,16 @@ def new_scale(
     return name
 
 
-def merge_overlays(
-    first: dict, # an overlay
-    second: dict, # what differs from it
-) -> dict: # nulls stay, as they still have to take names away
-    "Put one overlay over another."
+def merge_overlays(first: dict, second: dict) -> dict:
+    """Put one overlay over another.
+
+    Args:
+        first: an overlay
+        second: what differs from it
+
+    Returns:
+        nulls stay, as they still have to take names away
+    """
     merged = dict(first)
     for name, new in second.items():
         old = merged.get(name)
@@ -175,10 +210,15 @@ def merge_overlays(
 FEW = 30 # clips: below, an interval over them says next to nothing
 
 
-def remarks(
-    folder: Path, # of a scale
-) -> list[str]: # lines to print
-    "Say whose results these will be, and what is too small."
+def remarks(folder: Path) -> list[str]:
+    """Say whose results these will be, and what is too small.
+
+    Args:
+        folder: of a scale
+
+    Returns:
+        lines to print
+    """
     values = read_yaml(folder/"params.yaml")
     source = values.get("data", {}).get("source", "world")
     said = [f"scale {'laptop' if not (folder/'overlay.yaml').exists() else folder.name}, on "
@@ -197,10 +237,15 @@ def remarks(
     return [*said, f"  change this in {folder}/overlay.yaml"]
 
 # %% ../../nbs/pipeline/scales.ipynb #a7c40016
-def reproduce(
-    folder: Path, # of a scale
-) -> int: # exit status
-    "Run what is not up to date, and show the main table."
+def reproduce(folder: Path) -> int:
+    """Run what is not up to date, and show the main table.
+
+    Args:
+        folder: of a scale
+
+    Returns:
+        exit status
+    """
     print("\n".join(remarks(folder)), flush=True)
     dvc = [sys.executable, "-m", "dvc"]
     if not subprocess.run([*dvc, "status", "-q"], cwd=folder).returncode: print("Nothing to do: all results are up to date.")
@@ -211,10 +256,15 @@ def reproduce(
     return 0
 
 
-def main(
-    argv: list[str] | None = None, # the command line's words, sys.argv when None
-) -> int: # exit status
-    "`python -m vidneg.pipeline.scales`."
+def main(argv: list[str] | None = None) -> int:
+    """`python -m vidneg.pipeline.scales`.
+
+    Args:
+        argv: the command line's words, sys.argv when None
+
+    Returns:
+        exit status
+    """
     parser = argparse.ArgumentParser("python -m vidneg.pipeline.scales", description="Scales: folders with results of their own.")
     parser.add_argument("what", choices=["list", "make", "reproduce"], help="make: the folder only")
     parser.add_argument("--scale", default="", help="its name; with --data the name of a new one")

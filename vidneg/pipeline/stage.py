@@ -20,32 +20,47 @@ class RunError(VidnegError):
     "A stage that cannot start, or that failed."
 
 
-def read_yaml(
-    path: str | Path, # the file
-) -> dict: # its top-level mapping, {} when empty
-    "Read a YAML file the way DVC does."
+def read_yaml(path: str | Path) -> dict:
+    """Read a YAML file the way DVC does.
+
+    Args:
+        path: the file
+
+    Returns:
+        its top-level mapping, {} when empty
+    """
     from ruamel.yaml import YAML, YAMLError
     if not Path(path).is_file(): raise RunError(f"{path} does not exist")
     try: return YAML(typ="safe").load(Path(path).read_text(encoding="utf-8")) or {}
     except YAMLError as e: raise RunError(f"{path} is not valid YAML: {e}") from None
 
 
-def read_section(
-    path: str | Path, # params.yaml
-    stage: str, # the section's name
-) -> dict: # parameter name -> value
-    "Read the parameters of one stage."
+def read_section(path: str | Path, stage: str) -> dict:
+    """Read the parameters of one stage.
+
+    Args:
+        path: params.yaml
+        stage: the section's name
+
+    Returns:
+        parameter name -> value
+    """
     params = read_yaml(path)
     if isinstance(params.get(stage), dict): return dict(params[stage])
     there = sorted(k for k, v in params.items() if isinstance(v, dict))
     raise RunError(f"{path} has no section {stage!r}; it has: {', '.join(there) or 'none'}")
 
 # %% ../../nbs/pipeline/stage.ipynb #a7c10009
-def scale_folder(
-    start: str | Path = ".", # a folder inside the project
-    scale: str | None = None, # its name; None: the one that `start` lies in, else the one that VIDNEG_SCALE names
-) -> Path: # the folder with its params.yaml, data/ and reports/
-    "Find the folder of a scale; raises `RunError` where it has not been made."
+def scale_folder(start: str | Path = ".", scale: str | None = None) -> Path:
+    """Find the folder of a scale; raises `RunError` where it has not been made.
+
+    Args:
+        start: a folder inside the project
+        scale: its name; None: the one that `start` lies in, else the one that VIDNEG_SCALE names
+
+    Returns:
+        the folder with its params.yaml, data/ and reports/
+    """
     root, start = project_root(start), Path(start).resolve()
     inside = start.relative_to(root).parts
     if scale is None and inside[:1] == ("scales",) and len(inside) > 1: scale = inside[1]
@@ -56,10 +71,15 @@ def scale_folder(
     return folder
 
 # %% ../../nbs/pipeline/stage.ipynb #a7c1000d
-def literals(
-    source: str, # of a cell
-) -> dict: # name → value, of assignments of literals
-    "Read what a cell assigns, without running it."
+def literals(source: str) -> dict:
+    """Read what a cell assigns, without running it.
+
+    Args:
+        source: of a cell
+
+    Returns:
+        name → value, of assignments of literals
+    """
     found = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -68,19 +88,26 @@ def literals(
     return found
 
 
-def tagged(
-    nb, # a notebook node
-    tag: str, # `parameters` or `io`
-) -> str: # "" where no cell carries the tag
-    "Return the source of the first code cell with a tag."
+def tagged(nb, tag: str) -> str:
+    """Return the source of the first code cell with a tag.
+
+    Args:
+        nb: a notebook node
+        tag: `parameters` or `io`
+
+    Returns:
+        "" where no cell carries the tag
+    """
     return next((c.source for c in nb.cells if c.cell_type == "code" and tag in c.metadata.get("tags", [])), "")
 
 
-def paths(
-    templates: list[str], # as in a cell tagged `io`
-    values: dict, # parameter → value
-) -> list[str]:
-    "Put the values of parameters into paths."
+def paths(templates: list[str], values: dict) -> list[str]:
+    """Put the values of parameters into paths.
+
+    Args:
+        templates: as in a cell tagged `io`
+        values: parameter → value
+    """
     found = []
     for template in templates:
         before, brace, rest = template.partition("{")
@@ -90,11 +117,16 @@ def paths(
     return found
 
 # %% ../../nbs/pipeline/stage.ipynb #a7c1000f
-def maker(
-    path: str, # of an input, relative to the scale's folder
-    root: Path, # the project's
-) -> str: # a stage's name, "" where none writes it
-    "Say which stage writes a path, from the notebooks' cells tagged `io`."
+def maker(path: str, root: Path) -> str:
+    """Say which stage writes a path, from the notebooks' cells tagged `io`.
+
+    Args:
+        path: of an input, relative to the scale's folder
+        root: the project's
+
+    Returns:
+        a stage's name, "" where none writes it
+    """
     import nbformat
     for notebook in sorted((root/"nbs/stages").glob("*.ipynb")):
         nb = nbformat.read(notebook, 4)
@@ -104,11 +136,13 @@ def maker(
     return ""
 
 # %% ../../nbs/pipeline/stage.ipynb #a7c10011
-def begin(
-    stage: str, # the notebook's name
-    names: dict, # `globals()` of the notebook: parameters, `reads` and `writes`
-):
-    "Go to the scale's folder, take its parameters, and see that what the stage reads is there."
+def begin(stage: str, names: dict):
+    """Go to the scale's folder, take its parameters, and see that what the stage reads is there.
+
+    Args:
+        stage: the notebook's name
+        names: `globals()` of the notebook: parameters, `reads` and `writes`
+    """
     root, folder = project_root(), scale_folder()
     os.chdir(folder)
     if os.environ.get("VIDNEG_STAGE") != stage: names.update(read_section("params.yaml", stage))
@@ -123,12 +157,14 @@ def begin(
     for p in paths(names["writes"], names): Path(p).parent.mkdir(parents=True, exist_ok=True)
 
 # %% ../../nbs/pipeline/stage.ipynb #a7c10014
-def clean_on_save(
-    model, # what JupyterLab saves
-    path: str = "", # where to, relative to the folder it was started in
-    **kw, # that nbdev's hook takes
-):
-    "Leave out of a notebook what does not belong in git: of a stage's notebook all outputs."
+def clean_on_save(model, path: str = "", **kw):
+    """Leave out of a notebook what does not belong in git: of a stage's notebook all outputs.
+
+    Args:
+        model: what JupyterLab saves
+        path: where to, relative to the folder it was started in
+        **kw: that nbdev's hook takes
+    """
     from nbdev.clean import clean_jupyter
     if model["type"] != "notebook" or model["content"]["nbformat"] != 4: return
     if "stages" in Path(path).parts:

@@ -16,23 +16,32 @@ from ..core.errors import VidnegError
 from ..core.records import Caption, Edit, Negative
 
 # %% auto #0
-__all__ = ['WORD', 'apply_edit', 'undo', 'shift', 'edited', 'overlaps', 'diff', 'edits_between', 'window', 'Change', 'changed',
-           'mark_edits', 'show_edits']
+__all__ = ['WORD', 'apply_edit', 'undo', 'shift', 'edited', 'overlaps', 'diff', 'edits_between', 'window', 'Change',
+           'changed', 'mark_edits', 'show_edits']
 
 # %% ../../nbs/text/edits.ipynb #e143899c
-def apply_edit(
-    text: str, # the text before the edit
-    edit: Edit,
-) -> str: # the text after it
-    "Carry out one edit."
+def apply_edit(text: str, edit: Edit) -> str:
+    """Carry out one edit.
+
+    Args:
+        text: the text before the edit
+
+    Returns:
+        the text after it
+    """
     return text[:edit.start] + edit.new + text[edit.end:]
 
 # %% ../../nbs/text/edits.ipynb #4f9f0651
-def undo(
-    text: str, # a negative's text
-    edits: Iterable[Edit], # in the order in which they were made
-) -> str: # the caption's text
-    "Take the edits of a negative back, last one first."
+def undo(text: str, edits: Iterable[Edit]) -> str:
+    """Take the edits of a negative back, last one first.
+
+    Args:
+        text: a negative's text
+        edits: in the order in which they were made
+
+    Returns:
+        the caption's text
+    """
     for e in reversed(tuple(edits)):
         end = e.start + len(e.new)
         if text[e.start:end] != e.new:
@@ -41,11 +50,15 @@ def undo(
     return text
 
 # %% ../../nbs/text/edits.ipynb #98d150ba
-def shift(
-    spans: Iterable[tuple[int, int]], # of earlier edits, in the text before `edit`
-    edit: Edit,
-) -> list[tuple[int, int]]: # in the text after it; that of `edit` comes last
-    "Follow edited spans through one more edit."
+def shift(spans: Iterable[tuple[int, int]], edit: Edit) -> list[tuple[int, int]]:
+    """Follow edited spans through one more edit.
+
+    Args:
+        spans: of earlier edits, in the text before `edit`
+
+    Returns:
+        in the text after it; that of `edit` comes last
+    """
     delta, start, end, kept = len(edit.new) - len(edit.old), edit.start, edit.end, []
     for s, e in spans:
         if e <= edit.start: kept.append((s, e))
@@ -53,10 +66,15 @@ def shift(
         else: start, end = min(start, s), max(end, e)
     return [*kept, (start, end + delta)]
 
-def edited(
-    edits: Iterable[Edit], # in the order in which they were made
-) -> list[tuple[int, int]]: # in the order of the text
-    "Return where the edits are in the last text."
+def edited(edits: Iterable[Edit]) -> list[tuple[int, int]]:
+    """Return where the edits are in the last text.
+
+    Args:
+        edits: in the order in which they were made
+
+    Returns:
+        in the order of the text
+    """
     spans: list[tuple[int, int]] = []
     for e in edits: spans = shift(spans, e)
     return sorted(spans)
@@ -70,21 +88,31 @@ def overlaps(
     return any(start < e and s < end for s, e in spans)
 
 # %% ../../nbs/text/edits.ipynb #3f6e6222
-def diff(
-    a: Sequence, # (A,) of anything that can be hashed
-    b: Sequence, # (B,)
-) -> list[tuple[int, int, int, int]]: # (i, j, k, l): a[i:j] became b[k:l]; all else is the same
-    "Align two sequences and return where they differ."
+def diff(a: Sequence, b: Sequence) -> list[tuple[int, int, int, int]]:
+    """Align two sequences and return where they differ.
+
+    Args:
+        a: (A,) of anything that can be hashed
+        b: (B,)
+
+    Returns:
+        (i, j, k, l): a[i:j] became b[k:l]; all else is the same
+    """
     found = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
     return [places for what, *places in found if what != "equal"]
 
 _PIECE = re.compile(r"\s+|[\w'-]+|[^\w\s]")
 
-def edits_between(
-    old: str, # the caption
-    new: str, # the other text
-) -> tuple[Edit, ...]: # whole words, left to right, each in the text that the ones before it left
-    "Find edits that lead from one text to another."
+def edits_between(old: str, new: str) -> tuple[Edit, ...]:
+    """Find edits that lead from one text to another.
+
+    Args:
+        old: the caption
+        new: the other text
+
+    Returns:
+        whole words, left to right, each in the text that the ones before it left
+    """
     a, b, edits = _PIECE.findall(old), _PIECE.findall(new), []
     for i, j, k, l in diff(a, b):
         at, before = len("".join(b[:k])), "".join(a[i:j])
@@ -92,11 +120,16 @@ def edits_between(
     return tuple(edits)
 
 # %% ../../nbs/text/edits.ipynb #e1bf3dce
-def window(
-    a: Sequence, # (A,)
-    b: Sequence, # (B,)
-) -> tuple[int, int, int]: # (i, j, k): a[i:j] stands where b has b[i:k]; all else is the same
-    "Return the one stretch in which two sequences differ."
+def window(a: Sequence, b: Sequence) -> tuple[int, int, int]:
+    """Return the one stretch in which two sequences differ.
+
+    Args:
+        a: (A,)
+        b: (B,)
+
+    Returns:
+        (i, j, k): a[i:j] stands where b has b[i:k]; all else is the same
+    """
     n = min(len(a), len(b))
     i = next((k for k in range(n) if a[k] != b[k]), n)
     same = next((k for k in range(n - i) if a[-1 - k] != b[-1 - k]), n - i)
@@ -106,21 +139,27 @@ WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 _ARTICLES = {"a", "an"}
 
 class Change(NamedTuple):
-    "Where two texts differ; spans are (start, end) in characters."
+    """Where two texts differ; spans are (start, end) in characters.
+
+    Attributes:
+        old_span: in the caption
+        new_span: in the negative
+    """
     old: str
     new: str
-    old_span: tuple[int, int] # in the caption
-    new_span: tuple[int, int] # in the negative
+    old_span: tuple[int, int]
+    new_span: tuple[int, int]
 
 def _span(found, i, j, text):
     if i == j: return (at := found[i].start() if i < len(found) else len(text)), at
     return found[i].start(), found[j - 1].end()
 
-def changed(
-    caption: str,
-    negative: str,
-) -> Change: # empty texts where nothing differs
-    "Return the stretch that was edited, in whole words."
+def changed(caption: str, negative: str) -> Change:
+    """Return the stretch that was edited, in whole words.
+
+    Returns:
+        empty texts where nothing differs
+    """
     a, b = list(WORD.finditer(caption)), list(WORD.finditer(negative))
     x, y = [m[0].lower() for m in a], [m[0].lower() for m in b]
     i, j, k = window(x, y)
@@ -133,20 +172,31 @@ def mark_edits(
     negative: Negative,
     before: str = "<mark>",
     after: str = "</mark>",
-    escape: Callable[[str], str] = html.escape, # applied to the words themselves
-) -> str: # the negative's text with its edited words marked
-    "Show where a negative differs from its caption."
+    escape: Callable[[str], str] = html.escape,
+) -> str:
+    """Show where a negative differs from its caption.
+
+    Args:
+        escape: applied to the words themselves
+
+    Returns:
+        the negative's text with its edited words marked
+    """
     out, at = [], 0
     for start, end in edited(negative.edits):
         out += [escape(negative.text[at:start]), before, escape(negative.text[start:end]), after]
         at = end
     return "".join(out) + escape(negative.text[at:])
 
-def show_edits(
-    negatives: Iterable[Negative],
-    captions: Iterable[Caption], # at least those of the negatives
-) -> HTML: # one row a negative
-    "Table of captions and negatives with the edits marked."
+def show_edits(negatives: Iterable[Negative], captions: Iterable[Caption]) -> HTML:
+    """Table of captions and negatives with the edits marked.
+
+    Args:
+        captions: at least those of the negatives
+
+    Returns:
+        one row a negative
+    """
     texts = {c.caption_id: c.text for c in captions}
     rows = [(html.escape(texts[n.caption_id]), mark_edits(n), n.kind, n.generator) for n in negatives]
     table = pd.DataFrame(rows, columns=["caption", "negative", "kind", "generator"])

@@ -14,29 +14,18 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator
 
 import spacy
-from lemminflect import getAllLemmas, getAllLemmasOOV
 from spacy.attrs import NORM, ORTH, PREFIX
 from spacy.lang.en import English
 from spacy.tokens import Doc
 from thinc.api import use_ops
 
-from .ud import Parsed, Token, clearnlp_to_ud, noun_chunks
+from .inflection import dictionary_lemma, word_classes
+from .ud import CHUNK, Parsed, Token, clearnlp_to_ud, noun_chunks
 
 # %% auto #0
-__all__ = ['HYPHENED', 'CHUNK', 'word_classes', 'CaptionEnglish', 'dictionary_lemma', 'keep_whole', 'encodable', 'from_doc',
-           'SpacyParser']
+__all__ = ['HYPHENED', 'CaptionEnglish', 'keep_whole', 'encodable', 'from_doc', 'SpacyParser']
 
 # %% ../../nbs/text/english.ipynb #f4929c2a
-@lru_cache(2**17)
-def word_classes(
-    word: str, # any form
-) -> str: # e.g. "NOU+VER+" for runs, "" for a word not in the dictionary
-    "What the dictionary says a word can be."
-    lower = word.lower()
-    found = getAllLemmas(lower)
-    return "".join(sorted(pos[:3] + ("=" if lower in lemmas else "+") for pos, lemmas in found.items()))
-
-
 @spacy.registry.languages("vidneg")
 class CaptionEnglish(English):
     "English whose lexemes know their parts of speech."
@@ -45,30 +34,17 @@ class CaptionEnglish(English):
     class Defaults(English.Defaults):
         lex_attr_getters = {**English.Defaults.lex_attr_getters, PREFIX: word_classes}
 
-# %% ../../nbs/text/english.ipynb #5eec314b
-@lru_cache(2**17)
-def dictionary_lemma(
-    word: str, # as it stands in the text
-    pos: str, # universal part of speech
-) -> str: # base form, in lower case but for names
-    "The lemma of a word by lemminflect."
-    lower = word.lower()
-    found = getAllLemmas(lower, pos) if pos in ("NOUN", "VERB", "AUX", "ADJ", "ADV") else {}
-    if not found and pos in ("NOUN", "VERB") and lower.isalpha(): found = getAllLemmasOOV(lower, pos)
-    if found: return found[pos][0]
-    first, dash, last = lower.rpartition("-")
-    if pos == "NOUN" and first and last: return first + dash + dictionary_lemma(last, pos) # t-shirts
-    return word if pos == "PROPN" else lower
-
 # %% ../../nbs/text/english.ipynb #5b1c7e02
 HYPHENED = ("t-shirt", "tee-shirt", "x-ray", "e-mail", "e-bike", "e-book", "e-scooter", "e-cigarette", "u-turn",
             "t-bone", "v-neck", "b-boy", "b-girl", "g-string", "i-beam", "o-ring", "q-tip") # nouns, in the singular
 
-def keep_whole(
-    nlp: spacy.Language, # changed in place
-    words: Iterable[str] = HYPHENED, # in lower case
-):
-    "Make one noun of each word and of its plural, with or without capitals."
+def keep_whole(nlp: spacy.Language, words: Iterable[str] = HYPHENED):
+    """Make one noun of each word and of its plural, with or without capitals.
+
+    Args:
+        nlp: changed in place
+        words: in lower case
+    """
     ruler = nlp.add_pipe("attribute_ruler", "hyphened")
     for ending, tag, number in (("", "NN", "Sing"), ("s", "NNS", "Plur")):
         lower = [w + ending for w in words]
@@ -81,19 +57,26 @@ def keep_whole(
                   {"POS": "NOUN", "TAG": tag, "MORPH": f"Number={number}"})
 
 # %% ../../nbs/text/english.ipynb #0e430561
-def encodable(
-    text: str, # any string
-) -> str: # of the same length
-    "Replace what UTF-8 cannot encode."
+def encodable(text: str) -> str:
+    """Replace what UTF-8 cannot encode.
+
+    Args:
+        text: any string
+
+    Returns:
+        of the same length
+    """
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
-def from_doc(
-    doc: Doc, # tagged and parsed
-    text: str, # what it was made from
-    lemma: Callable[[str, str, str], str], # of a word, its part of speech and its tag
-    clearnlp: bool = False, # whether its relations are ClearNLP's
-) -> Parsed:
-    "A spaCy document as plain values."
+def from_doc(doc: Doc, text: str, lemma: Callable[[str, str, str], str], clearnlp: bool = False) -> Parsed:
+    """A spaCy document as plain values.
+
+    Args:
+        doc: tagged and parsed
+        text: what it was made from
+        lemma: of a word, its part of speech and its tag
+        clearnlp: whether its relations are ClearNLP's
+    """
     kept = [t for t in doc if not t.is_space]
     new, tokens = {t.i: k for k, t in enumerate(kept)}, []
     for t in kept:
@@ -108,9 +91,6 @@ def from_doc(
     return Parsed(text, tokens, noun_chunks(tokens))
 
 # %% ../../nbs/text/english.ipynb #c2e1d328
-CHUNK = 1000 # texts to a memory zone, or to a worker at a time
-
-
 class SpacyParser:
     "A spaCy pipeline behind one call."
     def __init__(
@@ -132,30 +112,38 @@ class SpacyParser:
         "The lemma of a word with this universal part of speech and Penn tag."
         return self.known.get(f"{word.lower()}|{tag}") or dictionary_lemma(word, pos)
 
-    def __call__(
-        self,
-        text: str, # any string, even an empty one
-    ) -> Parsed:
-        "Parse one text."
+    def __call__(self, text: str) -> Parsed:
+        """Parse one text.
+
+        Args:
+            text: any string, even an empty one
+        """
         return self.parse([text])[0]
 
-    def parse(
-        self,
-        texts: list[str], # few enough to be in memory at once
-        batch_size: int = 128, # texts that go through the network together
-    ) -> list[Parsed]: # in the same order
-        "Parse some texts."
+    def parse(self, texts: list[str], batch_size: int = 128) -> list[Parsed]:
+        """Parse some texts.
+
+        Args:
+            texts: few enough to be in memory at once
+            batch_size: texts that go through the network together
+
+        Returns:
+            in the same order
+        """
         with self.nlp.memory_zone():
             docs = self.nlp.pipe([encodable(t) for t in texts], batch_size=batch_size)
             return [from_doc(doc, text, self.lemma, self.clearnlp) for doc, text in zip(docs, texts)]
 
-    def pipe(
-        self,
-        texts: Iterable[str],
-        workers: int = 1, # processes; 1: none but this one
-        batch_size: int = 128, # texts that go through the network together
-    ) -> Iterator[Parsed]: # in the same order
-        "Parse many texts, holding only a few chunks of them at a time."
+    def pipe(self, texts: Iterable[str], workers: int = 1, batch_size: int = 128) -> Iterator[Parsed]:
+        """Parse many texts, holding only a few chunks of them at a time.
+
+        Args:
+            workers: processes; 1: none but this one
+            batch_size: texts that go through the network together
+
+        Returns:
+            in the same order
+        """
         texts = iter(texts)
         chunks = iter(lambda: list(islice(texts, CHUNK)), [])
         if workers <= 1:

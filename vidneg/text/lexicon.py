@@ -6,32 +6,35 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import Iterable, NamedTuple
 
-import spacy
 from fastcore.basics import patch
-from lemminflect import getInflection
 
 import vidneg
 from ..core.errors import VidnegError
 from ..core.records import Edit
 from ..core.registry import Registry
+from .inflection import inflected
 
 # %% auto #0
-__all__ = ['CATEGORIES', 'LISTS', 'VERB_FORMS', 'NAVERO_SLOTS', 'LEXICONS', 'read_list', 'Entry', 'inflect', 'Reading', 'Match',
-           'Lexicon', 'navero_lists', 'navero_old', 'lexicon_named', 'needs_an', 'substitute']
+__all__ = ['CATEGORIES', 'LISTS', 'VERB_FORMS', 'NAVERO_SLOTS', 'LEXICONS', 'read_list', 'Entry', 'inflect', 'Reading',
+           'Match', 'Lexicon', 'navero_lists', 'navero_old', 'lexicon_named', 'needs_an', 'substitute']
 
 # %% ../../nbs/text/lexicon.ipynb #c6b98fd9
 CATEGORIES = ("action", "attribute", "relation", "object")
 
 LISTS = Path(vidneg.__file__).parent/"text"/"lists"
 
-def read_list(
-    path: str | Path, # text file: one entry a line, lines that start with # are comments
-) -> tuple[str, ...]: # entries in the file's order
-    "Entries of a word list."
+def read_list(path: str | Path) -> tuple[str, ...]:
+    """Entries of a word list.
+
+    Args:
+        path: text file: one entry a line, lines that start with # are comments
+
+    Returns:
+        entries in the file's order
+    """
     path = Path(path)
     if not path.exists(): raise VidnegError(f"no word list {path}; {LISTS} holds those that come with vidneg")
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
@@ -39,11 +42,18 @@ def read_list(
 
 # %% ../../nbs/text/lexicon.ipynb #c6ba96b4
 class Entry(NamedTuple):
-    "One line of a word list."
-    text: str # base form: "run", "slide left"; proper names keep their capital
-    category: str # one of `CATEGORIES`
-    slot: str # the list it is from: entries of a slot can stand for each other
-    inflect: str = "" # "verb", "noun" or "" for a word that never changes
+    """One line of a word list.
+
+    Attributes:
+        text: base form: "run", "slide left"; proper names keep their capital
+        category: one of `CATEGORIES`
+        slot: the list it is from: entries of a slot can stand for each other
+        inflect: "verb", "noun" or "" for a word that never changes
+    """
+    text: str
+    category: str
+    slot: str
+    inflect: str = ""
 
 # %% ../../nbs/text/lexicon.ipynb #3c02381c
 VERB_FORMS = ("VB", "VBZ", "VBG", "VBD", "VBN")
@@ -54,17 +64,22 @@ _LAST_WORD = {"fast forward"}
 def _verb_form(word, tag):
     if tag == "VB": return (word,)
     if tag == "VBN" and word in _PARTICIPLES: return _PARTICIPLES[word]
-    return getInflection(word, tag)
+    return inflected(word, tag)
 
-def inflect(
-    text: str, # base form, one word or several
-    how: str, # "verb", "noun" or ""
-) -> dict[str, tuple[str, ...]]: # form tag to spellings, the usual one first
-    "All forms of an entry; the tag of a word that never changes is the empty string."
+def inflect(text: str, how: str) -> dict[str, tuple[str, ...]]:
+    """All forms of an entry; the tag of a word that never changes is the empty string.
+
+    Args:
+        text: base form, one word or several
+        how: "verb", "noun" or ""
+
+    Returns:
+        form tag to spellings, the usual one first
+    """
     if how == "": return {"": (text,)}
     if how == "noun":
         head, space, last = text.rpartition(" ")
-        plurals = tuple(p for p in getInflection(last, "NNS") if p != last) if last.islower() else ()
+        plurals = tuple(p for p in inflected(last, "NNS") if p != last) if last.islower() else ()
         return {"NN": (text,)} | ({"NNS": tuple(head + space + p for p in plurals)} if plurals else {})
     if text in _LAST_WORD: before, space, word, rest = *text.rpartition(" "), ""
     else: before, space, word, rest = "", "", *re.fullmatch(r"(\S+)(.*)", text, re.S).groups()
@@ -72,10 +87,15 @@ def inflect(
 
 # %% ../../nbs/text/lexicon.ipynb #cb5757d0
 class Reading(NamedTuple):
-    "One way to read a word: an entry in one of its forms."
+    """One way to read a word: an entry in one of its forms.
+
+    Attributes:
+        form: Penn tag, "" for words that never change
+        surface: as the lexicon spells it: "slides left", "Greece"
+    """
     entry: Entry
-    form: str # Penn tag, "" for words that never change
-    surface: str # as the lexicon spells it: "slides left", "Greece"
+    form: str
+    surface: str
 
     @property
     def category(self): return self.entry.category
@@ -84,10 +104,16 @@ class Reading(NamedTuple):
 
 
 class Match(NamedTuple):
-    "A span of a text and its readings."
-    start: int # first character
-    end: int # one past the last character
-    text: str # the characters themselves
+    """A span of a text and its readings.
+
+    Attributes:
+        start: first character
+        end: one past the last character
+        text: the characters themselves
+    """
+    start: int
+    end: int
+    text: str
     readings: tuple[Reading, ...]
 
 # %% ../../nbs/text/lexicon.ipynb #ad0612c5
@@ -121,14 +147,11 @@ def _read(readings, before, after):
     return tuple(best.values())
 
 # %% ../../nbs/text/lexicon.ipynb #ca026175
-@lru_cache(maxsize=1)
-def _tokenizer():
-    return spacy.blank("en").tokenizer
+_TOKEN = re.compile(r"can(?=not\b)|\w+?(?=n['’]t\b)|n['’]t\b|['’](?:s|re|m|ve|ll|d)\b|\w+|[^\w\s]", re.I)
 
 def _tokens(text):
-    "Lower-cased tokens with their offsets, white space left out."
-    text = re.sub("[\ud800-\udfff]", "\ufffd", text) # half of a surrogate pair cannot be encoded
-    return [(t.lower_, t.idx, t.idx + len(t)) for t in _tokenizer()(text) if not t.is_space]
+    "Cut a text into lower-cased tokens with their offsets; contractions are two tokens, punctuation stands alone."
+    return [(m[0].lower(), *m.span()) for m in _TOKEN.finditer(text)]
 
 def _joins(c):
     "Does a character that touches a word continue it?"
@@ -178,11 +201,15 @@ def _outermost(found):
     return sorted(kept)
 
 @patch
-def match(
-    self: Lexicon,
-    text: str, # a caption
-) -> list[Match]: # left to right, none overlapping, longest first
-    "Where entries occur, in any of their forms."
+def match(self: Lexicon, text: str) -> list[Match]:
+    """Where entries occur, in any of their forms.
+
+    Args:
+        text: a caption
+
+    Returns:
+        left to right, none overlapping, longest first
+    """
     tokens, found = _tokens(text), []
     lower = [t for t, *_ in tokens]
     for i, first in enumerate(lower):
@@ -197,11 +224,12 @@ def match(
 
 # %% ../../nbs/text/lexicon.ipynb #9833bc66
 @patch(cls_method=True)
-def from_lists(
-    cls: Lexicon,
-    lists: dict[str, tuple[str, str, Iterable[str]]], # slot: (category, inflect, entries)
-) -> Lexicon:
-    "A lexicon of one's own vocabulary; wrong categories, inflections and empty entries are refused."
+def from_lists(cls: Lexicon, lists: dict[str, tuple[str, str, Iterable[str]]]) -> Lexicon:
+    """A lexicon of one's own vocabulary; wrong categories, inflections and empty entries are refused.
+
+    Args:
+        lists: slot: (category, inflect, entries)
+    """
     entries = []
     for slot, (category, how, texts) in lists.items():
         if category not in CATEGORIES:
@@ -219,11 +247,12 @@ NAVERO_SLOTS = {
     "state": ("attribute", ""), "material": ("attribute", ""), "relation": ("relation", ""), "noun": ("object", "noun")}
 
 @patch(cls_method=True)
-def navero(
-    cls: Lexicon,
-    actions: str = "enlarged", # "enlarged" (273 actions), "old" (the 48 of earlier work) or "both"
-) -> Lexicon:
-    "The lists of NAVERO, Table 8, in the categories of its Table 1."
+def navero(cls: Lexicon, actions: str = "enlarged") -> Lexicon:
+    """The lists of NAVERO, Table 8, in the categories of its Table 1.
+
+    Args:
+        actions: "enlarged" (273 actions), "old" (the 48 of earlier work) or "both"
+    """
     leave_out = {"enlarged": ("action-old",), "old": ("action",), "both": ()}
     if actions not in leave_out: raise VidnegError(f"no action list {actions!r}; there are {', '.join(leave_out)}")
     return cls.from_lists({slot: (*how, read_list(LISTS/f"{slot}.txt"))
@@ -242,10 +271,12 @@ LEXICONS = Registry("lexicon", {"navero": "vidneg.text.lexicon:navero_lists", "n
                                 "world": "vidneg.world.vocabulary:world_lexicon",
                                 "world-old": "vidneg.world.vocabulary:world_lexicon_old"})
 
-def lexicon_named(
-    name: str, # in LEXICONS; several joined by "+", the first wins
-) -> Lexicon:
-    "Return a lexicon by the name that stands in `params.yaml`."
+def lexicon_named(name: str) -> Lexicon:
+    """Return a lexicon by the name that stands in `params.yaml`.
+
+    Args:
+        name: in LEXICONS; several joined by "+", the first wins
+    """
     first, *others = (LEXICONS[part]() for part in name.split("+"))
     for other in others: first = first | other
     return first
@@ -259,10 +290,15 @@ _AN = re.compile(r"""(?:
         |uni(?![nmd])|u(?:s[eau]|te|ti|ga|ra|kr|ku|b[io])     # unicorn, use, Uganda, uranium; but uninvited
         |u(?![a-z]))[aeiou])""", re.X | re.I)
 
-def needs_an(
-    word: str, # what follows the article
-) -> bool: # True for "an", False for "a"
-    "Does a word begin with a vowel sound? By spelling, with the common exceptions."
+def needs_an(word: str) -> bool:
+    """Does a word begin with a vowel sound? By spelling, with the common exceptions.
+
+    Args:
+        word: what follows the article
+
+    Returns:
+        True for "an", False for "a"
+    """
     return _AN.match(word) is not None
 
 # %% ../../nbs/text/lexicon.ipynb #3a66c92f
@@ -275,12 +311,17 @@ def _fit_case(new, old, proper, text, start):
 
 _ARTICLE = re.compile(r"(?<![\w'-])an?(?=\s+$)", re.I)
 
-def substitute(
-    text: str, # a caption
-    match: Match, # what to replace
-    new: Reading, # what to put there
-) -> Edit: # widened to the article where that has to change
-    "The edit that puts `new` in the place of `match`, with its capitals and the right article."
+def substitute(text: str, match: Match, new: Reading) -> Edit:
+    """The edit that puts `new` in the place of `match`, with its capitals and the right article.
+
+    Args:
+        text: a caption
+        match: what to replace
+        new: what to put there
+
+    Returns:
+        widened to the article where that has to change
+    """
     proper = any(r.entry.text != r.entry.text.lower() for r in match.readings)
     word, start = _fit_case(new.surface, match.text, proper, text, match.start), match.start
     window = max(start - 12, 0)

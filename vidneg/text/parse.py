@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import TYPE_CHECKING, Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from spacy.util import is_package
 
 import vidneg
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
-from .english import CHUNK, SpacyParser
-from .ud import Parsed, Token
+from .ud import CHUNK, Parsed, Token
+
+if TYPE_CHECKING: from vidneg.text.english import SpacyParser
 
 # %% auto #0
 __all__ = ['PIPELINE', 'ROWS', 'load_parser', 'NamedParser', 'write_parses', 'read_parses', 'parse_column', 'parses_of']
@@ -30,6 +30,8 @@ PIPELINE = Path(vidneg.__file__).parent/"text"/"pipeline"
 
 @lru_cache(4)
 def _open(name):
+    from spacy.util import is_package # here: spaCy takes seconds to import, and whoever only needs lists does without
+    from vidneg.text.english import SpacyParser
     lemmas = str(PIPELINE/"lemmas.json")
     if name == "embedded": return SpacyParser(name, str(PIPELINE), lemmas)
     if not is_package(name):
@@ -37,17 +39,23 @@ def _open(name):
                           "\"embedded\" needs none")
     return SpacyParser(name, name, lemmas)
 
-def load_parser(
-    name: str = "embedded", # "embedded", or any installed spaCy model, such as en_core_web_trf
-) -> SpacyParser:
-    "A parser by the name that stands in `params.yaml`; the second call for a name gives the same one."
+def load_parser(name: str = "embedded") -> SpacyParser:
+    """A parser by the name that stands in `params.yaml`; the second call for a name gives the same one.
+
+    Args:
+        name: "embedded", or any installed spaCy model, such as en_core_web_trf
+    """
     return _open(name)
 
 # %% ../../nbs/text/parse.ipynb #2607f5a4
 @dataclass(frozen=True)
 class NamedParser:
-    "A `Parser` that travels to other processes by its name."
-    name: str = "embedded" # as `load_parser`
+    """A `Parser` that travels to other processes by its name.
+
+    Attributes:
+        name: as `load_parser`
+    """
+    name: str = "embedded"
 
     def parse(self, texts: list[str]) -> list[Parsed]:
         "Parse some texts."
@@ -78,12 +86,16 @@ def _parsed(text, row):
     tokens = tuple(Token(text[f[-2]:f[-1]], *f) for f in zip(*(row[k] for k in _LISTS)))
     return Parsed(text, tokens, tuple(zip(row["chunks"][::2], row["chunks"][1::2])))
 
-def write_parses(
-    path: str | Path, # ends in .parquet
-    parses: Iterable[Parsed],
-    parser: str = "", # name and version of what made them, kept with the file
-) -> int: # how many
-    "Write parses atomically, with memory for a few thousand of them."
+def write_parses(path: str | Path, parses: Iterable[Parsed], parser: str = "") -> int:
+    """Write parses atomically, with memory for a few thousand of them.
+
+    Args:
+        path: ends in .parquet
+        parser: name and version of what made them, kept with the file
+
+    Returns:
+        how many
+    """
     parses, n = iter(parses), 0
     meta = {"vidneg": json.dumps({"record": "Parsed", "version": 1, "parser": parser})}
     with atomic_path(path) as part, pq.ParquetWriter(part, _SCHEMA.with_metadata(meta), compression="zstd") as out:
@@ -93,10 +105,12 @@ def write_parses(
             n += len(rows)
     return n
 
-def read_parses(
-    path: str | Path, # a file that `write_parses` wrote
-) -> Iterator[Parsed]:
-    "Read parses back, one after another."
+def read_parses(path: str | Path) -> Iterator[Parsed]:
+    """Read parses back, one after another.
+
+    Args:
+        path: a file that `write_parses` wrote
+    """
     if not Path(path).is_file():
         raise VidnegError(f"{path} does not exist: run the stage that makes it, or check the path")
     file = pq.ParquetFile(path)
@@ -107,16 +121,19 @@ def read_parses(
         for row in batch.to_pylist(): yield _parsed(row["text"].decode("utf-8", "surrogatepass"), row)
 
 # %% ../../nbs/text/parse.ipynb #0d83aa9c
-def parse_column(
-    parses: Iterable[Parsed],
-) -> pa.StructArray: # one a text, without the texts
-    "Return parses as a column of a table."
+def parse_column(parses: Iterable[Parsed]) -> pa.StructArray:
+    """Return parses as a column of a table.
+
+    Returns:
+        one a text, without the texts
+    """
     columns = _columns(list(parses))
     return pa.StructArray.from_arrays([pa.array(columns[k], t) for k, t in _COLUMNS.items()], list(_COLUMNS))
 
-def parses_of(
-    texts: Iterable[str],
-    column: pa.Array | pa.ChunkedArray, # from `parse_column`, of the same length
-) -> list[Parsed]:
-    "Return the parses of a column beside its texts."
+def parses_of(texts: Iterable[str], column: pa.Array | pa.ChunkedArray) -> list[Parsed]:
+    """Return the parses of a column beside its texts.
+
+    Args:
+        column: from `parse_column`, of the same length
+    """
     return [_parsed(text, row) for text, row in zip(texts, column.to_pylist(), strict=True)]

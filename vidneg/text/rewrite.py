@@ -16,20 +16,35 @@ __all__ = ['STYLES', 'Clause', 'main_clause', 'rewrite', 'rewrites', 'negations'
 # %% ../../nbs/text/rewrite.ipynb #4ed25eb1
 @dataclass(frozen=True)
 class Clause:
-    "The pieces of a main clause; spans are tokens [a, b)."
+    """The pieces of a main clause; spans are tokens [a, b).
+
+    Attributes:
+        shape: "plain", "there" (there is a man ...) or "fragment" (no finite verb)
+        predicate: head of the clause
+        subject: head of the subject
+        lead: what stands before the subject
+        named: the subject
+        verb: None: a bare noun phrase
+        said: the verb group as it is written
+        particle: "up" of "picks up"
+        late: does the particle follow the object? "picks the ball up"
+        object: head of an object that follows the verb at once
+        acted_on: that object
+        tail: the rest, without the final stop
+    """
     tree: Tree
-    shape: str # "plain", "there" (there is a man ...) or "fragment" (no finite verb)
-    predicate: int # head of the clause
-    subject: int # head of the subject
-    lead: tuple[int, int] # what stands before the subject
-    named: tuple[int, int] # the subject
-    verb: VerbGroup | None # None: a bare noun phrase
-    said: str # the verb group as it is written
-    particle: str # "up" of "picks up"
-    late: bool # does the particle follow the object? "picks the ball up"
-    object: int | None # head of an object that follows the verb at once
-    acted_on: tuple[int, int] # that object
-    tail: tuple[int, int] # the rest, without the final stop
+    shape: str
+    predicate: int
+    subject: int
+    lead: tuple[int, int]
+    named: tuple[int, int]
+    verb: VerbGroup | None
+    said: str
+    particle: str
+    late: bool
+    object: int | None
+    acted_on: tuple[int, int]
+    tail: tuple[int, int]
 
 def _end(tree):
     "Where the final punctuation starts."
@@ -134,11 +149,15 @@ def _is_main(tree, root, named):
         if tree.tokens[k].dep != "advmod" or tree.lower[k] in _SUBORDINATE and k + 1 == named: return False
     return True
 
-def main_clause(
-    tree: Tree,
-    longest: int = 100, # tokens; what is longer is no caption
-) -> Clause | None: # None where the parse does not have one of the three shapes
-    "Cut a caption into its pieces."
+def main_clause(tree: Tree, longest: int = 100) -> Clause | None:
+    """Cut a caption into its pieces.
+
+    Args:
+        longest: tokens; what is longer is no caption
+
+    Returns:
+        None where the parse does not have one of the three shapes
+    """
     root = tree.root
     if root is None or len(tree.tokens) > longest: return None
     if tree.find(root, "expl"): return _there_is(tree, root)
@@ -289,12 +308,22 @@ def _following(c):
 
 def rewrite(
     c: Clause,
-    turn: bool = False, # exchange active and passive
-    frame: str = "", # "there": there is X that ...; "cleft": it is X that ...
-    front: bool = False, # the last adverbial first, or the first one last
-    negated: bool | None = None, # None: as it is
-) -> str | None: # the new caption; None where the clause does not allow it
-    "Put a clause together in another way."
+    turn: bool = False,
+    frame: str = "",
+    front: bool = False,
+    negated: bool | None = None,
+) -> str | None:
+    """Put a clause together in another way.
+
+    Args:
+        turn: exchange active and passive
+        frame: "there": there is X that ...; "cleft": it is X that ...
+        front: the last adverbial first, or the first one last
+        negated: None: as it is
+
+    Returns:
+        the new caption; None where the clause does not allow it
+    """
     if c.verb is None: return _frame_noun(c) if frame == "there" and not (turn or front or negated) else None
     change = turn or negated not in (None, c.verb.negated) or c.shape == "there"
     moved = _move_adverbial(c) if front else (c, c.tree.words(*c.lead), "")
@@ -322,19 +351,23 @@ STYLES = {"turn": dict(turn=True), "front": dict(front=True), "turn, front": dic
           "turn, there": dict(turn=True, frame="there"), "turn, cleft": dict(turn=True, frame="cleft"), "plain": {},
           "there": dict(frame="there"), "cleft": dict(frame="cleft")} # the last two change the least
 
-def rewrites(
-    tree: Tree,
-) -> dict[str, str]: # name of the way: caption that means the same
-    "All ways of saying a caption that its structure offers."
+def rewrites(tree: Tree) -> dict[str, str]:
+    """All ways of saying a caption that its structure offers.
+
+    Returns:
+        name of the way: caption that means the same
+    """
     c = main_clause(tree)
     if c is None: return {}
     found = {name: rewrite(c, **how) for name, how in STYLES.items() if how or c.shape == "there"}
     return {name: text for name, text in found.items() if text not in (None, tree.parsed.text)}
 
-def negations(
-    tree: Tree,
-) -> dict[str, str]: # "turn": by the passive, "plain": with "not"; empty for captions that are negated or have no verb
-    "A caption denied: that its object was acted upon, or simply that it happened."
+def negations(tree: Tree) -> dict[str, str]:
+    """A caption denied: that its object was acted upon, or simply that it happened.
+
+    Returns:
+        "turn": by the passive, "plain": with "not"; empty for captions that are negated or have no verb
+    """
     c = main_clause(tree)
     if c is None or c.verb is None or c.verb.negated: return {}
     found = {"turn": None if c.verb.passive else rewrite(c, turn=True, negated=True), "plain": rewrite(c, negated=True)}

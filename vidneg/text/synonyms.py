@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-import lemminflect
 
 from ..core.errors import VidnegError
+from .inflection import all_lemmas, guess_lemmas
 from .lexicon import LISTS, read_list
 
 # %% auto #0
@@ -21,16 +21,21 @@ __all__ = ['lemmas', 'Thesaurus', 'load_thesaurus', 'WordNet', 'related']
 # %% ../../nbs/text/synonyms.ipynb #6bfe7796
 @lru_cache(maxsize=100_000)
 def _word_lemmas(word): # one word, lower case → {UPOS: base forms}
-    found = lemminflect.getAllLemmas(word) # a dictionary; for words outside of it there are rules
-    found = found or {p: ls for pos in ("NOUN", "VERB") for p, ls in lemminflect.getAllLemmasOOV(word, pos).items()}
+    found = all_lemmas(word) # a dictionary; for words outside of it there are rules
+    found = found or {p: ls for pos in ("NOUN", "VERB") for p, ls in guess_lemmas(word, pos).items()}
     return {pos: set(lemmas) for pos, lemmas in found.items()}
 
 @lru_cache(maxsize=100_000)
-def lemmas(
-    text: str, # a word or a phrase
-    pos: str | None = None, # "NOUN", "VERB", "ADJ", "ADV", "ADP"; None: any
-) -> frozenset[str]: # the text itself is always among them
-    "Base forms that a text may have, in lower case."
+def lemmas(text: str, pos: str | None = None) -> frozenset[str]:
+    """Base forms that a text may have, in lower case.
+
+    Args:
+        text: a word or a phrase
+        pos: "NOUN", "VERB", "ADJ", "ADV", "ADP"; None: any
+
+    Returns:
+        the text itself is always among them
+    """
     words = text.casefold().split()
     if not words: return frozenset()
     first, last = ({w for p, ls in _word_lemmas(word).items() if pos in (None, p) for w in ls}
@@ -41,11 +46,17 @@ def lemmas(
 # %% ../../nbs/text/synonyms.ipynb #3bb03c17
 @dataclass
 class _Section:
-    "Meanings of one part of speech; a meaning is known by its number."
-    senses: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list)) # word: its meanings
-    broader: list[list[str]] = field(default_factory=list) # per meaning, names
+    """Meanings of one part of speech; a meaning is known by its number.
+
+    Attributes:
+        senses: word: its meanings
+        broader: per meaning, names
+        names: first word: meanings it names
+    """
+    senses: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    broader: list[list[str]] = field(default_factory=list)
     near: list[list[str]] = field(default_factory=list)
-    names: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list)) # first word: meanings it names
+    names: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, line: str): # "word, synonyms < broader ~ near", or "broader > word, word"
         above, _, kinds = line.partition(">")
@@ -67,8 +78,12 @@ class _Section:
         for name in (n for part in (*self.broader, *self.near) for n in part):
             if name not in self.names: raise VidnegError(f"{name!r} stands behind < or ~ but begins no line: add one")
 
-    def above(self, k: int) -> set[int]: # meaning `k` and all that include it
-        "Upward closure."
+    def above(self, k: int) -> set[int]:
+        """Upward closure.
+
+        Returns:
+            meaning `k` and all that include it
+        """
         found, new = set(), [k]
         while new:
             k = new.pop()
@@ -119,10 +134,12 @@ class Thesaurus:
 
 # %% ../../nbs/text/synonyms.ipynb #2a971837
 @lru_cache(maxsize=8)
-def load_thesaurus(
-    path: str | Path | None = None, # a table of one's own; default: the package's
-) -> Thesaurus:
-    "Read a table of synonyms."
+def load_thesaurus(path: str | Path | None = None) -> Thesaurus:
+    """Read a table of synonyms.
+
+    Args:
+        path: a table of one's own; default: the package's
+    """
     return Thesaurus(list(read_list(path or LISTS.parent/"synonyms.txt")))
 
 # %% ../../nbs/text/synonyms.ipynb #7c30cd13
@@ -190,13 +207,18 @@ class WordNet:
 def _wordnet(folder): return WordNet(folder)
 
 @lru_cache(maxsize=2**16) # few words of a language model, or of a list, are compared over and over
-def related(
-    a: str, # a word or phrase in any form
-    b: str, # another
-    pos: str | None = None, # "NOUN", "VERB", "ADJ", "ADV", "ADP"; None: any
-    wordnet: str | Path | None = None, # folder of WordNet's data files; None: the table alone
-) -> bool: # True: a caption may stay true when one replaces the other
-    "May both words describe the same thing?"
+def related(a: str, b: str, pos: str | None = None, wordnet: str | Path | None = None) -> bool:
+    """May both words describe the same thing?
+
+    Args:
+        a: a word or phrase in any form
+        b: another
+        pos: "NOUN", "VERB", "ADJ", "ADV", "ADP"; None: any
+        wordnet: folder of WordNet's data files; None: the table alone
+
+    Returns:
+        True: a caption may stay true when one replaces the other
+    """
     table = load_thesaurus()
     if table.related(a, b, pos): return True
     if wordnet is None or table.knows(a, pos) and table.knows(b, pos): return False

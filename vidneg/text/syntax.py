@@ -12,8 +12,8 @@ from .lexicon import inflect
 from .parse import Parsed
 
 # %% auto #0
-__all__ = ['LIGHT', 'WEAK', 'TENSE', 'NOT', 'Tree', 'is_plural', 'Part', 'verbs', 'modifiers', 'noun_part', 'subjects', 'objects',
-           'VerbGroup', 'verb_form', 'conjugate', 'in_present', 'read_verb']
+__all__ = ['LIGHT', 'WEAK', 'TENSE', 'NOT', 'Tree', 'is_plural', 'Part', 'verbs', 'modifiers', 'noun_part', 'subjects',
+           'objects', 'VerbGroup', 'verb_form', 'conjugate', 'in_present', 'read_verb']
 
 # %% ../../nbs/text/syntax.ipynb #fbeb6f39
 class Tree:
@@ -35,12 +35,20 @@ class Tree:
         if first.text[1:] != first.text[1:].lower(): return text # an abbreviation
         return text[:first.start] + first.text.lower() + text[first.end:]
 
-    def find(self, i: int, *relations: str) -> list[int]: # with or without subtype: "nsubj" finds nsubj:pass as well
-        "What hangs on token `i` by one of these relations."
+    def find(self, i: int, *relations: str) -> list[int]:
+        """What hangs on token `i` by one of these relations.
+
+        Returns:
+            with or without subtype: "nsubj" finds nsubj:pass as well
+        """
         return [k for k in self.kids[i] if self.tokens[k].dep in relations or self.relation[k] in relations]
 
-    def below(self, i: int, but: tuple[int, ...] = ()) -> list[int]: # token indices in order, `i` included
-        "All that hangs on token `i`, leaving out the branches `but`."
+    def below(self, i: int, but: tuple[int, ...] = ()) -> list[int]:
+        """All that hangs on token `i`, leaving out the branches `but`.
+
+        Returns:
+            token indices in order, `i` included
+        """
         found, new = [], [i]
         while new:
             k = new.pop()
@@ -48,8 +56,12 @@ class Tree:
             new += [j for j in self.kids[k] if j not in but]
         return sorted(found)
 
-    def extent(self, i: int, but: tuple[int, ...] = ()) -> tuple[int, int] | None: # [a, b); None where there are gaps
-        "The stretch of tokens that `below` covers, without punctuation at its ends."
+    def extent(self, i: int, but: tuple[int, ...] = ()) -> tuple[int, int] | None:
+        """The stretch of tokens that `below` covers, without punctuation at its ends.
+
+        Returns:
+            [a, b); None where there are gaps
+        """
         found = self.below(i, but)
         while found and self.tokens[found[-1]].pos in ("PUNCT", "SPACE") and found[-1] != i: found.pop()
         while found and self.tokens[found[0]].pos in ("PUNCT", "SPACE") and found[0] != i: found.pop(0)
@@ -63,11 +75,12 @@ class Tree:
 # %% ../../nbs/text/syntax.ipynb #ab9e32ac
 _MANY = frozenset("they them we us you these those both".split())
 
-def is_plural(
-    tree: Tree,
-    i: int, # head of a noun phrase
-) -> bool:
-    "Does a verb with this subject take the plural?"
+def is_plural(tree: Tree, i: int) -> bool:
+    """Does a verb with this subject take the plural?
+
+    Args:
+        i: head of a noun phrase
+    """
     t = tree.tokens[i]
     joined = any(tree.lower[c] in ("and", "&") for k in tree.find(i, "conj") for c in tree.find(k, "cc"))
     counted = any(tree.lower[k] not in ("one", "1") for k in tree.find(i, "nummod"))
@@ -93,10 +106,12 @@ _NOT_MODIFIER = frozenset("""not n't never then also just now there here how whe
     even only almost really while once back around away ever yet already instead well else more most much about over off
     out on in through by along across other such own able""".split())
 
-def verbs(
-    tree: Tree,
-) -> list[Part]: # in the order of the text
-    "Verbs that say what happens; auxiliaries and verbs like 'begins to' do not."
+def verbs(tree: Tree) -> list[Part]:
+    """Verbs that say what happens; auxiliaries and verbs like 'begins to' do not.
+
+    Returns:
+        in the order of the text
+    """
     parts = []
     for i, t in enumerate(tree.tokens):
         if t.pos != "VERB" or not t.tag.startswith("VB"): continue
@@ -107,10 +122,12 @@ def verbs(
         parts.append(Part(i, i, i + 1 + len(particle)))
     return [p for p in parts if tree.tokens[p.head].lemma not in WEAK] or parts
 
-def modifiers(
-    tree: Tree,
-) -> list[Part]: # in the order of the text
-    "Adjectives, before their noun or after 'is', and adverbs that say how or where to."
+def modifiers(tree: Tree) -> list[Part]:
+    """Adjectives, before their noun or after 'is', and adverbs that say how or where to.
+
+    Returns:
+        in the order of the text
+    """
     def says(i, t):
         if tree.lower[i] in _NOT_MODIFIER or tree.lower[i:i + 2] == ["next", "to"] or t.tag[:1] == "W": return False
         return (t.pos == "ADJ" and (t.dep in ("amod", "xcomp", "conj") or bool(tree.find(i, "cop")))
@@ -125,11 +142,15 @@ def _gathered(tree, i):
             if any(tree.lower[c] == "of" for c in tree.find(k, "case")): return _gathered(tree, k)
     return i
 
-def noun_part(
-    tree: Tree,
-    i: int, # head of a noun phrase
-) -> Part: # the noun with the nouns before it that it is compounded of
-    "What names the thing."
+def noun_part(tree: Tree, i: int) -> Part:
+    """What names the thing.
+
+    Args:
+        i: head of a noun phrase
+
+    Returns:
+        the noun with the nouns before it that it is compounded of
+    """
     i = _gathered(tree, i)
     tokens, start = tree.tokens, i
     while start:
@@ -150,17 +171,21 @@ def _acting(tree, i):
     acts = any(tree.tokens[k].tag in ("VBG", "VBN", "VBZ", "VBP") for k in tree.find(i, "acl"))
     return acts and t.dep in ("root", "conj") or i == tree.root
 
-def subjects(
-    tree: Tree,
-) -> list[Part]: # that of the main clause first
-    "Who or what acts."
+def subjects(tree: Tree) -> list[Part]:
+    """Who or what acts.
+
+    Returns:
+        that of the main clause first
+    """
     heads = [i for i in range(len(tree.tokens)) if _acting(tree, i)]
     return [noun_part(tree, i) for i in sorted(heads, key=lambda i: tree.tokens[i].head != tree.root)]
 
-def objects(
-    tree: Tree,
-) -> list[Part]: # direct objects; where there are none, nouns behind a preposition
-    "What is acted upon."
+def objects(tree: Tree) -> list[Part]:
+    """What is acted upon.
+
+    Returns:
+        direct objects; where there are none, nouns behind a preposition
+    """
     taken = {p.head for p in subjects(tree)}
     nouns = [i for i, t in enumerate(tree.tokens) if t.pos in ("NOUN", "PROPN")]
     direct = [i for i in nouns if tree.relation[i] in ("obj", "iobj")]
@@ -170,15 +195,20 @@ def objects(
 
 # %% ../../nbs/text/syntax.ipynb #d8f08ad0
 class VerbGroup(NamedTuple):
-    "A verb with its auxiliaries."
+    """A verb with its auxiliaries.
+
+    Attributes:
+        tense: "Pres", "Past", "Modal"; "" where the finite auxiliary was dropped: "(is) slicing"
+        adverbs: "slowly", before the verb
+    """
     lemma: str
-    tense: str # "Pres", "Past", "Modal"; "" where the finite auxiliary was dropped: "(is) slicing"
+    tense: str
     modal: str = ""
     perfect: bool = False
     progressive: bool = False
     passive: bool = False
     negated: bool = False
-    adverbs: str = "" # "slowly", before the verb
+    adverbs: str = ""
 
 # where lemminflect has "lied" and "ski'd"
 _IRREGULAR = {("lie", "VBN"): "lain", ("ski", "VBN"): "skied", ("ski", "VBD"): "skied"}
@@ -188,22 +218,24 @@ TENSE = {**dict.fromkeys("is are am 's 're 'm has have 've does do".split(), "Pr
 _MODALS = {"ca": "can", "wo": "will", "'ll": "will", "'d": "would", "sha": "shall"}
 
 @lru_cache(maxsize=50_000)
-def verb_form(
-    lemma: str,
-    tag: str, # VB, VBZ, VBP, VBG, VBD, VBN; other tags leave the word alone
-    plural: bool = False, # only "was" and "were" differ by it
-) -> str:
-    "One form of a verb."
+def verb_form(lemma: str, tag: str, plural: bool = False) -> str:
+    """One form of a verb.
+
+    Args:
+        tag: VB, VBZ, VBP, VBG, VBD, VBN; other tags leave the word alone
+        plural: only "was" and "were" differ by it
+    """
     if lemma == "be" and tag == "VBD": return "were" if plural else "was"
     if lemma == "be" and tag in _BE: return _BE[tag]
     if tag not in ("VBZ", "VBG", "VBD", "VBN"): return lemma
     return _IRREGULAR.get((lemma, tag)) or next(iter(inflect(lemma, "verb")[tag]), lemma)
 
-def conjugate(
-    g: VerbGroup,
-    plural: bool, # the subject's number
-) -> str:
-    "A verb group in words."
+def conjugate(g: VerbGroup, plural: bool) -> str:
+    """A verb group in words.
+
+    Args:
+        plural: the subject's number
+    """
     chain = [(g.modal, "VB")]*bool(g.modal) + [("have", "VBN")]*g.perfect
     chain += [("be", "VBG")]*g.progressive + [("be", "VBN")]*g.passive + [(g.lemma, "")]
     if g.negated and g.tense in ("Pres", "Past") and len(chain) == 1 and g.lemma != "be": chain.insert(0, ("do", "VB"))
@@ -219,22 +251,24 @@ def conjugate(
 # %% ../../nbs/text/syntax.ipynb #f910fe35
 NOT = ("not", "n't")
 
-def in_present(
-    tree: Tree,
-    i: int, # a verb that a tagger calls past
-) -> bool:
-    "Is 'put' of 'they put' the present? Captions are written in it; only 'he put' must be the past."
+def in_present(tree: Tree, i: int) -> bool:
+    """Is 'put' of 'they put' the present? Captions are written in it; only 'he put' must be the past.
+
+    Args:
+        i: a verb that a tagger calls past
+    """
     t, subject = tree.tokens[i], tree.find(i, "nsubj")
     if t.tag != "VBD" or tree.lower[i] != t.lemma.lower(): return False
     return not subject or is_plural(tree, subject[0]) or tree.relation[i] in ("ccomp", "xcomp")
 
-def read_verb(
-    tree: Tree,
-    main: int, # the verb, or the "is" of "is happy"
-    start: int, # where the group starts
-    end: int, # one past its end
-) -> VerbGroup:
-    "The facts about a verb group."
+def read_verb(tree: Tree, main: int, start: int, end: int) -> VerbGroup:
+    """The facts about a verb group.
+
+    Args:
+        main: the verb, or the "is" of "is happy"
+        start: where the group starts
+        end: one past its end
+    """
     group, verb = range(start, end), tree.tokens[main]
     is_aux = lambda i: tree.tokens[i].pos == "AUX" or tree.relation[i] in ("aux", "cop") or tree.tokens[i].tag == "MD"
     chain = [i for i in group if i == main or is_aux(i)]

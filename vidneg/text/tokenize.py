@@ -32,12 +32,17 @@ def _wordpiece(vocab):
     return tok
 
 # %% ../../nbs/text/tokenize.ipynb #2fc5a699
-def train_tokenizer(
-    texts: Iterable[str], # the corpus
-    vocab_size: int, # at most so many tokens
-    path: str | Path, # a .json file to write
-) -> PreTrainedTokenizerFast: # the tokenizer, as `load_tokenizer` reads it
-    "Make a WordPiece vocabulary from a corpus. Same texts, in whatever order, same bytes."
+def train_tokenizer(texts: Iterable[str], vocab_size: int, path: str | Path) -> PreTrainedTokenizerFast:
+    """Make a WordPiece vocabulary from a corpus. Same texts, in whatever order, same bytes.
+
+    Args:
+        texts: the corpus
+        vocab_size: at most so many tokens
+        path: a .json file to write
+
+    Returns:
+        the tokenizer, as `load_tokenizer` reads it
+    """
     normal, split = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     count = Counter(w for t in texts for w, _ in split.pre_tokenize_str(normal.normalize_str(t)))
     letters = sorted({c for w in count for c in w})
@@ -51,10 +56,12 @@ def train_tokenizer(
     return load_tokenizer(path)
 
 # %% ../../nbs/text/tokenize.ipynb #9655323d
-def load_tokenizer(
-    name_or_path: str | Path, # a .json file of `train_tokenizer`, a tokenizer's folder, or its name on the Hub
-) -> PreTrainedTokenizerFast:
-    "Load a tokenizer."
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerFast:
+    """Load a tokenizer.
+
+    Args:
+        name_or_path: a .json file of `train_tokenizer`, a tokenizer's folder, or its name on the Hub
+    """
     path = Path(name_or_path)
     if path.suffix != ".json": return AutoTokenizer.from_pretrained(str(name_or_path))
     if not path.exists():
@@ -64,9 +71,17 @@ def load_tokenizer(
 # %% ../../nbs/text/tokenize.ipynb #f5d98230
 def tokenize(
     tokenizer: PreTrainedTokenizerFast,
-    texts: list[str], # M texts
-    max_tokens: int, # longest, with [CLS] and [SEP]
-) -> tuple[torch.Tensor, torch.Tensor]: # ids and mask, both (M, L) int64, L the longest text's length
-    "Token ids of texts, padded to the longest."
+    texts: list[str],
+    max_tokens: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of texts, padded to the longest.
+
+    Args:
+        texts: M texts
+        max_tokens: longest, with [CLS] and [SEP]
+
+    Returns:
+        ids and mask, both (M, L) int64, L the longest text's length
+    """
     out = tokenizer(list(texts), truncation=True, max_length=max_tokens, padding=True, return_tensors="pt")
     return out["input_ids"], out["attention_mask"]

@@ -19,19 +19,22 @@ from thinc.api import Adam
 
 from ..core.files import atomic_path
 from ..core.seeds import stable_rng
-from .english import CaptionEnglish, SpacyParser, dictionary_lemma
+from .english import CaptionEnglish, SpacyParser
+from .inflection import dictionary_lemma
 from .treebank import Augmentation, Sentence, Word, augment, drop_final_stop, lower_case, text_of
 
 # %% auto #0
-__all__ = ['IRREGULAR', 'LICENSE', 'TREEBANK', 'README', 'to_example', 'epoch_examples', 'blank_pipeline', 'batches_by_words',
-           'fit_pipeline', 'lemma_table', 'count_right', 'accuracy', 'pipeline_notes', 'save_pipeline']
+__all__ = ['IRREGULAR', 'LICENSE', 'TREEBANK', 'README', 'to_example', 'epoch_examples', 'blank_pipeline',
+           'batches_by_words', 'fit_pipeline', 'lemma_table', 'count_right', 'accuracy', 'pipeline_notes',
+           'save_pipeline']
 
 # %% ../../nbs/text/train_parser.ipynb #e1c66b6a
-def to_example(
-    nlp: spacy.Language,
-    sentences: Iterable[Sentence], # one text
-) -> Example:
-    "What spaCy trains on: its own tokens, and the treebank's."
+def to_example(nlp: spacy.Language, sentences: Iterable[Sentence]) -> Example:
+    """What spaCy trains on: its own tokens, and the treebank's.
+
+    Args:
+        sentences: one text
+    """
     words, heads = [], []
     for s in sentences:
         heads += [len(words) + (i if w.head < 0 else w.head) for i, w in enumerate(s)]
@@ -47,8 +50,12 @@ def epoch_examples(
     epoch: int,
     seed: int = 0,
     chances: Augmentation = Augmentation(),
-) -> Iterator[Example]: # in this epoch's order
-    "The treebank once through; each epoch draws its own changes."
+) -> Iterator[Example]:
+    """The treebank once through; each epoch draws its own changes.
+
+    Returns:
+        in this epoch's order
+    """
     for k in map(int, stable_rng(seed, "order", epoch).permutation(len(treebank))):
         rng, texts = stable_rng(seed, "augment", epoch, k), [treebank[k]]
         if rng.random() < chances.join and k + 1 < len(treebank) and treebank[k][-1].form in (".", "!", "?"):
@@ -60,12 +67,19 @@ def epoch_examples(
 
 # %% ../../nbs/text/train_parser.ipynb #4b51198b
 def blank_pipeline(
-    width: int = 96, # of a word's vector
-    depth: int = 4, # convolutions; each widens the view by one word on either side
-    rows: tuple[int, int, int, int] = (5000, 2500, 1000, 500), # of the tables of forms, endings, shapes and classes
-    hidden_width: int = 64, # of the parser's state
+    width: int = 96,
+    depth: int = 4,
+    rows: tuple[int, int, int, int] = (5000, 2500, 1000, 500),
+    hidden_width: int = 64,
 ) -> spacy.Language:
-    "Tagger, morphologizer and parser on shared word vectors, untrained."
+    """Tagger, morphologizer and parser on shared word vectors, untrained.
+
+    Args:
+        width: of a word's vector
+        depth: convolutions; each widens the view by one word on either side
+        rows: of the tables of forms, endings, shapes and classes
+        hidden_width: of the parser's state
+    """
     nlp = CaptionEnglish()
     embed = {"@architectures": "spacy.MultiHashEmbed.v2", "width": width, "rows": list(rows),
              "attrs": ["NORM", "SUFFIX", "SHAPE", "PREFIX"], "include_static_vectors": False}
@@ -80,11 +94,12 @@ def blank_pipeline(
     nlp.add_pipe("parser", config={"min_action_freq": 10, "model": state})
     return nlp
 
-def batches_by_words(
-    examples: Iterable[Example],
-    words: int, # in a batch, at least
-) -> Iterator[list[Example]]:
-    "Batches of about the same number of words."
+def batches_by_words(examples: Iterable[Example], words: int) -> Iterator[list[Example]]:
+    """Batches of about the same number of words.
+
+    Args:
+        words: in a batch, at least
+    """
     batch, n = [], 0
     for e in examples:
         batch.append(e)
@@ -99,12 +114,17 @@ def fit_pipeline(
     epochs: int,
     seed: int = 0,
     batch_words: int = 600,
-    learning_rate: float = 2e-3, # at its highest: after 200 steps or a quarter; falls linearly to a hundredth
+    learning_rate: float = 2e-3,
     dropout: float = 0.15,
     each_epoch: Callable[[spacy.Language, int], None] = lambda nlp, epoch: None,
-    **sizes, # of blank_pipeline
+    **sizes,
 ) -> spacy.Language:
-    "Train a pipeline; on one thread, the same seed gives the same weights."
+    """Train a pipeline; on one thread, the same seed gives the same weights.
+
+    Args:
+        learning_rate: at its highest: after 200 steps or a quarter; falls linearly to a hundredth
+        **sizes: of blank_pipeline
+    """
     fix_random_seed(seed)
     nlp = blank_pipeline(**sizes)
     nlp.initialize(lambda: [to_example(nlp, [s]) for s in treebank])
@@ -121,10 +141,12 @@ def fit_pipeline(
 # %% ../../nbs/text/train_parser.ipynb #45bbabfe
 IRREGULAR = {"leaves|NNS": "leaf"} # not in the treebank, and the dictionary's first answer is another word's
 
-def lemma_table(
-    treebank: Iterable[Sentence],
-) -> dict[str, str]: # "form|tag" → lemma
-    "The lemmas that the dictionary would get wrong."
+def lemma_table(treebank: Iterable[Sentence]) -> dict[str, str]:
+    """The lemmas that the dictionary would get wrong.
+
+    Returns:
+        "form|tag" → lemma
+    """
     seen: dict[tuple[str, str], Counter] = defaultdict(Counter)
     for w in itertools.chain(*treebank):
         if w.upos not in ("PROPN", "X", "SYM", "PUNCT", "NUM") and "Typo" not in w.feats:
@@ -134,11 +156,15 @@ def lemma_table(
                         if n > 2 and lemma != dictionary_lemma(form, upos)}
 
 # %% ../../nbs/text/train_parser.ipynb #2eb9ca92
-def count_right(
-    sentence: Sentence,
-    tokens: tuple, # of the parse of its text
-) -> Counter: # words, and of them those with the right UPOS, XPOS, ...
-    "Compare a parse with the treebank's, word by word, by where the words are."
+def count_right(sentence: Sentence, tokens: tuple) -> Counter:
+    """Compare a parse with the treebank's, word by word, by where the words are.
+
+    Args:
+        tokens: of the parse of its text
+
+    Returns:
+        words, and of them those with the right UPOS, XPOS, ...
+    """
     at, spans = 0, []
     for w in sentence:
         spans.append((at, at + len(w.form)))
@@ -152,11 +178,12 @@ def count_right(
                  LAS=attached and t.dep == w.dep)
     return n
 
-def accuracy(
-    parser: SpacyParser,
-    sentences: list[Sentence],
-) -> dict[str, float]: # percent, and the numbers of sentences and words
-    "How well a parser does on the texts of a treebank."
+def accuracy(parser: SpacyParser, sentences: list[Sentence]) -> dict[str, float]:
+    """How well a parser does on the texts of a treebank.
+
+    Returns:
+        percent, and the numbers of sentences and words
+    """
     n = Counter()
     for s, parsed in zip(sentences, parser.pipe(map(text_of, sentences))): n += count_right(s, parsed.tokens)
     percent = {k: round(100*n[k]/n["words"], 2) for k in ("UPOS", "XPOS", "lemma", "UAS", "LAS")}
@@ -184,13 +211,15 @@ Percent right of all words, punctuation and subtypes of relations included, from
 `vidneg.text.parse.load_parser()` opens it; `nbs/stages/parser.ipynb` makes it anew.
 """
 
-def pipeline_notes(
-    version: str,
-    seed: int,
-    epochs: int,
-    scores: pd.DataFrame, # a row of `accuracy` for each set
-) -> tuple[dict, str]: # meta data, and the README
-    "What a user should know of the pipeline."
+def pipeline_notes(version: str, seed: int, epochs: int, scores: pd.DataFrame) -> tuple[dict, str]:
+    """What a user should know of the pipeline.
+
+    Args:
+        scores: a row of `accuracy` for each set
+
+    Returns:
+        meta data, and the README
+    """
     meta = {"name": "captions", "version": version, "license": LICENSE, "sources": [TREEBANK],
             "author": "the vidneg authors",
             "description": "Tagger, morphologizer and parser (UD) for captions, trained on EWT made to look like them",
@@ -198,14 +227,13 @@ def pipeline_notes(
     table = scores.reset_index(names="set").to_markdown(index=False)
     return meta, README.format(version=version, seed=seed, epochs=epochs, table=table, **TREEBANK)
 
-def save_pipeline(
-    nlp: spacy.Language,
-    folder: str | Path,
-    lemmas: dict[str, str], # from `lemma_table`
-    meta: dict,
-    readme: str = "", # Markdown
-):
-    "Write a pipeline with its lemmas and notes; an older one is replaced."
+def save_pipeline(nlp: spacy.Language, folder: str | Path, lemmas: dict[str, str], meta: dict, readme: str = ""):
+    """Write a pipeline with its lemmas and notes; an older one is replaced.
+
+    Args:
+        lemmas: from `lemma_table`
+        readme: Markdown
+    """
     nlp.meta.update(meta)
     words = set(CaptionEnglish().vocab.strings) # of the tokenizer's rules
     labels = {label for found in nlp.pipe_labels.values() for label in found}

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Iterable, NamedTuple
 
 import numpy as np
-from lemminflect import getInflection
 
 from ..core.errors import VidnegError
-from .english import dictionary_lemma
+from .inflection import dictionary_lemma, inflected
 
 # %% auto #0
 __all__ = ['Sentence', 'ONE', 'MANY', 'QUANTIFIERS', 'NUMBER', 'FINITE', 'CONTRACTED', 'Word', 'read_conllu', 'text_of',
@@ -22,15 +21,24 @@ __all__ = ['Sentence', 'ONE', 'MANY', 'QUANTIFIERS', 'NUMBER', 'FINITE', 'CONTRA
 
 # %% ../../nbs/text/treebank.ipynb #10013dfd
 class Word(NamedTuple):
-    "A word of a treebank's sentence."
+    """A word of a treebank's sentence.
+
+    Attributes:
+        upos: universal part of speech
+        xpos: Penn tag
+        feats: morphology, "" for none
+        head: index of the head, -1 for the root
+        dep: UD relation
+        space: whether a space follows
+    """
     form: str
     lemma: str
-    upos: str # universal part of speech
-    xpos: str # Penn tag
-    feats: str # morphology, "" for none
-    head: int # index of the head, -1 for the root
-    dep: str # UD relation
-    space: bool # whether a space follows
+    upos: str
+    xpos: str
+    feats: str
+    head: int
+    dep: str
+    space: bool
 
 
 Sentence = tuple[Word, ...]
@@ -51,46 +59,56 @@ def _sentence(lines):
             words.append(Word(form, lemma, upos, xpos, "" if feats == "_" else feats, int(head) - 1, dep, space))
     return tuple(words)
 
-def read_conllu(
-    path: str | Path, # a .conllu file
-) -> list[Sentence]:
-    "The sentences of a treebank's file."
+def read_conllu(path: str | Path) -> list[Sentence]:
+    """The sentences of a treebank's file.
+
+    Args:
+        path: a .conllu file
+    """
     path = Path(path)
     if not path.is_file():
         raise VidnegError(f"{path} does not exist: get UD_English-EWT or name its folder")
     blocks = path.read_text(encoding="utf-8").strip().split("\n\n")
     return [_sentence([line for line in b.splitlines() if not line.startswith("#")]) for b in blocks]
 
-def text_of(
-    sentence: Sentence,
-) -> str: # as it was written
-    "The text of a sentence."
+def text_of(sentence: Sentence) -> str:
+    """The text of a sentence.
+
+    Returns:
+        as it was written
+    """
     return "".join(w.form + " "*w.space for w in sentence).rstrip()
 
 # %% ../../nbs/text/treebank.ipynb #1b8b9e62
-def written(
-    line: str, # form/tag/part of speech/relation/number of the head, for each word
-) -> Sentence: # with the dictionary's lemmas, no morphology, and a space after every word
-    "A sentence for an example or a test."
+def written(line: str) -> Sentence:
+    """A sentence for an example or a test.
+
+    Args:
+        line: form/tag/part of speech/relation/number of the head, for each word
+
+    Returns:
+        with the dictionary's lemmas, no morphology, and a space after every word
+    """
     rows = [w.split("/") for w in line.split()]
     return tuple(Word(f, dictionary_lemma(f, u), u, x, "", int(h) - 1, d, True) for f, x, u, d, h in rows)
 
 # %% ../../nbs/text/treebank.ipynb #f2d1594d
-def keep(
-    sentence: Sentence,
-    order: Iterable[int], # words to keep, none with a head that is not kept; -1 for a root
-) -> Sentence:
-    "Some of the words, with their heads renumbered."
+def keep(sentence: Sentence, order: Iterable[int]) -> Sentence:
+    """Some of the words, with their heads renumbered.
+
+    Args:
+        order: words to keep, none with a head that is not kept; -1 for a root
+    """
     order = list(order)
     new = {old: i for i, old in enumerate(order)} | {-1: -1}
     return tuple(sentence[i]._replace(head=new[sentence[i].head]) for i in order)
 
-def children(
-    sentence: Sentence,
-    i: int,
-    *deps: str, # relations, all when none is given
-) -> list[int]:
-    "The dependents of a word."
+def children(sentence: Sentence, i: int, *deps: str) -> list[int]:
+    """The dependents of a word.
+
+    Args:
+        *deps: relations, all when none is given
+    """
     return [j for j, w in enumerate(sentence) if w.head == i and (not deps or w.dep in deps)]
 
 def lower_case(sentence: Sentence) -> Sentence:
@@ -123,11 +141,12 @@ QUANTIFIERS = {"a": ("DET", "DT", "Definite=Ind|PronType=Art", "det"),
 
 NUMBER = {"i": 1, "he": 1, "she": 1, "it": 1, "we": 2, "you": 2, "they": 2} # you: its verb has the form of a plural
 
-def name_subjects(
-    sentence: Sentence,
-    rng: np.random.Generator,
-) -> Sentence: # verbs still agree with the pronouns
-    "Pronouns that are subjects become noun phrases."
+def name_subjects(sentence: Sentence, rng: np.random.Generator) -> Sentence:
+    """Pronouns that are subjects become noun phrases.
+
+    Returns:
+        verbs still agree with the pronouns
+    """
     place, words = {-1: -1}, []
     for i, w in enumerate(sentence):
         number = NUMBER.get(w.form.lower()) if w.upos == "PRON" and w.dep in ("nsubj", "nsubj:pass") else None
@@ -170,7 +189,7 @@ def to_present(sentence: Sentence) -> Sentence:
         plural = _is_plural(sentence, n)
         forms = {"be": "are"} if plural else {"be": "is"}
         tag = "VBP" if plural else "VBZ"
-        form = forms.get(w.lemma) or (getInflection(w.lemma, tag) or (w.form,))[0]
+        form = forms.get(w.lemma) or (inflected(w.lemma, tag) or (w.form,))[0]
         if w.form[0] in "'’": form = w.form if plural else CONTRACTED.get(w.form.lower(), w.form)
         form = form.capitalize() if w.form.istitle() else form
         feats = f"Mood=Ind|Number={'Plur' if plural else 'Sing'}|Person=3|Tense=Pres|VerbForm=Fin"
@@ -191,7 +210,7 @@ def _participle(sentence, words, i):
     if any(sentence[a].lemma not in ("be", "have") for a in aux): return None
     if verb.xpos in ("VBG", "VBN") and (not aux or sentence[aux[-1]].lemma == "be"): return aux
     if aux or verb.xpos not in FINITE or verb.lemma == "be": return None
-    form = (getInflection(verb.lemma, "VBG") or (verb.form,))[0]
+    form = (inflected(verb.lemma, "VBG") or (verb.form,))[0]
     words[i] = verb._replace(form=form, xpos="VBG", feats="VerbForm=Ger")
     return aux if form.endswith("ing") else None
 
@@ -215,10 +234,12 @@ def _reduce(sentence, words, i):
         else: words[j] = words[j]._replace(head=n)
     return aux
 
-def to_participles(
-    sentence: Sentence,
-) -> Sentence: # the same where it cannot be done well
-    "`a man is slicing onions` or `a man slices onions` becomes `a man slicing onions`, with the noun as its root."
+def to_participles(sentence: Sentence) -> Sentence:
+    """`a man is slicing onions` or `a man slices onions` becomes `a man slicing onions`, with the noun as its root.
+
+    Returns:
+        the same where it cannot be done well
+    """
     words, gone = list(sentence), set()
     for i in _clauses(sentence, [w.head for w in sentence].index(-1)):
         aux = _reduce(sentence, words, i)
@@ -249,11 +270,12 @@ def _alone(sentence, i):
     words = [w._replace(head=-1, dep="root") if k == i else w for k, w in enumerate(sentence)]
     return keep(tuple(words), span)
 
-def fragment(
-    sentence: Sentence,
-    rng: np.random.Generator,
-) -> Sentence: # the whole sentence where it has no such phrase
-    "A noun phrase, a clause or a phrase with a participle, by itself."
+def fragment(sentence: Sentence, rng: np.random.Generator) -> Sentence:
+    """A noun phrase, a clause or a phrase with a participle, by itself.
+
+    Returns:
+        the whole sentence where it has no such phrase
+    """
     def suits(i, w): # "you participating" would be a clause with a participle for its root
         if w.head < 0 or w.dep == "acl:relcl": return False
         with_subject = bool(children(sentence, i, "nsubj", "nsubj:pass"))
@@ -266,8 +288,13 @@ def fragment(
 # %% ../../nbs/text/treebank.ipynb #679d889c
 @dataclass(frozen=True)
 class Augmentation:
-    "Probabilities, 0–1."
-    untouched: float = 0.3 # nothing is done
+    """Probabilities, 0–1.
+
+    Attributes:
+        untouched: nothing is done
+        join: with the next sentence, so that texts of several sentences are told apart
+    """
+    untouched: float = 0.3
     name_subjects: float = 0.6
     to_present: float = 0.7
     to_participles: float = 0.35
@@ -275,7 +302,7 @@ class Augmentation:
     drop_articles: float = 0.1
     drop_final_stop: float = 0.7
     lower_case: float = 0.85
-    join: float = 0.06 # with the next sentence, so that texts of several sentences are told apart
+    join: float = 0.06
 
 def augment(
     sentence: Sentence,

@@ -9,46 +9,75 @@ from dataclasses import dataclass
 from typing import Iterable, Iterator, NamedTuple, Protocol
 
 # %% auto #0
-__all__ = ['INSIDE', 'NO_HEAD', 'CLEARNLP', 'NOMINAL', 'BE', 'Token', 'Parsed', 'Parser', 'subtree_edges', 'noun_chunks',
-           'clearnlp_to_ud']
+__all__ = ['CHUNK', 'INSIDE', 'NO_HEAD', 'CLEARNLP', 'NOMINAL', 'BE', 'Token', 'Parsed', 'Parser', 'subtree_edges',
+           'noun_chunks', 'clearnlp_to_ud']
 
 # %% ../../nbs/text/ud.ipynb #a2b1854a
 class Token(NamedTuple):
-    "A word of a parsed text."
+    """A word of a parsed text.
+
+    Attributes:
+        pos: universal part of speech: NOUN, VERB, ...
+        tag: Penn tag: NN, VBG, ...
+        morph: "Number=Sing|...", "" for none
+        dep: UD relation to the head: nsubj, nsubj:pass, obj, ..., "root"
+        head: index of the head, the token's own for a root
+        start: first character
+        end: after the last character
+    """
     text: str
     lemma: str
-    pos: str # universal part of speech: NOUN, VERB, ...
-    tag: str # Penn tag: NN, VBG, ...
-    morph: str # "Number=Sing|...", "" for none
-    dep: str # UD relation to the head: nsubj, nsubj:pass, obj, ..., "root"
-    head: int # index of the head, the token's own for a root
-    start: int # first character
-    end: int # after the last character
+    pos: str
+    tag: str
+    morph: str
+    dep: str
+    head: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
 class Parsed:
-    "A text, its tokens and its noun phrases."
+    """A text, its tokens and its noun phrases.
+
+    Attributes:
+        noun_chunks: spans [a, b) of tokens, in order, none overlapping
+    """
     text: str
     tokens: tuple[Token, ...]
-    noun_chunks: tuple[tuple[int, int], ...] # spans [a, b) of tokens, in order, none overlapping
+    noun_chunks: tuple[tuple[int, int], ...]
 
 # %% ../../nbs/text/ud.ipynb #b489fd7f
+CHUNK = 1000 # texts that are parsed together, by one process
+
 class Parser(Protocol):
     "Reads texts; a text is read the same in any company."
-    def parse(self, texts: list[str]) -> list[Parsed]: # of the same length
-        "Parse some texts."
-    def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]: # in the same order
-        "Parse many texts, a few at a time."
+    def parse(self, texts: list[str]) -> list[Parsed]:
+        """Parse some texts.
+
+        Returns:
+            of the same length
+        """
+    def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]:
+        """Parse many texts, a few at a time.
+
+        Returns:
+            in the same order
+        """
 
 # %% ../../nbs/text/ud.ipynb #050345a8
 INSIDE = {"det", "det:predet", "amod", "nummod", "compound", "nmod:poss", "nmod:desc", "flat", "advmod", "cc:preconj"}
 NO_HEAD = INSIDE - {"advmod"} | {"case", "fixed", "goeswith", "aux", "cop", "mark", "cc", "expl"}
 
-def subtree_edges(
-    heads: list[int], # a root is its own head
-) -> tuple[list[int], list[int]]: # first and last token of each token's subtree
-    "How far the dependents of dependents reach."
+def subtree_edges(heads: list[int]) -> tuple[list[int], list[int]]:
+    """How far the dependents of dependents reach.
+
+    Args:
+        heads: a root is its own head
+
+    Returns:
+        first and last token of each token's subtree
+    """
     first, last = list(range(len(heads))), list(range(len(heads)))
     for edge, order in ((first, range(len(heads))), (last, reversed(range(len(heads))))):
         for i in order: # outermost tokens first: what they have reached need not be reached again
@@ -57,10 +86,15 @@ def subtree_edges(
                 edge[j], j = i, heads[j]
     return first, last
 
-def noun_chunks(
-    tokens: tuple[Token, ...], # of one text
-) -> tuple[tuple[int, int], ...]: # spans [a, b) of tokens
-    "The noun phrases, without what follows the noun."
+def noun_chunks(tokens: tuple[Token, ...]) -> tuple[tuple[int, int], ...]:
+    """The noun phrases, without what follows the noun.
+
+    Args:
+        tokens: of one text
+
+    Returns:
+        spans [a, b) of tokens
+    """
     first, last = subtree_edges([t.head for t in tokens])
     before: list[list[int]] = [[] for _ in tokens] # dependents to the left
     for i, t in enumerate(tokens):
@@ -147,10 +181,15 @@ def _turn_conjunctions(tree):
         while dep == "conj" and tree.dep[tree.head[j]] == "conj" and tree.head[j] < j:
             tree.head[j] = tree.head[tree.head[j]]
 
-def clearnlp_to_ud(
-    tokens: tuple[Token, ...], # with ClearNLP's relations
-) -> tuple[Token, ...]: # with UD's
-    "Turn the relations of spaCy's English models into Universal Dependencies."
+def clearnlp_to_ud(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+    """Turn the relations of spaCy's English models into Universal Dependencies.
+
+    Args:
+        tokens: with ClearNLP's relations
+
+    Returns:
+        with UD's
+    """
     tree = _Tree(tokens)
     _turn_prepositions(tree)
     _turn_copulas(tree, tokens)

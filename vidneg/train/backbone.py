@@ -39,19 +39,29 @@ class StillModel(nn.Module):
             self.attributes = nn.ModuleDict({k: nn.Linear(width, n) for k, n in attributes.items()})
             self.covered, self.offset, self.scene = nn.Linear(width, 1), nn.Linear(width, 3), nn.Linear(width, scenes)
 
-    def predict(self,
-        frames: torch.Tensor, # (B, 1, H, W, 3) uint8
-    ) -> dict[str, torch.Tensor]: # attribute → (B, N, n); covered (B, N); offset (B, N, 3); scene (B, scenes)
-        "Logits of each attribute, of being covered and of the scene, and offsets."
+    def predict(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits of each attribute, of being covered and of the scene, and offsets.
+
+        Args:
+            frames: (B, 1, H, W, 3) uint8
+
+        Returns:
+            attribute → (B, N, n); covered (B, N); offset (B, N, 3); scene (B, scenes)
+        """
         x = self.layernorm(self.features(frames)[:, 0, self.first:]) # (B, N, d)
         return {**{k: head(x) for k, head in self.attributes.items()},
                 "covered": self.covered(x)[..., 0], "offset": self.offset(x), "scene": self.scene(x.mean(1))}
 
-    def forward(self,
-        frames: torch.Tensor, # (B, 1, H, W, 3) uint8
-        **targets: torch.Tensor, # attributes (B, N) int, -1 for nothing; offset (B, N, 3); scene (B,) int
-    ) -> dict[str, torch.Tensor]: # name → (B,)
-        "Loss terms: cross-entropies, and smooth L1 for the offsets; attributes and offsets only where something is."
+    def forward(self, frames: torch.Tensor, **targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Loss terms: cross-entropies, and smooth L1 for the offsets; attributes and offsets only where something is.
+
+        Args:
+            frames: (B, 1, H, W, 3) uint8
+            **targets: attributes (B, N) int, -1 for nothing; offset (B, N, 3); scene (B,) int
+
+        Returns:
+            name → (B,)
+        """
         out = self.predict(frames)
         covered = (targets[next(iter(self.attributes))] >= 0).float() # (B, N)
         def where_covered(x): return (x*covered).sum(1)/covered.sum(1).clamp(min=1)
@@ -64,12 +74,16 @@ class StillModel(nn.Module):
 
 # %% ../../nbs/train/backbone.ipynb #b417ca9e
 @torch.no_grad()
-def still_accuracy(
-    model: StillModel,
-    frames: torch.Tensor, # (B, 1, H, W, 3) uint8
-    targets: dict[str, torch.Tensor], # as in training
-) -> dict[str, float]: # share of covered patches (of stills for the scene) that are right
-    "Accuracy of each attribute head and of the scene head."
+def still_accuracy(model: StillModel, frames: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Accuracy of each attribute head and of the scene head.
+
+    Args:
+        frames: (B, 1, H, W, 3) uint8
+        targets: as in training
+
+    Returns:
+        share of covered patches (of stills for the scene) that are right
+    """
     out = model.predict(frames)
     acc = {}
     for k in model.attributes:
@@ -91,18 +105,28 @@ class FilmModel(nn.Module):
             torch.manual_seed(seed)
             self.heads = nn.ModuleDict({k: nn.Linear(model.config.width, n) for k, n in kinds.items()})
 
-    def predict(self,
-        features: torch.Tensor, # (B, T, N, d) from `frame_features`
-    ) -> dict[str, torch.Tensor]: # kind → (B, T, P, n)
-        "Logits of each kind of label."
+    def predict(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits of each kind of label.
+
+        Args:
+            features: (B, T, N, d) from `frame_features`
+
+        Returns:
+            kind → (B, T, P, n)
+        """
         x = self.video(features)[:, :, self.first:] # (B, T, P, d)
         return {k: head(x) for k, head in self.heads.items()}
 
-    def forward(self,
-        features: torch.Tensor, # (B, T, N, d)
-        **labels: torch.Tensor, # kind → (B, T, P) int, -1 for nothing
-    ) -> dict[str, torch.Tensor]: # kind → (B,)
-        "Cross-entropies, the mean over the patches that have a label."
+    def forward(self, features: torch.Tensor, **labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Cross-entropies, the mean over the patches that have a label.
+
+        Args:
+            features: (B, T, N, d)
+            **labels: kind → (B, T, P) int, -1 for nothing
+
+        Returns:
+            kind → (B,)
+        """
         terms = {}
         for k, logits in self.predict(features).items():
             asked = labels[k] >= 0 # (B, T, P)
@@ -111,12 +135,16 @@ class FilmModel(nn.Module):
         return terms
 
 @torch.no_grad()
-def film_accuracy(
-    model: FilmModel,
-    features: torch.Tensor, # (B, T, N, d)
-    labels: dict[str, torch.Tensor], # as in training; class 0 of "predicate" is doing nothing
-) -> dict[str, float]: # share of the labelled patches that are right; of "predicate" among those that do something
-    "Accuracy of each head."
+def film_accuracy(model: FilmModel, features: torch.Tensor, labels: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Accuracy of each head.
+
+    Args:
+        features: (B, T, N, d)
+        labels: as in training; class 0 of "predicate" is doing nothing
+
+    Returns:
+        share of the labelled patches that are right; of "predicate" among those that do something
+    """
     out = model.predict(features)
     asked = {k: v > 0 if k == "predicate" else v >= 0 for k, v in labels.items()}
     return {k: (out[k].argmax(-1) == labels[k])[asked[k]].double().mean().item() for k in out}

@@ -19,12 +19,17 @@ from .retrieval import WithPositives
 __all__ = ['captions_by_clip', 'positive_tokens', 'component_batches', 'component_runs', 'with_components']
 
 # %% ../../nbs/train/components.ipynb #c0a10006
-def captions_by_clip(
-    captions: Iterable[Caption], # of any clips
-    clip_ids: Sequence[str], # those to take, in their order
-    at_most: int = 2, # captions of a clip
-) -> list[Caption]: # in the order of the clips
-    "Take the first captions of each clip."
+def captions_by_clip(captions: Iterable[Caption], clip_ids: Sequence[str], at_most: int = 2) -> list[Caption]:
+    """Take the first captions of each clip.
+
+    Args:
+        captions: of any clips
+        clip_ids: those to take, in their order
+        at_most: captions of a clip
+
+    Returns:
+        in the order of the clips
+    """
     told: dict[str, list[Caption]] = {clip: [] for clip in clip_ids}
     for c in captions:
         if c.clip_id in told and len(told[c.clip_id]) < at_most: told[c.clip_id].append(c)
@@ -32,12 +37,21 @@ def captions_by_clip(
 
 # %% ../../nbs/train/components.ipynb #c0a10009
 def positive_tokens(
-    captions: Sequence[Caption], # C of them
-    made: Iterable[Negative], # those of the kind "positive" are taken
+    captions: Sequence[Caption],
+    made: Iterable[Negative],
     tokenizer: PreTrainedTokenizerFast,
-    max_tokens: int, # longer texts are cut
-) -> list[Sequence[int]]: # (C,) token ids, () where a caption has no positive
-    "Tokenize the positives of captions, for `WithPositives`."
+    max_tokens: int,
+) -> list[Sequence[int]]:
+    """Tokenize the positives of captions, for `WithPositives`.
+
+    Args:
+        captions: C of them
+        made: those of the kind "positive" are taken
+        max_tokens: longer texts are cut
+
+    Returns:
+        (C,) token ids, () where a caption has no positive
+    """
     positives = {n.caption_id: n.text for n in made if n.kind == "positive"}
     texts = [positives.get(c.caption_id, "") for c in captions]
     ids = tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
@@ -45,16 +59,26 @@ def positive_tokens(
 
 # %% ../../nbs/train/components.ipynb #c0a1000c
 def component_batches(
-    features: np.ndarray, # (N, T, P, d) of all clips, may be a memory map
-    clip_ids: Sequence[str], # (N,)
-    captions: Sequence[Caption], # in the order of the clips, as of `captions_by_clip`
-    made: Sequence[Negative], # of all kinds, positives among them
-    kinds: Sequence[str], # of negatives; () for captions alone
+    features: np.ndarray,
+    clip_ids: Sequence[str],
+    captions: Sequence[Caption],
+    made: Sequence[Negative],
+    kinds: Sequence[str],
     tokenizer: PreTrainedTokenizerFast,
-    max_tokens: int, # longer texts are cut
-    **settings, # of `Batches`: batch_size, n_frames, seed, ...
+    max_tokens: int,
+    **settings,
 ) -> Batches | WithPositives:
-    "Batches with negatives of some kinds and positives; without kinds plain ones."
+    """Batches with negatives of some kinds and positives; without kinds plain ones.
+
+    Args:
+        features: (N, T, P, d) of all clips, may be a memory map
+        clip_ids: (N,)
+        captions: in the order of the clips, as of `captions_by_clip`
+        made: of all kinds, positives among them
+        kinds: of negatives; () for captions alone
+        max_tokens: longer texts are cut
+        **settings: of `Batches`: batch_size, n_frames, seed, ...
+    """
     some = [n for n in made if n.kind in kinds] if kinds else None
     batches = text_batches(features, clip_ids, captions, some, tokenizer, max_tokens, negatives_per_clip=len(kinds),
                            **settings)
@@ -62,21 +86,35 @@ def component_batches(
 
 # %% ../../nbs/train/components.ipynb #c0a1000f
 def component_runs(
-    runs: dict[str, list[str]], # name → losses on components, in LOSSES; none in the baseline
-    kinds: list[str], # of negatives, that these losses see
-    single: Iterable[str] = (), # kinds that get a run of their own, called like them
-) -> dict[str, tuple[list[str], list[str]]]: # name → losses on components, kinds of negatives
-    "List all runs of a comparison."
+    runs: dict[str, list[str]],
+    kinds: list[str],
+    single: Iterable[str] = (),
+) -> dict[str, tuple[list[str], list[str]]]:
+    """List all runs of a comparison.
+
+    Args:
+        runs: name → losses on components, in LOSSES; none in the baseline
+        kinds: of negatives, that these losses see
+        single: kinds that get a run of their own, called like them
+
+    Returns:
+        name → losses on components, kinds of negatives
+    """
     many = {name: (losses, kinds if losses else []) for name, losses in runs.items()}
     return many | {kind: (["component_simple"], [kind]) for kind in single}
 
 # %% ../../nbs/train/components.ipynb #c0a10012
-def with_components(
-    losses: Sequence[str], # on components, in LOSSES
-    weight: float = 1, # of each
-    auxiliary: float = 1, # weight of VTC with positives
-) -> dict: # `losses` and `weights` of `ContrastiveTask`; none for a baseline
-    "Return what is added to a model's own loss."
+def with_components(losses: Sequence[str], weight: float = 1, auxiliary: float = 1) -> dict:
+    """Return what is added to a model's own loss.
+
+    Args:
+        losses: on components, in LOSSES
+        weight: of each
+        auxiliary: weight of VTC with positives
+
+    Returns:
+        `losses` and `weights` of `ContrastiveTask`; none for a baseline
+    """
     if not losses: return {}
     weights = {n: weight for n in losses if n != "importance_entropy"} | {"auxiliary": auxiliary}
     return dict(losses=["vtc", *losses, "auxiliary"], weights=weights)

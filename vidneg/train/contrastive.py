@@ -27,8 +27,8 @@ from ..models.scorer import RetrievalModel
 from .tasks import LossTask, Provider, Step, gather, own_rows
 
 # %% auto #0
-__all__ = ['Video', 'Text', 'Texts', 'own_similarity', 'all_similarities', 'gathered', 'with_first', 'Similarities', 'Positives',
-           'fresh_importance', 'Components', 'Entities', 'Fusion', 'ContrastiveTask']
+__all__ = ['Video', 'Text', 'Texts', 'own_similarity', 'all_similarities', 'gathered', 'with_first', 'Similarities',
+           'Positives', 'fresh_importance', 'Components', 'Entities', 'Fusion', 'ContrastiveTask']
 
 # %% ../../nbs/train/contrastive.ipynb #7e550008
 class Video(Provider):
@@ -51,10 +51,16 @@ class Video(Provider):
 
 # %% ../../nbs/train/contrastive.ipynb #7e550009
 class Text(NamedTuple):
-    "n encoded texts of each of B clips."
-    words: torch.Tensor # (B, n, L, d)
-    embedding: torch.Tensor # (B, n, p)
-    mask: torch.Tensor # (B, n, L) 1 for words
+    """n encoded texts of each of B clips.
+
+    Attributes:
+        words: (B, n, L, d)
+        embedding: (B, n, p)
+        mask: (B, n, L) 1 for words
+    """
+    words: torch.Tensor
+    embedding: torch.Tensor
+    mask: torch.Tensor
 
 class Texts(Provider):
     "Encodes captions, negatives, positives and masked captions in one call."
@@ -105,11 +111,20 @@ class Texts(Provider):
 # %% ../../nbs/train/contrastive.ipynb #7e55000c
 def own_similarity(
     model: RetrievalModel,
-    video: tuple[torch.Tensor, torch.Tensor], # tokens and embedding from `encode_video`, B
-    text: tuple[torch.Tensor, torch.Tensor], # words (B, K, L, d) and embeddings (B, K, p)
-    mask: torch.Tensor, # (B, K, L) 1 for words
-) -> torch.Tensor: # (B, K)
-    "Contrastive similarity of each video with the K texts of its row."
+    video: tuple[torch.Tensor, torch.Tensor],
+    text: tuple[torch.Tensor, torch.Tensor],
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """Contrastive similarity of each video with the K texts of its row.
+
+    Args:
+        video: tokens and embedding from `encode_video`, B
+        text: words (B, K, L, d) and embeddings (B, K, p)
+        mask: (B, K, L) 1 for words
+
+    Returns:
+        (B, K)
+    """
     if model.similarity_is_cosine: return torch.einsum("bp,bkp->bk", video[1], text[1])
     if not mask.shape[1]: return video[1].new_zeros(mask.shape[:2])
     def row(v, t, m): return model.similarity([x[None] for x in v], t, m)[0]
@@ -117,31 +132,53 @@ def own_similarity(
 
 def all_similarities(
     model: RetrievalModel,
-    video: tuple[torch.Tensor, torch.Tensor], # tokens and embedding from `encode_video`, B
-    text: tuple[torch.Tensor, torch.Tensor], # words (B, K, L, d) and embeddings (B, K, p)
-    mask: torch.Tensor, # (B, K, L) 1 for words
-) -> torch.Tensor: # (B, B, K)
-    "Contrastive similarity of each video with all texts of all rows."
+    video: tuple[torch.Tensor, torch.Tensor],
+    text: tuple[torch.Tensor, torch.Tensor],
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """Contrastive similarity of each video with all texts of all rows.
+
+    Args:
+        video: tokens and embedding from `encode_video`, B
+        text: words (B, K, L, d) and embeddings (B, K, p)
+        mask: (B, K, L) 1 for words
+
+    Returns:
+        (B, B, K)
+    """
     every = model.similarity(video, [x.flatten(0, 1) for x in text], mask.flatten(0, 1)) # (B, B·K)
     return every.unflatten(1, (-1, mask.shape[1]))
 
 # %% ../../nbs/train/contrastive.ipynb #7e55000e
 def gathered(
     model: RetrievalModel,
-    tokens: torch.Tensor, # (b, ...) of videos or texts
-    embedding: torch.Tensor, # (b, ..., p)
-    mask: torch.Tensor | None = None, # (b, ..., L) of texts
-) -> tuple[torch.Tensor | None, ...]: # the same of all processes, in at least single precision
-    "What a model's similarity reads. Tokens stay where they are if it is a cosine of embeddings."
+    tokens: torch.Tensor,
+    embedding: torch.Tensor,
+    mask: torch.Tensor | None = None,
+) -> tuple[torch.Tensor | None, ...]:
+    """What a model's similarity reads. Tokens stay where they are if it is a cosine of embeddings.
+
+    Args:
+        tokens: (b, ...) of videos or texts
+        embedding: (b, ..., p)
+        mask: (b, ..., L) of texts
+
+    Returns:
+        the same of all processes, in at least single precision
+    """
     if model.similarity_is_cosine: return tokens, gather(full(embedding)), mask
     return gather(full(tokens)), gather(full(embedding)), mask if mask is None else gather(mask)
 
-def with_first(
-    model: RetrievalModel,
-    video: tuple[torch.Tensor, torch.Tensor], # tokens and embedding, `gathered`
-    text: Text, # of this process's samples
-) -> torch.Tensor: # (B, B)
-    "Contrastive similarity of all processes' videos with the first text of each row."
+def with_first(model: RetrievalModel, video: tuple[torch.Tensor, torch.Tensor], text: Text) -> torch.Tensor:
+    """Contrastive similarity of all processes' videos with the first text of each row.
+
+    Args:
+        video: tokens and embedding, `gathered`
+        text: of this process's samples
+
+    Returns:
+        (B, B)
+    """
     words, embedding, mask = gathered(model, *text)
     return model.similarity(video, (words[:, 0], embedding[:, 0]), mask[:, 0])
 
@@ -203,11 +240,12 @@ class Positives(Provider):
         step.own |= {"positive_similarity": found[rows, rows], "positive_mask": exists[rows]}
 
 # %% ../../nbs/train/contrastive.ipynb #7e550012
-def fresh_importance(
-    width: int, # of sentences and words
-    seed: int,
-) -> Importance:
-    "An importance module whose weights depend on the seed alone."
+def fresh_importance(width: int, seed: int) -> Importance:
+    """An importance module whose weights depend on the seed alone.
+
+    Args:
+        width: of sentences and words
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_seed(seed, "importance"))
         return Importance(width)

@@ -25,47 +25,74 @@ from .retrieval import WithFrames, train_retrieval
 __all__ = ['common_nouns', 'fresh_start', 'Course']
 
 # %% ../../nbs/train/course.ipynb #b3a00006
-def common_nouns(
-    graphs: Iterable[SceneGraph],
-    most: int, # nouns
-) -> list[str]: # in alphabetical order
-    "Return the nouns that most entities bear."
+def common_nouns(graphs: Iterable[SceneGraph], most: int) -> list[str]:
+    """Return the nouns that most entities bear.
+
+    Args:
+        most: nouns
+
+    Returns:
+        in alphabetical order
+    """
     return sorted(noun for noun, _ in Counter(e.name for g in graphs for e in g.entities).most_common(most))
 
 
-def fresh_start(
-    name: str, # in MODELS
-    losses: Sequence[str], # that it will learn with
-    dual: Mapping, # fields of the config of a model of two encoders
-    fused: Mapping, # fields of the config of a model that fuses words and frames
-    entities: int = 0, # nouns, for the loss pem
-    **common, # size, and fields of every config
-) -> dict: # as `train_retrieval` takes it
-    "Return the arguments of a model that has learned nothing."
+def fresh_start(name: str, losses: Sequence[str], dual: Mapping, fused: Mapping, entities: int = 0, **common) -> dict:
+    """Return the arguments of a model that has learned nothing.
+
+    Args:
+        name: in MODELS
+        losses: that it will learn with
+        dual: fields of the config of a model of two encoders
+        fused: fields of the config of a model that fuses words and frames
+        entities: nouns, for the loss pem
+        **common: size, and fields of every config
+
+    Returns:
+        as `train_retrieval` takes it
+    """
     head = {"entities": entities} if "pem" in losses else {}
     return {"name": name, **common, **head, **(fused if "match" in MODELS[name].model.supports else dual)}
 
 # %% ../../nbs/train/course.ipynb #b3a00009
 @dataclass(frozen=True)
 class Course:
-    "Trains models on another encoder's patches, each stage in a folder MODEL/STAGE."
+    """Trains models on another encoder's patches, each stage in a folder MODEL/STAGE.
+
+    Attributes:
+        models: name → losses
+        frames: (N, F, H, W, 3) uint8, of the clips; for the loss pem
+        prompter: arguments of `load_prompter`; for the loss pem
+        workers: trainings at a time
+    """
     folder: Path
-    models: Mapping[str, Sequence[str]] # name → losses
+    models: Mapping[str, Sequence[str]]
     tokenizer: PreTrainedTokenizerFast
-    frames: np.ndarray # (N, F, H, W, 3) uint8, of the clips; for the loss pem
-    prompter: Mapping # arguments of `load_prompter`; for the loss pem
-    workers: int = 1 # trainings at a time
+    frames: np.ndarray
+    prompter: Mapping
+    workers: int = 1
 
     def jobs(self,
-        stage: str, # its name
-        starts: Mapping[str, str | Path | dict], # model → what it begins with, as `train_retrieval` takes it
+        stage: str,
+        starts: Mapping[str, str | Path | dict],
         batches: Batches,
         config: TrainConfig,
-        prompters: Mapping[str, str | Path | dict] = {}, # model → folder; none, or a fresh start: it trains its own
-        losses: Mapping[str, Sequence[str]] | None = None, # instead of the models' own
-        **settings, # of `ContrastiveTask`
-    ) -> dict[str, tuple]: # MODEL/STAGE → job of `train_many`
-        "Return the trainings of a stage."
+        prompters: Mapping[str, str | Path | dict] = {},
+        losses: Mapping[str, Sequence[str]] | None = None,
+        **settings,
+    ) -> dict[str, tuple]:
+        """Return the trainings of a stage.
+
+        Args:
+            stage: its name
+            starts: model → what it begins with, as `train_retrieval` takes it
+            prompters: model → folder; none, or a fresh start: it trains its own
+            losses: instead of the models' own
+            **settings: of `ContrastiveTask`
+
+        Returns:
+            MODEL/STAGE → job of `train_many`
+        """
         found = {}
         for name, start in starts.items():
             own = (losses or self.models)[name]
@@ -78,15 +105,21 @@ class Course:
             found[f"{name}/{stage}"] = train_retrieval, how
         return found
 
-    def train(self,
-        jobs: dict[str, tuple],
-    ) -> dict[str, dict]: # MODEL/STAGE → what `fit` says of the last epoch
-        "Train, several at a time."
+    def train(self, jobs: dict[str, tuple]) -> dict[str, dict]:
+        """Train, several at a time.
+
+        Returns:
+            MODEL/STAGE → what `fit` says of the last epoch
+        """
         return {name: d["history"][-1] for name, d in zip(jobs, train_many(list(jobs.values()), self.workers))}
 
-    def folders(self,
-        stage: str,
-        names: Iterable[str], # of models
-    ) -> dict[str, Path]: # model → folder
-        "Return where a stage has written models, for the next to begin with."
+    def folders(self, stage: str, names: Iterable[str]) -> dict[str, Path]:
+        """Return where a stage has written models, for the next to begin with.
+
+        Args:
+            names: of models
+
+        Returns:
+            model → folder
+        """
         return {name: Path(self.folder)/name/stage for name in names}

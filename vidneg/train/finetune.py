@@ -25,38 +25,60 @@ __all__ = ['text_batches', 'start_model', 'finetune']
 
 # %% ../../nbs/train/finetune.ipynb #751c6219
 def text_batches(
-    features: np.ndarray, # (N, T, P, d) of all clips, may be a memory map
-    clip_ids: Sequence[str], # (N,)
-    captions: Iterable[Caption], # of the clips to train on
+    features: np.ndarray,
+    clip_ids: Sequence[str],
+    captions: Iterable[Caption],
     negatives: Iterable[Negative] | None,
     tokenizer: PreTrainedTokenizerFast,
-    max_tokens: int, # longer texts are cut
-    **settings, # of `Batches`: batch_size, negatives_per_clip, seed, ...
+    max_tokens: int,
+    **settings,
 ) -> Batches:
-    "Batches of clips, captions and negatives, tokenised once."
+    """Batches of clips, captions and negatives, tokenised once.
+
+    Args:
+        features: (N, T, P, d) of all clips, may be a memory map
+        clip_ids: (N,)
+        captions: of the clips to train on
+        max_tokens: longer texts are cut
+        **settings: of `Batches`: batch_size, negatives_per_clip, seed, ...
+    """
     def tokens(texts): return tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
     return batches_of(features, list(clip_ids), list(captions), negatives, tokens, pad_id=tokenizer.pad_token_id, **settings)
 
 # %% ../../nbs/train/finetune.ipynb #a23ff6b0
-def start_model(
-    folder: str | Path, # of a saved model
-    freeze: bool = True, # leave the layers below the features as they are; their output is what is cached
-):
-    "A model to train on."
+def start_model(folder: str | Path, freeze: bool = True):
+    """A model to train on.
+
+    Args:
+        folder: of a saved model
+        freeze: leave the layers below the features as they are; their output is what is cached
+    """
     model = load(folder, Navero)
     if freeze: model.video.freeze_spatial()
     return model
 
 def finetune(
-    runs: dict[str, dict], # name → arguments of ContrastiveTask: losses, weights, options, vtm_directions
-    start: str | Path, # folder of the model from which all start
-    batches: Batches | dict[str, Batches], # the same for all, or by name
+    runs: dict[str, dict],
+    start: str | Path,
+    batches: Batches | dict[str, Batches],
     config: TrainConfig,
-    folder: str | Path, # gets a folder per run
-    workers: int = 2, # trainings at a time, each on one thread
-    val: Callable | None = None, # of the model, after each epoch; → columns of metrics.csv; must pickle
-) -> dict[str, dict]: # name → what `fit` returned
-    "Train all runs."
+    folder: str | Path,
+    workers: int = 2,
+    val: Callable | None = None,
+) -> dict[str, dict]:
+    """Train all runs.
+
+    Args:
+        runs: name → arguments of ContrastiveTask: losses, weights, options, vtm_directions
+        start: folder of the model from which all start
+        batches: the same for all, or by name
+        folder: gets a folder per run
+        workers: trainings at a time, each on one thread
+        val: of the model, after each epoch; → columns of metrics.csv; must pickle
+
+    Returns:
+        name → what `fit` returned
+    """
     jobs = [(_train, dict(start=str(start), settings=dict(settings), config=config, folder=Path(folder)/name, val=val,
                           batches=batches[name] if isinstance(batches, dict) else batches))
             for name, settings in runs.items()]

@@ -23,11 +23,16 @@ class TrainingError(VidnegError):
     "Training cannot go on: the message says at which step and why."
 
 # %% ../../nbs/train/jobs.ipynb #a11448b7
-def train_many(
-    jobs: Sequence[tuple[Callable, dict]], # functions that can be imported, as `fit`, and their keyword arguments
-    workers: int = 2, # processes at a time, each with one thread; 0: this process, one job after another
-) -> list: # what the functions returned, in the order of the jobs
-    "Run trainings in parallel processes. Raises `TrainingError` with the traceback of the first that fails."
+def train_many(jobs: Sequence[tuple[Callable, dict]], workers: int = 2) -> list:
+    """Run trainings in parallel processes. Raises `TrainingError` with the traceback of the first that fails.
+
+    Args:
+        jobs: functions that can be imported, as `fit`, and their keyword arguments
+        workers: processes at a time, each with one thread; 0: this process, one job after another
+
+    Returns:
+        what the functions returned, in the order of the jobs
+    """
     try: return run_jobs(jobs, workers, partial(torch.set_num_threads, 1))
     except JobError as e: raise TrainingError(str(e)) from None
 
@@ -42,12 +47,17 @@ def _member(func, kwargs, rank, processes, meeting):
     try: return func(**kwargs)
     finally: dist.destroy_process_group()
 
-def train_together(
-    func: Callable, # can be imported; finds the group in `torch.distributed`
-    kwargs: dict, # the same for all. Tensors share their memory among the processes: copy what changes
-    processes: int = 2, # each with one thread
-) -> list: # what each returned
-    "Run one function in a group of processes. Raises `TrainingError` if one fails."
+def train_together(func: Callable, kwargs: dict, processes: int = 2) -> list:
+    """Run one function in a group of processes. Raises `TrainingError` if one fails.
+
+    Args:
+        func: can be imported; finds the group in `torch.distributed`
+        kwargs: the same for all. Tensors share their memory among the processes: copy what changes
+        processes: each with one thread
+
+    Returns:
+        what each returned
+    """
     with tempfile.TemporaryDirectory() as folder:
         members = [(_member, dict(func=func, kwargs=kwargs, rank=r, processes=processes, meeting=f"{folder}/meet"))
                    for r in range(processes)]

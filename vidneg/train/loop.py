@@ -37,31 +37,55 @@ __all__ = ['TrainConfig', 'parameter_groups', 'learning_rate', 'ahead', 'Run', '
 # %% ../../nbs/train/loop.ipynb #a761d5c3
 @dataclass(frozen=True)
 class TrainConfig:
-    "How to train. The size of a batch belongs to the batches."
-    epochs: float = 5 # passes over the data
-    steps: int | None = None # optimizer steps, instead of epochs
-    learning_rate: float = 1e-4 # at its highest
-    weight_decay: float = 0.02 # paper 0.2
-    warmup: float = 0.1 # share of the steps in which the learning rate rises
-    clip_norm: float = 1.0 # longest gradient
-    betas: tuple[float, float] = (0.9, 0.98) # AdamW
-    accumulate: int = 1 # batches per step; negatives are found within each batch
-    processes: int = 1 # on the CPU, each with an equal part of every batch; GPUs: `accelerate launch`
-    mixed_precision: str = "no" # "no", "bf16" or "fp16"; on GPUs only
-    device: str = "auto" # "auto": what accelerate finds; "cpu"
-    num_threads: int = 1 # of torch on the CPU
-    compile: bool = False # let torch.compile make kernels of the model's parts; on GPUs
-    recompute: bool = False # keep no activations inside blocks, compute them again on the way back: slower, smaller
-    prefetch: bool | None = None # prepare the next batch in a thread meanwhile; None: where there is a GPU
-    checkpoint_every: int = 0 # steps; 0: never
-    seed: int = 0 # of dropout, hard negatives and masked words
+    """How to train. The size of a batch belongs to the batches.
+
+    Attributes:
+        epochs: passes over the data
+        steps: optimizer steps, instead of epochs
+        learning_rate: at its highest
+        weight_decay: paper 0.2
+        warmup: share of the steps in which the learning rate rises
+        clip_norm: longest gradient
+        betas: AdamW
+        accumulate: batches per step; negatives are found within each batch
+        processes: on the CPU, each with an equal part of every batch; GPUs: `accelerate launch`
+        mixed_precision: "no", "bf16" or "fp16"; on GPUs only
+        device: "auto": what accelerate finds; "cpu"
+        num_threads: of torch on the CPU
+        compile: let torch.compile make kernels of the model's parts; on GPUs
+        recompute: keep no activations inside blocks, compute them again on the way back: slower, smaller
+        prefetch: prepare the next batch in a thread meanwhile; None: where there is a GPU
+        checkpoint_every: steps; 0: never
+        seed: of dropout, hard negatives and masked words
+    """
+    epochs: float = 5
+    steps: int | None = None
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.02
+    warmup: float = 0.1
+    clip_norm: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.98)
+    accumulate: int = 1
+    processes: int = 1
+    mixed_precision: str = "no"
+    device: str = "auto"
+    num_threads: int = 1
+    compile: bool = False
+    recompute: bool = False
+    prefetch: bool | None = None
+    checkpoint_every: int = 0
+    seed: int = 0
 
 # %% ../../nbs/train/loop.ipynb #98d67cbe
-def parameter_groups(
-    model: nn.Module,
-    weight_decay: float, # of the weights of linear maps and convolutions
-) -> list[dict]: # groups for AdamW; frozen parameters are in none
-    "Split parameters into those that decay and those that do not."
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Split parameters into those that decay and those that do not.
+
+    Args:
+        weight_decay: of the weights of linear maps and convolutions
+
+    Returns:
+        groups for AdamW; frozen parameters are in none
+    """
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     decays = lambda name, p: p.ndim > 1 and name.endswith("weight") and id(p) not in tables
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
@@ -69,12 +93,13 @@ def parameter_groups(
             {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0}]
 
 # %% ../../nbs/train/loop.ipynb #aa19544e
-def learning_rate(
-    step: int, # 0 … total - 1
-    total: int, # steps of the run
-    config: TrainConfig,
-) -> float:
-    "Linear warm-up, then a cosine to 0."
+def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+    """Linear warm-up, then a cosine to 0.
+
+    Args:
+        step: 0 … total - 1
+        total: steps of the run
+    """
     rise = max(1, round(config.warmup * total))
     if step < rise: return config.learning_rate * (step + 1) / rise
     return config.learning_rate * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise))) / 2
@@ -113,11 +138,16 @@ def _identity(task, batches, config, total):
                                                   for p in task.parameters()))
 
 # %% ../../nbs/train/loop.ipynb #4998376e
-def ahead(
-    make: Callable, # called with one item, in a thread
-    items: Iterable, # in the order in which they are wanted
-) -> Iterator: # `make(item)` of each, in that order; what `make` raises is raised where that item is due
-    "Make the next one while the last is in use."
+def ahead(make: Callable, items: Iterable) -> Iterator:
+    """Make the next one while the last is in use.
+
+    Args:
+        make: called with one item, in a thread
+        items: in the order in which they are wanted
+
+    Returns:
+        `make(item)` of each, in that order; what `make` raises is raised where that item is due
+    """
     with ThreadPoolExecutor(1) as pool:
         later = None
         for item in items:
@@ -260,11 +290,12 @@ def _recompute_blocks(task):
     "Gradient checkpointing of all blocks."
     for block in _blocks(task): block.forward = partial(recompute, block.forward, use_reentrant=False)
 
-def compile_parts(
-    task: Task,
-    **options, # of torch.compile
-) -> None:
-    "Make kernels for the model's parts; and for all blocks, as parts that are never called as a whole compile nothing."
+def compile_parts(task: Task, **options) -> None:
+    """Make kernels for the model's parts; and for all blocks, as parts that are never called as a whole compile nothing.
+
+    Args:
+        **options: of torch.compile
+    """
     for part in [*task.model.children(), *_blocks(task.model)]: part.compile(**options)
 
 def _accelerator(config):
@@ -296,17 +327,30 @@ def _deterministic(config):
 
 # %% ../../nbs/train/loop.ipynb #cbc4119e
 def fit(
-    task: Task, # a model bound to its losses
+    task: Task,
     batches: BatchSource,
     config: TrainConfig,
-    folder: str | Path, # receives the model, by `task.save(folder)`, and metrics.csv
-    val: Callable[[], dict[str, float]] | None = None, # after each epoch, in eval mode; → columns of metrics.csv
-    resume: bool = True, # continue from the checkpoint, if there is one of this very run
-    checkpoint: str | Path | None = None, # its file; None: in `folder`, which DVC empties before it reruns a stage
-    progress: bool = True, # show a bar
-    label: str = "", # of the bar; "": the folder's name
-) -> dict: # history (rows of metrics.csv), steps, seconds, steps_per_second, clips_per_second, data_share (of the time)
-    "Train. Raises `TrainingError`, naming step and term, when a loss is not finite."
+    folder: str | Path,
+    val: Callable[[], dict[str, float]] | None = None,
+    resume: bool = True,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+    label: str = "",
+) -> dict:
+    """Train. Raises `TrainingError`, naming step and term, when a loss is not finite.
+
+    Args:
+        task: a model bound to its losses
+        folder: receives the model, by `task.save(folder)`, and metrics.csv
+        val: after each epoch, in eval mode; → columns of metrics.csv
+        resume: continue from the checkpoint, if there is one of this very run
+        checkpoint: its file; None: in `folder`, which DVC empties before it reruns a stage
+        progress: show a bar
+        label: of the bar; "": the folder's name
+
+    Returns:
+        history (rows of metrics.csv), steps, seconds, steps_per_second, clips_per_second, data_share (of the time)
+    """
     if config.processes > 1 and _on_cpu(config) and not dist.is_initialized():
         return _fit_together(task, batches, config, folder, val, resume, checkpoint, progress, label)
     folder = Path(folder)

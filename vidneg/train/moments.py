@@ -27,28 +27,37 @@ from .loop import TrainConfig, fit
 from .tasks import LossTask, Provider, Step
 
 # %% auto #0
-__all__ = ['film_features', 'text_features', 'MomentBatches', 'Moments', 'JointComponents', 'MomentTask', 'find_moments',
-           'component_texts', 'moment_job']
+__all__ = ['film_features', 'text_features', 'MomentBatches', 'Moments', 'JointComponents', 'MomentTask',
+           'find_moments', 'component_texts', 'moment_job']
 
 # %% ../../nbs/train/moments.ipynb #c6126c41
-def film_features(
-    scorer, # with `encode_video`, as `NaveroScorer`
-    clip: Clip, # the whole film
-    per_clip: int = 4, # frames of each clip of two seconds
-    size: int | None = None, # pixels a side; None: as in the file
-    root: str | Path = ".", # folder that the clip's path starts from
-) -> np.ndarray: # (T, p + d) float32
-    "What an encoder says of each clip of two seconds."
+def film_features(scorer, clip: Clip, per_clip: int = 4, size: int | None = None, root: str | Path = ".") -> np.ndarray:
+    """What an encoder says of each clip of two seconds.
+
+    Args:
+        scorer: with `encode_video`, as `NaveroScorer`
+        clip: the whole film
+        per_clip: frames of each clip of two seconds
+        size: pixels a side; None: as in the file
+        root: folder that the clip's path starts from
+
+    Returns:
+        (T, p + d) float32
+    """
     n = max(1, round((clip.end - clip.start)/CLIP_SECONDS))
     frames = read_frames(Path(root)/clip.path, n*per_clip, size=size)
     seen = scorer.encode_video(frames.reshape(n, per_clip, *frames.shape[1:]))
     return torch.cat([seen.embedding, seen.states.mean(1)], 1).float().cpu().numpy()
 
-def text_features(
-    scorer, # with `encode_text`
-    texts: Sequence[str],
-) -> dict[str, np.ndarray]: # text → (L, d) float32
-    "What an encoder says of the words of each text."
+def text_features(scorer, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """What an encoder says of the words of each text.
+
+    Args:
+        scorer: with `encode_text`
+
+    Returns:
+        text → (L, d) float32
+    """
     texts = list(dict.fromkeys(texts))
     found = scorer.encode_text(texts)
     rows = torch.as_tensor(found.index)
@@ -84,12 +93,16 @@ class MomentBatches(OrderedBatches):
         self.negatives, self.positives, self.compared = negatives, positives or {}, compared
         self.k = max((len(n) for n in negatives.values()), default=0) if negatives is not None else 0
 
-    def collate(self,
-        epoch: int,
-        items: np.ndarray, # (B,) queries
-    ) -> dict[str, torch.Tensor]: # of `moment_batch`; with negatives pos_text (C, L, d_t), pos_text_mask, neg_text
-        # (C, K, L, d_t), neg_text_mask, component_mask (C, K) of the first C rows
-        "Queries, their films and texts."
+    def collate(self, epoch: int, items: np.ndarray) -> dict[str, torch.Tensor]:
+        """Queries, their films and texts.
+
+        Args:
+            items: (B,) queries
+
+        Returns:
+            of `moment_batch`; with negatives pos_text (C, L, d_t), pos_text_mask, neg_text (C, K, L, d_t),
+                neg_text_mask, component_mask (C, K) of the first C rows
+        """
         some = [self.queries[i] for i in items]
         out = moment_batch(some, self.videos, {q.query_id: self.words[q.text] for q in some}, self.seed, epoch)
         return out | self._components(some[:self.compared]) if self.k else out
@@ -186,12 +199,22 @@ class MomentTask(LossTask):
 def find_moments(
     model: MomentModel,
     queries: Sequence[MomentQuery],
-    videos: Mapping[str, np.ndarray], # clip_id → (T, d_v)
-    words: Mapping[str, np.ndarray], # text → (L, d_t)
-    batch_size: int = 64, # queries
-    round_to: float = 0., # seconds, see `predicted_windows`
-) -> list[dict]: # one for each query, in QVHighlights' format
-    "What a trained model answers."
+    videos: Mapping[str, np.ndarray],
+    words: Mapping[str, np.ndarray],
+    batch_size: int = 64,
+    round_to: float = 0.,
+) -> list[dict]:
+    """What a trained model answers.
+
+    Args:
+        videos: clip_id → (T, d_v)
+        words: text → (L, d_t)
+        batch_size: queries
+        round_to: seconds, see `predicted_windows`
+
+    Returns:
+        one for each query, in QVHighlights' format
+    """
     device, out = next(model.parameters()).device, []
     for i in range(0, len(queries), batch_size):
         some = queries[i:i + batch_size]
@@ -201,10 +224,15 @@ def find_moments(
     return out
 
 # %% ../../nbs/train/moments.ipynb #b5a00005
-def component_texts(
-    made: Iterable[Negative], # by a `ComponentGenerator`, of queries
-) -> tuple[dict[str, list[str]], dict[str, str]]: # query_id → negatives, query_id → positive
-    "Sort negatives and positives by query, as `MomentBatches` takes them."
+def component_texts(made: Iterable[Negative]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Sort negatives and positives by query, as `MomentBatches` takes them.
+
+    Args:
+        made: by a `ComponentGenerator`, of queries
+
+    Returns:
+        query_id → negatives, query_id → positive
+    """
     negatives, positives = defaultdict(list), {}
     for n in made:
         if n.kind == "positive": positives[n.caption_id] = n.text
@@ -213,15 +241,26 @@ def component_texts(
 
 
 def moment_job(
-    model: MomentModel, # fresh or trained
+    model: MomentModel,
     batches: MomentBatches,
     config: TrainConfig,
-    folder: str | Path, # gets the model and metrics.csv
-    losses: Sequence[str] = (), # of sentence components
-    weight: float = 1., # of these losses
-    **settings, # of `MomentTask`: temperature, ...
-) -> tuple: # for `train_many`
-    "Return the training of a model of moments."
+    folder: str | Path,
+    losses: Sequence[str] = (),
+    weight: float = 1.,
+    **settings,
+) -> tuple:
+    """Return the training of a model of moments.
+
+    Args:
+        model: fresh or trained
+        folder: gets the model and metrics.csv
+        losses: of sentence components
+        weight: of these losses
+        **settings: of `MomentTask`: temperature, ...
+
+    Returns:
+        for `train_many`
+    """
     weights = {name: weight for name in losses if name != "importance_entropy"} # that term weighs nothing by itself
     task = MomentTask(model, losses, weights, seed=config.seed, **settings)
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"

@@ -23,35 +23,60 @@ __all__ = ['picture_batches', 'word_mask', 'pretrain']
 
 # %% ../../nbs/train/pretrain.ipynb #b1a00006
 def picture_batches(
-    folder: str | Path, # with features.npy (N, 1, P, d) and captions.parquet
+    folder: str | Path,
     tokenizer: PreTrainedTokenizerFast,
-    max_tokens: int, # longer texts are cut
-    **settings, # of `Batches`: batch_size, seed, ...
-) -> Batches | None: # None where the folder holds no pictures
-    "Make batches of pictures with their captions."
+    max_tokens: int,
+    **settings,
+) -> Batches | None:
+    """Make batches of pictures with their captions.
+
+    Args:
+        folder: with features.npy (N, 1, P, d) and captions.parquet
+        max_tokens: longer texts are cut
+        **settings: of `Batches`: batch_size, seed, ...
+
+    Returns:
+        None where the folder holds no pictures
+    """
     pictures, said = np.load(Path(folder)/"features.npy"), read_records(Path(folder)/"captions.parquet", Caption)
     if not len(pictures): return None
     return text_batches(pictures, [str(i) for i in range(len(pictures))], said, None, tokenizer, max_tokens, **settings)
 
 # %% ../../nbs/train/pretrain.ipynb #b1a00009
-def word_mask(
-    tokenizer: PreTrainedTokenizerFast, # whose special tokens come first
-    **how, # `p`, the share of words
-) -> dict: # arguments of `mask_tokens`
-    "Return how MLM masks the words of a tokenizer."
+def word_mask(tokenizer: PreTrainedTokenizerFast, **how) -> dict:
+    """Return how MLM masks the words of a tokenizer.
+
+    Args:
+        tokenizer: whose special tokens come first
+        **how: `p`, the share of words
+
+    Returns:
+        arguments of `mask_tokens`
+    """
     return dict(mask_id=tokenizer.mask_token_id, vocab_size=len(tokenizer), first_word=len(tokenizer.all_special_ids), **how)
 
 
 def pretrain(
-    start: str | Path, # folder of the model that training begins with
+    start: str | Path,
     batches: BatchSource,
     config: TrainConfig,
-    folder: str | Path, # gets the model and metrics.csv; may be `start`
-    losses: Sequence[str], # names in LOSSES
-    mask: dict, # for MLM, from `word_mask`
-    freeze: bool = True, # leave the layers below the features as they are
-) -> pd.DataFrame: # the losses by epoch
-    "Train a model on pictures or clips."
+    folder: str | Path,
+    losses: Sequence[str],
+    mask: dict,
+    freeze: bool = True,
+) -> pd.DataFrame:
+    """Train a model on pictures or clips.
+
+    Args:
+        start: folder of the model that training begins with
+        folder: gets the model and metrics.csv; may be `start`
+        losses: names in LOSSES
+        mask: for MLM, from `word_mask`
+        freeze: leave the layers below the features as they are
+
+    Returns:
+        the losses by epoch
+    """
     model = start_model(start, freeze)
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"
     task = ContrastiveTask(model, losses, mask=mask if "mlm" in losses else None, vtm_directions=1)

@@ -28,17 +28,27 @@ __all__ = ['QAFeatures', 'qa_features', 'QABatches', 'answer_questions', 'decode
 # %% ../../nbs/train/questions.ipynb #b04d81c7
 @dataclass(frozen=True)
 class QAFeatures:
-    "What frozen encoders say of N questions and their clips."
-    video: Encoding # N, `states` (clips, S, d_v)
-    words: Encoding # N, `states` (distinct texts, L, d_t)
+    """What frozen encoders say of N questions and their clips.
+
+    Attributes:
+        video: N, `states` (clips, S, d_v)
+        words: N, `states` (distinct texts, L, d_t)
+    """
+    video: Encoding
+    words: Encoding
 
     def __len__(self): return len(self.words)
 
-    def rows(self,
-        at: np.ndarray, # (B,) which questions
-        blind: bool = False, # leave the video out
-    ) -> dict[str, torch.Tensor]: # words, words_mask, and video with its mask if it has one
-        "Arguments of an `AnswerDecoder`."
+    def rows(self, at: np.ndarray, blind: bool = False) -> dict[str, torch.Tensor]:
+        """Arguments of an `AnswerDecoder`.
+
+        Args:
+            at: (B,) which questions
+            blind: leave the video out
+
+        Returns:
+            words, words_mask, and video with its mask if it has one
+        """
         at = np.asarray(at)
         text, clip = (torch.as_tensor(e.index[at]) for e in (self.words, self.video))
         mask = self.words.mask
@@ -51,13 +61,18 @@ class QAFeatures:
         if self.video.mask is not None: out["video_mask"] = self.video.mask[clip.to(self.video.mask.device)]
         return out
 
-def qa_features(
-    encoder, # with `encode_video` and `encode_text`, as `NaveroScorer`
-    questions: Sequence[Question], # N
-    frames: np.ndarray, # (clips, T, H, W, 3) uint8, or what else the encoder takes
-    clip_ids: Sequence[str], # of `frames`
-) -> QAFeatures: # of N questions
-    "Encode the clips and the texts of questions."
+def qa_features(encoder, questions: Sequence[Question], frames: np.ndarray, clip_ids: Sequence[str]) -> QAFeatures:
+    """Encode the clips and the texts of questions.
+
+    Args:
+        encoder: with `encode_video` and `encode_text`, as `NaveroScorer`
+        questions: N
+        frames: (clips, T, H, W, 3) uint8, or what else the encoder takes
+        clip_ids: of `frames`
+
+    Returns:
+        of N questions
+    """
     row = {c: i for i, c in enumerate(clip_ids)}
     if not len(questions): raise VidnegError("no questions to encode")
     if lost := sorted({q.clip_id for q in questions} - row.keys()):
@@ -95,11 +110,15 @@ class QABatches(OrderedBatches):
         self.features, self.blind = features, blind
         self.about = [[q.question_id, q.text, q.answer] for q in questions], list(answers), batch_size, seed, blind
 
-    def collate(self,
-        epoch: int,
-        items: np.ndarray, # (B,) questions
-    ) -> dict[str, torch.Tensor]: # arguments of an `AnswerDecoder`
-        "Questions with their answers."
+    def collate(self, epoch: int, items: np.ndarray) -> dict[str, torch.Tensor]:
+        """Questions with their answers.
+
+        Args:
+            items: (B,) questions
+
+        Returns:
+            arguments of an `AnswerDecoder`
+        """
         return {**self.features.rows(items, self.blind), "answer": self.answer[torch.as_tensor(items)]}
 
     def content(self) -> tuple[list, Iterable[np.ndarray]]:
@@ -110,11 +129,19 @@ class QABatches(OrderedBatches):
 
 def answer_questions(
     model: AnswerDecoder,
-    features: QAFeatures, # of N questions
+    features: QAFeatures,
     batch_size: int = 256,
-    blind: bool = False, # leave the video out
-) -> list[str]: # N answers
-    "Answer all questions."
+    blind: bool = False,
+) -> list[str]:
+    """Answer all questions.
+
+    Args:
+        features: of N questions
+        blind: leave the video out
+
+    Returns:
+        N answers
+    """
     device, out = next(model.parameters()).device, []
     for i in range(0, len(features), batch_size):
         rows = features.rows(np.arange(i, min(i + batch_size, len(features))), blind)
@@ -123,16 +150,28 @@ def answer_questions(
 
 # %% ../../nbs/train/questions.ipynb #b4a00005
 def decoder_job(
-    questions: Sequence[Question], # N, with answers
-    features: QAFeatures, # of these questions
-    answers: Sequence[str], # that it knows
+    questions: Sequence[Question],
+    features: QAFeatures,
+    answers: Sequence[str],
     config: TrainConfig,
-    folder: str | Path, # gets the decoder and metrics.csv
+    folder: str | Path,
     batch_size: int = 64,
-    blind: bool = False, # leave the video out
-    **sizes, # of `QAConfig`: width, layers, ...
-) -> tuple: # for `train_many`
-    "Return the training of an answer decoder."
+    blind: bool = False,
+    **sizes,
+) -> tuple:
+    """Return the training of an answer decoder.
+
+    Args:
+        questions: N, with answers
+        features: of these questions
+        answers: that it knows
+        folder: gets the decoder and metrics.csv
+        blind: leave the video out
+        **sizes: of `QAConfig`: width, layers, ...
+
+    Returns:
+        for `train_many`
+    """
     known = QAConfig(features.video.states.shape[-1], features.words.states.shape[-1], answers, **sizes)
     batches = QABatches(questions, features, answers, batch_size, config.seed, blind)
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"

@@ -28,7 +28,8 @@ from .contrastive import ContrastiveTask, fresh_importance
 from .loop import TrainConfig, fit
 
 # %% auto #0
-__all__ = ['WithPositives', 'WithFrames', 'OnBackbone', 'PatchScorer', 'load_prompter', 'train_retrieval', 'component_weights']
+__all__ = ['WithPositives', 'WithFrames', 'OnBackbone', 'PatchScorer', 'load_prompter', 'train_retrieval',
+           'component_weights']
 
 # %% ../../nbs/train/retrieval.ipynb #a1291d7d
 class WithPositives:
@@ -45,15 +46,23 @@ class WithPositives:
 
     def __len__(self): return len(self.batches)
 
-    def batch(self, epoch: int, index: int) -> dict: # as `Batches`; pos_ids, pos_attention_mask (B, L'), pos_mask (B,)
-        "One batch."
+    def batch(self, epoch: int, index: int) -> dict:
+        """One batch.
+
+        Returns:
+            as `Batches`; pos_ids, pos_attention_mask (B, L'), pos_mask (B,)
+        """
         out = self.batches.batch(epoch, index)
         captions = np.array([self.batches.caption_of(epoch, row) for row in out["clip"].tolist()]) # (B,)
         ids, mask = self.texts.pad(captions, int(self.texts.lengths[captions].max()), self.batches.pad_id)
         return out | {"pos_ids": ids, "pos_attention_mask": mask, "pos_mask": torch.from_numpy(self.exists[captions])}
 
-    def fingerprint(self) -> str: # changes when the data or their order would
-        "A hash of batches and positives."
+    def fingerprint(self) -> str:
+        """A hash of batches and positives.
+
+        Returns:
+            changes when the data or their order would
+        """
         return digest(self.batches.fingerprint().encode(), self.texts.ids, self.texts.starts, self.exists)
 
 # %% ../../nbs/train/retrieval.ipynb #364c2f15
@@ -71,13 +80,21 @@ class WithFrames:
 
     def __len__(self): return len(self.batches)
 
-    def batch(self, epoch: int, index: int) -> dict: # as `Batches`; frames (B, T, H, W, 3) uint8
-        "One batch."
+    def batch(self, epoch: int, index: int) -> dict:
+        """One batch.
+
+        Returns:
+            as `Batches`; frames (B, T, H, W, 3) uint8
+        """
         out = self.batches.batch(epoch, index)
         return out | {"frames": torch.from_numpy(self.pixels.shown(epoch, out["clip"].numpy()))}
 
-    def fingerprint(self) -> str: # changes when the data or their order would
-        "A hash of features and frames."
+    def fingerprint(self) -> str:
+        """A hash of features and frames.
+
+        Returns:
+            changes when the data or their order would
+        """
         return digest(self.batches.fingerprint().encode(), self.pixels.fingerprint().encode())
 
 # %% ../../nbs/train/retrieval.ipynb #b3c4adc0
@@ -91,14 +108,23 @@ class OnBackbone(nn.Module):
         self.model, self.backbone, self.config = model, backbone, model.config
 
     @property
-    def temperature(self) -> torch.Tensor: # scalar
-        "That of the model."
+    def temperature(self) -> torch.Tensor:
+        """That of the model.
+
+        Returns:
+            scalar
+        """
         return self.model.temperature
 
-    def frame_features(self,
-        frames: torch.Tensor, # (B, T, H, W, 3) uint8
-    ) -> torch.Tensor: # what `encode_video` takes
-        "Patches, as the model reads them."
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Patches, as the model reads them.
+
+        Args:
+            frames: (B, T, H, W, 3) uint8
+
+        Returns:
+            what `encode_video` takes
+        """
         return self.model.read_patches(self.backbone.frame_features(frames))
 
     def encode_video(self, features: torch.Tensor): return self.model.encode_video(features)
@@ -119,29 +145,47 @@ class PatchScorer:
         self.encode_text, self.similarity = self.scorer.encode_text, self.scorer.similarity
 
     @torch.no_grad()
-    def encode_video(self,
-        patches: np.ndarray | torch.Tensor, # (N, T, P, d)
-    ): # what the model's own scorer gives
-        "Encode videos."
+    def encode_video(self, patches: np.ndarray | torch.Tensor):
+        """Encode videos.
+
+        Args:
+            patches: (N, T, P, d)
+
+        Returns:
+            what the model's own scorer gives
+        """
         parts = torch.as_tensor(patches).split(self.batch_size)
         return self.scorer.encode_video(torch.cat([self.model.read_patches(x) for x in parts]))
 
-    def match(self,
-        videos, # N, from `encode_video`
-        texts, # N, from `encode_text`
-    ) -> np.ndarray: # (N,) probability that text i fits video i
-        "Match pairs, where `supports` has it."
+    def match(self, videos, texts) -> np.ndarray:
+        """Match pairs, where `supports` has it.
+
+        Args:
+            videos: N, from `encode_video`
+            texts: N, from `encode_text`
+
+        Returns:
+            (N,) probability that text i fits video i
+        """
         return self.scorer.match(videos, texts)
 
 # %% ../../nbs/train/retrieval.ipynb #9c82e86e
 def load_prompter(
-    folder: str | Path, # of a model that was trained with VTC
-    tokenizer, # with which it was trained
-    entities: Sequence[str], # E nouns
-    templates: Sequence[str] = TEMPLATES, # with {} for the noun
-    backbone: str | Path | None = None, # folder of the encoder whose patches it reads; None: it reads frames
+    folder: str | Path,
+    tokenizer,
+    entities: Sequence[str],
+    templates: Sequence[str] = TEMPLATES,
+    backbone: str | Path | None = None,
 ) -> EntityPrompter:
-    "A prompter from files."
+    """A prompter from files.
+
+    Args:
+        folder: of a model that was trained with VTC
+        tokenizer: with which it was trained
+        entities: E nouns
+        templates: with {} for the noun
+        backbone: folder of the encoder whose patches it reads; None: it reads frames
+    """
     model = load(folder)
     return EntityPrompter(OnBackbone(model, load(backbone)) if backbone else model, tokenizer, entities, templates)
 
@@ -154,15 +198,27 @@ def _start(start, seed, losses, entities):
     return MODELS[sizes.pop("name")](seed=seed, **sizes)
 
 def train_retrieval(
-    start: str | Path | dict, # folder of a saved model; or {"name": in MODELS, "size": ..., and fields of its config}
-    batches, # `Batches`, `WithPositives` or `WithFrames`
+    start: str | Path | dict,
+    batches,
     config: TrainConfig,
-    folder: str | Path, # gets the model and metrics.csv
-    losses: Sequence[str] = ("vtc",), # names in LOSSES
-    prompter: dict | None = None, # for pem: arguments of `load_prompter`; without `folder` one is trained with VTC
-    **settings, # of `ContrastiveTask`
-) -> dict: # what `fit` returned
-    "One training, in whatever process."
+    folder: str | Path,
+    losses: Sequence[str] = ("vtc",),
+    prompter: dict | None = None,
+    **settings,
+) -> dict:
+    """One training, in whatever process.
+
+    Args:
+        start: folder of a saved model; or {"name": in MODELS, "size": ..., and fields of its config}
+        batches: `Batches`, `WithPositives` or `WithFrames`
+        folder: gets the model and metrics.csv
+        losses: names in LOSSES
+        prompter: for pem: arguments of `load_prompter`; without `folder` one is trained with VTC
+        **settings: of `ContrastiveTask`
+
+    Returns:
+        what `fit` returned
+    """
     asked = dict(prompter or {})
     if asked: # before the model is made, so that only one of them is in memory
         if "folder" not in asked:
@@ -178,12 +234,21 @@ def train_retrieval(
 # %% ../../nbs/train/retrieval.ipynb #f2b86d37
 @torch.no_grad()
 def component_weights(
-    folder: str | Path, # that `ContrastiveTask.save` wrote, with a tokenizer and after training with component_adaptive
+    folder: str | Path,
     captions: Iterable[Caption],
-    negatives: Iterable[Negative], # those of other captions are ignored
-    batch_size: int = 256, # negatives
-) -> pd.DataFrame: # caption_id, kind, weight: a row per negative; the weights of a caption sum to 1
-    "How a trained importance module weighs the components of captions. Sentence components (4)."
+    negatives: Iterable[Negative],
+    batch_size: int = 256,
+) -> pd.DataFrame:
+    """How a trained importance module weighs the components of captions. Sentence components (4).
+
+    Args:
+        folder: that `ContrastiveTask.save` wrote, with a tokenizer and after training with component_adaptive
+        negatives: those of other captions are ignored
+        batch_size: negatives
+
+    Returns:
+        caption_id, kind, weight: a row per negative; the weights of a caption sum to 1
+    """
     folder, of = Path(folder), {c.caption_id: c.text for c in captions}
     if not (folder/"importance.safetensors").exists():
         raise VidnegError(f"{folder} holds no importance module: train with component_adaptive")

@@ -24,8 +24,12 @@ __all__ = ['Task', 'gather', 'own_rows', 'own_share', 'Step', 'Provider', 'with_
 
 # %% ../../nbs/train/tasks.ipynb #e62e35d2
 class Task(nn.Module):
-    "A model bound to its losses. This one is for models that give their loss terms themselves."
-    settings: dict = {} # what distinguishes this task from others on the same data; a checkpoint remembers it
+    """A model bound to its losses. This one is for models that give their loss terms themselves.
+
+    Attributes:
+        settings: what distinguishes this task from others on the same data; a checkpoint remembers it
+    """
+    settings: dict = {}
     def __init__(self,
         model: nn.Module,
         weights: dict[str, float] | None = None, # of the terms in the total loss; 1 where not given
@@ -33,8 +37,12 @@ class Task(nn.Module):
         super().__init__()
         self.model, self.weights = model, dict(weights or {})
 
-    def forward(self, batch: dict) -> dict[str, torch.Tensor]: # {name: (B,)}
-        "The terms of a batch."
+    def forward(self, batch: dict) -> dict[str, torch.Tensor]:
+        """The terms of a batch.
+
+        Returns:
+            {name: (B,)}
+        """
         return self.model(**{k: v for k, v in batch.items() if k != "seed"})
 
     def logged(self) -> dict[str, float]:
@@ -60,52 +68,85 @@ class _Gather(torch.autograd.Function):
         dist.all_reduce(grad)
         return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
-def gather(
-    x: torch.Tensor, # (b, ...) this process's rows, as many as every other's
-) -> torch.Tensor: # (B, ...) of all processes in their order, with gradients to all of them
-    "Rows of all processes; the rows themselves where there is only one."
+def gather(x: torch.Tensor) -> torch.Tensor:
+    """Rows of all processes; the rows themselves where there is only one.
+
+    Args:
+        x: (b, ...) this process's rows, as many as every other's
+
+    Returns:
+        (B, ...) of all processes in their order, with gradients to all of them
+    """
     if not dist.is_initialized() or dist.get_world_size() == 1: return x
     if x.dtype == torch.bool: return gather(x.to(torch.uint8)).bool() # gloo knows no bool
     return _Gather.apply(x)
 
-def own_rows(
-    n: int, # b, rows of each process
-) -> slice: # where this process's rows are among all
-    "This process's share of what `gather` gives."
+def own_rows(n: int) -> slice:
+    """This process's share of what `gather` gives.
+
+    Args:
+        n: b, rows of each process
+
+    Returns:
+        where this process's rows are among all
+    """
     rank = dist.get_rank() if dist.is_initialized() else 0
     return slice(rank*n, (rank + 1)*n)
 
-def own_share(
-    x: torch.Tensor, # (B, ...) of all processes' samples
-) -> torch.Tensor: # (b, ...)
-    "This process's rows of what was computed of all."
+def own_share(x: torch.Tensor) -> torch.Tensor:
+    """This process's rows of what was computed of all.
+
+    Args:
+        x: (B, ...) of all processes' samples
+
+    Returns:
+        (b, ...)
+    """
     return x[own_rows(len(x)//(dist.get_world_size() if dist.is_initialized() else 1))]
 
 # %% ../../nbs/train/tasks.ipynb #7e540001
 @dataclass
 class Step:
-    "A batch and what the providers have made of it."
+    """A batch and what the providers have made of it.
+
+    Attributes:
+        every: tensors that are wanted by a loss or by a provider
+        must: those among them that some loss cannot do without
+        generator: of all that is drawn, on the CPU
+        own: name → tensor of this process's samples
+        among_all: name → tensor of all processes' samples, for losses that compare these
+    """
     batch: dict
-    every: frozenset[str] # tensors that are wanted by a loss or by a provider
-    must: frozenset[str] # those among them that some loss cannot do without
-    generator: torch.Generator # of all that is drawn, on the CPU
-    own: dict = field(default_factory=dict) # name → tensor of this process's samples
-    among_all: dict = field(default_factory=dict) # name → tensor of all processes' samples, for losses that compare these
+    every: frozenset[str]
+    must: frozenset[str]
+    generator: torch.Generator
+    own: dict = field(default_factory=dict)
+    among_all: dict = field(default_factory=dict)
 
 class Provider:
-    "Makes tensors. A subclass says which, and puts them into the step."
-    gives: Mapping[str, Sequence[str]] = {} # tensor → the tensors that it is made of
-    across: frozenset[str] = frozenset() # those that compare all samples of a batch, whichever process has them
+    """Makes tensors. A subclass says which, and puts them into the step.
+
+    Attributes:
+        gives: tensor → the tensors that it is made of
+        across: those that compare all samples of a batch, whichever process has them
+    """
+    gives: Mapping[str, Sequence[str]] = {}
+    across: frozenset[str] = frozenset()
 
     def __call__(self, step: Step) -> None:
         "Make those of its tensors that are in `step.every`."
         raise NotImplementedError
 
-def with_parts(
-    names: Iterable[str], # of tensors
-    made_of: Mapping[str, Sequence[str]], # tensor → the tensors that it is made of
-) -> frozenset[str]: # names in `made_of`
-    "Find the tensors by these names, what they are made of, and so on."
+def with_parts(names: Iterable[str], made_of: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Find the tensors by these names, what they are made of, and so on.
+
+    Args:
+        names: of tensors
+        made_of: tensor → the tensors that it is made of
+
+    Returns:
+        names in `made_of`
+    """
     todo, found = list(names), set()
     while todo:
         name = todo.pop()
@@ -144,8 +185,12 @@ class LossTask(Task):
         "Write the model as `vidneg.models.io.load` reads it."
         save(self.model, folder)
 
-    def forward(self, batch: dict) -> dict[str, torch.Tensor]: # {name: (B,)}
-        "The terms of all losses."
+    def forward(self, batch: dict) -> dict[str, torch.Tensor]:
+        """The terms of all losses.
+
+        Returns:
+            {name: (B,)}
+        """
         generator = torch.Generator().manual_seed(batch.get("seed", 0))
         step = Step(batch, self.every, self.must, generator)
         for provider in self.providers: provider(step)

@@ -25,13 +25,22 @@ __all__ = ['FilmConfig', 'Film', 'make_film', 'film_queries', 'oracle_features',
 # %% ../../nbs/world/films.ipynb #b33b9a33
 @dataclass(frozen=True)
 class FilmConfig:
-    "Settings of long clips; those of the shots come from a `WorldConfig`."
-    events: tuple[int, int] = (6, 10) # least and most that is told
-    seconds: tuple[float, float] = (30., 60.) # shortest and longest film; whole clips of 2 seconds
-    shot: float = 2.5 # seconds of the shortest shot
-    again: float = 0.35 # probability that a shot repeats an earlier one
-    queries: int = 4 # at most, per film
-    shortest: float = 1.0 # seconds; a query with a shorter true window, which no model could find, is not asked
+    """Settings of long clips; those of the shots come from a `WorldConfig`.
+
+    Attributes:
+        events: least and most that is told
+        seconds: shortest and longest film; whole clips of 2 seconds
+        shot: seconds of the shortest shot
+        again: probability that a shot repeats an earlier one
+        queries: at most, per film
+        shortest: seconds; a query with a shorter true window, which no model could find, is not asked
+    """
+    events: tuple[int, int] = (6, 10)
+    seconds: tuple[float, float] = (30., 60.)
+    shot: float = 2.5
+    again: float = 0.35
+    queries: int = 4
+    shortest: float = 1.0
 
     def __post_init__(self):
         for name in ("events", "seconds"):
@@ -40,13 +49,21 @@ class FilmConfig:
 
 @dataclass(frozen=True)
 class Film:
-    "A long clip before it is rendered."
+    """A long clip before it is rendered.
+
+    Attributes:
+        graph: of the whole film
+        shots: in the order of time
+        starts: seconds, of each shot
+        told: groups of events that a query may ask for, with the film's times
+        duration: seconds
+    """
     clip_id: str
-    graph: SceneGraph # of the whole film
-    shots: tuple[Script, ...] # in the order of time
-    starts: tuple[float, ...] # seconds, of each shot
-    told: tuple[tuple[Event, ...], ...] # groups of events that a query may ask for, with the film's times
-    duration: float # seconds
+    graph: SceneGraph
+    shots: tuple[Script, ...]
+    starts: tuple[float, ...]
+    told: tuple[tuple[Event, ...], ...]
+    duration: float
 
 # %% ../../nbs/world/films.ipynb #5e5f5712
 def _told(script): return {e for group in script.told for e in group}
@@ -80,12 +97,13 @@ def _moved(script, shot, by):
                      for e in script.graph.entities)
     return entities, tuple(map(event, script.graph.events)), tuple(tuple(map(event, g)) for g in script.told)
 
-def make_film(
-    film_id: str, # the film depends on it and on the configs, nothing else
-    config: WorldConfig, # of the shots; their length is the film's choice
-    film: FilmConfig = FilmConfig(),
-) -> Film:
-    "Draw shots until enough happens, give them their times, and join what is true."
+def make_film(film_id: str, config: WorldConfig, film: FilmConfig = FilmConfig()) -> Film:
+    """Draw shots until enough happens, give them their times, and join what is true.
+
+    Args:
+        film_id: the film depends on it and on the configs, nothing else
+        config: of the shots; their length is the film's choice
+    """
     rng = stable_rng(config.seed, "film", film_id)
     for _ in range(1000):
         keys = _keys(film_id, config, film, rng)
@@ -103,12 +121,12 @@ def make_film(
                 float(frames.sum()/config.fps))
 
 # %% ../../nbs/world/films.ipynb #3742cbf4
-def film_queries(
-    film: Film,
-    config: WorldConfig,
-    settings: FilmConfig = FilmConfig(),
-) -> list[MomentQuery]: # at most `settings.queries`
-    "Queries with their true windows and saliency."
+def film_queries(film: Film, config: WorldConfig, settings: FilmConfig = FilmConfig()) -> list[MomentQuery]:
+    """Queries with their true windows and saliency.
+
+    Returns:
+        at most `settings.queries`
+    """
     rng, out, seen = stable_rng(config.seed, "queries", film.clip_id), [], set()
     for i in rng.permutation(len(film.told)):
         if len(out) == settings.queries: break
@@ -133,12 +151,15 @@ def _words_of(event, entities):
         said += [entities[e].name, *(a.value for a in entities[e].attributes if a.start <= event.start < a.end)]
     return {_THIRD.get(w, w) for w in said}
 
-def oracle_features(
-    film: Film,
-    noise: float = 0.1, # standard deviation
-    seed: int = 0,
-) -> np.ndarray: # (T, d) float32, one row per stretch of 2 seconds, one column per word of the language
-    "What happens in each stretch, in words."
+def oracle_features(film: Film, noise: float = 0.1, seed: int = 0) -> np.ndarray:
+    """What happens in each stretch, in words.
+
+    Args:
+        noise: standard deviation
+
+    Returns:
+        (T, d) float32, one row per stretch of 2 seconds, one column per word of the language
+    """
     column, entities = {w: i for i, w in enumerate(_vocabulary())}, {e.entity_id: e for e in film.graph.entities}
     n = round(film.duration/CLIP_SECONDS)
     out = noise*stable_rng(seed, "oracle features", film.clip_id).normal(size=(n, len(column))) # (T, d)
@@ -147,10 +168,15 @@ def oracle_features(
         out[:, [column[w] for w in sorted(_words_of(event, entities))]] += share[:, None]
     return out.astype(np.float32)
 
-def word_features(
-    text: str, # a sentence of the world's language
-) -> np.ndarray: # (L, d) float32
-    "One-hot words."
+def word_features(text: str) -> np.ndarray:
+    """One-hot words.
+
+    Args:
+        text: a sentence of the world's language
+
+    Returns:
+        (L, d) float32
+    """
     plain, known = text.lower().replace(",", "").split(), _vocabulary()
     if lost := [w for w in plain if w not in known]:
         raise VidnegError(f"{text!r}: {lost[0]!r} is no word of the world; use features of a text encoder")

@@ -20,16 +20,22 @@ from .language import ACTIONS, CHANGES, CONTACTS
 from .words import COLORS, MATERIALS, SHAPES
 
 # %% auto #0
-__all__ = ['CLASSES', 'PREDICATES', 'Stills', 'Films', 'Pictures', 'drawn_films', 'training_films', 'write_drawn', 'read_drawn',
-           'nearest', 'patch_targets', 'still_batches']
+__all__ = ['CLASSES', 'PREDICATES', 'Stills', 'Films', 'Pictures', 'drawn_films', 'training_films', 'write_drawn',
+           'read_drawn', 'nearest', 'patch_targets', 'still_batches']
 
 # %% ../../nbs/world/labels.ipynb #a7c60006
 @dataclass
 class Stills:
-    "N labelled stills of E entities."
-    frames: np.ndarray # (N, 1, side, side, 3) uint8: videos of one frame
-    labels: dict[str, np.ndarray] # int: shape, color, material (N, E), scene (N,)
-    place: np.ndarray # (N, E, 3) float: x, y and radius as shares of the side
+    """N labelled stills of E entities.
+
+    Attributes:
+        frames: (N, 1, side, side, 3) uint8: videos of one frame
+        labels: int: shape, color, material (N, E), scene (N,)
+        place: (N, E, 3) float: x, y and radius as shares of the side
+    """
+    frames: np.ndarray
+    labels: dict[str, np.ndarray]
+    place: np.ndarray
 
 CLASSES = {"shape": len(SHAPES), "color": len(COLORS), "material": len(MATERIALS)}
 
@@ -38,30 +44,51 @@ PREDICATES = ("", *ACTIONS, *CONTACTS, *(f"is {participle} by" for _, participle
 
 @dataclass
 class Films:
-    "N films of T frames with labels for P patches."
-    frames: np.ndarray # (N, T, side, side, 3) uint8
-    labels: dict[str, np.ndarray] # predicate, shape, color, material: (N, T, P) int8, -1 for nothing
+    """N films of T frames with labels for P patches.
+
+    Attributes:
+        frames: (N, T, side, side, 3) uint8
+        labels: predicate, shape, color, material: (N, T, P) int8, -1 for nothing
+    """
+    frames: np.ndarray
+    labels: dict[str, np.ndarray]
 
 
 @dataclass
 class Pictures:
-    "N pictures, that is, videos of one frame, with three captions each."
-    frames: np.ndarray # (N, 1, side, side, 3) uint8
-    times: np.ndarray # (N,) s, the moment of each in its script
-    captions: list[Caption] # `clip_id` is the picture's number
+    """N pictures, that is, videos of one frame, with three captions each.
+
+    Attributes:
+        frames: (N, 1, side, side, 3) uint8
+        times: (N,) s, the moment of each in its script
+        captions: `clip_id` is the picture's number
+    """
+    frames: np.ndarray
+    times: np.ndarray
+    captions: list[Caption]
 
 # %% ../../nbs/world/labels.ipynb #a7c6000c
-def drawn_films(
-    n: int, # films to learn from
-) -> int: # films to draw
-    "Add a twentieth, and one, for a test."
+def drawn_films(n: int) -> int:
+    """Add a twentieth, and one, for a test.
+
+    Args:
+        n: films to learn from
+
+    Returns:
+        films to draw
+    """
     return n + n//20 + 1
 
 
-def training_films(
-    total: int, # films drawn
-) -> int: # of them the first so many
-    "Say how many of the films are to learn from."
+def training_films(total: int) -> int:
+    """Say how many of the films are to learn from.
+
+    Args:
+        total: films drawn
+
+    Returns:
+        of them the first so many
+    """
     return total - 1 - (total - 1)//21
 
 # %% ../../nbs/world/labels.ipynb #a7c60008
@@ -73,12 +100,13 @@ def _arrays(drawn):
         elif isinstance(value, np.ndarray): yield field.name, value
 
 
-def write_drawn(
-    path: str | Path, # a Parquet file
-    drawn: Stills | Films | Pictures,
-    rows: int = 256, # compressed together
-):
-    "Write drawings, without loss."
+def write_drawn(path: str | Path, drawn: Stills | Films | Pictures, rows: int = 256):
+    """Write drawings, without loss.
+
+    Args:
+        path: a Parquet file
+        rows: compressed together
+    """
     arrays = dict(_arrays(drawn))
     if isinstance(drawn, Pictures):
         told = [json.dumps([c.text for c in drawn.captions[3*i:3*i + 3]]) for i in range(len(drawn.frames))]
@@ -89,11 +117,13 @@ def write_drawn(
     with atomic_path(path) as part: pq.write_table(table, part, compression="zstd", row_group_size=rows, use_dictionary=False)
 
 
-def read_drawn(
-    path: str | Path, # as `write_drawn` left it
-    cls: type, # Stills, Films or Pictures
-) -> Stills | Films | Pictures:
-    "Read drawings."
+def read_drawn(path: str | Path, cls: type) -> Stills | Films | Pictures:
+    """Read drawings.
+
+    Args:
+        path: as `write_drawn` left it
+        cls: Stills, Films or Pictures
+    """
     file = pq.ParquetFile(path)
     about, n = json.loads(file.schema_arrow.metadata[b"arrays"]), file.metadata.num_rows
     arrays = {k: np.empty((n, *shape), dtype) for k, (dtype, *shape) in about.items()}
@@ -111,24 +141,33 @@ def read_drawn(
     return cls(labels={k.split("/")[1]: v for k, v in arrays.items() if "/" in k}, **fields)
 
 # %% ../../nbs/world/labels.ipynb #5e98e849
-def nearest(
-    x: np.ndarray, # (..., E) centres as shares of the side
-    y: np.ndarray, # (..., E)
-    radius: np.ndarray, # (..., E)
-    grid: int, # patches a side
-) -> tuple[np.ndarray, np.ndarray]: # which entity (..., grid²) int, -1 for none; offsets (..., grid², E, 2), x before y
-    "The entity that covers each patch."
+def nearest(x: np.ndarray, y: np.ndarray, radius: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
+    """The entity that covers each patch.
+
+    Args:
+        x: (..., E) centres as shares of the side
+        y: (..., E)
+        radius: (..., E)
+        grid: patches a side
+
+    Returns:
+        which entity (..., grid²) int, -1 for none; offsets (..., grid², E, 2), x before y
+    """
     at = (np.arange(grid) + 0.5)/grid
     centres = np.stack(np.meshgrid(at, at), -1).reshape(-1, 1, 2)  # (grid², 1, 2)
     offset = np.stack([x, y], -1)[..., None, :, :] - centres  # (..., grid², E, 2)
     gap = np.abs(offset).max(-1) - 0.4*radius[..., None, :] - 0.5/grid  # (..., grid², E)
     return np.where(gap.min(-1) < 0, gap.argmin(-1), -1), offset
 
-def patch_targets(
-    stills: Stills,
-    grid: int, # patches a side
-) -> dict[str, np.ndarray]: # attribute → (N, grid²) int, -1 for nothing; offset (N, grid², 3) float; scene (N,) int
-    "Labels per patch. Offsets lead from the patch's centre to the entity's, in patches; the third is the radius."
+def patch_targets(stills: Stills, grid: int) -> dict[str, np.ndarray]:
+    """Labels per patch. Offsets lead from the patch's centre to the entity's, in patches; the third is the radius.
+
+    Args:
+        grid: patches a side
+
+    Returns:
+        attribute → (N, grid²) int, -1 for nothing; offset (N, grid², 3) float; scene (N,) int
+    """
     x, y, radius = np.moveaxis(stills.place, -1, 0)  # (N, E)
     which, offset = nearest(x, y, radius, grid)  # (N, grid²), (N, grid², E, 2)
     all_three = np.concatenate([offset, np.broadcast_to(radius[:, None, :, None], (*offset.shape[:3], 1))], -1)
@@ -137,11 +176,14 @@ def patch_targets(
     return {**targets, "offset": (one*grid).astype(np.float32), "scene": stills.labels["scene"]}
 
 # %% ../../nbs/world/labels.ipynb #4d820666
-def still_batches(
-    stills: Stills,
-    grid: int, # patches a side
-    batch_size: int = 64,
-    seed: int = 0, # of the order
-) -> ArrayBatches: # of frames (B, 1, H, W, 3) uint8 and the targets of `patch_targets`
-    "Stills and their patch labels."
+def still_batches(stills: Stills, grid: int, batch_size: int = 64, seed: int = 0) -> ArrayBatches:
+    """Stills and their patch labels.
+
+    Args:
+        grid: patches a side
+        seed: of the order
+
+    Returns:
+        of frames (B, 1, H, W, 3) uint8 and the targets of `patch_targets`
+    """
     return ArrayBatches({"frames": stills.frames, **patch_targets(stills, grid)}, batch_size, seed)

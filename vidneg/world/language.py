@@ -18,8 +18,8 @@ from ..core.records import SceneGraph
 from .words import COLORS, MATERIALS, PLACES, SCENES, SHAPES, SIZES
 
 # %% auto #0
-__all__ = ['ACTIONS', 'CONTACTS', 'RELATIONS', 'CHANGES', 'ATTRIBUTES', 'IT', 'SOMETHING', 'word_lists', 'Phrase', 'Clause',
-           'Meaning', 'grammar', 'OutsideLanguage', 'words', 'parse', 'holds', 'say']
+__all__ = ['ACTIONS', 'CONTACTS', 'RELATIONS', 'CHANGES', 'ATTRIBUTES', 'IT', 'SOMETHING', 'word_lists', 'Phrase',
+           'Clause', 'Meaning', 'grammar', 'OutsideLanguage', 'words', 'parse', 'holds', 'say']
 
 # %% ../../nbs/world/language.ipynb #049c4173
 ACTIONS = {  # intransitive, the most frequent first: base form → third person
@@ -34,8 +34,12 @@ CHANGES = {"turn": ("turns", "color"), "become": ("becomes", "material")}  # bas
 ATTRIBUTES = {"size": tuple(SIZES), "color": COLORS, "material": tuple(MATERIALS)}  # in the order of a phrase
 
 # %% ../../nbs/world/language.ipynb #cb63d525
-def word_lists() -> dict[str, tuple[str, str, tuple[str, ...]]]: # slot → (category, how it inflects, entries)
-    "The vocabulary as lists for `vidneg.text.lexicon.Lexicon.from_lists`."
+def word_lists() -> dict[str, tuple[str, str, tuple[str, ...]]]:
+    """The vocabulary as lists for `vidneg.text.lexicon.Lexicon.from_lists`.
+
+    Returns:
+        slot → (category, how it inflects, entries)
+    """
     return {"shape": ("object", "noun", tuple(SHAPES)), "scene": ("object", "noun", PLACES),
             "act": ("action", "verb", tuple(ACTIONS)), "contact": ("action", "verb", tuple(CONTACTS)),
             "spatial": ("relation", "", RELATIONS),
@@ -44,27 +48,44 @@ def word_lists() -> dict[str, tuple[str, str, tuple[str, ...]]]: # slot → (cat
 # %% ../../nbs/world/language.ipynb #40fb68c9
 @dataclass(frozen=True)
 class Phrase:
-    "A noun phrase: an entity of this shape with these attributes."
-    name: str # shape; "" for "it", "something" for whatever it is
-    attributes: tuple[tuple[str, str], ...] = () # (kind, value), in the order size, color, material
+    """A noun phrase: an entity of this shape with these attributes.
+
+    Attributes:
+        name: shape; "" for "it", "something" for whatever it is
+        attributes: (kind, value), in the order size, color, material
+    """
+    name: str
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Clause:
-    "One event."
-    predicate: str # base form, a key of ACTIONS, CONTACTS or CHANGES, or a member of RELATIONS
+    """One event.
+
+    Attributes:
+        predicate: base form, a key of ACTIONS, CONTACTS or CHANGES, or a member of RELATIONS
+        value: what an attribute changes to
+    """
+    predicate: str
     subject: Phrase
     object: Phrase | None = None
-    value: str = "" # what an attribute changes to
+    value: str = ""
 
 
 @dataclass(frozen=True)
 class Meaning:
-    "What a caption says."
-    scene: str # "" where it is not said
-    clauses: tuple[Clause, ...] # in the order of time
-    order: str = "" # between two clauses: "before" (the first ends before the second starts) or "while"
-    present: tuple[Phrase, ...] = () # broad captions: things that are there
+    """What a caption says.
+
+    Attributes:
+        scene: "" where it is not said
+        clauses: in the order of time
+        order: between two clauses: "before" (the first ends before the second starts) or "while"
+        present: broad captions: things that are there
+    """
+    scene: str
+    clauses: tuple[Clause, ...]
+    order: str = ""
+    present: tuple[Phrase, ...] = ()
 
 IT, SOMETHING = Phrase(""), Phrase("something")
 
@@ -118,18 +139,27 @@ class OutsideLanguage(VidnegError):
     "A text that the grammar of the world cannot read."
 
 @lru_cache
-def words() -> frozenset[str]: # lower-case
-    "Every word of the language."
+def words() -> frozenset[str]:
+    """Every word of the language.
+
+    Returns:
+        lower-case
+    """
     text = files("vidneg.world").joinpath("world.lark").read_text().split("start:")[1].replace("//", "")
     fixed = [s for s in text.split('"')[1::2] if s.strip() and s != ","]
     lists = [*SHAPES, *SCENES, *ACTIONS.values(), *RELATIONS, *(w for ws in CONTACTS.values() for w in ws),
              *(v for vs in ATTRIBUTES.values() for v in vs)]
     return frozenset(w for entry in fixed + lists for w in entry.split())
 
-def parse(
-    text: str, # a caption, edited or not; capitals and a final stop do not matter
-) -> Meaning: # what it says
-    "Read a caption. Raises `OutsideLanguage`, which names the unknown words or the place where the grammar ends."
+def parse(text: str) -> Meaning:
+    """Read a caption. Raises `OutsideLanguage`, which names the unknown words or the place where the grammar ends.
+
+    Args:
+        text: a caption, edited or not; capitals and a final stop do not matter
+
+    Returns:
+        what it says
+    """
     plain = " ".join(text.lower().strip().rstrip(".").replace(",", " , ").split())
     unknown = [w for w in plain.split() if w not in words() and w != ","]
     if unknown: raise OutsideLanguage(f"{text!r} has words outside the world's language: {', '.join(unknown)}")
@@ -160,11 +190,15 @@ def _ordered(order, a, b):
     return a.start < b.end and b.start < a.end and a != b
 
 # %% ../../nbs/world/language.ipynb #27102518
-def holds(
-    meaning: Meaning,
-    graph: SceneGraph, # all that is true of the clip
-) -> bool: # whether the caption is true of the clip
-    "The oracle."
+def holds(meaning: Meaning, graph: SceneGraph) -> bool:
+    """The oracle.
+
+    Args:
+        graph: all that is true of the clip
+
+    Returns:
+        whether the caption is true of the clip
+    """
     if meaning.scene and meaning.scene != graph.scene: return False
     entities = {e.entity_id: e for e in graph.entities}
     if meaning.present: return _present(meaning.present, graph.entities)
@@ -223,11 +257,15 @@ def _body(m, rng):
         a, b = replace(a, subject=subjects[0]), replace(b, subject=subjects[1])
     return template.format(a=_clause(a, rng, not it, False), b=_clause(b, rng, not it, False))
 
-def say(
-    meaning: Meaning,
-    rng: np.random.Generator, # chooses among phrasings
-) -> str: # a caption
-    "Put a meaning into words; `parse` gives it back, up to which clause says 'it'."
+def say(meaning: Meaning, rng: np.random.Generator) -> str:
+    """Put a meaning into words; `parse` gives it back, up to which clause says 'it'.
+
+    Args:
+        rng: chooses among phrasings
+
+    Returns:
+        a caption
+    """
     body = _body(meaning, rng)
     first = rng.random() < 0.5
     if not meaning.scene: return body

@@ -18,18 +18,32 @@ __all__ = ['Tracks', 'Deed', 'kind_of', 'relation_between', 'Paths', 'lay_out']
 # %% ../../nbs/world/layout.ipynb #8bd0d4fb
 @dataclass(frozen=True, eq=False)
 class Tracks:
-    "What to draw: E entities over T frames."
-    shape: np.ndarray # (E,) index into SHAPES
-    colour: np.ndarray # (E, T) index into COLORS
-    material: np.ndarray # (E, T) index into MATERIALS
-    x: np.ndarray # (E, T) centre, 0 left to 1 right
-    y: np.ndarray # (E, T) centre, 0 top to 1 bottom
-    size: np.ndarray # (E, T) radius as a fraction of the frame's side
-    angle: np.ndarray # (E, T) radians, clockwise
-    alpha: np.ndarray # (E, T) 0 invisible to 1 opaque
-    depth: np.ndarray # (E,) larger is nearer and drawn later; among equals, the later entity
-    scene: int # index into SCENES
-    fps: float # frames per second
+    """What to draw: E entities over T frames.
+
+    Attributes:
+        shape: (E,) index into SHAPES
+        colour: (E, T) index into COLORS
+        material: (E, T) index into MATERIALS
+        x: (E, T) centre, 0 left to 1 right
+        y: (E, T) centre, 0 top to 1 bottom
+        size: (E, T) radius as a fraction of the frame's side
+        angle: (E, T) radians, clockwise
+        alpha: (E, T) 0 invisible to 1 opaque
+        depth: (E,) larger is nearer and drawn later; among equals, the later entity
+        scene: index into SCENES
+        fps: frames per second
+    """
+    shape: np.ndarray
+    colour: np.ndarray
+    material: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    size: np.ndarray
+    angle: np.ndarray
+    alpha: np.ndarray
+    depth: np.ndarray
+    scene: int
+    fps: float
 
     def __post_init__(self):
         for name, one in dict(shape=(), colour=(0,), material=(0,), x=(0,), y=(0,), size=(0,), angle=(0,), alpha=(0,),
@@ -41,18 +55,29 @@ class Tracks:
 # %% ../../nbs/world/layout.ipynb #0411d7ab
 @dataclass(frozen=True)
 class Deed:
-    "One event of a script, before there is any geometry."
+    """One event of a script, before there is any geometry.
+
+    Attributes:
+        subject: index of the entity
+        value: new value, for changes
+        start: seconds
+    """
     predicate: str
-    subject: int # index of the entity
+    subject: int
     object: int = -1
-    value: str = "" # new value, for changes
-    start: float = 0.0 # seconds
+    value: str = ""
+    start: float = 0.0
     end: float = 0.0
 
-def kind_of(
-    predicate: str, # base form
-) -> str: # action, contact, relation or attribute
-    "The fine-grained type of a predicate, as SPOT names them."
+def kind_of(predicate: str) -> str:
+    """The fine-grained type of a predicate, as SPOT names them.
+
+    Args:
+        predicate: base form
+
+    Returns:
+        action, contact, relation or attribute
+    """
     for kind, words in (("action", ACTIONS), ("contact", CONTACTS), ("relation", RELATIONS), ("attribute", CHANGES)):
         if predicate in words: return kind
     raise VidnegError(f"{predicate!r} is no predicate of the world")
@@ -107,14 +132,19 @@ def _relation_offset(predicate, r_a, r_b, rng):
     main = np.array(main, float)
     return far*main + far*off*main[::-1]
 
-def relation_between(
-    a: np.ndarray, # (T, 2) places of one entity
-    b: np.ndarray, # (T, 2) of the other
-    r_a: np.ndarray, # (T,) radii
-    r_b: np.ndarray, # (T,)
-    in_front: bool, # whether `a` is drawn over `b`
-) -> np.ndarray: # (T,) the one relation in which `a` stands to `b`
-    "The seven relations divide all cases: apart, the larger coordinate decides; overlapping, depth, or 'inside'."
+def relation_between(a: np.ndarray, b: np.ndarray, r_a: np.ndarray, r_b: np.ndarray, in_front: bool) -> np.ndarray:
+    """The seven relations divide all cases: apart, the larger coordinate decides; overlapping, depth, or 'inside'.
+
+    Args:
+        a: (T, 2) places of one entity
+        b: (T, 2) of the other
+        r_a: (T,) radii
+        r_b: (T,)
+        in_front: whether `a` is drawn over `b`
+
+    Returns:
+        (T,) the one relation in which `a` stands to `b`
+    """
     (dx, dy), distance = (a - b).T, np.hypot(*(a - b).T)
     apart, across = distance >= 0.85*(r_a + r_b), abs(dx) >= abs(dy)
     inside = in_front & (r_a < 0.65*r_b) & (distance + 0.5*r_a < r_b)
@@ -125,13 +155,22 @@ def relation_between(
 # %% ../../nbs/world/layout.ipynb #3715fc06
 @dataclass
 class Paths:
-    "Where E entities are over T frames, and how they look."
-    path: np.ndarray # (E, T, 2), as shares of the frame
-    size: np.ndarray # (E, T), radius
-    angle: np.ndarray # (E, T), radians
-    alpha: np.ndarray # (E, T), visibility
-    depth: np.ndarray # (E,), larger is nearer
-    group: np.ndarray # (E,): entities of one group keep their relative places
+    """Where E entities are over T frames, and how they look.
+
+    Attributes:
+        path: (E, T, 2), as shares of the frame
+        size: (E, T), radius
+        angle: (E, T), radians
+        alpha: (E, T), visibility
+        depth: (E,), larger is nearer
+        group: (E,): entities of one group keep their relative places
+    """
+    path: np.ndarray
+    size: np.ndarray
+    angle: np.ndarray
+    alpha: np.ndarray
+    depth: np.ndarray
+    group: np.ndarray
 
 def _relative(deeds, radius, frames, fps, rng):
     "Lay out everything but one offset per group."
@@ -198,13 +237,23 @@ def _place(p, rng, tries=80, at_once=16):
     return None
 
 def lay_out(
-    deeds: list[Deed], # in the order of time
-    radius: np.ndarray, # (E,) of all entities, also of a bystander who has no part in the deeds
-    frames: int, # T
-    fps: float, # frames per second
+    deeds: list[Deed],
+    radius: np.ndarray,
+    frames: int,
+    fps: float,
     rng: np.random.Generator,
-) -> tuple[list[Deed], Paths]: # the deeds that fit, and the places of those who are left
-    "Paths for as many of the deeds as fit; the moving ones always do."
+) -> tuple[list[Deed], Paths]:
+    """Paths for as many of the deeds as fit; the moving ones always do.
+
+    Args:
+        deeds: in the order of time
+        radius: (E,) of all entities, also of a bystander who has no part in the deeds
+        frames: T
+        fps: frames per second
+
+    Returns:
+        the deeds that fit, and the places of those who are left
+    """
     for drop in range(3): # nobody, the bystander, the standing pair
         if drop == 2: deeds = [d for d in deeds if kind_of(d.predicate) != "relation"] or deeds
         n = len(radius) if drop == 0 else max(max(d.subject, d.object) for d in deeds) + 1

@@ -17,19 +17,28 @@ from .script import WorldConfig, is_held_out
 __all__ = ['verdict', 'states_held_out', 'WorldOracle', 'world_oracle', 'true_windows', 'MomentOracle']
 
 # %% ../../nbs/world/oracle.ipynb #388b9fa5
-def verdict(
-    text: str, # an edited caption
-    graph: SceneGraph, # of the clip that the caption was about
-) -> str: # "false", "true" or "outside"
-    "Say whether a text is true of a clip."
+def verdict(text: str, graph: SceneGraph) -> str:
+    """Say whether a text is true of a clip.
+
+    Args:
+        text: an edited caption
+        graph: of the clip that the caption was about
+
+    Returns:
+        "false", "true" or "outside"
+    """
     try: return "true" if holds(parse(text), graph) else "false"
     except OutsideLanguage: return "outside"
 
-def states_held_out(
-    text: str, # a caption of the world's language
-    config: WorldConfig,
-) -> bool: # whether it speaks of a combination that training never shows
-    "Say whether a text could be told to be false by its words alone."
+def states_held_out(text: str, config: WorldConfig) -> bool:
+    """Say whether a text could be told to be false by its words alone.
+
+    Args:
+        text: a caption of the world's language
+
+    Returns:
+        whether it speaks of a combination that training never shows
+    """
     try: clauses = parse(text).clauses
     except OutsideLanguage: return False
     said = ((c.subject.name, dict(c.subject.attributes).get("color", ""), c.predicate) for c in clauses)
@@ -38,9 +47,14 @@ def states_held_out(
 # %% ../../nbs/world/oracle.ipynb #25c2907d
 @dataclass(frozen=True)
 class WorldOracle:
-    "Says whether texts are true of clips; nothing is known of a clip without a graph."
-    graphs: dict[str, SceneGraph] # clip_id → graph
-    config: WorldConfig = field(default_factory=WorldConfig) # says what is held out from training
+    """Says whether texts are true of clips; nothing is known of a clip without a graph.
+
+    Attributes:
+        graphs: clip_id → graph
+        config: says what is held out from training
+    """
+    graphs: dict[str, SceneGraph]
+    config: WorldConfig = field(default_factory=WorldConfig)
 
     def knows(self) -> bool: return bool(self.graphs)
 
@@ -48,8 +62,12 @@ class WorldOracle:
         "Return the same, of some clips."
         return replace(self, graphs={i: g for i, g in self.graphs.items() if i in clip_ids})
 
-    def judge(self, clip_id: str, text: str) -> str: # "false", "true" or "outside"
-        "Judge a text."
+    def judge(self, clip_id: str, text: str) -> str:
+        """Judge a text.
+
+        Returns:
+            "false", "true" or "outside"
+        """
         return verdict(text, self.graphs[clip_id]) if clip_id in self.graphs else "outside"
 
     def tells(self, text: str) -> bool:
@@ -57,11 +75,13 @@ class WorldOracle:
         return states_held_out(text, self.config)
 
 
-def world_oracle(
-    graphs: dict[str, SceneGraph], # clip_id → graph
-    **settings, # fields of `WorldConfig`
-) -> WorldOracle:
-    "Return the oracle of the world."
+def world_oracle(graphs: dict[str, SceneGraph], **settings) -> WorldOracle:
+    """Return the oracle of the world.
+
+    Args:
+        graphs: clip_id → graph
+        **settings: fields of `WorldConfig`
+    """
     return WorldOracle(graphs, WorldConfig(**settings))
 
 # %% ../../nbs/world/oracle.ipynb #07f0fd50
@@ -76,11 +96,15 @@ def _hulls(meaning, graph):
              if _about(meaning, graph, (a, b))}
     return [h for h in hulls if not any(h != k and h[0] <= k[0] and k[1] <= h[1] for k in hulls)]
 
-def true_windows(
-    meaning: Meaning, # of one or two clauses
-    graph: SceneGraph,
-) -> tuple[tuple[float, float], ...]: # (start, end) in seconds, in the order of time; () where it is never true
-    "The oracle of moments: the shortest stretches in which the sentence is true."
+def true_windows(meaning: Meaning, graph: SceneGraph) -> tuple[tuple[float, float], ...]:
+    """The oracle of moments: the shortest stretches in which the sentence is true.
+
+    Args:
+        meaning: of one or two clauses
+
+    Returns:
+        (start, end) in seconds, in the order of time; () where it is never true
+    """
     if not meaning.clauses: raise VidnegError("a sentence about what is present has no window: ask for an event")
     out = []
     for start, end in sorted(_hulls(meaning, graph)):
@@ -91,16 +115,28 @@ def true_windows(
 # %% ../../nbs/world/oracle.ipynb #c7a93e52
 @dataclass(frozen=True)
 class MomentOracle:
-    "Says where in their films texts are true."
-    graphs: Mapping[str, SceneGraph] # of the films, by clip_id
+    """Says where in their films texts are true.
 
-    def windows(self, clip_id: str, text: str) -> tuple | None: # as `true_windows`; None: it cannot say
-        "Where a text is true."
+    Attributes:
+        graphs: of the films, by clip_id
+    """
+    graphs: Mapping[str, SceneGraph]
+
+    def windows(self, clip_id: str, text: str) -> tuple | None:
+        """Where a text is true.
+
+        Returns:
+            as `true_windows`; None: it cannot say
+        """
         try: return true_windows(parse(text), self.graphs[clip_id])
         except OutsideLanguage: return None
 
-    def nowhere(self, query: Caption, text: str) -> bool: # also where it cannot say
-        "Is a text true nowhere in the query's film?"
+    def nowhere(self, query: Caption, text: str) -> bool:
+        """Is a text true nowhere in the query's film?
+
+        Returns:
+            also where it cannot say
+        """
         return not self.windows(query.clip_id, text)
 
     def same(self, query: Caption, text: str) -> bool:

@@ -35,12 +35,20 @@ class View:
         self.entities = {e.entity_id: e for e in graph.entities}
         self.deeds = sorted((e for e in graph.events if e.kind != "relation"), key=lambda e: (e.start, e.subject))
 
-    def values(self, i: str, kind: str) -> list[str]: # in the order of time
-        "What an entity's attribute is, one after the other."
+    def values(self, i: str, kind: str) -> list[str]:
+        """What an entity's attribute is, one after the other.
+
+        Returns:
+            in the order of time
+        """
         return [a.value for a in sorted(self.entities[i].attributes, key=lambda a: a.start) if a.kind == kind]
 
-    def steady(self, i: str, kind: str) -> str: # "" if it changes
-        "An attribute that holds throughout."
+    def steady(self, i: str, kind: str) -> str:
+        """An attribute that holds throughout.
+
+        Returns:
+            "" if it changes
+        """
         values = self.values(i, kind)
         return values[0] if len(values) == 1 else ""
 
@@ -56,16 +64,24 @@ class View:
                         and all(v in self.values(j, k) for k, v in what.items())]
                 if fits == [i]: yield " ".join(["the", *what.values(), noun])
 
-    def say(self, i: str, hide: tuple[str, ...] = (), deeds: bool = False) -> str: # "" if nothing names it
-        "One of the phrases that name an entity by its looks or, with `deeds`, by what it alone does."
+    def say(self, i: str, hide: tuple[str, ...] = (), deeds: bool = False) -> str:
+        """One of the phrases that name an entity by its looks or, with `deeds`, by what it alone does.
+
+        Returns:
+            "" if nothing names it
+        """
         found = list(self.looks(i, hide))
         for d in self.deeds if deeds else ():
             doers = {e.subject for e in self.deeds if _deed(e) == _deed(d)}
             if doers == {i} and (verb := self.verb(d, third=True)): found.append(f"the {THING} that {verb}")
         return found[self.rng.integers(len(found))] if found else ""
 
-    def verb(self, event: Event, third: bool, predicate: str = "") -> str: # "" if its object cannot be named
-        "A verb phrase for an event, in the base form or the third person; `predicate` may stand for the event's own."
+    def verb(self, event: Event, third: bool, predicate: str = "") -> str:
+        """A verb phrase for an event, in the base form or the third person; `predicate` may stand for the event's own.
+
+        Returns:
+            "" if its object cannot be named
+        """
         p = predicate or event.predicate
         if event.kind == "attribute": return f"{CHANGES[p][0] if third else p} {event.object_attribute}"
         if event.kind == "action": return ACTIONS[p] if third else p
@@ -243,19 +259,26 @@ def _exist(view, absent: int = 8):
             f"{color} {shape}"
 
 # %% ../../nbs/world/questions.ipynb #85a9a40f
-def askable(
-    graph: SceneGraph,
-) -> bool: # of the world, or in its words
-    "Do the templates know all that a graph says happens, and to what?"
+def askable(graph: SceneGraph) -> bool:
+    """Do the templates know all that a graph says happens, and to what?
+
+    Returns:
+        of the world, or in its words
+    """
     verbs = {"action": ACTIONS, "contact": CONTACTS, "attribute": CHANGES, "relation": RELATIONS}
     return (all(e.predicate in verbs.get(e.kind, ()) for e in graph.events)
             and all(e.name in SHAPES for e in graph.entities))
 
-def ask_clip(
-    graph: SceneGraph, # of the world
-    seed: int = 0, # of the phrasing
-) -> list[Question]: # answers not balanced
-    "All questions that a clip can be asked."
+def ask_clip(graph: SceneGraph, seed: int = 0) -> list[Question]:
+    """All questions that a clip can be asked.
+
+    Args:
+        graph: of the world
+        seed: of the phrasing
+
+    Returns:
+        answers not balanced
+    """
     if not askable(graph):
         raise VidnegError(f"clip {graph.clip_id!r} cannot be asked about: its graph is not in the world's words")
     out = []
@@ -266,10 +289,11 @@ def ask_clip(
                                 f"{name} {key}".strip()))
     return out
 
-def ask_questions(
-    graphs: Iterable[SceneGraph], # of one split
-    seed: int = 0,
-    per_clip: float = 1., # see `balance`
-) -> list[Question]:
-    "Balanced questions about the clips of a split."
+def ask_questions(graphs: Iterable[SceneGraph], seed: int = 0, per_clip: float = 1.) -> list[Question]:
+    """Balanced questions about the clips of a split.
+
+    Args:
+        graphs: of one split
+        per_clip: see `balance`
+    """
     return balance([q for g in graphs for q in ask_clip(g, seed)], seed, per_clip)

@@ -24,7 +24,8 @@ from .layout import Tracks
 from .words import COLORS, LIGHTS, MATERIALS, PLACES, SCENES, SHAPES, SIZES
 
 # %% auto #0
-__all__ = ['SDF', 'RGB', 'PATTERN', 'SCENE', 'TINTS', 'scene_image', 'render', 'encode_mp4', 'render_clip', 'render_clips']
+__all__ = ['SDF', 'RGB', 'PATTERN', 'SCENE', 'TINTS', 'scene_image', 'render', 'encode_mp4', 'render_clip',
+           'render_clips']
 
 # %% ../../nbs/world/render.ipynb #1534a6d1
 SDF = Registry("shape")
@@ -255,11 +256,16 @@ assert tuple(TINTS) == LIGHTS
 
 # %% ../../nbs/world/render.ipynb #38b675b7
 @lru_cache(maxsize=None)
-def scene_image(
-    name: str, # one of SCENES
-    side: int = 64, # pixels
-) -> np.ndarray: # (side, side, 3) uint8, read-only
-    "The background, always the same for the same name and side."
+def scene_image(name: str, side: int = 64) -> np.ndarray:
+    """The background, always the same for the same name and side.
+
+    Args:
+        name: one of SCENES
+        side: pixels
+
+    Returns:
+        (side, side, 3) uint8, read-only
+    """
     light, _, place = name.rpartition(" ")
     painter = _Painter(side)
     SCENE[place](painter, stable_rng(0, "scene", place))
@@ -319,24 +325,32 @@ def _draw(canvas, tracks, e):
     windows[at] = behind + opacity*(outline + inner*(fill - outline) - behind)
 
 # %% ../../nbs/world/render.ipynb #d4b2907f
-def render(
-    tracks: Tracks,
-    side: int = 64, # pixels
-) -> np.ndarray: # (T, side, side, 3) uint8
-    "Draw the scene and, from far to near, the entities."
+def render(tracks: Tracks, side: int = 64) -> np.ndarray:
+    """Draw the scene and, from far to near, the entities.
+
+    Args:
+        side: pixels
+
+    Returns:
+        (T, side, side, 3) uint8
+    """
     scene = scene_image(SCENES[tracks.scene], side).transpose(2, 0, 1)
     canvas = np.repeat(scene[None].astype(np.float32), tracks.x.shape[1], axis=0)  # (T, 3, side, side)
     for e in np.argsort(tracks.depth, kind="stable"): _draw(canvas, tracks, e)
     return np.ascontiguousarray((canvas + np.float32(0.5)).astype(np.uint8).transpose(0, 2, 3, 1))
 
 # %% ../../nbs/world/render.ipynb #aac80e6c
-def encode_mp4(
-    frames: np.ndarray, # (T, H, W, 3) uint8, H and W even
-    path: str | Path, # ends in .mp4
-    fps: float,
-    crf: int = 18, # x264's quality: 0 lossless, 18 hardly visible, 51 worst
-) -> Path: # `path`
-    "Write H.264 (yuv420p), the same bytes for the same frames; raises `VidnegError` for frames it cannot take."
+def encode_mp4(frames: np.ndarray, path: str | Path, fps: float, crf: int = 18) -> Path:
+    """Write H.264 (yuv420p), the same bytes for the same frames; raises `VidnegError` for frames it cannot take.
+
+    Args:
+        frames: (T, H, W, 3) uint8, H and W even
+        path: ends in .mp4
+        crf: x264's quality: 0 lossless, 18 hardly visible, 51 worst
+
+    Returns:
+        `path`
+    """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not len(frames) or frames.shape[1] % 2 \
             or frames.shape[2] % 2:
         raise VidnegError(f"{path}: frames are {frames.dtype} {frames.shape}; wanted uint8 (T > 0, H even, W even, 3)")
@@ -349,24 +363,40 @@ def encode_mp4(
     return Path(path)
 
 # %% ../../nbs/world/render.ipynb #30a4cdaa
-def render_clip(
-    path: str | Path, # ends in .mp4
-    tracks: Tracks | Callable[[], Tracks], # or what makes them; made where the clip is drawn
-    side: int = 64, # pixels
-    crf: int = 18, # see `encode_mp4`
-) -> Path: # `path`
-    "Render one clip to a file."
+def render_clip(path: str | Path, tracks: Tracks | Callable[[], Tracks], side: int = 64, crf: int = 18) -> Path:
+    """Render one clip to a file.
+
+    Args:
+        path: ends in .mp4
+        tracks: or what makes them; made where the clip is drawn
+        side: pixels
+        crf: see `encode_mp4`
+
+    Returns:
+        `path`
+    """
     if callable(tracks): tracks = tracks()
     return encode_mp4(render(tracks, side), path, tracks.fps, crf)
 
 def _render_job(job, side, crf): return render_clip(*job, side, crf)
 
 def render_clips(
-    jobs: Iterable[tuple], # (path, tracks or callable) per clip
-    side: int = 64, # pixels
-    crf: int = 18, # see `encode_mp4`
-    workers: int = 1, # processes; the files do not depend on it
-    desc: str = "render", # what the progress bar says, "" for none
-) -> list[Path]: # their paths
-    "Render many clips on several cores."
+    jobs: Iterable[tuple],
+    side: int = 64,
+    crf: int = 18,
+    workers: int = 1,
+    desc: str = "render",
+) -> list[Path]:
+    """Render many clips on several cores.
+
+    Args:
+        jobs: (path, tracks or callable) per clip
+        side: pixels
+        crf: see `encode_mp4`
+        workers: processes; the files do not depend on it
+        desc: what the progress bar says, "" for none
+
+    Returns:
+        their paths
+    """
     return parallel_map(partial(_render_job, side=side, crf=crf), jobs, workers, desc)

@@ -24,15 +24,26 @@ __all__ = ['WorldConfig', 'in_use', 'draw_deeds', 'Script', 'make_script', 'phra
 # %% ../../nbs/world/script.ipynb #52d0c0af
 @dataclass(frozen=True)
 class WorldConfig:
-    "Settings of the world."
-    shortcut: float = 1.0 # 0–1: how far scene and objects alone identify a clip
-    fps: float = 8.0 # frames per second
-    frames: int = 24 # frames per clip
-    side: int = 64 # pixels
-    captions: int = 4 # fine captions per clip
-    mention: float = 0.5 # probability that a noun phrase says an attribute, for each kind
-    relation: float = 0.25 # probability that a standing pair is added where there is room for it
-    held_out: float = 0.1 # share of (shape, color, predicate) kept for the compositional split
+    """Settings of the world.
+
+    Attributes:
+        shortcut: 0–1: how far scene and objects alone identify a clip
+        fps: frames per second
+        frames: frames per clip
+        side: pixels
+        captions: fine captions per clip
+        mention: probability that a noun phrase says an attribute, for each kind
+        relation: probability that a standing pair is added where there is room for it
+        held_out: share of (shape, color, predicate) kept for the compositional split
+    """
+    shortcut: float = 1.0
+    fps: float = 8.0
+    frames: int = 24
+    side: int = 64
+    captions: int = 4
+    mention: float = 0.5
+    relation: float = 0.25
+    held_out: float = 0.1
     seed: int = 0
 
     def __post_init__(self):
@@ -41,10 +52,12 @@ class WorldConfig:
     @property
     def seconds(self) -> float: return self.frames/self.fps
 
-def in_use(
-    config: WorldConfig,
-) -> dict: # kind → the words that this world uses
-    "The vocabulary that the dial leaves; it grows geometrically, as the odds of two clips looking alike fall."
+def in_use(config: WorldConfig) -> dict:
+    """The vocabulary that the dial leaves; it grows geometrically, as the odds of two clips looking alike fall.
+
+    Returns:
+        kind → the words that this world uses
+    """
     def some(words, least): return tuple(words)[:round(least*(len(words)/least)**config.shortcut)]
     return {"scene": some(SCENES, 1), "shape": some(SHAPES, 2), "color": some(COLORS, 2),
             "material": tuple(MATERIALS), "size": tuple(SIZES)}
@@ -66,11 +79,12 @@ def _draw_deed(rng, config, subject, n, start, end, before):
     return Deed(predicate, subject, value=str(rng.choice(in_use(config)[CHANGES[predicate][1]])), start=start, end=end)
 
 # %% ../../nbs/world/script.ipynb #3763476d
-def draw_deeds(
-    rng: np.random.Generator,
-    config: WorldConfig,
-) -> tuple[list[Deed], int]: # events in the order of time, number of entities they need
-    "What happens in a clip."
+def draw_deeds(rng: np.random.Generator, config: WorldConfig) -> tuple[list[Deed], int]:
+    """What happens in a clip.
+
+    Returns:
+        events in the order of time, number of entities they need
+    """
     end, half = config.seconds, config.seconds/2
     plan = rng.choice(5, p=(.35, .2, .05, .1, .3))  # single, two by one, two by two, two at once, a standing pair only
     times = {0: ((0, end),), 1: ((0, half), (half, end)), 2: ((0, half), (half, end)), 3: ((0, end),)*2, 4: ()}[int(plan)]
@@ -86,11 +100,15 @@ def draw_deeds(
 # %% ../../nbs/world/script.ipynb #52c41cac
 @dataclass(frozen=True)
 class Script:
-    "A clip before it is rendered."
+    """A clip before it is rendered.
+
+    Attributes:
+        told: groups of scripted events that a caption may tell
+    """
     clip_id: str
     graph: SceneGraph
     tracks: Tracks
-    told: tuple[tuple[Event, ...], ...] # groups of scripted events that a caption may tell
+    told: tuple[tuple[Event, ...], ...]
 
 def _look(rng, vocab):
     return {k: str(rng.choice(vocab[k])) for k in ("shape", "size", "color", "material")}
@@ -136,11 +154,12 @@ def _tracks(p, looks, entities, scene, config):
                   depth=np.argsort(np.argsort(p.depth)), scene=list(SCENES).index(scene), fps=config.fps)
 
 # %% ../../nbs/world/script.ipynb #8d2cc1a8
-def make_script(
-    clip_id: str, # the script depends on it and on the config, nothing else
-    config: WorldConfig,
-) -> Script:
-    "Draw what happens, find where it can happen, and write down all that is then true."
+def make_script(clip_id: str, config: WorldConfig) -> Script:
+    """Draw what happens, find where it can happen, and write down all that is then true.
+
+    Args:
+        clip_id: the script depends on it and on the config, nothing else
+    """
     rng = stable_rng(config.seed, "world", clip_id)
     vocab = in_use(config)
     scene = str(rng.choice(vocab["scene"]))
@@ -163,13 +182,15 @@ def make_script(
                   _tracks(p, looks, entities, scene, config), tuple(told))
 
 # %% ../../nbs/world/script.ipynb #dfb6336e
-def phrase(
-    entity: Entity,
-    silent: set[str], # kinds of attributes that are not to be said
-    config: WorldConfig,
-    rng: np.random.Generator,
-) -> Phrase: # the entity's name with some of its attributes
-    "Mention each kind of attribute with the same probability."
+def phrase(entity: Entity, silent: set[str], config: WorldConfig, rng: np.random.Generator) -> Phrase:
+    """Mention each kind of attribute with the same probability.
+
+    Args:
+        silent: kinds of attributes that are not to be said
+
+    Returns:
+        the entity's name with some of its attributes
+    """
     said = []
     for kind in ("size", "color", "material"):
         mention = rng.random() < config.mention
@@ -177,13 +198,15 @@ def phrase(
         if mention and kind not in silent and len(spans) == 1: said.append((kind, spans[0].value))
     return Phrase(entity.name, tuple(said))
 
-def tell(
-    graph: SceneGraph,
-    events: tuple[Event, ...], # one or two scripted events, in the order of time
-    config: WorldConfig,
-    rng: np.random.Generator,
-) -> Meaning: # true of the graph
-    "What a fine caption says of these events."
+def tell(graph: SceneGraph, events: tuple[Event, ...], config: WorldConfig, rng: np.random.Generator) -> Meaning:
+    """What a fine caption says of these events.
+
+    Args:
+        events: one or two scripted events, in the order of time
+
+    Returns:
+        true of the graph
+    """
     entities = {e.entity_id: e for e in graph.entities}
     silent = {"size"} if any(e.kind == "relation" for e in events) else set()
     clauses = []
@@ -202,11 +225,12 @@ def _vague(graph, events, config, rng):
     unsaid = "object" if event.object and rng.random() < 0.5 else "subject"
     return replace(m, clauses=(replace(m.clauses[0], **{unsaid: SOMETHING}),))
 
-def captions(
-    script: Script,
-    config: WorldConfig,
-) -> list[Caption]: # `config.captions` fine ones, then four broad ones
-    "Captions of a clip: each group of events in turn; then what happens to something, and what is there."
+def captions(script: Script, config: WorldConfig) -> list[Caption]:
+    """Captions of a clip: each group of events in turn; then what happens to something, and what is there.
+
+    Returns:
+        `config.captions` fine ones, then four broad ones
+    """
     rng, out = stable_rng(config.seed, "caption", script.clip_id), []
     for i in range(config.captions):
         events = script.told[i % len(script.told)]
@@ -220,13 +244,12 @@ def captions(
     return [Caption(f"{script.clip_id}.{i}", script.clip_id, text, grain) for i, (grain, text) in enumerate(out)]
 
 # %% ../../nbs/world/script.ipynb #2cac448a
-def is_held_out(
-    shape: str,
-    color: str,
-    predicate: str,
-    config: WorldConfig,
-) -> bool: # whether this combination is kept for the compositional split
-    "A hash decides, so no list has to be stored."
+def is_held_out(shape: str, color: str, predicate: str, config: WorldConfig) -> bool:
+    """A hash decides, so no list has to be stored.
+
+    Returns:
+        whether this combination is kept for the compositional split
+    """
     return stable_seed(config.seed, "held out", shape, color, predicate)/2**64 < config.held_out
 
 def _has_held_out(graph, config):
@@ -234,12 +257,12 @@ def _has_held_out(graph, config):
     return any(is_held_out(entities[e.subject].name, e.subject_attribute, e.predicate, config)
                for e in graph.events if e.kind in ("action", "contact"))
 
-def make_clip(
-    split: str, # train, val, test or compositional
-    number: int,
-    config: WorldConfig,
-) -> Script:
-    "The `number`-th clip of a split."
+def make_clip(split: str, number: int, config: WorldConfig) -> Script:
+    """The `number`-th clip of a split.
+
+    Args:
+        split: train, val, test or compositional
+    """
     for attempt in range(10_000):
         script = make_script(f"{split}-{number:05d}" + (f"-{attempt}" if attempt else ""), config)
         if _has_held_out(script.graph, config) == (split == "compositional"): return _renamed(script, split, number)

@@ -49,13 +49,17 @@ def _still(i, side, seed):
     return render(tracks, side), label, np.concatenate([at, radius[:, None]], 1)
 
 # %% ../../nbs/world/stills.ipynb #bee13b78
-def draw_stills(
-    n: int, # how many
-    side: int = 64, # pixels
-    seed: int = 0,
-    workers: int = 1, # processes
-) -> Stills: # the i-th still depends on seed and i alone
-    "Draw labelled stills; sizes reach beyond the world's two, as entities grow and shrink."
+def draw_stills(n: int, side: int = 64, seed: int = 0, workers: int = 1) -> Stills:
+    """Draw labelled stills; sizes reach beyond the world's two, as entities grow and shrink.
+
+    Args:
+        n: how many
+        side: pixels
+        workers: processes
+
+    Returns:
+        the i-th still depends on seed and i alone
+    """
     made = parallel_map(partial(_still, side=side, seed=seed), list(range(n)), workers, "stills")
     frames, labels, place = zip(*made)
     return Stills(np.stack(frames), {k: np.stack([l[k] for l in labels]) for k in labels[0]},
@@ -88,14 +92,18 @@ def _film(i, n_frames, grid, config):
     labels = {k: np.where(which >= 0, np.take_along_axis(v.T, which.clip(0), 1), -1).astype(np.int8) for k, v in kinds.items()}
     return render(tracks, config.side), labels
 
-def draw_films(
-    n: int, # how many
-    n_frames: int, # T
-    grid: int, # patches a side
-    config: WorldConfig,
-    workers: int = 1, # processes
-) -> Films: # the i-th film depends on the config and i alone
-    "Draw labelled films, straight from the renderer."
+def draw_films(n: int, n_frames: int, grid: int, config: WorldConfig, workers: int = 1) -> Films:
+    """Draw labelled films, straight from the renderer.
+
+    Args:
+        n: how many
+        n_frames: T
+        grid: patches a side
+        workers: processes
+
+    Returns:
+        the i-th film depends on the config and i alone
+    """
     made = parallel_map(partial(_film, n_frames=n_frames, grid=grid, config=config), list(range(n)), workers, "films")
     frames, labels = zip(*made)
     return Films(np.stack(frames), {k: np.stack([l[k] for l in labels]) for k in labels[0]})
@@ -122,12 +130,16 @@ def _picture(i, config):
     told = list(_picture_captions(script.graph, t/config.fps, config, rng))
     return render(_at(script.tracks, np.array([t])), config.side), t/config.fps, told
 
-def draw_pictures(
-    n: int, # how many
-    config: WorldConfig,
-    workers: int = 1, # processes
-) -> Pictures: # the i-th picture depends on the config and i alone
-    "Draw pictures, straight from the renderer."
+def draw_pictures(n: int, config: WorldConfig, workers: int = 1) -> Pictures:
+    """Draw pictures, straight from the renderer.
+
+    Args:
+        n: how many
+        workers: processes
+
+    Returns:
+        the i-th picture depends on the config and i alone
+    """
     frames, times, told = zip(*parallel_map(partial(_picture, config=config), list(range(n)), workers, "pictures"))
     captions = [Caption(f"{i}.{j}", str(i), text, "picture") for i, some in enumerate(told) for j, text in enumerate(some)]
     return Pictures(np.stack(frames), np.array(times), captions)

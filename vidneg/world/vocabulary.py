@@ -39,11 +39,12 @@ def world_vocabulary() -> Vocabulary:
 # %% ../../nbs/world/vocabulary.ipynb #e2a22ca6
 _CHANGE = {"color": "turn", "material": "become"}
 
-def world_meaning(
-    statement: Statement,
-    scene: str, # "" to leave it out
-) -> Meaning:
-    "A statement in the terms of the world's language."
+def world_meaning(statement: Statement, scene: str) -> Meaning:
+    """A statement in the terms of the world's language.
+
+    Args:
+        scene: "" to leave it out
+    """
     tuples = statement.tuples
     if tuples[0].predicate == "is":
         ((kind, old),), ((_, new),) = (t.object_attributes for t in tuples)
@@ -66,11 +67,19 @@ class WorldGrammar:
 # %% ../../nbs/world/vocabulary.ipynb #ad2104ae
 class WorldReader:
     "Reads captions of the world, and says the same in other words."
-    def meaning(self, text: str) -> Meaning | None: # None: not a sentence of the world
-        "Return what a text means."
+    def meaning(self, text: str) -> Meaning | None:
+        """Return what a text means.
+
+        Returns:
+            None: not a sentence of the world
+        """
         try: return parse(text)
         except OutsideLanguage: return None
 
-    def again(self, meaning: Meaning, rng: np.random.Generator, n: int = 8) -> list[str]: # different ones, at most n
-        "Put a meaning into words several times."
+    def again(self, meaning: Meaning, rng: np.random.Generator, n: int = 8) -> list[str]:
+        """Put a meaning into words several times.
+
+        Returns:
+            different ones, at most n
+        """
         return list(dict.fromkeys(say(meaning, rng) for _ in range(n)))

@@ -20,18 +20,31 @@ from .script import WorldConfig, captions, make_clip
 from .stills import draw_films, draw_pictures, draw_stills
 
 # %% auto #0
-__all__ = ['write_tables', 'write_world', 'film_frames', 'write_films', 'write_drawings', 'write_worlds', 'write_queries']
+__all__ = ['write_tables', 'write_world', 'film_frames', 'write_films', 'write_drawings', 'write_worlds',
+           'write_queries']
 
 # %% ../../nbs/world/write.ipynb #bc5aa5e0
 def write_tables(
-    folder: str | Path, # gets videos/, clips.parquet, graphs.parquet and the table of texts
-    counts: dict, # split → number of clips
-    make: Callable, # ((split, number), folder) → clip, its texts, its scene graph; writes the video
-    table: str, # name of the texts' table
-    cls: type, # record class of the texts
-    workers: int = 1, # processes; the files do not depend on it
-) -> list[Clip]: # in the order of `counts`
-    "Make clips side by side and write their tables."
+    folder: str | Path,
+    counts: dict,
+    make: Callable,
+    table: str,
+    cls: type,
+    workers: int = 1,
+) -> list[Clip]:
+    """Make clips side by side and write their tables.
+
+    Args:
+        folder: gets videos/, clips.parquet, graphs.parquet and the table of texts
+        counts: split → number of clips
+        make: ((split, number), folder) → clip, its texts, its scene graph; writes the video
+        table: name of the texts' table
+        cls: record class of the texts
+        workers: processes; the files do not depend on it
+
+    Returns:
+        in the order of `counts`
+    """
     folder = Path(folder)
     (folder/"videos").mkdir(parents=True, exist_ok=True)
     jobs = [(split, i) for split, n in counts.items() for i in range(n)]
@@ -47,23 +60,31 @@ def _write_clip(job, folder, config, crf):
     render_clip(folder/path, script.tracks, config.side, crf)
     return Clip(script.clip_id, path, 0.0, config.seconds, job[0]), captions(script, config), script.graph
 
-def write_world(
-    folder: str | Path, # gets videos/, clips.parquet, captions.parquet, graphs.parquet
-    counts: dict, # split → number of clips
-    config: WorldConfig,
-    workers: int = 1, # processes; the files do not depend on it
-    crf: int = 18, # x264's quality
-) -> list[Clip]: # in the order of `counts`
-    "Render a world."
+def write_world(folder: str | Path, counts: dict, config: WorldConfig, workers: int = 1, crf: int = 18) -> list[Clip]:
+    """Render a world.
+
+    Args:
+        folder: gets videos/, clips.parquet, captions.parquet, graphs.parquet
+        counts: split → number of clips
+        workers: processes; the files do not depend on it
+        crf: x264's quality
+
+    Returns:
+        in the order of `counts`
+    """
     make = partial(_write_clip, config=config, crf=crf)
     return write_tables(folder, counts, make, "captions", Caption, workers)
 
 # %% ../../nbs/world/write.ipynb #b9235c15
-def film_frames(
-    film: Film,
-    side: int = 64, # pixels
-) -> np.ndarray: # (T, side, side, 3) uint8
-    "Draw the shots one after another."
+def film_frames(film: Film, side: int = 64) -> np.ndarray:
+    """Draw the shots one after another.
+
+    Args:
+        side: pixels
+
+    Returns:
+        (T, side, side, 3) uint8
+    """
     return np.concatenate([render(s.tracks, side) for s in film.shots])
 
 # %% ../../nbs/world/write.ipynb #b65f6c92
@@ -75,30 +96,50 @@ def _write_film(job, folder, config, settings, crf):
     return Clip(film.clip_id, path, 0.0, film.duration, split), film_queries(film, config, settings), film.graph
 
 def write_films(
-    folder: str | Path, # gets videos/, clips.parquet, moments.parquet, graphs.parquet
-    counts: dict, # split → number of films
+    folder: str | Path,
+    counts: dict,
     config: WorldConfig,
     settings: FilmConfig = FilmConfig(),
-    workers: int = 1, # processes; the files do not depend on it
-    crf: int = 18, # x264's quality
-) -> list[Clip]: # in the order of `counts`
-    "Render films and write their queries."
+    workers: int = 1,
+    crf: int = 18,
+) -> list[Clip]:
+    """Render films and write their queries.
+
+    Args:
+        folder: gets videos/, clips.parquet, moments.parquet, graphs.parquet
+        counts: split → number of films
+        workers: processes; the files do not depend on it
+        crf: x264's quality
+
+    Returns:
+        in the order of `counts`
+    """
     make = partial(_write_film, config=config, settings=settings, crf=crf)
     return write_tables(folder, counts, make, "moments", MomentQuery, workers)
 
 # %% ../../nbs/world/write.ipynb #a7c80002
 def write_drawings(
-    folder: str | Path, # gets stills.parquet, stills-fresh.parquet, films.parquet, pictures.parquet
-    side: int = 64, # pixels
-    stills: int = 0, # to learn from; 200 others are fresh, for a test
-    films: int = 0, # to learn from; a twentieth of them, and one, are added for a test
-    film_frames: int = 8, # of a film
+    folder: str | Path,
+    side: int = 64,
+    stills: int = 0,
+    films: int = 0,
+    film_frames: int = 8,
     pictures: int = 0,
-    patch: int = 16, # pixels a side, of what the films' labels are about
+    patch: int = 16,
     seed: int = 0,
-    workers: int = 1, # processes; the files do not depend on it
+    workers: int = 1,
 ):
-    "Draw what a backbone learns from."
+    """Draw what a backbone learns from.
+
+    Args:
+        folder: gets stills.parquet, stills-fresh.parquet, films.parquet, pictures.parquet
+        side: pixels
+        stills: to learn from; 200 others are fresh, for a test
+        films: to learn from; a twentieth of them, and one, are added for a test
+        film_frames: of a film
+        patch: pixels a side, of what the films' labels are about
+        workers: processes; the files do not depend on it
+    """
     folder, world = Path(folder), WorldConfig(side=side, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     if stills: write_drawn(folder/"stills.parquet", draw_stills(stills, side, seed, workers))
@@ -107,30 +148,38 @@ def write_drawings(
     if pictures: write_drawn(folder/"pictures.parquet", draw_pictures(pictures, world, workers))
 
 
-def write_worlds(
-    folder: str | Path, # gets a dataset for each shortcut, in a folder of that name
-    shortcuts: list[float], # how far scene and objects alone tell clips apart, 0–1
-    train: int, # clips of each
-    val: int,
-    seed: int = 0,
-    workers: int = 1, # processes; the files do not depend on it
-):
-    "Render several small worlds."
+def write_worlds(folder: str | Path, shortcuts: list[float], train: int, val: int, seed: int = 0, workers: int = 1):
+    """Render several small worlds.
+
+    Args:
+        folder: gets a dataset for each shortcut, in a folder of that name
+        shortcuts: how far scene and objects alone tell clips apart, 0–1
+        train: clips of each
+        workers: processes; the files do not depend on it
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     for s in shortcuts:
         write_world(Path(folder)/f"{s}", {"train": train, "val": val}, WorldConfig(shortcut=s, seed=seed), workers)
 
 
 def write_queries(
-    folder: str | Path, # as of `write_films`
-    train: int, # films
+    folder: str | Path,
+    train: int,
     test: int,
-    queries: int = 4, # of a film, at most
-    side: int = 64, # pixels
+    queries: int = 4,
+    side: int = 64,
     seed: int = 0,
-    workers: int = 1, # processes; the files do not depend on it
+    workers: int = 1,
 ):
-    "Render films with queries, if any are wanted."
+    """Render films with queries, if any are wanted.
+
+    Args:
+        folder: as of `write_films`
+        train: films
+        queries: of a film, at most
+        side: pixels
+        workers: processes; the files do not depend on it
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     settings = FilmConfig(queries=queries)
     if train: write_films(folder, {"train": train, "test": test}, WorldConfig(side=side, seed=seed), settings, workers)

@@ -77,13 +77,15 @@ def _activities(raw, ids):
             yield Event(*people, "", label, "", "", start, end, "activity")
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #181c794c
-def anetqa_graph(
-    video: str, # its id
-    raw: dict, # the video's entry in sg_train.json
-    times: dict[str, float] | None = None, # VIDEO/SEGMENT/FRAME → seconds
-    link: str = "id", # "id" or "class": which boxes are one entity
-) -> SceneGraph:
-    "The scene graph of one AnetQA video."
+def anetqa_graph(video: str, raw: dict, times: dict[str, float] | None = None, link: str = "id") -> SceneGraph:
+    """The scene graph of one AnetQA video.
+
+    Args:
+        video: its id
+        raw: the video's entry in sg_train.json
+        times: VIDEO/SEGMENT/FRAME → seconds
+        link: "id" or "class": which boxes are one entity
+    """
     if link not in ("id", "class"): raise VidnegError(f"no link {link!r}; there are id, class")
     if not need(raw, "objects", video): return SceneGraph(video, "", (), ())
     spans, ids = _frame_spans(raw, video, times), _entity_ids(raw, link)
@@ -95,12 +97,14 @@ def anetqa_graph(
     seen = [Event(s, "", p, o, "", start, end, kind) for (s, p, o, kind), start, end in _lasting(events, spans)]
     return check_graph(SceneGraph(video, "", entities, (*seen, *_activities(raw, ids))), video)
 
-def read_anetqa(
-    path: str | Path, # sg_train.json or sg_val.json
-    times: str | Path | None = None, # frames_trainval.json
-    link: str = "id", # see `anetqa_graph`
-) -> list[SceneGraph]:
-    "AnetQA's scene graphs, one for each video."
+def read_anetqa(path: str | Path, times: str | Path | None = None, link: str = "id") -> list[SceneGraph]:
+    """AnetQA's scene graphs, one for each video.
+
+    Args:
+        path: sg_train.json or sg_val.json
+        times: frames_trainval.json
+        link: see `anetqa_graph`
+    """
     seconds = read_json(times) if times else None
     raw = read_json(path)
     return [anetqa_graph(video, entry, seconds, link) for video, entry in raw.items()]
@@ -129,10 +133,15 @@ def _anetqa_question(row, where):
     return Question(row["qa_id"], row["video_id"], row["question"], answer, _anetqa_kind(row["taxonomy"], where),
                     str(row["taxonomy"].get("question_type", "")))
 
-def read_anetqa_questions(
-    path: str | Path, # qa_train.json, qa_val.json or q_test.json
-) -> list[Question]: # clip ids are AnetQA's video ids; of the test file without answers
-    "AnetQA's questions."
+def read_anetqa_questions(path: str | Path) -> list[Question]:
+    """AnetQA's questions.
+
+    Args:
+        path: qa_train.json, qa_val.json or q_test.json
+
+    Returns:
+        clip ids are AnetQA's video ids; of the test file without answers
+    """
     rows, name = read_json(path), Path(path).name
     if type(rows) is not list: raise VidnegError(f"{name} is no file of questions: it should hold a list")
     out = [_anetqa_question(row, f"{name}[{i}]") for i, row in enumerate(rows)]
@@ -141,29 +150,44 @@ def read_anetqa_questions(
     return out
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #22a8beb5
-def read_answer_vocabulary(
-    path: str | Path, # anetqa_trainval_ans2label.json
-) -> tuple[str, ...]: # the answer of each label; the first is UNKNOWN
-    "AnetQA's answers in the order of their labels."
+def read_answer_vocabulary(path: str | Path) -> tuple[str, ...]:
+    """AnetQA's answers in the order of their labels.
+
+    Args:
+        path: anetqa_trainval_ans2label.json
+
+    Returns:
+        the answer of each label; the first is UNKNOWN
+    """
     labels, name = read_json(path), Path(path).name
     if type(labels) is not dict or not labels: raise VidnegError(f"{name} should be a dictionary from answers to labels")
     if {type(v) for v in labels.values()} != {int} or sorted(labels.values()) != list(range(len(labels))):
         raise VidnegError(f"{name}: the labels should be the numbers from 0 to {len(labels) - 1}, each once")
     return tuple(sorted(labels, key=labels.get))
 
-def write_anetqa_answers(
-    path: str | Path, # a .json file
-    answers: dict[str, str], # question id → answer
-) -> Path: # `path`
-    "Answers in the form that AnetQA's server takes."
+def write_anetqa_answers(path: str | Path, answers: dict[str, str]) -> Path:
+    """Answers in the form that AnetQA's server takes.
+
+    Args:
+        path: a .json file
+        answers: question id → answer
+
+    Returns:
+        `path`
+    """
     rows = [{"question_id": i, "answer": a} for i, a in answers.items()]
     with atomic_path(path) as part: part.write_text(json.dumps(rows, indent=2, ensure_ascii=False), encoding="utf-8")
     return Path(path)
 
-def read_anetqa_answers(
-    path: str | Path, # a .json file as `write_anetqa_answers` writes it
-) -> dict[str, str]: # question id → answer
-    "Answers to AnetQA's questions."
+def read_anetqa_answers(path: str | Path) -> dict[str, str]:
+    """Answers to AnetQA's questions.
+
+    Args:
+        path: a .json file as `write_anetqa_answers` writes it
+
+    Returns:
+        question id → answer
+    """
     rows, name = read_json(path), Path(path).name
     fits = type(rows) is list and all(type(r) is dict and {"question_id", "answer"} <= r.keys() for r in rows)
     if not fits: raise VidnegError(f"{name} should hold a list of entries with question_id and answer")

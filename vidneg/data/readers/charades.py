@@ -34,11 +34,20 @@ CAPTIONS = Source("Charades-STA: sentences of moments in household videos",
 _STA = re.compile(r"(?P<video>\S+) (?P<start>[\d.]+) (?P<end>[\d.]+)##(?P<text>.*\S)")
 
 def read_charades_sta(
-    path: str | Path, # charades_sta_{train,test}.txt
-    durations: Mapping[str, float] | None = None, # seconds of each video; None: not known
-    on_empty: str = "raise", # a window that ends before it starts, or starts after the video: "raise" or "drop"
-) -> list[MomentQuery]: # in the order of the file; ids are "<name of the file>-<line>"
-    "Annotations of Charades-STA. Raises `VidnegError` with the line that is wrong."
+    path: str | Path,
+    durations: Mapping[str, float] | None = None,
+    on_empty: str = "raise",
+) -> list[MomentQuery]:
+    """Annotations of Charades-STA. Raises `VidnegError` with the line that is wrong.
+
+    Args:
+        path: charades_sta_{train,test}.txt
+        durations: seconds of each video; None: not known
+        on_empty: a window that ends before it starts, or starts after the video: "raise" or "drop"
+
+    Returns:
+        in the order of the file; ids are "<name of the file>-<line>"
+    """
     if on_empty not in ("raise", "drop"): raise VidnegError(f"on_empty is 'raise' or 'drop', not {on_empty!r}")
     out, path = [], Path(path)
     for number, line in numbered_lines(path):

@@ -23,11 +23,12 @@ def read_text(
     try: return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError: raise VidnegError(f"{path} is not UTF-8: save it as UTF-8") from None
 
-def parse_json(
-    text: str,
-    where: str | Path, # what messages call it
-):
-    "Return what JSON says."
+def parse_json(text: str, where: str | Path):
+    """Return what JSON says.
+
+    Args:
+        where: what messages call it
+    """
     try: return json.loads(text)
     except (ValueError, RecursionError) as e: raise VidnegError(f"{where} is not JSON: {e}") from None
 
@@ -37,34 +38,40 @@ def read_json(
     "Return what a JSON file says."
     return parse_json(read_text(path), Path(path).name)
 
-def typed(
-    value, # from a file
-    kind: type,
-):
-    "Return a value of the type that it should have. Raises `TypeError` for another."
+def typed(value, kind: type):
+    """Return a value of the type that it should have. Raises `TypeError` for another.
+
+    Args:
+        value: from a file
+    """
     if not isinstance(value, kind): raise TypeError(f"{value!r:.60} is no {kind.__name__}")
     return value
 
-def numbered_lines(
-    path: str | Path,
-) -> list[tuple[int, str]]: # number from 1, line without its end; blank lines are left out
-    "Return a file's lines. Raises `VidnegError` where there are none."
+def numbered_lines(path: str | Path) -> list[tuple[int, str]]:
+    """Return a file's lines. Raises `VidnegError` where there are none.
+
+    Returns:
+        number from 1, line without its end; blank lines are left out
+    """
     lines = [(i, line.rstrip("\r")) for i, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     if not lines: raise VidnegError(f"{path} is empty: download the annotations again")
     return lines
 
-def json_lines(
-    path: str | Path,
-) -> list: # of the lines' values
-    "Return what each line of a JSON-lines file says."
+def json_lines(path: str | Path) -> list:
+    """Return what each line of a JSON-lines file says.
+
+    Returns:
+        of the lines' values
+    """
     return [parse_json(line, f"{Path(path).name}, line {i}") for i, line in numbered_lines(path)]
 
 # %% ../../../nbs/data/readers/files.ipynb #cc4e5173
-def need(
-    row, # a JSON object, or what claims to be one
-    key: str,
-    where: str, # what messages call it
-):
-    "Return an entry. Raises `VidnegError` where it is missing."
+def need(row, key: str, where: str):
+    """Return an entry. Raises `VidnegError` where it is missing.
+
+    Args:
+        row: a JSON object, or what claims to be one
+        where: what messages call it
+    """
     if not isinstance(row, dict) or key not in row: raise VidnegError(f"{where}: {key!r} is missing")
     return row[key]

@@ -65,11 +65,12 @@ class _ClipNodes:
     def name(self, n): return _text(self.nodes[n].get("name"))
 
 # %% ../../../nbs/data/readers/moviegraphs.ipynb #aab0d4a5
-def moviegraphs_graph(
-    clip_id: str,
-    clip: Inert, # a ClipGraph
-) -> SceneGraph:
-    "The scene graph of one clip of MovieGraphs."
+def moviegraphs_graph(clip_id: str, clip: Inert) -> SceneGraph:
+    """The scene graph of one clip of MovieGraphs.
+
+    Args:
+        clip: a ClipGraph
+    """
     g = _ClipNodes(need(clip.state if type(clip) is Inert else None, "G", clip_id), clip_id)
     people = [n for n, v in g.nodes.items() if v.get("type") == "entity" and g.name(n)]
     def attributes(n):
@@ -85,12 +86,17 @@ def moviegraphs_graph(
                                   tuple(Entity(str(n), g.name(n), tuple(attributes(n))) for n in people),
                                   tuple(e for n in people for e in events(n))), clip_id)
 
-def read_moviegraphs(
-    path: str | Path, # the pickle
-    inert: Iterable[str] = (), # see `load_inert`; for arrays: numpy.core.multiarray._reconstruct and what it names
-    max_bytes: int = 2**30, # longer files are not read
-) -> list[SceneGraph]: # clip ids are MOVIE/SCENE
-    "MovieGraphs' clip graphs."
+def read_moviegraphs(path: str | Path, inert: Iterable[str] = (), max_bytes: int = 2**30) -> list[SceneGraph]:
+    """MovieGraphs' clip graphs.
+
+    Args:
+        path: the pickle
+        inert: see `load_inert`; for arrays: numpy.core.multiarray._reconstruct and what it names
+        max_bytes: longer files are not read
+
+    Returns:
+        clip ids are MOVIE/SCENE
+    """
     path = Path(path)
     if path.stat().st_size > max_bytes: raise VidnegError(f"{path.name} is longer than max_bytes={max_bytes}")
     movies = load_inert(path.read_bytes(), inert, path.name)

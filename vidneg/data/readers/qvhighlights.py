@@ -40,10 +40,15 @@ def _query(row):
     saliency = _saliency(row) if "saliency_scores" in row else ()
     return MomentQuery(str(row["qid"]), row["vid"], row["query"], float(row["duration"]), windows, saliency)
 
-def read_qvhighlights(
-    path: str | Path, # highlight_{train,val,test}_release.jsonl
-) -> list[MomentQuery]: # in the order of the file; test queries have no windows
-    "Annotations of QVHighlights. Raises `VidnegError` with the line that is wrong."
+def read_qvhighlights(path: str | Path) -> list[MomentQuery]:
+    """Annotations of QVHighlights. Raises `VidnegError` with the line that is wrong.
+
+    Args:
+        path: highlight_{train,val,test}_release.jsonl
+
+    Returns:
+        in the order of the file; test queries have no windows
+    """
     out = []
     for number, line in numbered_lines(path):
         try: out.append(_query(json.loads(line)))

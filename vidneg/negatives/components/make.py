@@ -27,8 +27,8 @@ from ...text.syntax import Part, Tree, is_plural, noun_part
 from ...text.ud import Parser
 
 # %% auto #0
-__all__ = ['KINDS', 'READERS', 'PROMPTS', 'Reader', 'NoReader', 'paraphrases', 'proposals', 'difference', 'component_tokens',
-           'grammar_faults', 'fault', 'Prompt', 'conversation', 'read_answer', 'ComponentGenerator']
+__all__ = ['KINDS', 'READERS', 'PROMPTS', 'Reader', 'NoReader', 'paraphrases', 'proposals', 'difference',
+           'component_tokens', 'grammar_faults', 'fault', 'Prompt', 'conversation', 'read_answer', 'ComponentGenerator']
 
 # %% ../../../nbs/negatives/components/make.ipynb #b0eb1cb2
 KINDS = (*CHANGED, "negated passive", "positive")
@@ -36,8 +36,12 @@ KINDS = (*CHANGED, "negated passive", "positive")
 # %% ../../../nbs/negatives/components/make.ipynb #919dd88d
 class Reader(Protocol):
     "Reads the sentences of some language exactly."
-    def meaning(self, text: str): # anything that compares by value; None: not a sentence of the language
-        "Return what a text means."
+    def meaning(self, text: str):
+        """Return what a text means.
+
+        Returns:
+            anything that compares by value; None: not a sentence of the language
+        """
     def again(self, meaning, rng: np.random.Generator) -> list[str]:
         "Put a meaning into words several times."
 
@@ -49,12 +53,15 @@ class NoReader:
 READERS = Registry("reader", {"none": "vidneg.negatives.components.make:NoReader",
                               "world": "vidneg.world.vocabulary:WorldReader"})
 
-def paraphrases(
-    tree: Tree,
-    rng: np.random.Generator,
-    reader: Reader | None = None, # of the captions' language, where there is one
-) -> list[str]: # in random order; those that only put a frame around the caption come last
-    "Return captions that mean the same."
+def paraphrases(tree: Tree, rng: np.random.Generator, reader: Reader | None = None) -> list[str]:
+    """Return captions that mean the same.
+
+    Args:
+        reader: of the captions' language, where there is one
+
+    Returns:
+        in random order; those that only put a frame around the caption come last
+    """
     ways = rewrites(tree)
     order = [list(ways)[k] for k in rng.permutation(len(ways))]
     found = [ways[name] for name in sorted(order, key=lambda name: name in ("there", "cleft"))]
@@ -66,12 +73,20 @@ def paraphrases(
 
 def proposals(
     tree: Tree,
-    kind: str, # one of `KINDS`
+    kind: str,
     vocabulary: Vocabulary,
     rng: np.random.Generator,
-    reader: Reader | None = None, # as `paraphrases` takes it
-) -> Iterator[tuple[str, tuple[Edit, ...]]]: # text and the edits that lead to it
-    "What the deterministic maker has to offer, best first."
+    reader: Reader | None = None,
+) -> Iterator[tuple[str, tuple[Edit, ...]]]:
+    """What the deterministic maker has to offer, best first.
+
+    Args:
+        kind: one of `KINDS`
+        reader: as `paraphrases` takes it
+
+    Returns:
+        text and the edits that lead to it
+    """
     text = tree.parsed.text
     if kind in CHANGED:
         for e in replacements(tree, kind, vocabulary, rng): yield apply_edit(text, e), (e,)
@@ -92,10 +107,18 @@ def _words_of(tree, ignored, keep=()):
 def difference(
     old: Tree,
     new: Tree,
-    ignored: frozenset[str] = _FUNCTION, # words that may come and go
-    keep: tuple[Iterable[int], Iterable[int]] = ((), ()), # tokens of either that count nevertheless
-) -> tuple[list[int], list[int]]: # tokens of `old` that went, tokens of `new` that came
-    "What two captions do not have in common, order and inflection aside."
+    ignored: frozenset[str] = _FUNCTION,
+    keep: tuple[Iterable[int], Iterable[int]] = ((), ()),
+) -> tuple[list[int], list[int]]:
+    """What two captions do not have in common, order and inflection aside.
+
+    Args:
+        ignored: words that may come and go
+        keep: tokens of either that count nevertheless
+
+    Returns:
+        tokens of `old` that went, tokens of `new` that came
+    """
     a, b = _words_of(old, ignored, keep[0]), _words_of(new, ignored, keep[1])
     for same in (lambda x, y: x == y, lambda x, y: not lemmas(x).isdisjoint(lemmas(y))):
         for i in list(a):
@@ -103,11 +126,12 @@ def difference(
             if j is not None: del a[i], b[j]
     return list(a), list(b)
 
-def component_tokens(
-    tree: Tree,
-    kind: str, # one of `CHANGED`
-) -> set[int]:
-    "All tokens that may belong to a component of this kind."
+def component_tokens(tree: Tree, kind: str) -> set[int]:
+    """All tokens that may belong to a component of this kind.
+
+    Args:
+        kind: one of `CHANGED`
+    """
     relations = {"object": ("obj", "iobj", "obl", "nmod")}
     pos = {"verb": ("VERB",), "modifier": ("ADJ", "ADV")}
     more = [i for i, t in enumerate(tree.tokens)
@@ -132,10 +156,12 @@ def _disagrees(tree, i):
     plural = _FINITE.get(tree.lower[first], {"VBZ": False, "VBP": True}.get(tag))
     return plural is not None and tag in ("VBZ", "VBP", "VBD") and plural != is_plural(tree, i)
 
-def grammar_faults(
-    tree: Tree,
-) -> int: # articles that do not fit, verbs that do not agree, words that are doubled
-    "Faults that a reader would notice at once."
+def grammar_faults(tree: Tree) -> int:
+    """Faults that a reader would notice at once.
+
+    Returns:
+        articles that do not fit, verbs that do not agree, words that are doubled
+    """
     pairs = [(a, b) for a, b in zip(tree.lower, tree.lower[1:]) if b[:1].isalnum()]
     articles = sum(a == ("a" if needs_an(b) else "an") for a, b in pairs)
     plurals = sum(tree.lower[i] in ("a", "an") and tree.tokens[t.head].tag == "NNS"
@@ -167,14 +193,18 @@ def _fault_of_rewriting(kind, old, new, exact):
     return "rest changed" if len(went) - kept > 0.4*total else ""
 
 # %% ../../../nbs/negatives/components/make.ipynb #35c0d7d2
-def fault(
-    kind: str, # one of `KINDS`
-    old: Tree, # the caption
-    new: Tree, # what was made of it
-    vocabulary: Vocabulary,
-    exact: bool = True, # must a positive use the caption's own words?
-) -> str: # "" if there is none
-    "What is wrong with a text of this kind: unchanged, length, rest changed, category, synonym, negation or grammar."
+def fault(kind: str, old: Tree, new: Tree, vocabulary: Vocabulary, exact: bool = True) -> str:
+    """What is wrong with a text of this kind: unchanged, length, rest changed, category, synonym, negation or grammar.
+
+    Args:
+        kind: one of `KINDS`
+        old: the caption
+        new: what was made of it
+        exact: must a positive use the caption's own words?
+
+    Returns:
+        "" if there is none
+    """
     a, b = ([w for w in tree.lower if any(map(str.isalnum, w))] for tree in (old, new))
     if a == b or not b: return "unchanged"
     if not len(a)/2 - 1 <= len(b) <= 2*len(a) + 6: return "length"
@@ -184,10 +214,16 @@ def fault(
 
 # %% ../../../nbs/negatives/components/make.ipynb #4c0b4b3f
 class Prompt(NamedTuple):
-    "A one-shot prompt."
-    system: str # the instruction
-    user: str # an example caption
-    assistant: str # the answer to it
+    """A one-shot prompt.
+
+    Attributes:
+        system: the instruction
+        user: an example caption
+        assistant: the answer to it
+    """
+    system: str
+    user: str
+    assistant: str
 
 _ONLY = "Keep every other word as it is. Answer with the new sentence and nothing else."
 _EXAMPLE = "A young woman throws a red ball to a dog in the park."
@@ -216,22 +252,30 @@ PROMPTS = {
         "nothing out. Answer with the new sentence and nothing else.",
         _EXAMPLE, "In the park, it is a red ball that a young woman throws to a dog.")}
 
-def conversation(
-    kind: str, # one of `KINDS`
-    caption: str,
-) -> list[dict]: # messages for a `Chat`
-    "The one-shot prompt for a caption."
+def conversation(kind: str, caption: str) -> list[dict]:
+    """The one-shot prompt for a caption.
+
+    Args:
+        kind: one of `KINDS`
+
+    Returns:
+        messages for a `Chat`
+    """
     roles = ("system", "user", "assistant", "user")
     return [{"role": role, "content": text} for role, text in zip(roles, (*PROMPTS[kind], caption.strip()))]
 
 _LABEL = re.compile(r"^(?:output|answer|sentence|assistant|new sentence)\s*:\s*", re.I)
 _QUOTES = "\"'`“”‘’*"
 
-def read_answer(
-    answer: str, # of a language model
-    caption: str,
-) -> str: # "" for an answer of several lines
-    "The sentence of an answer, with the caption's capital and final stop, without quotation marks and labels."
+def read_answer(answer: str, caption: str) -> str:
+    """The sentence of an answer, with the caption's capital and final stop, without quotation marks and labels.
+
+    Args:
+        answer: of a language model
+
+    Returns:
+        "" for an answer of several lines
+    """
     lines = [line.strip() for line in answer.strip().splitlines() if line.strip()]
     if len(lines) != 1: return ""
     text, plain = _LABEL.sub("", lines[0]).strip().strip(_QUOTES).strip(), caption.strip()
@@ -251,13 +295,20 @@ def _memo(source, key, make):
 
 @dataclass(frozen=True, eq=False)
 class ComponentGenerator:
-    "Component negatives and positives, by a language model and by word classes, or by these alone."
+    """Component negatives and positives, by a language model and by word classes, or by these alone.
+
+    Attributes:
+        reader: of the captions' language, where there is one, for exact positives
+        chat: None: the deterministic maker does it all
+        retries: of the language model, where its answer has a fault
+        proposed: proposals of the deterministic maker that are looked at
+    """
     parser: Parser
     vocabulary: Vocabulary = field(default_factory=read_vocabulary)
-    reader: Reader | None = None # of the captions' language, where there is one, for exact positives
-    chat: Chat | None = None # None: the deterministic maker does it all
-    retries: int = 2 # of the language model, where its answer has a fault
-    proposed: int = 6 # proposals of the deterministic maker that are looked at
+    reader: Reader | None = None
+    chat: Chat | None = None
+    retries: int = 2
+    proposed: int = 6
     name, kinds, takes, again = "components", KINDS, Caption, _FAULTS | REFUSED # as a `Generator`
 
     @property

@@ -26,12 +26,19 @@ __all__ = ['VOCABULARIES', 'CHANGED', 'Slot', 'Vocabulary', 'read_vocabulary', '
 
 # %% ../../../nbs/negatives/components/substitutes.ipynb #ad01d059
 class Slot(NamedTuple):
-    "Words that may stand for each other."
+    """Words that may stand for each other.
+
+    Attributes:
+        pos: verb, noun, adj, adv
+        groups: base forms; the first of a group replaces words of other groups
+        fallback: the slot to look in when nothing is left
+        mass: nouns without article and plural
+    """
     name: str
-    pos: str # verb, noun, adj, adv
-    groups: tuple[tuple[str, ...], ...] # base forms; the first of a group replaces words of other groups
-    fallback: str = "" # the slot to look in when nothing is left
-    mass: bool = False # nouns without article and plural
+    pos: str
+    groups: tuple[tuple[str, ...], ...]
+    fallback: str = ""
+    mass: bool = False
 
 _UPOS = {"verb": "VERB", "noun": "NOUN", "adj": "ADJ", "adv": "ADV"}
 
@@ -70,10 +77,12 @@ _LINE = re.compile(r"(verb|noun|adj|adv) (mass )?([\w. ]+?)(?: > ([\w. ]+))?: (.
 def _groups(text): return tuple(tuple(w.strip() for w in group.split("/")) for group in text.split(","))
 
 @lru_cache(maxsize=4)
-def read_vocabulary(
-    path: str | Path | None = None, # a table of one's own; default: the package's, which explains the format
-) -> Vocabulary:
-    "Word classes from a text file."
+def read_vocabulary(path: str | Path | None = None) -> Vocabulary:
+    """Word classes from a text file.
+
+    Args:
+        path: a table of one's own; default: the package's, which explains the format
+    """
     slots, near = [], []
     for line in read_list(path or Path(vidneg.__file__).parent/"negatives"/"components"/"substitutes.txt"):
         if line.startswith("near "):
@@ -89,10 +98,12 @@ def read_vocabulary(
 VOCABULARIES = Registry("vocabulary", {"english": "vidneg.negatives.components.substitutes:read_vocabulary",
                                        "world": "vidneg.world.vocabulary:world_vocabulary"})
 
-def vocabulary_named(
-    name: str = "english", # a name in VOCABULARIES, or the path of a table of one's own
-) -> Vocabulary:
-    "Return the word classes that stand in `params.yaml`."
+def vocabulary_named(name: str = "english") -> Vocabulary:
+    """Return the word classes that stand in `params.yaml`.
+
+    Args:
+        name: a name in VOCABULARIES, or the path of a table of one's own
+    """
     return VOCABULARIES[name]() if name in VOCABULARIES else read_vocabulary(name)
 
 # %% ../../../nbs/negatives/components/substitutes.ipynb #17e068b3
@@ -231,20 +242,23 @@ CHANGED = ("verb", "modifier", "subject", "object") # components that can be rep
 _FINDERS = {"verb": (verbs, _verb_options), "modifier": (modifiers, _modifier_options),
             "subject": (subjects, _subject_options), "object": (objects, _object_options)}
 
-def find_components(
-    tree: Tree,
-    kind: str, # one of `CHANGED`
-) -> list[Part]:
-    "The components of one kind."
+def find_components(tree: Tree, kind: str) -> list[Part]:
+    """The components of one kind.
+
+    Args:
+        kind: one of `CHANGED`
+    """
     return _FINDERS[kind][0](tree)
 
-def replacements(
-    tree: Tree,
-    kind: str, # one of `CHANGED`
-    vocabulary: Vocabulary,
-    rng: np.random.Generator,
-) -> Iterator[Edit]: # the main subject first; otherwise a component at random, then a word at random
-    "All edits that replace one component, in random order."
+def replacements(tree: Tree, kind: str, vocabulary: Vocabulary, rng: np.random.Generator) -> Iterator[Edit]:
+    """All edits that replace one component, in random order.
+
+    Args:
+        kind: one of `CHANGED`
+
+    Returns:
+        the main subject first; otherwise a component at random, then a word at random
+    """
     find, options = _FINDERS[kind]
     there = ({*tree.lower} | {t.lemma.lower() for t in tree.tokens}) - {"a", "an", "the"}
     new = lambda e: all(there.isdisjoint(lemmas(w)) for w in e.new.lower().split())

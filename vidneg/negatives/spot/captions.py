@@ -28,23 +28,29 @@ __all__ = ['PAPER_PROMPT', 'Decorated', 'GrammarDecorator', 'ChatDecorator', 'Sp
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #37fccd93
 class Decorated(NamedTuple):
-    "A pair of texts."
+    """A pair of texts.
+
+    Attributes:
+        maker: "grammar" or "chat", with the number of attempts
+    """
     caption: str
     negative: str
-    maker: str # "grammar" or "chat", with the number of attempts
+    maker: str
 
 class GrammarDecorator:
     "Texts by a grammar."
     def __init__(self, grammar: Grammar):
         self.grammar, self.name = grammar, grammar.name
 
-    def __call__(
-        self,
-        foils: list[Foil],
-        keys: list[str], # one for each foil: what its phrasing is drawn from
-        seed: int = 0,
-    ) -> list[Decorated]: # in the same order
-        "Say both statements of each pair in the same way."
+    def __call__(self, foils: list[Foil], keys: list[str], seed: int = 0) -> list[Decorated]:
+        """Say both statements of each pair in the same way.
+
+        Args:
+            keys: one for each foil: what its phrasing is drawn from
+
+        Returns:
+            in the same order
+        """
         def text(statement, foil, key): # a fresh generator for each text: both get the same draws
             return self.grammar.say(statement, foil.scene, stable_rng(seed, "phrasing", key))
         return [Decorated(text(f.original, f, k), text(f.manipulated, f, k), "grammar") for f, k in zip(foils, keys)]
@@ -69,14 +75,20 @@ def _plain(statement):
 
 @dataclass
 class ChatDecorator:
-    "Texts by a chat model, checked."
+    """Texts by a chat model, checked.
+
+    Attributes:
+        fallback: says what the model cannot
+        attempts: answers asked for at most
+        others: words that may only stand where the statement has them: those of the vocabulary
+    """
     chat: Chat
-    fallback: GrammarDecorator # says what the model cannot
+    fallback: GrammarDecorator
     prompt: str = PAPER_PROMPT
     temperature: float = 0.7
-    attempts: int = 3 # answers asked for at most
+    attempts: int = 3
     max_tokens: int = 512
-    others: tuple[str, ...] = () # words that may only stand where the statement has them: those of the vocabulary
+    others: tuple[str, ...] = ()
 
     @property
     def name(self): return f"chat:{self.chat.name}"
@@ -108,21 +120,31 @@ class ChatDecorator:
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #4357cae6
 class SpotSet(NamedTuple):
-    "Captions and negatives; the lists have the same order."
+    """Captions and negatives; the lists have the same order.
+
+    Attributes:
+        counts: (kind, "made" or the reason why not): how often
+        makers: who worded the pairs
+    """
     captions: list[Caption]
     negatives: list[Negative]
     foils: list[Foil]
-    counts: Counter # (kind, "made" or the reason why not): how often
-    makers: Counter # who worded the pairs
+    counts: Counter
+    makers: Counter
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #69f1a259
 @dataclass(frozen=True, eq=False)
 class SpotGenerator:
-    "SPOT's captions and negatives, from scene graphs."
+    """SPOT's captions and negatives, from scene graphs.
+
+    Attributes:
+        vocabulary: uniform or balanced
+        modes: for temporal predicates
+    """
     scheme: Scheme
-    vocabulary: Vocabulary # uniform or balanced
+    vocabulary: Vocabulary
     decorator: GrammarDecorator | ChatDecorator
-    modes: tuple[str, ...] = ("swap_time",) # for temporal predicates
+    modes: tuple[str, ...] = ("swap_time",)
     takes, parse, plan = SceneGraph, None, Plan(mode="every", tries=5) # as a `Generator`
     again = frozenset({"duplicate"})
 
@@ -160,12 +182,12 @@ class SpotGenerator:
         caption = Caption(key, foil.clip_id, texts.caption)
         return Made(negative, caption, (foil.kind, linear(foil.manipulated)), (foil, texts.maker))
 
-def make_spot(
-    graphs: Iterable[SceneGraph],
-    generator: SpotGenerator,
-    **how, # all else that `job_of` takes
-) -> SpotSet:
-    "SPOT's captions and negatives, with what they were made from."
+def make_spot(graphs: Iterable[SceneGraph], generator: SpotGenerator, **how) -> SpotSet:
+    """SPOT's captions and negatives, with what they were made from.
+
+    Args:
+        **how: all else that `job_of` takes
+    """
     counts: Counter = Counter()
     made = list(stream_made(graphs, job_of(generator, **how), counts))
     return SpotSet([m.caption for m in made], [m.negative for m in made], [m.origin[0] for m in made], counts,
@@ -173,21 +195,34 @@ def make_spot(
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #b6a00008
 def spot_generator(
-    graphs: Iterable[SceneGraph], # whose words are counted: those to be changed
-    scheme: str, # name in SCHEMES
-    grammar: str, # name in GRAMMARS
-    balanced: bool = True, # put in words as often as others are taken out
-    modes: tuple[str, ...] = ("swap_time",), # for temporal predicates
+    graphs: Iterable[SceneGraph],
+    scheme: str,
+    grammar: str,
+    balanced: bool = True,
+    modes: tuple[str, ...] = ("swap_time",),
 ) -> SpotGenerator:
-    "Return a generator that draws from the words of graphs."
+    """Return a generator that draws from the words of graphs.
+
+    Args:
+        graphs: whose words are counted: those to be changed
+        scheme: name in SCHEMES
+        grammar: name in GRAMMARS
+        balanced: put in words as often as others are taken out
+        modes: for temporal predicates
+    """
     vocabulary = count_vocabulary(graphs, SCHEMES[scheme], balanced, modes)
     return SpotGenerator(SCHEMES[scheme], vocabulary, GrammarDecorator(GRAMMARS[grammar]()), modes)
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #9ffe71b9
-def graph_table(
-    sets: dict[str, Iterable[SceneGraph]], # name → graphs
-) -> pd.DataFrame: # one row a set; means per graph, seconds are those up to the last fact
-    "SPOT, table 3: how large and how dense the graphs are."
+def graph_table(sets: dict[str, Iterable[SceneGraph]]) -> pd.DataFrame:
+    """SPOT, table 3: how large and how dense the graphs are.
+
+    Args:
+        sets: name → graphs
+
+    Returns:
+        one row a set; means per graph, seconds are those up to the last fact
+    """
     rows = {}
     for name, graphs in sets.items():
         held = [(g.entities, [a for e in g.entities for a in e.attributes], g.events) for g in graphs]
@@ -197,10 +232,15 @@ def graph_table(
     columns = ["graphs", "seconds", "entities/graph", "attributes/graph", "events/graph"]
     return pd.DataFrame.from_dict(rows, "index", columns=columns)
 
-def type_table(
-    sets: dict[str, Iterable[SceneGraph]], # name → graphs
-) -> pd.DataFrame: # set, of (predicate or attribute), type, words (distinct), uses
-    "SPOT, table 6: the fine-grained types of predicates and attributes."
+def type_table(sets: dict[str, Iterable[SceneGraph]]) -> pd.DataFrame:
+    """SPOT, table 6: the fine-grained types of predicates and attributes.
+
+    Args:
+        sets: name → graphs
+
+    Returns:
+        set, of (predicate or attribute), type, words (distinct), uses
+    """
     uses = defaultdict(Counter)
     for name, graphs in sets.items():
         for g in graphs:
@@ -209,10 +249,15 @@ def type_table(
     rows = [(*key, len(words), sum(words.values())) for key, words in sorted(uses.items())]
     return pd.DataFrame(rows, columns=["set", "of", "type", "words", "uses"])
 
-def outcome_table(
-    sets: dict[str, SpotSet], # name → set
-) -> pd.DataFrame: # (set, kind) in rows; made, share of those asked for, and the reasons
-    "SPOT, tables 4 and 5: how many negatives of each kind, and what became of the rest."
+def outcome_table(sets: dict[str, SpotSet]) -> pd.DataFrame:
+    """SPOT, tables 4 and 5: how many negatives of each kind, and what became of the rest.
+
+    Args:
+        sets: name → set
+
+    Returns:
+        (set, kind) in rows; made, share of those asked for, and the reasons
+    """
     rows = {(name, kind): {why: n for (k, why), n in s.counts.items() if k == kind}
             for name, s in sets.items() for kind in dict.fromkeys(k for k, _ in s.counts)}
     table = pd.DataFrame.from_dict(rows, "index").fillna(0).astype(int)

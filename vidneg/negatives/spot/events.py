@@ -20,21 +20,31 @@ from ..rules import symmetric_joint
 from .statements import EPS, SpotTuple, Statement, holds, linear
 
 # %% auto #0
-__all__ = ['SCHEMES', 'MANIPULATIONS', 'MODES', 'Scheme', 'Offer', 'state', 'Manipulation', 'kinds', 'offers', 'Vocabulary',
-           'count_vocabulary', 'Foil', 'manipulate', 'manipulations']
+__all__ = ['SCHEMES', 'MANIPULATIONS', 'MODES', 'Scheme', 'Offer', 'state', 'Manipulation', 'kinds', 'offers',
+           'Vocabulary', 'count_vocabulary', 'Foil', 'manipulate', 'manipulations']
 
 # %% ../../../nbs/negatives/spot/events.ipynb #b707c9dd
 @dataclass(frozen=True)
 class Scheme:
-    "The fine-grained types of a dataset, and what its captions may say."
+    """The fine-grained types of a dataset, and what its captions may say.
+
+    Attributes:
+        temporal: name in the paper's tables → `Event.kind`, for temporal manipulations
+        counterfactual: the same for counterfactual ones
+        attributes: attribute kinds that may be said, in the order of a noun phrase
+        mention: probability that a noun phrase says an attribute, for each kind
+        unsaid: `Event.kind` → attribute kinds it hides
+        min_seconds: shorter events are not told
+        states: may a caption say no more than that someone is something?
+    """
     name: str
-    temporal: dict[str, str] # name in the paper's tables → `Event.kind`, for temporal manipulations
-    counterfactual: dict[str, str] # the same for counterfactual ones
-    attributes: tuple[str, ...] # attribute kinds that may be said, in the order of a noun phrase
-    mention: float = 0.5 # probability that a noun phrase says an attribute, for each kind
-    unsaid: dict[str, tuple[str, ...]] = field(default_factory=dict) # `Event.kind` → attribute kinds it hides
-    min_seconds: float = 0.0 # shorter events are not told
-    states: bool = False # may a caption say no more than that someone is something?
+    temporal: dict[str, str]
+    counterfactual: dict[str, str]
+    attributes: tuple[str, ...]
+    mention: float = 0.5
+    unsaid: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    min_seconds: float = 0.0
+    states: bool = False
 
 SCHEMES = Registry("scheme")
 SCHEMES.update({s.name: s for s in (
@@ -50,13 +60,22 @@ SCHEMES.update({s.name: s for s in (
 
 # %% ../../../nbs/negatives/spot/events.ipynb #be91aacd
 class Offer(NamedTuple):
-    "Something in a graph that a manipulation can change."
-    events: tuple[Event, ...] # in the order of time; states are events with the predicate "is"
-    mode: str # how it will be changed
-    type: str = "" # attribute kind, where an attribute is changed
-    said: tuple[tuple[str, str], ...] = () # (role, value) of attributes of that kind that have to be said
-    slot: tuple[str, ...] = () # where a word is replaced: what counts as being of the same type
-    old: str = "" # that word
+    """Something in a graph that a manipulation can change.
+
+    Attributes:
+        events: in the order of time; states are events with the predicate "is"
+        mode: how it will be changed
+        type: attribute kind, where an attribute is changed
+        said: (role, value) of attributes of that kind that have to be said
+        slot: where a word is replaced: what counts as being of the same type
+        old: that word
+    """
+    events: tuple[Event, ...]
+    mode: str
+    type: str = ""
+    said: tuple[tuple[str, str], ...] = ()
+    slot: tuple[str, ...] = ()
+    old: str = ""
 
 def _values(entity, kind, start, end):
     "Values that hold all through a time."
@@ -73,13 +92,12 @@ def _phrase(entity, scheme, event_kind, span, fixed, rng):
         elif values and u < scheme.mention: said.append((kind, values[int(v*len(values))]))
     return tuple(said)
 
-def state(
-    offer: Offer,
-    graph: SceneGraph,
-    scheme: Scheme,
-    rng: np.random.Generator,
-) -> Statement: # strictly true of the graph
-    "Put an offer into tuples."
+def state(offer: Offer, graph: SceneGraph, scheme: Scheme, rng: np.random.Generator) -> Statement:
+    """Put an offer into tuples.
+
+    Returns:
+        strictly true of the graph
+    """
     entities, tuples = {e.entity_id: e for e in graph.entities}, []
     same = len({e.subject for e in offer.events}) < len(offer.events)
     hull = (min(e.start for e in offer.events), max(e.end for e in offer.events))
@@ -97,9 +115,14 @@ def state(
 
 # %% ../../../nbs/negatives/spot/events.ipynb #10eb01df
 class Manipulation(NamedTuple):
-    "What can be changed, and how it then reads."
-    offers: Callable[..., Iterator[Offer]] # (graph, scheme, kind, modes)
-    edit: Callable[[Statement, Offer, str], Statement] # the last is the new word, "" where none is drawn
+    """What can be changed, and how it then reads.
+
+    Attributes:
+        offers: (graph, scheme, kind, modes)
+        edit: the last is the new word, "" where none is drawn
+    """
+    offers: Callable[..., Iterator[Offer]]
+    edit: Callable[[Statement, Offer, str], Statement]
 
 MANIPULATIONS = Registry("manipulation")
 MODES = ("swap_time", "swap_predicate", "relabel_connective")
@@ -199,22 +222,27 @@ MANIPULATIONS["counterfactual predicate"] = Manipulation(_predicate_offers, _pre
 MANIPULATIONS["counterfactual attribute"] = Manipulation(_attribute_offers, _attribute_edit)
 
 # %% ../../../nbs/negatives/spot/events.ipynb #ab19bf2a
-def kinds(
-    scheme: Scheme,
-) -> dict[str, tuple[str, str]]: # name in the paper's tables → (manipulation, `Event.kind` or "")
-    "The kinds of negatives that a dataset gets."
+def kinds(scheme: Scheme) -> dict[str, tuple[str, str]]:
+    """The kinds of negatives that a dataset gets.
+
+    Returns:
+        name in the paper's tables → (manipulation, `Event.kind` or "")
+    """
     return {**{f"temporal {n}": ("temporal predicate", k) for n, k in scheme.temporal.items()},
             "temporal attribute": ("temporal attribute", ""), "neighborhood attribute": ("neighborhood attribute", ""),
             **{f"counterfactual {n}": ("counterfactual predicate", k) for n, k in scheme.counterfactual.items()},
             "counterfactual attribute": ("counterfactual attribute", "")}
 
-def offers(
-    graph: SceneGraph,
-    scheme: Scheme,
-    kind: str, # name in the paper's tables
-    modes: Iterable[str] = MODES[:1], # for temporal predicates
-) -> list[Offer]: # in the order of the graph
-    "All that a graph offers for a kind."
+def offers(graph: SceneGraph, scheme: Scheme, kind: str, modes: Iterable[str] = MODES[:1]) -> list[Offer]:
+    """All that a graph offers for a kind.
+
+    Args:
+        kind: name in the paper's tables
+        modes: for temporal predicates
+
+    Returns:
+        in the order of the graph
+    """
     known, modes = kinds(scheme), tuple(modes)
     if kind not in known: raise VidnegError(f"no kind {kind!r} in scheme {scheme.name}; there are {', '.join(known)}")
     if wrong := set(modes) - set(MODES): raise VidnegError(f"no mode {min(wrong)!r}; there are {', '.join(MODES)}")
@@ -259,14 +287,19 @@ class Vocabulary:
 
 # %% ../../../nbs/negatives/spot/events.ipynb #ddb58fb5
 def count_vocabulary(
-    graphs: Iterable[SceneGraph], # those to be changed, or more from the same source
+    graphs: Iterable[SceneGraph],
     scheme: Scheme,
     balanced: bool = False,
     modes: Iterable[str] = MODES[:1],
-    group: Callable[[str], str] = str.lower, # see `Vocabulary`
+    group: Callable[[str], str] = str.lower,
     alike: Callable[[str, str], bool] | None = None,
 ) -> Vocabulary:
-    "The words of the graphs; a word weighs as many picks as it can expect."
+    """The words of the graphs; a word weighs as many picks as it can expect.
+
+    Args:
+        graphs: those to be changed, or more from the same source
+        group: see `Vocabulary`
+    """
     weights = defaultdict(Counter)
     for graph in graphs:
         for kind in kinds(scheme):
@@ -280,16 +313,25 @@ def count_vocabulary(
 # %% ../../../nbs/negatives/spot/events.ipynb #7e03e72a
 @dataclass(frozen=True)
 class Foil:
-    "A true statement and the false one made of it."
+    """A true statement and the false one made of it.
+
+    Attributes:
+        kind: name in the paper's tables
+        mode: swap_time, swap_predicate, relabel_connective, swap_attribute, replace_predicate, replace_attribute
+        type: the fine-grained type of what was changed
+        old: the word that was replaced, "" for an exchange
+        new: the word in its place
+        scene: of the clip
+    """
     clip_id: str
-    kind: str # name in the paper's tables
-    mode: str # swap_time, swap_predicate, relabel_connective, swap_attribute, replace_predicate, replace_attribute
+    kind: str
+    mode: str
     original: Statement
     manipulated: Statement
-    type: str = "" # the fine-grained type of what was changed
-    old: str = "" # the word that was replaced, "" for an exchange
-    new: str = "" # the word in its place
-    scene: str = "" # of the clip
+    type: str = ""
+    old: str = ""
+    new: str = ""
+    scene: str = ""
 
 def _said(statement):
     "A statement without ids and times: what a caption can show of it."
@@ -309,13 +351,23 @@ def _attempt(graph, offer, edit, kind, scheme, vocabulary, rng):
 def manipulate(
     graph: SceneGraph,
     rng: np.random.Generator,
-    vocabulary: Vocabulary, # words for the replacements
+    vocabulary: Vocabulary,
     scheme: Scheme,
-    kind: str, # name in the paper's tables
-    modes: Iterable[str] = MODES[:1], # for temporal predicates
-    tries: int = 20, # offers taken at most
-) -> tuple[Foil | None, str]: # and "made"; or None and the reason
-    "SPOT (2)–(6): one manipulation of the kind, a pure function of its arguments."
+    kind: str,
+    modes: Iterable[str] = MODES[:1],
+    tries: int = 20,
+) -> tuple[Foil | None, str]:
+    """SPOT (2)–(6): one manipulation of the kind, a pure function of its arguments.
+
+    Args:
+        vocabulary: words for the replacements
+        kind: name in the paper's tables
+        modes: for temporal predicates
+        tries: offers taken at most
+
+    Returns:
+        and "made"; or None and the reason
+    """
     found, edit = offers(graph, scheme, kind, modes), MANIPULATIONS[kinds(scheme)[kind][0]].edit
     why = "nothing of this type"
     for _ in range(tries if found else 0):
@@ -325,9 +377,13 @@ def manipulate(
         if why == "unbalanced": break  # another draw would favour the words that are never thinned
     return None, why
 
-def manipulations(
-    scheme: Scheme,
-    **options, # modes, tries
-) -> dict[str, Callable]: # name in the paper's tables → function of (graph, rng, vocabulary)
-    "The scheme's manipulations, each as a function of its own."
+def manipulations(scheme: Scheme, **options) -> dict[str, Callable]:
+    """The scheme's manipulations, each as a function of its own.
+
+    Args:
+        **options: modes, tries
+
+    Returns:
+        name in the paper's tables → function of (graph, rng, vocabulary)
+    """
     return {kind: partial(manipulate, scheme=scheme, kind=kind, **options) for kind in kinds(scheme)}

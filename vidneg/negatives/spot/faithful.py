@@ -10,10 +10,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Iterable
 
-from lemminflect import getAllLemmas
 
 from .grammar import NOUN_KINDS
 from .statements import Statement, linear
+from ...text.inflection import all_lemmas
 
 # %% auto #0
 __all__ = ['faithful']
@@ -25,7 +25,7 @@ _ARTICLES = frozenset("a an the".split())
 
 @lru_cache(maxsize=100_000)
 def _lemmas(word):
-    return frozenset({word, *(base.lower() for bases in getAllLemmas(word).values() for base in bases)})
+    return frozenset({word, *(base.lower() for bases in all_lemmas(word).values() for base in bases)})
 
 def _read(text): return [_lemmas(w) for w in re.findall(r"[\w&'-]+|,", text.lower())]
 
@@ -100,12 +100,17 @@ def _changes(words, statement):
     return bool(heads and first and second) and max(first) < min(second) and not loose and _described(
         words, heads[0], heads[:1], a.subject_attributes)
 
-def faithful(
-    text: str, # a caption
-    statement: Statement, # what it should say
-    others: Iterable[str] = (), # words that may stand in a caption only where the statement has them
-) -> str: # "" where it does; otherwise the reason
-    "Whether a caption still contains its tuples, each part in its place, and no more."
+def faithful(text: str, statement: Statement, others: Iterable[str] = ()) -> str:
+    """Whether a caption still contains its tuples, each part in its place, and no more.
+
+    Args:
+        text: a caption
+        statement: what it should say
+        others: words that may stand in a caption only where the statement has them
+
+    Returns:
+        "" where it does; otherwise the reason
+    """
     words, known = _read(text), frozenset().union(*_read(linear(statement)))
     if any(w & _NEGATIONS or any(x.endswith("n't") for x in w) for w in words): return "negation"
     for other in others:

@@ -11,10 +11,10 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
-from lemminflect import getAllLemmas, getInflection
 
 from ...core.registry import Registry
 from .statements import Statement
+from ...text.inflection import all_lemmas, inflected
 from ...text.lexicon import needs_an
 
 # %% auto #0
@@ -24,13 +24,16 @@ __all__ = ['GRAMMARS', 'NOUN_KINDS', 'Grammar', 'TemplateGrammar']
 class Grammar(Protocol):
     "Something that says a statement."
     name: str
-    def say(
-        self,
-        statement: Statement,
-        scene: str, # "" where it is unknown
-        rng: np.random.Generator, # chooses among phrasings
-    ) -> str: # a caption
-        "Put a statement into words."
+    def say(self, statement: Statement, scene: str, rng: np.random.Generator) -> str:
+        """Put a statement into words.
+
+        Args:
+            scene: "" where it is unknown
+            rng: chooses among phrasings
+
+        Returns:
+            a caption
+        """
 
 GRAMMARS = Registry("grammar", {"template": "vidneg.negatives.spot.grammar:TemplateGrammar",
                                 "world": "vidneg.world.vocabulary:WorldGrammar"})
@@ -51,11 +54,11 @@ _PAIRS = frozenset("binoculars clippers glasses goggles jeans pants scissors she
 @lru_cache(maxsize=100_000)
 def _forms(word, upos, tag):
     "The forms under `tag` of every word that `word` may be a form of."
-    return {f for base in getAllLemmas(word, upos=upos).get(upos, ()) for f in getInflection(base, tag)}
+    return {f for base in all_lemmas(word, upos=upos).get(upos, ()) for f in inflected(base, tag)}
 
 def _is_plural(noun):
     last = noun.split()[-1].lower()
-    bases = getAllLemmas(last, upos="NOUN").get("NOUN", ())
+    bases = all_lemmas(last, upos="NOUN").get("NOUN", ())
     return last in _PAIRS or last not in bases and last in _forms(last, "NOUN", "NNS")
 
 def _with_article(phrase, noun):
@@ -77,12 +80,12 @@ def _predicate(predicate, kind, plural):
     "The finite form of a predicate, with 'is' where it needs one."
     first, _, rest = predicate.partition(" ")
     be = "are" if plural else "is"
-    bases = getAllLemmas(first, upos="VERB").get("VERB", ())
+    bases = all_lemmas(first, upos="VERB").get("VERB", ())
     if kind == "relationship" and first not in _forms(first, "VERB", "VBZ"): return f"{be} the {predicate} of"
     if kind in ("relation", "spatial") or first in _PREPOSITIONS or not bases: return f"{be} {predicate}"
     participle = first in _forms(first, "VERB", "VBN") and first not in bases
     if participle or first in _forms(first, "VERB", "VBG"): return f"{be} {predicate}"
-    third = first if first in _forms(first, "VERB", "VBZ") else getInflection(bases[0], "VBZ")[0]
+    third = first if first in _forms(first, "VERB", "VBZ") else inflected(bases[0], "VBZ")[0]
     return " ".join(filter(None, (bases[0] if plural else third, rest)))
 
 # %% ../../../nbs/negatives/spot/grammar.ipynb #11d6bd42

@@ -15,30 +15,49 @@ __all__ = ['EPS', 'SpotTuple', 'Statement', 'linear', 'holds']
 # %% ../../../nbs/negatives/spot/statements.ipynb #d9a180fe
 @dataclass(frozen=True)
 class SpotTuple:
-    "SPOT (1): what is said of one event."
-    subject: str # noun
-    subject_attributes: tuple[tuple[str, str], ...] # (kind, value), in the order in which a phrase says them
-    predicate: str # as the graph has it; "is" for a state
-    object: str # noun, "" if there is none
-    object_attributes: tuple[tuple[str, str], ...] # of the object; of a state: the one attribute that holds
-    start: float # seconds
-    end: float # seconds
-    kind: str # fine-grained type of the predicate; "attribute" for a state
+    """SPOT (1): what is said of one event.
+
+    Attributes:
+        subject: noun
+        subject_attributes: (kind, value), in the order in which a phrase says them
+        predicate: as the graph has it; "is" for a state
+        object: noun, "" if there is none
+        object_attributes: of the object; of a state: the one attribute that holds
+        start: seconds
+        end: seconds
+        kind: fine-grained type of the predicate; "attribute" for a state
+    """
+    subject: str
+    subject_attributes: tuple[tuple[str, str], ...]
+    predicate: str
+    object: str
+    object_attributes: tuple[tuple[str, str], ...]
+    start: float
+    end: float
+    kind: str
     subject_id: str = ""
     object_id: str = ""
 
 
 @dataclass(frozen=True)
 class Statement:
-    "What one caption says."
-    tuples: tuple[SpotTuple, ...] # one or two, in the order of time that is claimed
-    order: str = "" # of two: "before" (the first ends before the second starts) or "while"
-    same: bool = False # both are about one subject
+    """What one caption says.
 
-def linear(
-    statement: Statement,
-) -> str: # as SPOT writes tuples
-    "A statement in one line."
+    Attributes:
+        tuples: one or two, in the order of time that is claimed
+        order: of two: "before" (the first ends before the second starts) or "while"
+        same: both are about one subject
+    """
+    tuples: tuple[SpotTuple, ...]
+    order: str = ""
+    same: bool = False
+
+def linear(statement: Statement) -> str:
+    """A statement in one line.
+
+    Returns:
+        as SPOT writes tuples
+    """
     def phrase(name, attributes): return " ".join([*(v for _, v in attributes), *([name] if name else [])])
     parts = [", ".join(filter(None, (phrase(t.subject, t.subject_attributes), t.predicate,
                                      phrase(t.object, t.object_attributes)))) for t in statement.tuples]
@@ -72,12 +91,12 @@ def _in_order(order, a, b, wide):
     if order == "before": return a[1] < b[1] - EPS if wide else a[2] <= b[1] + EPS
     return a[1] < b[2] - EPS and b[1] < a[2] - EPS and a != b
 
-def holds(
-    statement: Statement,
-    graph: SceneGraph,
-    wide: bool = False, # count what is nearly true as true
-) -> bool:
-    "Whether a statement is true of a graph."
+def holds(statement: Statement, graph: SceneGraph, wide: bool = False) -> bool:
+    """Whether a statement is true of a graph.
+
+    Args:
+        wide: count what is nearly true as true
+    """
     if len(statement.tuples) == 1: return any(_instances(statement.tuples[0], graph, wide))
     a, b = statement.tuples
     entities, said = {e.entity_id: e for e in graph.entities}, {*a.subject_attributes, *b.subject_attributes}
