@@ -124,8 +124,8 @@ _COMPONENTS = (
     "clips with one query each. R@K in percent; MnR is the mean rank, 1 is best; 95 % intervals by bootstrap over "
     "clips. In every run, X-CLIP starts from the same model, pre-trained on images and broad captions, and sees the "
     "same captions in the same order. `baseline` has X-CLIP's own loss. The other runs add this loss on positives, and "
-    "a loss on negatives that differ in one component. The paper's rows are on other data, with a model a hundred times "
-    "larger: compare patterns, not absolute values.\n\n")
+    "a loss on negatives that differ in one component. The paper's rows are on other data, with a model a hundred "
+    "times larger: compare patterns, not absolute values.\n\n")
 _COMPONENT_TABLES = {3: ("All components", "baseline", "simple", "discernible", "adaptive"),
                      5: ("One component", "baseline", "verb", "subject")} # number of the paper's table → title, runs
 
