@@ -252,13 +252,14 @@ FORM_NOTES = {
     "published": "Replacements are drawn uniformly from the word list, as in the paper.",
     "mixed": "Several edits per negative, by rules and by a language model, like the training negatives of Table 3."}
 _CELLS = (
-    "An item is a caption and a negative of it. acc is the share of items in which the video–text matching (VTM) head "
-    "gives the caption a higher probability than the negative; a tie is wrong. acc-hat gives half a point if the "
-    "caption is above ½, and half a point if the negative is below ½. In the tables without intervals, a cell is acc/acc-hat.")
+    "An item is a caption and a negative of it. acc is the share of items in which the video–text matching (VTM) "
+    "head gives the caption a higher probability than the negative; a tie is wrong. acc-hat gives half a point if "
+    "the caption is above ½, and half a point if the negative is below ½. In the tables without intervals, a cell is "
+    "acc/acc-hat.")
 FOOT = (
-    "Numbers are percent. Intervals are 95 %, by bootstrap over clips, paired for differences. A difference \"A − B\" "
-    "is positive where A has the higher value. *Blind* reads the text only. Rows marked *(paper)* are the NAVERO paper's "
-    "own, on other data and with other models: compare patterns, not absolute values.\n")
+    "Numbers are percent. Intervals are 95 %, by bootstrap over clips, paired for differences. A difference \"A − "
+    "B\" is positive where A has the higher value. *Blind* reads the text only. Rows marked *(paper)* are the NAVERO "
+    "paper's own, on other data and with other models: compare patterns, not absolute values.\n")
 
 def _write(folder, name, numbers, page):
     "Write the CSV file and the Markdown page, each under a temporary name first."

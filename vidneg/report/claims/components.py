@@ -14,8 +14,8 @@ __all__ = ['claims', 'claim', 'PRINTED']
 # %% ../../../nbs/report/claims/components.ipynb #5c31c004
 claims = Claims("Sentence components", (
     "`baseline` is a model with its own loss. The other runs add a loss on negatives that differ from a sentence in "
-    "one component: `simple` weighs them all alike, `discernible` takes the easiest one, and `adaptive` weighs each by the "
-    "importance of its component."))
+    "one component: `simple` weighs them all alike, `discernible` takes the easiest one, and `adaptive` weighs each "
+    "by the importance of its component."))
 claim = claims.claim
 
 # %% ../../../nbs/report/claims/components.ipynb #b7e00018

@@ -16,8 +16,8 @@ __all__ = ['claims', 'claim', 'SAME', 'MARGIN']
 # %% ../../../nbs/report/claims/navero.ipynb #5c31n004
 claims = Claims("NAVERO", (
     "An item is a caption and a negative of it. `acc` is the share of items in which the video–text matching (VTM) "
-    "head gives the caption a higher probability than the negative; a tie is wrong. `acc-hat` gives half a point if the "
-    "caption is above ½, and half a point if the negative is below ½. Averages are over the four categories."))
+    "head gives the caption a higher probability than the negative; a tie is wrong. `acc-hat` gives half a point if "
+    "the caption is above ½, and half a point if the negative is below ½. Averages are over the four categories."))
 claim = claims.claim
 
 # %% ../../../nbs/report/claims/navero.ipynb #2fc5341b

@@ -16,9 +16,9 @@ __all__ = ['claims', 'claim', 'LITTLE', 'LOW', 'PROBED', 'POST']
 
 # %% ../../../nbs/report/claims/spot.ipynb #5c31s004
 claims = Claims("SPOT Prober", (
-    "A relative gap is Δ = (P − P′)/P: P is the recall with true captions, P′ the recall with each caption replaced by "
-    "its manipulation. A gap of 0 means that a model does not notice the manipulations. Each gap is the mean over R@1 "
-    "and R@5 and over both directions."))
+    "A relative gap is Δ = (P − P′)/P: P is the recall with true captions, P′ the recall with each caption replaced "
+    "by its manipulation. A gap of 0 means that a model does not notice the manipulations. Each gap is the mean over "
+    "R@1 and R@5 and over both directions."))
 claim = claims.claim
 
 # %% ../../../nbs/report/claims/spot.ipynb #b7e00011
