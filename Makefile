@@ -16,7 +16,7 @@ export MKL_NUM_THREADS ?= $(OMP_NUM_THREADS)
 export TOKENIZERS_PARALLELISM := false
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: help .venv reproduce dvc test check lab export clean-notebooks readme bench bench-memory gpu-record
+.PHONY: help .venv lock reproduce dvc test check lab export clean-notebooks readme bench bench-memory gpu-record
 
 help: ## list the targets
 	@sed -nE 's/^([a-z.-]+):[^#]*## /\1\t/p' Makefile | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -24,6 +24,10 @@ help: ## list the targets
 # Made anew only when the lock file differs from the one that it was made from.
 .venv: ## the Python environment, from requirements.lock
 	@if ! cmp -s requirements.lock "$$VENV/requirements.lock" || ! [ -x "$$VENV/bin/python" ]; then .ci/venv "$$VENV"; fi
+
+lock: .venv ## requirements.lock from pyproject.toml; versions that are there stay unless they no longer fit
+	@uv pip compile pyproject.toml --extra dev --python-version 3.11 --python-platform x86_64-unknown-linux-gnu \
+	  --generate-hashes --no-emit-package torch --no-annotate --no-header --quiet --output-file requirements.lock
 
 # Quoted through the environment, so that a path may hold anything.
 export SCALE DATA LIKE

@@ -1,5 +1,5 @@
 "The house rules: modules in sync with notebooks, notebooks clean and light, dvc.yaml in step with the imports."
-import ast, json, re, subprocess
+import ast, json, re, subprocess, tomllib
 from copy import deepcopy
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from nbdev.clean import clean_nb
 from nbdev.config import get_config
 from nbdev.doclinks import _get_modidx
 
+import vidneg
 from vidneg.pipeline.export import export
 from vidneg.pipeline.runner import declared
 from vidneg.pipeline.stage import read_section, tagged
@@ -203,10 +204,18 @@ def test_stage_has_its_parameters(stage):
     assert set(read_section(ROOT/"params.yaml", stage)) <= set(declared(STAGES[stage]))
 
 
-def test_lock_file_pins_every_package_and_nothing_else():
-    lines = [line for line in (ROOT/"requirements.lock").read_text().splitlines() if not line.startswith("#")]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
-    locked = dict(line.split("==") for line in lines)
-    direct = [line.split("#")[0].strip() for line in (ROOT/"requirements.in").read_text().splitlines()]
-    for name, version in (d.split("==") for d in direct if d): assert locked[name] == version
-    assert locked["torch"] == "2.13.0"
+def test_lock_file_pins_every_dependency_by_its_hash():
+    project = tomllib.loads((ROOT/"pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    direct = {re.match(r"[\w.-]+", line)[0] for line in [*project["project"]["dependencies"], *sum(extras.values(), [])]}
+    lock = (ROOT/"requirements.lock").read_text()
+    entries = re.split(r"\n(?! )", lock.strip())
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+( \\\n    --hash=sha256:[0-9a-f]{64})+", e) for e in entries)
+    locked = {re.sub(r"[-_.]+", "-", e.split("==")[0]) for e in entries}
+    assert {re.sub(r"[-_.]+", "-", n) for n in direct} - locked == {"torch", "vidneg"}
+    assert project["tool"]["uv"]["constraint-dependencies"] == ["torch==2.13.0"]
+
+
+def test_one_version():
+    project = tomllib.loads((ROOT/"pyproject.toml").read_text())["project"]
+    assert get_config(path=ROOT).version == project["version"] == vidneg.__version__

@@ -16,9 +16,9 @@ from .core.errors import VidnegError
 from .core.packages import PACKAGES, find_package, get_package
 
 # %% ../nbs/cli.ipynb #bbfa9f50
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None,
                   help="Does a video–language model know what happens in the video, or does it only match words?")
-models = typer.Typer(no_args_is_help=True, help="Pretrained weights from the Python package index.")
+models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pretrained weights from the Python package index.")
 app.add_typer(models, name="models")
 
 @app.callback()

@@ -1,0 +1,24 @@
+"Run by `.ci/wheel` in an environment that holds the wheel and what it needs, and nothing else."
+import importlib, pkgutil, sys, time
+
+start = time.perf_counter()
+import vidneg
+
+imported = time.perf_counter() - start
+caption = vidneg.Caption("c1", "clip1", "A man wearing a white shirt runs behind a red car.")
+negatives, counts = vidneg.make_negatives([caption], vidneg.rules_published(vidneg.Lexicon.navero()), per_caption=4)
+first = time.perf_counter() - start
+assert {n.kind for n in negatives} == {"action", "attribute", "relation", "object"}
+assert not {"torch", "spacy"} & {*sys.modules}
+parsed = vidneg.load_parser().parse([caption.text])
+with_parser = time.perf_counter() - start
+assert [t.lemma for t in parsed[0].tokens if t.pos == "VERB"] == ["wear", "run"]
+assert "site-packages" in vidneg.__file__
+print(f"import {imported:.2f} s, first negative after {first:.2f} s, parser and first parse after {with_parser:.2f} s")
+
+EXTRAS = {"accelerate", "openai", "gguf", "seaborn", "dvc", "papermill", "nbformat", "ruamel", "nbclient", "nbconvert"}
+for found in pkgutil.walk_packages(vidneg.__path__, "vidneg."):
+    try: importlib.import_module(found.name)
+    except ModuleNotFoundError as error: # an extra that the user has not chosen; anything else is missing from the wheel
+        assert error.name and error.name.split(".")[0] in EXTRAS, f"{found.name}: {error}"
+        print(f"{found.name} waits for {error.name}")
