@@ -66,12 +66,12 @@ def parse(texts, n):
 def mixed(texts, n):
     "Rules and a language model by turns."
     from vidneg.text.lexicon import lexicon_named
-    from vidneg.negatives.mlm import LmMaker
+    from vidneg.negatives.mlm import LmEditor
     from vidneg.negatives.generate import stream_negatives
     from vidneg.negatives.mixed import MixedGenerator
     from vidneg.negatives.rules import rules_published
     from vidneg.text.parse import load_parser
-    generator = MixedGenerator(rules_published(lexicon_named("navero")), LmMaker(Pairs(texts), load_parser().parse))
+    generator = MixedGenerator(rules_published(lexicon_named("navero")), LmEditor(Pairs(texts), load_parser().parse))
     return sum(1 for _ in stream_negatives(stream(texts, n), generator, size=SHARD))
 
 
@@ -91,7 +91,7 @@ def audit(texts, n):
     from vidneg.audit.page import audit_set
     pairs = (Pair(c.caption_id, c.clip_id, "any", c.text, texts[(i + 1) % len(texts)])
              for i, c in zip(count(), stream(texts, n)))
-    return audit_set("pairs", pairs, n=2000).found["pairs"]
+    return audit_set("pairs", pairs, n=2000).counts["pairs"]
 
 
 def peak():

@@ -1,4 +1,4 @@
-"The audit: its parts against plain computations, known answers, published figures, and bad input."
+"The parts of the audit against plain computations, known answers, published figures, and bad input."
 import os
 from collections import Counter
 from itertools import product
@@ -170,7 +170,7 @@ def test_bad_input_is_counted_and_never_fails(texts):
 def test_bad_input_has_its_page():
     pairs = [Pair(str(k), str(k % 3), "k", a, b) for k, (a, b) in enumerate(product(BAD, BAD[::3]))]
     made = dossier.audit_set("bad", pairs + pairs[:5], [Caption(p.item, p.clip_id, p.caption) for p in pairs])
-    assert made.found["pairs"] == len(pairs) + 5 and made.found["copies in the sample"] == 5
+    assert made.counts["pairs"] == len(pairs) + 5 and made.counts["copies in the sample"] == 5
     text = dossier.dossier_page(made)
     assert "\0" not in text and text.encode("utf-8")
 
@@ -249,7 +249,7 @@ def test_sheet_marks_the_edit_and_escapes():
 def test_page_stands_alone(tmp_path):
     pairs = plain_pairs(60)
     made = dossier.audit_set("some", iter(pairs), n=30)
-    assert made.found["pairs"] == 60 and len(made.sample) == 30
+    assert made.counts["pairs"] == 60 and len(made.sample) == 30
     text = dossier.dossier_page(made)
     assert text == dossier.dossier_page(made) and "<svg" in text and "src=" not in text and "@import" not in text
     assert validity.write_page(tmp_path/"a.html", text).read_text(encoding="utf-8") == text

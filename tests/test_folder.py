@@ -178,9 +178,9 @@ def test_own_data_are_remembered_and_never_mixed(tmp_path):
     (root/"scales/my-clips/overlay.yaml").open("a").write("# mine\n")
     assert new_scale(own, root=root) and "# mine" in (root/"scales/my-clips/overlay.yaml").read_text()
     (tmp_path/"other").mkdir()
-    with pytest.raises(VidnegError, match="is there for other data"): new_scale(tmp_path/"other", "my-clips", root=root)
+    with pytest.raises(VidnegError, match="exists for other data"): new_scale(tmp_path/"other", "my-clips", root=root)
     with pytest.raises(VidnegError, match="small letters"): new_scale(own, "Mine!", root=root)
-    with pytest.raises(VidnegError, match="is no folder"): new_scale(tmp_path/"nowhere", root=root)
+    with pytest.raises(VidnegError, match="is not a folder"): new_scale(tmp_path/"nowhere", root=root)
     said = "\n".join(remarks(make_scale("my-clips", root)))
     assert str(own) in said and "train has 4 clips" in said and "pretrain.batch_size" in said and "overlay.yaml" in said
     assert {p: p.read_bytes() for p in before} == before, "nothing outside the scale's folder has changed"

@@ -17,7 +17,7 @@ from vidneg.negatives.components.make import ComponentGenerator
 from vidneg.negatives.generate import (EXHAUSTED, GENERATORS, REFUSED, Job, Made, Plan, Source, Task, counts_table,
                                        fill, job_of, make_all, make_negatives, shard, stream_negatives, to_shard, with_parses)
 from vidneg.negatives.mixed import MixedGenerator
-from vidneg.negatives.mlm import LmMaker, NamedLm
+from vidneg.negatives.mlm import LmEditor, NamedLm
 from vidneg.negatives.rules import rules_published
 from vidneg.negatives.spot.captions import GrammarDecorator, SpotGenerator, make_spot
 from vidneg.negatives.spot.events import MODES, SCHEMES, count_vocabulary
@@ -132,7 +132,7 @@ def every_task(folder):
     "A task of each generator."
     rules, parser = rules_published(lexicon_named("world")), NamedParser()
     CaptionMlm(word_tokenizer([c.text for c in FINE]), width=16, layers=1, heads=2).save(folder)
-    lm, graphs, scheme = LmMaker(NamedLm(str(folder)), parser.parse), [s.graph for s in SCRIPTS], SCHEMES["world"]
+    lm, graphs, scheme = LmEditor(NamedLm(str(folder)), parser.parse), [s.graph for s in SCRIPTS], SCHEMES["world"]
     both, texts = MixedGenerator(rules, lm), [c.text for c in FINE]
     known = dict(zip(texts, load_parser().parse(texts)))
     balanced = partial(counted, rules="rules-balanced", lexicon=lexicon_named("world"), lm=lm)

@@ -13,7 +13,7 @@ from vidneg.core.records import Caption, Edit
 from vidneg.core.seeds import stable_rng
 from vidneg.text.edits import apply_edit, overlaps, shift, undo
 from vidneg.text.lexicon import lexicon_named
-from vidneg.negatives.mlm import (Draft, LmMaker, REMEMBERED, category_of, edit_of, fitting, in_turn,
+from vidneg.negatives.mlm import (Draft, LmEditor, REMEMBERED, category_of, edit_of, fitting, in_turn,
                                   same_class, words_of)
 from vidneg.negatives.aaro import aaro
 from vidneg.negatives.generate import Plan, make_negatives, stream_negatives
@@ -65,7 +65,7 @@ RULES = rules_published(Lexicon.from_lists({
     "action": ("action", "verb", ["run", "eat", "sit"]),
     "color": ("attribute", "", ["red", "blue", "orange"]),
     "relation": ("relation", "", ["in", "in front of", "under"])}))
-LM = LmMaker(Scripted(ALL), parse)
+LM = LmEditor(Scripted(ALL), parse)
 MAKERS = {"rules": MixedGenerator(RULES), "lm": MixedGenerator(lm=LM), "mixed": MixedGenerator(RULES, LM)}
 each_maker = pytest.mark.parametrize("generator", MAKERS.values(), ids=MAKERS)
 sentences = st.lists(st.sampled_from([*WORDS, "zebra", "Man", "A"]), max_size=12).map(" ".join)
@@ -96,16 +96,16 @@ def test_answers_are_asked_for_once():
     def noted(texts):
         asked.extend(texts)
         return parse(texts)
-    lm, texts = LmMaker(scripted, noted), ["the man runs", "a red owl", "the man runs"]
+    lm, texts = LmEditor(scripted, noted), ["the man runs", "a red owl", "the man runs"]
     first = [attempts(MixedGenerator(lm=lm), [draft(t) for t in texts], 3) for _ in range(2)]
-    assert first[0] == first[1] == attempts(MixedGenerator(lm=LmMaker(Scripted(ALL), parse)), [draft(t) for t in texts], 3)
+    assert first[0] == first[1] == attempts(MixedGenerator(lm=LmEditor(Scripted(ALL), parse)), [draft(t) for t in texts], 3)
     filled = [t for call in scripted.calls for t in call]
     assert len(set(asked)) == len(asked) and len(set(filled)) == len(filled) and asked and filled
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
     monkeypatch.setattr("vidneg.negatives.mlm.REMEMBERED", 5)
-    lm = LmMaker(Scripted(ALL), parse)
+    lm = LmEditor(Scripted(ALL), parse)
     some = [Caption(f"c{i}", "v", f"the {w} sleeps") for i, w in enumerate(w for w in WORDS if WORDS[w][1] == "NOUN")]
     made = list(stream_negatives(some, MixedGenerator(lm=lm), size=2))
     assert max(len(lm._parses), len(lm._fills)) < 20 and len(some) > 8
@@ -160,19 +160,19 @@ def test_articles_capitals_and_class():
 
 def test_rejected_by_the_parse_then_the_next_candidate():
     "'running' and 'red' may be nouns, but are not read as such; two failures are too many for two checks."
-    lm = LmMaker(Scripted(["running", "red", "woman"]), parse, sample=False)
+    lm = LmEditor(Scripted(["running", "red", "woman"]), parse, sample=False)
     d = draft("the man", categories=("object",))
     d.rng = stable_rng(0)
     assert lm.edit([d]) == {} and d.text == "the woman" and d.parsed.text == d.text
     d = draft("the man", categories=("object",))
     d.rng = stable_rng(0)
-    assert LmMaker(lm.fill_mask, parse, checks=2, sample=False).edit([d]) == {0: "other class"} and d.text == "the man"
+    assert LmEditor(lm.fill_mask, parse, checks=2, sample=False).edit([d]) == {0: "other class"} and d.text == "the man"
 
 
 def test_one_call_a_round_and_equal_texts_once():
     fill = Scripted(ALL)
     drafts = [draft("the man", name=n) for n in "abc"] + [draft("dog runs")]
-    attempts(MixedGenerator(lm=LmMaker(fill, parse)), drafts, rounds=2)
+    attempts(MixedGenerator(lm=LmEditor(fill, parse)), drafts, rounds=2)
     assert [len(c) for c in fill.calls][0] == 2 and len(fill.calls) == 2
 
 
@@ -180,7 +180,7 @@ def test_one_call_a_round_and_equal_texts_once():
                                              ("the man", ["dogs", "owls"], "no replacement"),
                                              ("the man", ["running", "red"], "other class")])
 def test_reasons(text, filled, why):
-    assert attempts(MixedGenerator(lm=LmMaker(Scripted(filled), parse)), [draft(text)]) == [(None, why)]
+    assert attempts(MixedGenerator(lm=LmEditor(Scripted(filled), parse)), [draft(text)]) == [(None, why)]
 
 
 def test_coin_is_fair_and_the_other_is_the_remedy():
@@ -190,7 +190,7 @@ def test_coin_is_fair_and_the_other_is_the_remedy():
     share = np.mean([n.text.split()[-1] in rule_words for n in made])
     assert abs(share - 0.5) < 4*np.sqrt(.25/600)
     assert all(n.generator == "mixed" for n in made)
-    silent = MixedGenerator(RULES, LmMaker(Scripted([]), parse))
+    silent = MixedGenerator(RULES, LmEditor(Scripted([]), parse))
     assert all(attempts(silent, [draft("the man", name=f"c{i}")])[0][0] for i in range(40)) # rules for the model
     assert all(attempts(generator, [draft("the owl", name=f"c{i}")])[0][0] for i in range(40)) # the model for rules
     assert attempts(silent, [draft("the owl")]) == [(None, "no replacement")]
@@ -327,7 +327,7 @@ def test_strange_captions_are_counted(generator):
 @pytest.mark.parametrize("actions", ["enlarged", "old"])
 def test_with_the_pipeline_and_naveros_lists(actions):
     words = "dances dancing woman dogs green purple under near castle quickly".split()
-    lm = LmMaker(Scripted(words), load_parser().parse)
+    lm = LmEditor(Scripted(words), load_parser().parse)
     generator = MixedGenerator(rules_published(Lexicon.navero(actions)), lm)
     texts = ("a cartoon animal runs through an ice cave in a video game", "A man in a red t-shirt walks.", *STRANGE)
     captions = [Caption(str(i), "v", t) for i, t in enumerate(texts)]
@@ -344,7 +344,7 @@ def test_on_real_captions():
     texts = [s for r in (rows.values() if isinstance(rows, dict) else rows) for s in (r.get("sentences") or [])][:200]
     if not texts: pytest.skip("no sentences found in activitynet_captions/val.json")
     captions = [Caption(str(i), "v", t) for i, t in enumerate(texts)]
-    lm = LmMaker(Scripted("dances dancing danced woman dogs green under castle".split()), load_parser().parse)
+    lm = LmEditor(Scripted("dances dancing danced woman dogs green under castle".split()), load_parser().parse)
     generator = MixedGenerator(rules_published(lexicon_named("navero")), lm)
     made, counts = make_negatives(captions, generator, rounds=3, mode="any")
     assert all(undo(n.text, n.edits) == texts[int(n.caption_id)] for n in made)

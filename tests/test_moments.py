@@ -148,7 +148,7 @@ def test_a_part_without_predictions_or_windows_is_left_out():
 @pytest.mark.parametrize("made, message", [
     ([predicted(((4., np.nan, .9),))], "NaN"), ([predicted(((9., 4., .9),))], "ends before"),
     ([predicted(saliency=[np.nan]*10)], "saliency is missing, NaN"), ([predicted(saliency=[])], "saliency is missing"),
-    ([predicted(), predicted()], "twice"), ([predicted(qid="x")], "predicted or asked"), ([], "neither"),
+    ([predicted(), predicted()], "twice"), ([predicted(qid="x")], "queries or the predictions but not both"), ([], "neither"),
     ([dict(qid="q")], "neither")])
 def test_bad_predictions_say_what_is_wrong(made, message):
     with pytest.raises(VidnegError, match=message): evaluate_moments(made, [QUERY])
@@ -176,7 +176,7 @@ def test_intervals_contain_their_value_and_predictions_survive_files(tmp_path):
 
 def test_films_are_what_was_asked_for():
     for film in FILMS:
-        told = {e for g in film.told for e in g}
+        told = {e for g in film.groups for e in g}
         assert 6 <= len(told) <= 10 and 30 <= film.duration <= 60 and film.duration % CLIP_SECONDS == 0
         assert told <= set(film.graph.events)
         frames = [s.tracks.x.shape[1] for s in film.shots]

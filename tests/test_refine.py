@@ -1,4 +1,4 @@
-"Refinement: the dual against a general solver, balance, and what a fresh scorer finds in what is left."
+"Refinement: the dual against a general solver, balance, and the accuracy of newly fitted rankers on the kept items."
 import json, os
 from pathlib import Path
 

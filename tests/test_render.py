@@ -1,4 +1,4 @@
-"Drawing: area, order, visibility and cropping; files: the same bytes, colours that survive."
+"Drawing: area, order, visibility and cropping; files: the same bytes, colors that survive."
 import hashlib
 from functools import partial
 
@@ -14,11 +14,11 @@ from vidneg.data.video import read_frames
 BACK = "room"
 
 
-def tracks(shape=(0,), x=.5, y=.5, size=.2, colour=0, material=0, angle=0., alpha=1., depth=None, n=1, scene=BACK):
+def tracks(shape=(0,), x=.5, y=.5, size=.2, color=0, material=0, angle=0., alpha=1., depth=None, n=1, scene=BACK):
     rows = lambda v: np.broadcast_to(np.asarray(v).reshape(-1, 1) if np.ndim(v) == 1 else v, (len(shape), n)).copy()
     depth = np.arange(len(shape)) if depth is None else np.array(depth)
     x, y, size, angle, alpha = (rows(v)*1. for v in (x, y, size, angle, alpha))
-    return r.Tracks(np.array(shape), rows(colour), rows(material), x, y, size, angle, alpha, depth,
+    return r.Tracks(np.array(shape), rows(color), rows(material), x, y, size, angle, alpha, depth,
                     r.SCENES.index(scene), 8.)
 
 
@@ -85,7 +85,7 @@ def test_entities_may_leave_the_frame(x, y, size):
 
 
 def test_depth_decides_and_ties_go_to_the_later():
-    near = lambda depth: render_centre(tracks((1, 1), colour=[0, 5], depth=depth))
+    near = lambda depth: render_centre(tracks((1, 1), color=[0, 5], depth=depth))
     assert near([0, 1])[2] > 200 and near([1, 0])[0] > 200 and near([3, 3])[2] > 200
 
 
@@ -99,10 +99,10 @@ def test_invisible_draws_nothing():
 
 
 def test_attributes_change_in_time():
-    t = tracks(n=2, colour=np.array([[0, 5]]), material=np.array([[0, 3]]))
+    t = tracks(n=2, color=np.array([[0, 5]]), material=np.array([[0, 3]]))
     first, second = r.render(t)
-    assert np.array_equal(first, r.render(tracks(colour=0))[0])
-    assert np.array_equal(second, r.render(tracks(colour=5, material=3))[0])
+    assert np.array_equal(first, r.render(tracks(color=0))[0])
+    assert np.array_equal(second, r.render(tracks(color=5, material=3))[0])
 
 
 @pytest.mark.parametrize("shape", range(8))
@@ -134,16 +134,16 @@ def test_tracks_are_checked():
     with pytest.raises(VidnegError, match="no place 'moon'"): r.SCENE["moon"]
 
 
-@pytest.mark.parametrize("colour", range(8))
-def test_colour_survives_the_codec(tmp_path, colour):
+@pytest.mark.parametrize("color", range(8))
+def test_color_survives_the_codec(tmp_path, color):
     for size in r.SIZES.values():
-        frames = r.render(tracks(colour=colour, n=24, size=size))
+        frames = r.render(tracks(color=color, n=24, size=size))
         back = read_frames(r.encode_mp4(frames, tmp_path/"c.mp4", 8))
         assert back.shape == frames.shape
         seen = back[:, 33:36, 30:34].reshape(-1, 3).mean(0)
         palette = np.array([*r.RGB.values()], float)
-        assert np.linalg.norm(palette - seen, axis=1).argmin() == colour
-        assert abs(seen - palette[colour]).max() < 45
+        assert np.linalg.norm(palette - seen, axis=1).argmin() == color
+        assert abs(seen - palette[color]).max() < 45
         assert abs(back.astype(int) - frames).mean() < 3
 
 

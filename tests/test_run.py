@@ -213,7 +213,7 @@ def test_stage_says_which_stage_comes_before_it(root, monkeypatch):
     nb.cells.append(new_code_cell("reads = []\nwrites = ['data/{kind}']", metadata={"tags": ["io"]}))
     nbformat.write(nb, root/"nbs/stages/cut.ipynb")
     monkeypatch.chdir(root/"nbs/stages")
-    with pytest.raises(VidnegError, match="draw reads data/films, which is not there; stage cut comes before: dvc repro cut"):
+    with pytest.raises(VidnegError, match="draw reads data/films, which does not exist; run .* dvc repro cut"):
         begin("draw", {"reads": ["data/{kind}"], "writes": []})
 
 

@@ -15,7 +15,7 @@ from vidneg.negatives.generate import make_negatives
 from vidneg.negatives.rules import rules_published
 from vidneg.audit.sets import read_set, set_rates
 from vidneg.negatives.sets import set_file, write_set
-from vidneg.negatives.oracle import Nobody, allows, allows_told, is_true, is_wrong
+from vidneg.negatives.oracle import Nobody, allows, allows_pair, is_true, is_wrong
 from vidneg.world.oracle import WorldOracle
 
 CONFIG = WorldConfig()
@@ -35,7 +35,7 @@ def test_what_is_allowed(verdicts):
         fine = said in verdicts and not states_held_out(n.text, CONFIG)
         allowed += fine
         assert ORACLE.judge(c.clip_id, n.text) == said and allows(ORACLE, c, n.text, verdicts) == fine
-        assert allows_told(ORACLE, c, n.text) == (said == "false" and not states_held_out(n.text, CONFIG))
+        assert allows_pair(ORACLE, c, n.text) == (said == "false" and not states_held_out(n.text, CONFIG))
         pair = Pair("i", c.clip_id, n.kind, c.text, n.text)
         assert is_true(ORACLE, pair) is {"true": True, "false": False}[said] is is_wrong(ORACLE, pair)
         positive = Pair("i", c.clip_id, "positive", c.text, n.text)

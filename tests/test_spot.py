@@ -23,8 +23,8 @@ from vidneg.world.vocabulary import WorldGrammar, world_meaning
 from vidneg.negatives.spot.captions import (ChatDecorator, GrammarDecorator, SpotGenerator, graph_table, make_spot, outcome_table,
                                             type_table)
 from vidneg.negatives.spot.statements import SpotTuple, Statement, holds, linear
-from vidneg.negatives.spot.events import (Foil, MANIPULATIONS, MODES, SCHEMES, Scheme, Vocabulary, count_vocabulary,
-                                          kinds, manipulate, manipulations, offers, state)
+from vidneg.negatives.spot.events import (MANIPULATIONS, MODES, SCHEMES, Scheme, StatementPair, Vocabulary,
+                                          count_vocabulary, kinds, manipulate, manipulations, offers, state)
 
 WORLD, GRAMMAR = SCHEMES["world"], GrammarDecorator(WorldGrammar())
 
@@ -42,21 +42,21 @@ def made(graphs, request):
 
 def test_every_caption_is_true_and_every_negative_false(graphs, made):
     by_id = {g.clip_id: g for g in graphs}
-    for foil, caption, negative in zip(made.foils, made.captions, made.negatives):
+    for pair, caption, negative in zip(made.pairs, made.captions, made.negatives):
         graph = by_id[caption.clip_id]
         assert verdict(caption.text, graph) == "true" and verdict(negative.text, graph) == "false", (caption, negative)
-        assert holds(foil.original, graph) and not holds(foil.manipulated, graph, wide=True)
+        assert holds(pair.original, graph) and not holds(pair.manipulated, graph, wide=True)
         assert undo(negative.text, negative.edits) == caption.text and negative.caption_id == caption.caption_id
-        assert negative.kind == foil.kind
+        assert negative.kind == pair.kind
 
 
 def test_every_kind_and_mode_occurs(made):
     assert {n.kind for n in made.negatives} == set(kinds(WORLD))
-    assert {f.mode for f in made.foils if f.kind == "temporal action"} == set(MODES)
+    assert {f.mode for f in made.pairs if f.kind == "temporal action"} == set(MODES)
     assert len({c.caption_id for c in made.captions}) == len(made.captions) > 1100
     assert sum(made.counts.values()) == 300*len(kinds(WORLD))
     counted = sum(n for (_, why), n in made.counts.items() if why == "made")
-    assert counted == len(made.captions) == sum(made.makers.values())
+    assert counted == len(made.captions) == sum(made.origins.values())
 
 
 def without(statement, *fields):
@@ -67,7 +67,7 @@ def without(statement, *fields):
 def test_only_what_the_kind_names_is_changed(graphs, made):
     times = "start", "end"
     words = {e.predicate: e.kind for g in graphs for e in g.events}
-    for f in made.foils:
+    for f in made.pairs:
         a, b = f.original, f.manipulated
         if f.mode == "swap_time":
             assert sorted(map(repr, without(a, *times))) == sorted(map(repr, without(b, *times))) and a != b
@@ -93,7 +93,7 @@ def test_only_what_the_kind_names_is_changed(graphs, made):
 
 def test_events_of_a_statement_are_in_the_graph(graphs, made):
     by_id = {g.clip_id: g for g in graphs}
-    for f in made.foils:
+    for f in made.pairs:
         events = {(e.subject, e.predicate, e.object, e.start, e.end) for e in by_id[f.clip_id].events}
         for t in f.original.tuples:
             if t.predicate != "is": assert (t.subject_id, t.predicate, t.object_id, t.start, t.end) in events
@@ -121,7 +121,7 @@ def test_accept_and_only(graphs):
 
 
 def test_what_the_world_says_is_read_back(made):
-    for f in made.foils:
+    for f in made.pairs:
         for s in (f.original, f.manipulated):
             meaning = world_meaning(s, f.scene)
             read = language.parse(WorldGrammar().say(s, f.scene, stable_rng(0, "any")))
@@ -138,13 +138,13 @@ def mirrored(f): return replace(f, original=f.manipulated, manipulated=f.origina
 @pytest.mark.parametrize("grammar", [WorldGrammar(), TemplateGrammar()], ids=["world", "template"])
 def test_the_decorator_does_not_know_which_is_false(made, grammar):
     decorate, keys = GrammarDecorator(grammar), [n.caption_id for n in made.negatives]
-    pairs, swapped = decorate(made.foils, keys), decorate([mirrored(f) for f in made.foils], keys)
+    pairs, swapped = decorate(made.pairs, keys), decorate([mirrored(f) for f in made.pairs], keys)
     assert [(p.caption, p.negative) for p in pairs] == [(p.negative, p.caption) for p in swapped]
 
 
 def test_phrasings_are_as_frequent_among_negatives(made):
     "Words that no slot has, and the place of the scene, occur exactly as often on both sides."
-    pairs = [(c.text, n.text) for f, c, n in zip(made.foils, made.captions, made.negatives)
+    pairs = [(c.text, n.text) for f, c, n in zip(made.pairs, made.captions, made.negatives)
              if f.mode != "relabel_connective"]
     for marker in (r"^in the", r"in the \w+( \w+)?$", r"\bthere is\b", r"\bis \w+( over)? by\b", r"\bafter\b",
                    r"\bthen\b", r"\bit\b"):
@@ -304,8 +304,8 @@ def test_on_any_graph_the_original_holds_and_the_other_does_not(balanced):
         for kind in kinds(scheme):
             for o in offers(graph, scheme, kind, MODES):
                 assert true_by_hand(state(o, graph, scheme, np.random.default_rng(seed)), graph), seed
-            foil, why = manipulate(graph, np.random.default_rng(seed), vocabulary, scheme, kind, MODES)
-            assert not foil or true_by_hand(foil.original, graph) and not true_by_hand(foil.manipulated, graph), seed
+            pair, why = manipulate(graph, np.random.default_rng(seed), vocabulary, scheme, kind, MODES)
+            assert not pair or true_by_hand(pair.original, graph) and not true_by_hand(pair.manipulated, graph), seed
             reasons[why] += 1
     assert reasons["made"] > 80 and set(reasons) <= {"made", "nothing of this type", "no replacement", "unbalanced",
                                                       "says the same", "true of the graph"}
@@ -377,8 +377,8 @@ def test_templates_by_hand(text, statement):
 
 
 def test_every_phrasing_keeps_its_statement_and_not_the_other(made):
-    "The check accepts what the grammars say of a statement, and sees that its foil says something else."
-    for f, c, n in zip(made.foils, made.captions, made.negatives):
+    "The check accepts what the grammars say of a statement, and sees that its counterpart says something else."
+    for f, c, n in zip(made.pairs, made.captions, made.negatives):
         if f.kind == "temporal attribute": continue  # the world's "turns" does not repeat the word "is"
         names = [t.subject for t in f.original.tuples]
         if len(set(names)) < len(names) and not f.original.same: continue  # without attributes no text tells them apart
@@ -425,7 +425,7 @@ class Scripted:
 
 
 BLUE = replace(MOP, tuples=(replace(MOP.tuples[0], object_attributes=(("color", "blue"),)),))
-SWAP = Foil("c", "counterfactual attribute", "replace_attribute", MOP, BLUE, "color", "grey", "blue")
+SWAP = StatementPair("c", "counterfactual attribute", "replace_attribute", MOP, BLUE, "color", "grey", "blue")
 
 
 def good(said):
@@ -437,7 +437,7 @@ def test_chat_answers_are_used_where_they_are_faithful():
     chat = Scripted(good)
     decorate = ChatDecorator(chat, GrammarDecorator(TemplateGrammar()), temperature=0.3)
     made = decorate([SWAP, mirrored(SWAP)]*6, [str(i//2) for i in range(12)])
-    assert {m.maker for m in made} == {"chat, attempt 1"} and len(chat.calls) == 1 and chat.calls[0][0] == 0.3
+    assert {m.origin for m in made} == {"chat, attempt 1"} and len(chat.calls) == 1 and chat.calls[0][0] == 0.3
     assert {m.caption for m in made if "grey" in m.caption} == {
         "A red person is holding a grey mop", "The red person holds the grey mop"}
     for m, back in zip(made[::2], made[1::2]):
@@ -451,23 +451,23 @@ def test_chat_answers_are_used_where_they_are_faithful():
 def test_a_bad_answer_for_one_text_replaces_both():
     bad = Scripted(lambda said: good(said) if "grey" in said else "a person holds something")
     made = ChatDecorator(bad, GrammarDecorator(TemplateGrammar()), attempts=2)([SWAP, mirrored(SWAP)], ["a", "b"])
-    assert [m.maker for m in made] == ["grammar after 2"]*2 and [seed for _, seed, _ in bad.calls] == [0, 1]
+    assert [m.origin for m in made] == ["grammar after 2"]*2 and [seed for _, seed, _ in bad.calls] == [0, 1]
     assert made[0][:2] == ("a red person is holding a grey mop", "a red person is holding a blue mop")
 
 
 def test_only_failures_are_asked_again():
     chat = Scripted(lambda said: "" if "red" in said else said, good)
     cat = Statement((spot("cat", "sleeping"),))
-    other = Foil("c", "k", "m", cat, Statement((spot("cat", "eating"),)))
+    other = StatementPair("c", "k", "m", cat, Statement((spot("cat", "eating"),)))
     made = ChatDecorator(chat, GrammarDecorator(TemplateGrammar()))([SWAP, other], ["a", "b"])
-    assert [m.maker for m in made] == ["chat, attempt 2", "chat, attempt 1"]
+    assert [m.origin for m in made] == ["chat, attempt 2", "chat, attempt 1"]
     assert [len(c) for _, _, c in chat.calls] == [4, 2]
 
 
 def test_an_answer_that_says_both_is_refused():
     both = Scripted(lambda said: "a red person is holding a grey mop and a red person is holding a blue mop")
     made = ChatDecorator(both, GrammarDecorator(TemplateGrammar()), attempts=1)([SWAP], ["a"])
-    assert made[0].maker == "grammar after 1"
+    assert made[0].origin == "grammar after 1"
 
 
 

@@ -211,7 +211,7 @@ def test_requests_are_checked(folder):
             ([], {}, "no clips"), ([clip, clip], {}, "'a' occurs twice"), ([clip], dict(mode="all"), "mode 'all'"),
             ([clip], dict(on_error="ignore"), "raise or skip"), ([clip], dict(n_frames=0), "n_frames")):
         with pytest.raises(VidnegError, match=says): v.read_clips(clips, folder, folder/"cache", desc="", **kw)
-    with pytest.raises(VidnegError, match="not written here"): v.read_clips([clip], folder, folder, desc="")
+    with pytest.raises(VidnegError, match="did not write"): v.read_clips([clip], folder, folder, desc="")
     with pytest.raises(VidnegError, match="none of the 1 clips"):
         v.read_clips([Clip("t", "text.mp4", 0, 0, "val")], folder, folder/"cache", size=8, on_error="skip", desc="")
     with pytest.raises(VidnegError, match="no frame cache"): v.FrameCache(folder/"cache")

@@ -126,7 +126,7 @@ def test_splits_keep_combinations_apart():
 
 def test_words_follow_zipf_whatever_can_be_staged():
     "Labels come before geometry: in scripts each predicate is as frequent as its place in the list says."
-    count = Counter(e.predicate for i in range(400) for e in make_script(f"even{i}", WorldConfig()).told[0])
+    count = Counter(e.predicate for i in range(400) for e in make_script(f"even{i}", WorldConfig()).groups[0])
     for words in (lang.ACTIONS, lang.CONTACTS):
         n, zipf = np.array([count[w] for w in words]), 1/np.arange(1, len(words) + 1)
         expected = n.sum()*zipf/zipf.sum()

@@ -14,11 +14,11 @@ from ..core.files import atomic_path, project_root
 from .stage import RunError, literals, paths, read_yaml, tagged
 
 # %% auto #0
-__all__ = ['PLACE', 'README', 'words_of', 'stage_deps', 'pipeline', 'write_dvc', 'render', 'stale', 'main']
+__all__ = ['PLACE', 'README', 'strings_in', 'stage_deps', 'pipeline', 'write_dvc', 'render', 'stale', 'main']
 
 # %% ../../nbs/pipeline/dvc.ipynb #a7c20006
 def _imports(tree, package):
-    "Dotted names that some code imports; `package` is where its relative imports start."
+    "Yield the dotted names that a syntax tree imports; relative imports start at `package`."
     for node in ast.walk(tree):
         if isinstance(node, ast.Import): yield from (a.name for a in node.names)
         if isinstance(node, ast.ImportFrom):
@@ -29,51 +29,56 @@ def _imports(tree, package):
 
 
 def _module_files(names, root):
-    "Keep the files of those names that are modules; packages hold no code and are left out."
+    "Return the files of the names that are modules; packages hold no code and are left out."
     files = {Path(*n.split(".")).with_suffix(".py") for n in names if n.split(".")[0] == "vidneg"}
     return {p for p in files if (root/p).is_file()}
 
 
 def _data_files(path, strings, root):
-    "Find files and folders beneath a module's folder that it names in a string: its word lists, its grammar."
+    "Find the data files and folders beside a module that it names in a string: word lists, a grammar."
     found = {path.parent/n for n in strings if re.fullmatch(r"[\w-]+(/[\w-]+)*(\.\w+)?", n)}
     return {p for p in found if (root/p).exists() and not (root/p/"__init__.py").exists() and p.suffix != ".py"}
 
 # %% ../../nbs/pipeline/dvc.ipynb #a7c20008
-PLACE = re.compile(r"vidneg(\.\w+)+:\w+") # where a registry says that a thing lies
+PLACE = re.compile(r"vidneg(\.\w+)+:\w+") # a place in a registry, "module:name"
 
 
-def _constant(node): return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+def _constant(node):
+    "Return the string that a node is; None for any other node."
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
-def _strings(tree): return {s for node in ast.walk(tree) if (s := _constant(node)) is not None}
+def _strings(tree):
+    "Collect all string literals of a syntax tree."
+    return {s for node in ast.walk(tree) if (s := _constant(node)) is not None}
 
 
 def _places(tree):
-    "Collect name → module of all literals that map names to places."
+    "Collect the pairs (name, module) of all dictionaries that map names to places."
     pairs = [(k, v) for d in ast.walk(tree) if isinstance(d, ast.Dict) for k, v in zip(d.keys, d.values)]
     named = [(_constant(k), _constant(v)) for k, v in pairs]
     return {(name, place.split(":")[0]) for name, place in named if name and PLACE.fullmatch(place or "")}
 
 
 def _fixed(tree):
-    "Collect the strings that a module takes as subscripts, and the defaults of its functions and fields."
+    "Collect the strings that a module uses as subscripts or as defaults of functions and fields."
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript): found |= _strings(node.slice)
-        if isinstance(node, ast.arguments): found |= set().union(*map(_strings, filter(None, node.defaults + node.kw_defaults)))
+        if isinstance(node, ast.arguments):
+            found |= set().union(*map(_strings, filter(None, node.defaults + node.kw_defaults)))
         if isinstance(node, ast.AnnAssign) and node.value: found |= _strings(node.value)
     return found
 
 
 def _own_strings(tree):
-    "Collect the strings of a module, those aside that its registries map to places."
+    "Collect the strings of a module, except its registries' names and places."
     names = {name for name, _ in _places(tree)}
     return {s for s in _strings(tree) - names if not PLACE.fullmatch(s)}
 
 
 def _only_names(tree):
-    "Return the names in a module of nothing but registries that lead to something else than a place; None for another module."
+    "Return the names that lead to no place, in a module that holds only registries; None for any other module."
     kinds = ast.Import, ast.ImportFrom, ast.Expr, ast.Assign
     values = [node.value for node in tree.body if isinstance(node, ast.Assign)]
     held = [v for v in values if isinstance(v, ast.Call) and isinstance(v.func, ast.Name) and v.func.id == "Registry"]
@@ -83,30 +88,30 @@ def _only_names(tree):
     return names - {name for name, _ in _places(tree)}
 
 
-def words_of(values) -> set[str]:
-    """Collect the strings in parameters.
+def strings_in(values) -> set[str]:
+    """Collect the strings in the parameters of a stage.
 
     Args:
-        values: parameters, however nested
+        values: parameters: nested dictionaries and lists
 
     Returns:
-        keys and values
+        all keys, and all values that are strings
     """
     if isinstance(values, str): return {values}
     if isinstance(values, dict): values = [*values, *values.values()]
-    return set().union(*map(words_of, values)) if isinstance(values, list) else set()
+    return set().union(*map(strings_in, values)) if isinstance(values, list) else set()
 
 # %% ../../nbs/pipeline/dvc.ipynb #a7c2000b
 @lru_cache(maxsize=None)
 def _facts(root, path, changed):
-    "Read a module: what it imports, its data files, which names lie where, which it takes, if it is all names, its strings."
+    "Parse a module: imported files, data files, places, fixed strings, `_only_names`, own strings."
     tree = ast.parse((root/path).read_text(encoding="utf-8"))
-    files = _module_files(_imports(tree, list(path.parent.parts)), root)
-    return files, _data_files(path, _strings(tree), root), _places(tree), _fixed(tree), _only_names(tree), _own_strings(tree)
+    files, data = _module_files(_imports(tree, list(path.parent.parts)), root), _data_files(path, _strings(tree), root)
+    return files, data, _places(tree), _fixed(tree), _only_names(tree), _own_strings(tree)
 
 
 def _cells(notebook):
-    "Parse the code of a notebook, without magics and directives."
+    "Parse the code cells of a notebook, without magics."
     import nbformat
     if not notebook.is_file():
         there = sorted(p.stem for p in notebook.parent.glob("*.ipynb"))
@@ -122,13 +127,13 @@ def stage_deps(
     values: dict | None = None,
     modules: tuple[str, ...] = (),
 ) -> list[str]:
-    """List the code that a notebook's result depends on: itself, the modules it imports or names, and their data files.
+    """List the code that a notebook depends on: itself, the modules that it imports or names, and their data files.
 
     Args:
-        notebook: relative to the root
+        notebook: path of the notebook, relative to the project's root
         root: a folder inside the project
         values: the stage's parameters
-        modules: that are run beside the notebook's
+        modules: further modules that the stage runs
 
     Returns:
         paths relative to the root, the notebook first
@@ -136,7 +141,7 @@ def stage_deps(
     root, notebook = project_root(root), Path(notebook)
     tree = _cells(root/notebook)
     todo = _module_files([*_imports(tree, []), *modules], root)
-    named = words_of(values or {}) | _strings(tree) - {notebook.stem}
+    named = strings_in(values or {}) | _strings(tree) - {notebook.stem}
     seen, data, places, lists = set(), set(), set(), {}
     while todo:
         path = todo.pop()
@@ -151,6 +156,7 @@ def stage_deps(
 
 # %% ../../nbs/pipeline/dvc.ipynb #a7c2000e
 def _out(path, persist=False):
+    "Describe an output as `dvc.yaml` does; only outputs beneath `data/` are cached."
     if path.startswith("data/"): return path
     return {path: {"cache": False} | ({"persist": True} if persist else {})}
 
@@ -161,7 +167,8 @@ def _spec(name, notebook, command, root, up, values, modules=()):
     nb = nbformat.read(root/notebook, 4)
     values = literals(tagged(nb, "parameters")) | values
     io = literals(tagged(nb, "io"))
-    if not {"reads", "writes"} <= io.keys(): raise RunError(f"{notebook} has no cell tagged `io` with `reads` and `writes`")
+    if not {"reads", "writes"} <= io.keys():
+        raise RunError(f"{notebook} has no cell tagged `io` with `reads` and `writes`; add one after its parameters")
     readme = io["writes"] == ["README.md"]
     code = [up + d for d in stage_deps(notebook, root, values, modules)]
     spec = {"frozen": True} if "needs" in io else {}
@@ -171,7 +178,7 @@ def _spec(name, notebook, command, root, up, values, modules=()):
 
 
 def _plots(root, params):
-    "Collect the curves that stages declare."
+    "Collect the plots that stages declare in their `io` cells."
     import nbformat
     plots = []
     for notebook in sorted((root/"nbs/stages").glob("*.ipynb")):
@@ -180,18 +187,18 @@ def _plots(root, params):
     return plots
 
 # %% ../../nbs/pipeline/dvc.ipynb #a7c2000f
-README = "nbs/index.ipynb", "vidneg.pipeline.readme" # the notebook, and what turns it into README.md
+README = "nbs/index.ipynb", "vidneg.pipeline.readme" # the notebook, and the module that turns it into README.md
 
 
 def pipeline(root: str | Path = ".", folder: str | Path | None = None) -> dict:
-    """Describe all stages of a scale.
+    """Describe all stages of a scale as `dvc.yaml` does.
 
     Args:
         root: a folder inside the project
-        folder: of the scale; None: the root
+        folder: folder of the scale; None: the project's root
 
     Returns:
-        as in dvc.yaml
+        content of dvc.yaml: stages, and plots if any
     """
     root = project_root(root)
     folder = Path(folder or root).resolve()
@@ -208,27 +215,30 @@ def pipeline(root: str | Path = ".", folder: str | Path | None = None) -> dict:
 
 
 def write_dvc(root: str | Path = ".", folder: str | Path | None = None) -> bool:
-    """Write `dvc.yaml` where it is not current.
+    """Write `dvc.yaml` if it is not current; return True if it was written.
 
     Args:
         root: a folder inside the project
-        folder: of the scale; None: the root
+        folder: folder of the scale; None: the project's root
 
     Returns:
-        whether it was written: False when it was current
+        True: the file was written; False: it was current
     """
     folder = Path(folder or project_root(root))
-    text = render(pipeline(root, folder))
-    if (folder/"dvc.yaml").is_file() and (folder/"dvc.yaml").read_text(encoding="utf-8") == text: return False
-    with atomic_path(folder/"dvc.yaml") as part: part.write_text(text, encoding="utf-8")
+    path, text = folder/"dvc.yaml", render(pipeline(root, folder))
+    if path.is_file() and path.read_text(encoding="utf-8") == text: return False
+    with atomic_path(path) as part: part.write_text(text, encoding="utf-8")
     return True
 
 
 def render(described: dict) -> str:
-    """Turn the description into YAML.
+    """Turn a description of stages into YAML.
 
     Args:
-        described: as `pipeline` gives it
+        described: a description of stages from `pipeline`
+
+    Returns:
+        text of dvc.yaml
     """
     from io import StringIO
     from ruamel.yaml import YAML
@@ -236,40 +246,44 @@ def render(described: dict) -> str:
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.width = 120
     yaml.dump(described, text)
-    return "# Made from the notebooks in nbs/stages by `make dvc`: each says what it reads and writes.\n" + text.getvalue()
+    head = "# Made from the notebooks in nbs/stages by `make dvc`: each says what it reads and writes.\n"
+    return head + text.getvalue()
 
 # %% ../../nbs/pipeline/dvc.ipynb #a7c20013
 def stale(described: dict, changed: list[str]) -> list[str]:
-    """Name the stages whose own dependencies changed.
+    """List the stages that depend directly on a changed file.
 
     Args:
-        described: as `pipeline` gives it
-        changed: files that changed, as in the stages' deps
+        described: a description of stages from `pipeline`
+        changed: changed files, written as in the stages' `deps`
 
     Returns:
-        stages that depend on one of them directly; what comes after them waits for their outputs
+        names of stages; stages further down run again only if an output of these changes
     """
-    def touches(dep): return any(c == dep or c.startswith(dep + "/") for c in changed)
-    return [name for name, s in described["stages"].items() if any(map(touches, s["deps"]))]
+    def has_changed(dep):
+        "Return True if a dependency is a changed file, or a folder with one."
+        return any(c == dep or c.startswith(dep + "/") for c in changed)
+    return [name for name, s in described["stages"].items() if any(map(has_changed, s["deps"]))]
 
 # %% ../../nbs/pipeline/dvc.ipynb #a7c20015
 def main(argv: list[str] | None = None) -> int:
-    """`python -m vidneg.pipeline.dvc`.
+    """Run `python -m vidneg.pipeline.dvc`; return its exit status.
 
     Args:
-        argv: the command line's words, sys.argv when None
+        argv: command-line arguments; None: those of the process
 
     Returns:
-        exit status
+        exit status, 0 for success
     """
-    parser = argparse.ArgumentParser("python -m vidneg.pipeline.dvc", description="dvc.yaml from the notebooks of the stages.")
+    parser = argparse.ArgumentParser("python -m vidneg.pipeline.dvc",
+                                     description="Write dvc.yaml from the stages' notebooks.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when dvc.yaml is not current")
     args = parser.parse_args(argv)
     try:
         root = project_root()
         if not args.check: write_dvc(root)
         elif (root/"dvc.yaml").read_text(encoding="utf-8") != render(pipeline(root)):
-            raise RunError("dvc.yaml is not what the notebooks say: run `make dvc`")
+            raise RunError("dvc.yaml does not match the stages' notebooks: run `make dvc`")
     except VidnegError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1

@@ -65,7 +65,7 @@ def audit_row(found: NegativeSet, dossier: Dossier, margin: float = 0.05) -> dic
     """
     keep, holds = share_to_keep(dossier.curve, margin)
     left = dossier.curve[(dossier.curve.keep == keep) & (dossier.curve.kind == "all")]
-    blind, truth = dossier.tables["Blind solvability"], dossier.tables["Accidentally true"].iloc[-1]
+    blind, truth = dossier.tables["Blind solvability"], dossier.tables["False negatives"].iloc[-1]
     after = left.loc[left.accuracy.idxmax()]
     before = max(blind[blind.kind == "all"].itertuples(), key=lambda r: r.accuracy)
     return {"set": found.name, "items": len(found.items), "measured": before.n, "before_scorer": before.scorer,

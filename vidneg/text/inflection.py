@@ -17,7 +17,7 @@ __all__ = ['all_lemmas', 'guess_lemmas', 'inflected', 'word_classes', 'dictionar
 # %% ../../nbs/text/inflection.ipynb #e65526f1
 @cache
 def _dictionary():
-    "Open lemminflect's lemmatizer and inflections; a later `import lemminflect` is as if this had not happened."
+    "Return lemminflect's lemmatizer and inflections; a later `import lemminflect` still works as usual."
     package = ModuleType("lemminflect")
     package.__path__ = [str(Path(importlib.util.find_spec("lemminflect").origin).parent)]
     ours = sys.modules.setdefault("lemminflect", package) is package
@@ -32,11 +32,11 @@ def all_lemmas(word: str, pos: str | None = None) -> dict[str, tuple[str, ...]]:
     """Look up the lemmas of a word in the dictionary.
 
     Args:
-        word: any form; capitals are kept
+        word: word in any form; capitals are kept
         pos: universal part of speech (NOUN, VERB, ADJ, ADV, AUX, PROPN); None: all of them
 
     Returns:
-        lemmas by part of speech, the likeliest first; empty for a word that is not in the dictionary
+        part of speech → lemmas, the likeliest first; empty for an unknown word
     """
     return _dictionary()[0].getAllLemmas(word, pos)
 
@@ -45,11 +45,11 @@ def guess_lemmas(word: str, pos: str) -> dict[str, tuple[str, ...]]:
     """Derive the lemmas of an unknown word by rules.
 
     Args:
-        word: a form that is not in the dictionary
-        pos: NOUN, VERB, ADJ, ADV or PROPN
+        word: form that is not in the dictionary
+        pos: universal part of speech: NOUN, VERB, ADJ, ADV or PROPN
 
     Returns:
-        as `all_lemmas`
+        part of speech → lemmas, as in `all_lemmas`
     """
     return _dictionary()[0].getAllLemmasOOV(word, pos)
 
@@ -61,7 +61,7 @@ def inflected(lemma: str, tag: str) -> tuple[str, ...]:
         tag: Penn tag of the wanted form: NNS, VBZ, VBG, VBD, VBN, JJR, ...
 
     Returns:
-        the usual form first; empty if there is none
+        forms, the usual one first; empty if there is none
     """
     return _dictionary()[1].getInflection(lemma, tag)
 
@@ -71,10 +71,10 @@ def word_classes(word: str) -> str:
     """List the parts of speech that the dictionary gives a word: `=` if it is the base form, else `+`.
 
     Args:
-        word: any form
+        word: word in any form
 
     Returns:
-        sorted, "NOU+VER+" for runs, "" for a word not in the dictionary
+        parts of speech in alphabetical order, "NOU+VER+" for runs; "" for a word that is not in the dictionary
     """
     lower = word.lower()
     found = all_lemmas(lower)
@@ -97,5 +97,6 @@ def dictionary_lemma(word: str, pos: str) -> str:
     if not found and pos in ("NOUN", "VERB") and lower.isalpha(): found = guess_lemmas(lower, pos)
     if found: return found[pos][0]
     first, dash, last = lower.rpartition("-")
-    if pos == "NOUN" and first and last: return first + dash + dictionary_lemma(last, pos) # t-shirts
+    if pos == "NOUN" and first and last: # t-shirts
+        return first + dash + dictionary_lemma(last, pos)
     return word if pos == "PROPN" else lower
