@@ -311,7 +311,7 @@ def test_errors_name_the_way_out():
     pos, neg, mask, logits = inputs(3, 2, 0)
     for call in (lambda: component_adaptive(pos, neg, mask[:, :1], logits, 0.1),
                  lambda: component_discernible(pos[:2], neg, mask, 0.1)):
-        with pytest.raises(VidnegError, match=r"want \(B,\), \(B, J\) and \(B, J\)"): call()
+        with pytest.raises(VidnegError, match=r"want shapes \(B,\), \(B, J\) and \(B, J\)"): call()
     with pytest.raises(VidnegError, match="'mean', 'max' or 'first'"): pool(neg, mask, "last")
 
 

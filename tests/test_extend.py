@@ -16,7 +16,7 @@ from vidneg.losses.registry import LOSSES
 from vidneg.models.io import load, save
 from vidneg.models.registry import MODELS
 from vidneg.models.scoring import scorer_of
-from vidneg.models.zoo import load_scorer, memorise, random_pairs
+from vidneg.models.zoo import load_scorer, memorize, random_pairs
 from vidneg.negatives.generate import GENERATORS, make_negatives
 from vidneg.report.claims.claim import Evidence
 from vidneg.report.claims.page import PAPERS, claims_markdown, decide
@@ -136,7 +136,7 @@ def added(tmp_path, monkeypatch):
 
 def test_a_model_learns_is_saved_and_scores(added):
     model = MODELS["bag"]("tiny")
-    assert min(memorise(model, n=8, steps=200)["similarity"]) == 1
+    assert min(memorize(model, n=8, steps=200)["similarity"]) == 1
     texts = ["a red star spins", "a blue ring slides", "a red star grows"]
     tokenizer = train_tokenizer(texts, 100, added/"t.json")
     again = load(save(model, added/"model", tokenizer))

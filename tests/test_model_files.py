@@ -68,7 +68,7 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch):
     (lambda f: (f/"config.json").write_text(json.dumps({"model": "Line", "depth": 1})), "no Line of this version.*depth"),
     (lambda f: (f/"config.json").write_text(json.dumps({"model": "Line", "width": 4})), "no Line of this version.*size mismatch"),
     (lambda f: (f/"config.json").write_text(json.dumps({"width": 3})), "no Line of this version.*model"),
-    (lambda f: (f/"config.json").write_text(json.dumps({"model": "Lime"})), "no Line of this version.*no class of models 'Lime'"),
+    (lambda f: (f/"config.json").write_text(json.dumps({"model": "Lime"})), "no Line of this version.*no model class 'Lime'"),
     (lambda f: (f/"config.json").write_text(json.dumps({"model": "QDDETR"})), "no Line of this version.*it holds 'QDDETR'"),
     (lambda f: (f/"model.safetensors").write_bytes(b"x"), "no Line of this version"),
     (lambda f: (f/"model.safetensors").write_bytes((f/"model.safetensors").read_bytes()[:-1]), "no Line of this version"),

@@ -322,7 +322,7 @@ def test_bad_input_says_what_is_wrong(cls):
     error("have no video", video=torch.zeros(3, 0, 12), video_mask=torch.zeros(3, 0))
     error("have no video", video=torch.zeros(0, 4, 12), video_mask=torch.zeros(0, 4))
     error("video features have NaN", video=data["video"].clone().fill_(torch.nan))
-    error(r"want \(B, S, 12\)", video=data["video"][..., :5])
+    error(r"must be \(B, S, 12\)", video=data["video"][..., :5])
     error(r"mask \(3, 2\)", video_mask=data["video_mask"][:, :2])
     error("3 videos, 1 texts", text=data["text"][:1], text_mask=data["text_mask"][:1])
     one = model(**{k: v[:1] for k, v in data.items()}) # a batch of one is nothing special

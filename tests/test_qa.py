@@ -55,7 +55,7 @@ def test_learns_32_questions_by_heart_and_survives_a_file(head, tmp_path):
     features = features_of(questions)
     model = AnswerDecoder(replace(SMALL, head=head, width=32))
     batches = QABatches(questions, features, ANSWERS, 16)
-    before = [e.states.clone() for e in (features.video, features.words)]
+    before = [e.states.clone() for e in (features.video, features.text)]
     fit(Task(model), batches, TrainConfig(steps=120, learning_rate=3e-3, device="cpu"), tmp_path, progress=False)
     said = answer_questions(model, features)
     assert said == [q.answer for q in questions]
@@ -63,7 +63,7 @@ def test_learns_32_questions_by_heart_and_survives_a_file(head, tmp_path):
     assert again.config == model.config and answer_questions(again, features, batch_size=5) == said
     batch = batches.batch(0, 0)
     assert torch.equal(model.eval()(**batch)["answer"], again.eval()(**batch)["answer"])
-    assert all(torch.equal(a, e.states) for a, e in zip(before, (features.video, features.words)))
+    assert all(torch.equal(a, e.states) for a, e in zip(before, (features.video, features.text)))
 
 
 def test_blind_cannot_learn_what_only_the_clip_tells(tmp_path):
@@ -103,7 +103,7 @@ def test_the_loss_is_the_negative_log_probability(head):
             p = model.decode(memory, mask, torch.zeros(1, 0, dtype=torch.long))[0, 0].softmax(-1)[a].item()
         else:
             said, p = [], 1.
-            for n in [*(model.words.index(w) for w in ANSWERS[a].split()), 0]: # word by word, then the end
+            for n in [*(model.vocabulary.index(w) for w in ANSWERS[a].split()), 0]: # word by word, then the end
                 p *= model.decode(memory, mask, torch.tensor([said], dtype=torch.long))[0, -1].softmax(-1)[n].item()
                 said.append(n)
         assert np.isclose(loss, -np.log(p), atol=1e-4)
@@ -135,7 +135,7 @@ def test_generating_says_the_words_with_the_highest_probability_until_the_end():
             n = int(model.decode(memory[i:i + 1], mask[i:i + 1], before)[0, -1].argmax())
             if n == 0: break
             said.append(n)
-        assert text == " ".join(model.words[n] for n in said)
+        assert text == " ".join(model.vocabulary[n] for n in said)
 
 
 def test_ties_are_no_answer():
@@ -201,9 +201,9 @@ def test_features_of_an_encoder():
     (dict(words=normal(3, 5, 7)), "words must be"), (dict(video=normal(2, 7, 12)), "2 videos for 3"),
     (dict(video=normal(3, 12)), "video tokens must be"), (dict(words=normal(3, 5, 8)*torch.nan), "not finite"),
     (dict(words_mask=torch.ones(3, 4)), "mask"), (dict(answer=torch.tensor([0, 1])), "2 answers for 3"),
-    (dict(answer=torch.tensor([0, 1, 4])), "places among the 4"), (dict(answer=torch.tensor([0, 1, -1])), "places"),
-    (dict(words_mask=torch.zeros(3, 5), video_mask=torch.zeros(3, 7)), "without a word"),
-    (dict(words_mask=torch.zeros(3, 5), video=None), "without a word")])
+    (dict(answer=torch.tensor([0, 1, 4])), "indices of the 4"), (dict(answer=torch.tensor([0, 1, -1])), "indices"),
+    (dict(words_mask=torch.zeros(3, 5), video_mask=torch.zeros(3, 7)), "neither a token nor a video"),
+    (dict(words_mask=torch.zeros(3, 5), video=None), "neither a token nor a video")])
 def test_bad_input(changes, message):
     given = {**inputs(), "answer": torch.tensor([0, 1, 2])} | changes
     with pytest.raises(VidnegError, match=message): model_of("classify")(**given)

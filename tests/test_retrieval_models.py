@@ -1,4 +1,4 @@
-"The published retrieval models: they memorise, they keep, they count as published, and bad input has a defined end."
+"The published retrieval models: they memorize, they keep, they count as published, and bad input has a defined end."
 import json
 import subprocess
 import sys
@@ -33,7 +33,7 @@ from vidneg.models.registry import MODELS
 from vidneg.models.scorer import CAPABILITIES
 from vidneg.models.scoring import scorer_of
 from vidneg.models.speed import step_time_ratio
-from vidneg.models.zoo import PUBLISHED, count, load_scorer, memorise, random_pairs, recall
+from vidneg.models.zoo import PUBLISHED, count, load_scorer, memorize, random_pairs, recall
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -68,9 +68,9 @@ def tokenizer(tmp_path_factory):
 
 
 @each_model
-def test_memorises_32_pairs_and_scores_the_same_after_a_reload(name, tmp_path, tokenizer):
+def test_memorizes_32_pairs_and_scores_the_same_after_a_reload(name, tmp_path, tokenizer):
     model = MODELS[name]("tiny")
-    found = memorise(model, n=32)
+    found = memorize(model, n=32)
     assert all(r == (1, 1) for k, r in found.items() if k != "steps") and ("match" in found) == (name in FUSED)
     clips, ids, mask = random_pairs(model, 32, 2, 0)
     again = load(save(model, tmp_path/"model", tokenizer))
@@ -267,8 +267,8 @@ def test_registry_and_configs_say_what_they_know():
     with pytest.raises(VidnegError, match="alpro, clip4clip-mean"): MODELS["nothing"]
     with pytest.raises(VidnegError, match="tiny, laptop, paper"): MODELS["alpro"]("huge")
     with pytest.raises(VidnegError, match="Alpro.*colour"): MODELS["alpro"]("tiny", colour=3)
-    with pytest.raises(VidnegError, match="temporal is one of"): ClipVideoConfig(temporal="none")
-    with pytest.raises(VidnegError, match="at most as many"): ClipVideoConfig(temporal="transformer", temporal_layers=9)
+    with pytest.raises(VidnegError, match="temporal must be one of"): ClipVideoConfig(temporal="none")
+    with pytest.raises(VidnegError, match="at most 4"): ClipVideoConfig(temporal="transformer", temporal_layers=9)
     with pytest.raises(VidnegError, match="B/32"): ClipVideoConfig.paper("H/14")
     with pytest.raises(VidnegError, match="spacetime_layers"): SingularityConfig(spacetime_layers=1)
     with pytest.raises(VidnegError, match="vtc_from"): SingularityConfig(vtc_from="both")

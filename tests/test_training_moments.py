@@ -16,7 +16,7 @@ from vidneg.models.scoring import NaveroScorer
 from vidneg.models.qd_detr import QDDETR
 from vidneg.text.tokenize import train_tokenizer
 from vidneg.train.loop import TrainConfig, fit
-from vidneg.train.moments import MomentBatches, MomentTask, film_features, find_moments, text_features
+from vidneg.train.moments import MomentBatches, MomentTask, find_moments, text_features, video_features
 
 SIZES = MomentConfig(6, 5, 16, 2, cross_layers=1, encoder_layers=1, decoder_layers=2, queries=4)
 MODELS = [MomentDETR, QDDETR]
@@ -147,7 +147,7 @@ def test_films_are_read_in_clips_of_two_seconds(tmp_path):
     tokenizer = train_tokenizer(["a red star spins", "it grows"], 60, tmp_path/"words.json")
     sizes = NaveroConfig(image_size=32, width=32, heads=2, stem=(8, 16, 32), embed_dim=8, vocab_size=len(tokenizer))
     scorer = NaveroScorer(Navero(sizes), tokenizer)
-    found = film_features(scorer, Clip("film", "film.mp4", 0., 6., "test"), 4, root=tmp_path)
+    found = video_features(scorer, Clip("film", "film.mp4", 0., 6., "test"), 4, root=tmp_path)
     assert found.shape == (3, 8 + 32) and found.dtype == np.float32
     alone = scorer.encode_video(np.repeat(frames[::16][:, None], 4, 1))
     want = torch.cat([alone.embedding, alone.states.mean(1)], 1).numpy()
@@ -164,5 +164,5 @@ def test_bad_input_is_one_clear_error():
     with pytest.raises(VidnegError, match="need negatives"): MomentTask(MomentDETR(SIZES), LOSSES)(batches.batch(0, 0))
     with pytest.raises(VidnegError, match="no loss of sentence components"): MomentTask(MomentDETR(SIZES), ["vtc"])
     with pytest.raises(VidnegError, match="no queries"): MomentBatches([], videos, words)
-    with pytest.raises(VidnegError, match="no features of 1 films"):
+    with pytest.raises(VidnegError, match="no features of 1 videos"):
         MomentBatches(queries, {k: v for k, v in videos.items() if k != "film1"}, words)

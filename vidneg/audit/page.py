@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..core.records import Caption
-from ..data.pairs import Pair
+from ..core.errors import VidnegError
+from ..core.records import Caption, Negative
+from ..data.pairs import Pair, pairs_of
 from .blind import blind_solvability, defects, sample_pairs
 from .refine import curve
 from .sets import NegativeSet
@@ -27,7 +28,7 @@ from ..negatives.oracle import Oracle, is_true
 from .validity import coverage, diversity, oracle_rates, page, review_sheet, suspicion, write_page, writing
 
 # %% auto #0
-__all__ = ['Dossier', 'audit_set', 'figure', 'dossier_page', 'AuditJob', 'audit_job', 'audit_page']
+__all__ = ['Dossier', 'audit_set', 'audit_negatives', 'figure', 'dossier_page', 'AuditJob', 'audit_job', 'audit_page']
 
 # %% ../../nbs/audit/page.ipynb #81fe8f84
 @dataclass
@@ -46,6 +47,19 @@ class Dossier:
     sample: list[Pair]
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     curve: pd.DataFrame | None = None
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page of the audit.
+
+        Args:
+            path: HTML file to write
+
+        Returns:
+            `path`
+        """
+        return write_page(path, dossier_page(self))
+
+    def _repr_html_(self): return _as_html("Blind solvability", self.tables["Blind solvability"])
 
 def audit_set(
     name: str,
@@ -92,6 +106,31 @@ def audit_set(
     tables["Signs of false negatives"] = suspicion(sample, captions, parser, wordnet).reset_index()
     tables["Writing"], tables["Diversity"] = writing(sample, backend), diversity(sample)
     return Dossier(name, counts, sample, tables)
+
+# %% ../../nbs/audit/page.ipynb #bcfa9900
+def audit_negatives(
+    items: Iterable[Negative | Pair],
+    captions: Iterable[Caption] = (),
+    name: str = "negatives",
+    **settings,
+) -> Dossier:
+    """Audit negatives; raises `VidnegError` if there are none, or if the caption of one is missing.
+
+    Args:
+        items: negatives of `captions`, or pairs
+        captions: captions of the negatives; further captions of their clips show false negatives
+        name: title of the page
+        **settings: further arguments of `audit_set`
+
+    Returns:
+        defects, sample and tables
+    """
+    items, captions = list(items), list(captions)
+    if not items: raise VidnegError("there is nothing to audit: pass at least one negative or pair")
+    if all(isinstance(x, Negative) for x in items): items = pairs_of(captions, items)
+    if other := next((x for x in items if not isinstance(x, Pair)), None):
+        raise VidnegError(f"wanted a list of `Negative` with captions, or a list of `Pair`; got {other!r:.80}")
+    return audit_set(name, items, captions, **settings)
 
 # %% ../../nbs/audit/page.ipynb #206fad5e
 def _blind_plot(ax, table):

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
-from IPython.display import HTML
 
 from ..core.errors import VidnegError
 from ..core.records import Caption, Edit, Negative
 
 # %% auto #0
 __all__ = ['WORD', 'apply_edit', 'undo', 'shift', 'edited', 'overlaps', 'diff', 'edits_between', 'window', 'Change',
-           'changed', 'mark_edits', 'show_edits']
+           'changed', 'mark_edits', 'Html', 'show_edits']
 
 # %% ../../nbs/text/edits.ipynb #e143899c
 def apply_edit(text: str, edit: Edit) -> str:
@@ -205,7 +204,20 @@ def mark_edits(
         at = end
     return "".join(out) + escape(negative.text[at:])
 
-def show_edits(negatives: Iterable[Negative], captions: Iterable[Caption]) -> HTML:
+class Html:
+    "HTML that a notebook displays."
+    def __init__(self, data: str):
+        """Hold the HTML.
+
+        Args:
+            data: HTML
+        """
+        self.data = data
+
+    def _repr_html_(self): return self.data
+    def __repr__(self): return f"<HTML of {len(self.data)} characters>"
+
+def show_edits(negatives: Iterable[Negative], captions: Iterable[Caption]) -> Html:
     """Return a table of captions and negatives with the edits marked.
 
     Args:
@@ -218,4 +230,4 @@ def show_edits(negatives: Iterable[Negative], captions: Iterable[Caption]) -> HT
     texts = {c.caption_id: c.text for c in captions}
     rows = [(html.escape(texts[n.caption_id]), mark_edits(n), n.kind, n.generator) for n in negatives]
     table = pd.DataFrame(rows, columns=["caption", "negative", "kind", "generator"])
-    return HTML(table.to_html(escape=False, index=False))
+    return Html(table.to_html(escape=False, index=False))

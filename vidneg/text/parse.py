@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import vidneg
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
+from ..core.packages import PACKAGES, package_folder
 from .ud import CHUNK, Parsed, Token
 
 if TYPE_CHECKING: from vidneg.text.english import SpacyParser
@@ -35,6 +36,7 @@ def _open(name):
     from vidneg.text.english import SpacyParser
     lemmas = str(PIPELINE/"lemmas.json")
     if name == "embedded": return SpacyParser(name, str(PIPELINE), lemmas)
+    if name in PACKAGES: return SpacyParser(name, str(package_folder(name)), lemmas)
     if not is_package(name):
         raise VidnegError(f"the spaCy model {name!r} is not installed: get it with `python -m spacy download {name}`, "
                           "or use \"embedded\", which comes with vidneg")
@@ -44,7 +46,7 @@ def load_parser(name: str = "embedded") -> SpacyParser:
     """Return the parser with this name in `params.yaml`.
 
     Args:
-        name: "embedded", or an installed spaCy model such as en_core_web_trf
+        name: "embedded"; "english" (see `vidneg models`); or an installed spaCy model such as en_core_web_trf
 
     Returns:
         parser, which is kept for the next call with this name
