@@ -35,6 +35,9 @@ def docstring(code):
      "A thing.\n\nAttributes:\n    a: a number\n    b: by name"),
     ('def f(\n    a, # first\n    # and more\n) -> dict: # ids,\n    # mask\n    "Both."\n    # not this',
      "Both.\n\nArgs:\n    a: first and more\n\nReturns:\n    ids, mask"),
+    ('class C(Base):\n    "A model."\n    def __init__(self,\n        width: int = 3, # channels\n    ):\n        self.width = width # w',
+     "A model.\n\nArgs:\n    width: channels"),
+    ('class C:\n    "A model."\n    def __init__(self,\n        width, # channels\n    ): self.width = width', "A model.\n\nArgs:\n    width: channels"),
     ('async def f(\n    a, # late\n):\n    "Wait."', None),
 ])
 def test_comments_become_sections(code, expected):

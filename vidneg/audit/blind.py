@@ -269,14 +269,15 @@ def by_bag_of_kind(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.n
 
 # %% ../../nbs/audit/blind.ipynb #fb88330f
 class NgramLM:
-    "A trigram language model with interpolated Kneser–Ney smoothing."
+    """A trigram language model with interpolated Kneser–Ney smoothing.
+
+    Args:
+        texts: training texts, at least one; repeated texts count repeatedly
+        discount: subtracted from each count, 0–1
+    """
     name = "trigrams"
 
-    def __init__(
-        self,
-        texts: Iterable[str], # training texts, at least one; repeated texts count repeatedly
-        discount: float = 0.75, # subtracted from each count, 0–1
-    ):
+    def __init__(self, texts: Iterable[str], discount: float = 0.75):
         self.discount, self.tri = discount, Counter()
         for t in texts:
             w = ["<s>", "<s>", *tokens(t), "</s>"]

@@ -146,16 +146,26 @@ def _by_item(candidates):
 
 # %% ../../nbs/audit/refine.ipynb #3fe49b14
 class Problem:
-    "Candidates with their features, ready to be fitted for any share."
+    """Candidates with their features, ready to be fitted for any share.
+
+    Args:
+        candidates: candidates of all items, at least one; those of one item share `item` and `kind`
+        seed: seed of splits, targets and draws
+        min_count: number of items in which an n-gram must differ, on average over their candidates
+        backend: a `LogProbability`, to balance a causal language model too
+        chance: imbalance left to words, in units of a resample's; 0 if the tilt is for other captions
+        captions: more captions of the same source, for the language models
+        runs: number of random splits of the clips for the language models
+    """
     def __init__(
         self,
-        candidates: Iterable[Pair], # candidates of all items, at least one; those of one item share `item` and `kind`
-        seed: int = 0, # seed of splits, targets and draws
-        min_count: float = 3, # number of items in which an n-gram must differ, on average over their candidates
-        backend=None, # a `LogProbability`, to balance a causal language model too
-        chance: float = 1.5, # imbalance left to words, in units of a resample's; 0 if the tilt is for other captions
-        captions: Iterable[Caption] = (), # more captions of the same source, for the language models
-        runs: int = 3, # number of random splits of the clips for the language models
+        candidates: Iterable[Pair],
+        seed: int = 0,
+        min_count: float = 3,
+        backend=None,
+        chance: float = 1.5,
+        captions: Iterable[Caption] = (),
+        runs: int = 3,
     ):
         self.chance, parts = chance, _by_item(candidates)
         if not parts:

@@ -16,11 +16,13 @@ __all__ = ['Registry']
 
 # %% ../../nbs/core/registry.ipynb #0c24b0aa
 class Registry(MutableMapping):
-    "A mapping from names to functions or classes, which are imported on lookup."
-    def __init__(self,
-        what: str, # noun for a registered thing, in the singular, for messages
-        places: dict[str, str] | None = None, # name → location, "package.module:attribute"
-    ):
+    """A mapping from names to functions or classes, which are imported on lookup.
+
+    Args:
+        what: noun for a registered thing, in the singular, for messages
+        places: name → location, "package.module:attribute"
+    """
+    def __init__(self, what: str, places: dict[str, str] | None = None):
         self.what, self._things = what, dict(places or {})
 
     def __getitem__(self, name: str):

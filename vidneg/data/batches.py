@@ -23,8 +23,12 @@ __all__ = ['Texts', 'BatchSource', 'digest', 'OrderedBatches', 'ArrayBatches', '
 
 # %% ../../nbs/data/batches.ipynb #8241a469
 class Texts:
-    "Token ids of many texts, end to end in one array."
-    def __init__(self, tokens: Sequence[Sequence[int]]): # token ids of each text, unpadded
+    """Token ids of many texts, end to end in one array.
+
+    Returns:
+        token ids of each text, unpadded
+    """
+    def __init__(self, tokens: Sequence[Sequence[int]]):
         self.lengths = np.array([len(t) for t in tokens], dtype=np.int64) # (M,)
         if len(tokens) and self.lengths.min() == 0: raise VidnegError("a text has no tokens: drop it before training")
         self.starts = np.cumsum(self.lengths) - self.lengths # (M,)
@@ -82,14 +86,22 @@ def digest(*parts: bytes | np.ndarray) -> str:
 
 # %% ../../nbs/data/batches.ipynb #7e560004
 class OrderedBatches:
-    "Items in an order that the seed decides, cut into batches."
+    """Items in an order that the seed decides, cut into batches.
+
+    Args:
+        items: (N,) numbers of the items
+        batch_size: items
+        seed: of the order
+        shuffle: a new order every epoch
+        drop_last: leave out a last batch that is not full
+    """
     purpose = "order" # names the random numbers of the order
     def __init__(self,
-        items: np.ndarray, # (N,) numbers of the items
-        batch_size: int, # items
-        seed: int = 0, # of the order
-        shuffle: bool = True, # a new order every epoch
-        drop_last: bool = False, # leave out a last batch that is not full
+        items: np.ndarray,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
     ):
         self.items, self.batch_size, self.seed, self.shuffle, self.drop_last = items, batch_size, seed, shuffle, drop_last
         self._order = None, items # the last epoch asked for and its order
@@ -164,13 +176,14 @@ class OrderedBatches:
 
 # %% ../../nbs/data/batches.ipynb #7e560005
 class ArrayBatches(OrderedBatches):
-    "Rows of some arrays; a last batch that is not full is left out."
+    """Rows of some arrays; a last batch that is not full is left out.
+
+    Args:
+        arrays: (N, ...) each
+        seed: of the order
+    """
     purpose = "still order" # the name under which the first of these were drawn
-    def __init__(self,
-        arrays: dict[str, np.ndarray], # (N, ...) each
-        batch_size: int = 64,
-        seed: int = 0, # of the order
-    ):
+    def __init__(self, arrays: dict[str, np.ndarray], batch_size: int = 64, seed: int = 0):
         self.arrays, n = arrays, len(next(iter(arrays.values())))
         if n < batch_size: raise VidnegError(f"{n} rows make no batch of {batch_size}: take a smaller batch_size")
         super().__init__(np.arange(n), batch_size, seed, drop_last=True)
@@ -190,19 +203,33 @@ class ArrayBatches(OrderedBatches):
 
 # %% ../../nbs/data/batches.ipynb #2c358405
 class Batches(OrderedBatches):
-    "Clips with a caption and K negatives each, in an order fixed by the seed."
+    """Clips with a caption and K negatives each, in an order fixed by the seed.
+
+    Args:
+        features: (N, F, ...) per clip: features or frames; may be a memory map
+        captions: token ids per clip and caption; clips without captions stay out
+        negatives: token ids per clip, caption and negative
+        batch_size: clips
+        negatives_per_clip: K; the paper's is 1
+        seed: of order, choice of captions and choice of negatives
+        shuffle: a new order every epoch
+        drop_last: leave out a last batch that is not full
+        pad_id: token that fills up texts
+        round_to: pad texts to a multiple of this many tokens
+        n_frames: frames of a clip shown at a time, one at random of each segment; None: all
+    """
     def __init__(self,
-        features: np.ndarray, # (N, F, ...) per clip: features or frames; may be a memory map
-        captions: Sequence[Sequence[Sequence[int]]], # token ids per clip and caption; clips without captions stay out
-        negatives: Sequence[Sequence[Sequence[Sequence[int]]]] | None = None, # token ids per clip, caption and negative
-        batch_size: int = 32, # clips
-        negatives_per_clip: int = 1, # K; the paper's is 1
-        seed: int = 0, # of order, choice of captions and choice of negatives
-        shuffle: bool = True, # a new order every epoch
-        drop_last: bool = True, # leave out a last batch that is not full
-        pad_id: int = 0, # token that fills up texts
-        round_to: int = 4, # pad texts to a multiple of this many tokens
-        n_frames: int | None = None, # frames of a clip shown at a time, one at random of each segment; None: all
+        features: np.ndarray,
+        captions: Sequence[Sequence[Sequence[int]]],
+        negatives: Sequence[Sequence[Sequence[Sequence[int]]]] | None = None,
+        batch_size: int = 32,
+        negatives_per_clip: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        pad_id: int = 0,
+        round_to: int = 4,
+        n_frames: int | None = None,
     ):
         flat = [c for clip in captions for c in clip]
         self.features, self.pad_id, self.round_to, self.n_frames = features, pad_id, round_to, n_frames

@@ -239,8 +239,12 @@ class BadClip:
 
 
 class FrameCache:
-    "Decoded frames of a dataset, as `read_clips` wrote them; clips by row number or by id."
-    def __init__(self, path: str | Path): # the cache's folder
+    """Decoded frames of a dataset, as `read_clips` wrote them; clips by row number or by id.
+
+    Returns:
+        the cache's folder
+    """
+    def __init__(self, path: str | Path):
         path = Path(path)
         if not (path/"frames.npy").exists():
             raise VidnegError(f"{path} holds no frame cache: run the stage that decodes the clips")

@@ -38,11 +38,13 @@ def _bisect(data, key):
     return _NONE
 
 class Store:
-    "Answers on disk by key."
-    def __init__(self,
-        folder: str | Path, # holds 00.jsonl … ff.jsonl, and journal.jsonl while there is something to merge
-        keep: int = 50_000, # answers in the journal, and in memory, before it is merged
-    ):
+    """Answers on disk by key.
+
+    Args:
+        folder: holds 00.jsonl … ff.jsonl, and journal.jsonl while there is something to merge
+        keep: answers in the journal, and in memory, before it is merged
+    """
+    def __init__(self, folder: str | Path, keep: int = 50_000):
         self.folder, self.keep, self.new = Path(folder), keep, {}
         self.journal = self.folder/"journal.jsonl"
         if not self.journal.exists(): return
@@ -95,12 +97,14 @@ class Store:
 
 # %% ../../nbs/lm/cache.ipynb #db589e30
 class Cached:
-    "A backend with its answers on disk."
-    def __init__(self,
-        backend: FillMask | Chat | LogProbability | Embedder, # with `kind` and `identity`
-        folder: str | Path, # of the store; several backends may share it
-        piece: int = 256, # questions asked at a time; after a crash at most so many are lost
-    ):
+    """A backend with its answers on disk.
+
+    Args:
+        backend: with `kind` and `identity`
+        folder: of the store; several backends may share it
+        piece: questions asked at a time; after a crash at most so many are lost
+    """
+    def __init__(self, backend: FillMask | Chat | LogProbability | Embedder, folder: str | Path, piece: int = 256):
         self.backend, self.name, self.kind, self.identity = backend, backend.name, backend.kind, backend.identity
         self.store, self.piece, self.open = Store(folder), piece, False
         self.asked = self.found = 0 # questions that went to the backend, and those that did not

@@ -58,17 +58,28 @@ _WAY_OUT = {
 }
 
 class OpenAIChat:
-    "Any OpenAI-compatible endpoint."
+    """Any OpenAI-compatible endpoint.
+
+    Args:
+        model: as the server names it
+        base_url: of the endpoint
+        api_key_env: environment variable that holds the key; "": the server wants none
+        concurrency: requests at a time
+        timeout: seconds to wait for an answer
+        retries: of a request that failed
+        revision: which weights the server runs, where you know; part of the cache's key
+        extra: more fields of the request: {"top_p": 0.9}
+    """
     kind = "chat"
     def __init__(self,
-        model: str, # as the server names it
-        base_url: str = "http://localhost:8000/v1", # of the endpoint
-        api_key_env: str = "", # environment variable that holds the key; "": the server wants none
-        concurrency: int = 8, # requests at a time
-        timeout: float = 60.0, # seconds to wait for an answer
-        retries: int = 5, # of a request that failed
-        revision: str = "", # which weights the server runs, where you know; part of the cache's key
-        extra: dict | None = None, # more fields of the request: {"top_p": 0.9}
+        model: str,
+        base_url: str = "http://localhost:8000/v1",
+        api_key_env: str = "",
+        concurrency: int = 8,
+        timeout: float = 60.0,
+        retries: int = 5,
+        revision: str = "",
+        extra: dict | None = None,
     ):
         self.name, self.base_url, self.api_key_env = model, base_url, api_key_env
         self.concurrency, self.timeout, self.retries, self.extra = concurrency, timeout, retries, dict(extra or {})

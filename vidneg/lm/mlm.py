@@ -74,13 +74,20 @@ def hide_words(ids: np.ndarray, mask_id: int, p: float, rng: np.random.Generator
 
 # %% ../../nbs/lm/mlm.ipynb #f9849deb
 class MlmBatches(OrderedBatches):
-    "Captions with words hidden, as `vidneg.train.fit` asks for them."
+    """Captions with words hidden, as `vidneg.train.fit` asks for them.
+
+    Args:
+        texts: captions; duplicates count once
+        batch_size: captions
+        p: share of the words that is hidden
+        seed: of the order and of what is hidden
+    """
     def __init__(self,
         tokenizer: PreTrainedTokenizerFast,
-        texts: list[str], # captions; duplicates count once
-        batch_size: int = 64, # captions
-        p: float = 0.2, # share of the words that is hidden
-        seed: int = 0, # of the order and of what is hidden
+        texts: list[str],
+        batch_size: int = 64,
+        p: float = 0.2,
+        seed: int = 0,
     ):
         texts = list(dict.fromkeys(t for t in texts if t.strip()))
         if not texts: raise VidnegError("no captions to train a masked LM on")
@@ -142,14 +149,18 @@ def save_pretrained(folder: str | Path, *parts):
 
 # %% ../../nbs/lm/mlm.ipynb #ee36fb8e
 class CaptionMlm(nn.Module):
-    "A small BERT with its tokenizer, as `vidneg.train.Task` wants it."
+    """A small BERT with its tokenizer, as `vidneg.train.Task` wants it.
+
+    Args:
+        seed: of the initial weights
+    """
     def __init__(self,
         tokenizer: PreTrainedTokenizerFast,
         width: int = 96,
         layers: int = 2,
         heads: int = 4,
         dropout: float = 0.0,
-        seed: int = 0, # of the initial weights
+        seed: int = 0,
     ):
         super().__init__()
         self.tokenizer = tokenizer

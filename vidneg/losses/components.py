@@ -144,11 +144,13 @@ def component_discernible(
 
 # %% ../../nbs/losses/components.ipynb #d8516f0b
 class Importance(nn.Module):
-    "A module that scores the importance of each component of a caption. Sentence components (4)."
-    def __init__(self,
-        width: int, # size d of sentence and token embeddings
-        hidden: int | None = None, # size h of queries, keys and values; None: the size of the embeddings
-    ):
+    """A module that scores the importance of each component of a caption. Sentence components (4).
+
+    Args:
+        width: size d of sentence and token embeddings
+        hidden: size h of queries, keys and values; None: the size of the embeddings
+    """
+    def __init__(self, width: int, hidden: int | None = None):
         super().__init__()
         hidden = hidden or width
         self.W_q, self.W_k, self.W_v = (nn.Linear(width, hidden, bias=False) for _ in range(3))

@@ -126,10 +126,12 @@ class TimeSformerBlock(TimesformerLayer):
 
 
 class TimeSformer(nn.Module):
-    "Video encoder with divided space-time attention (Bertasius et al., 2021)."
-    def __init__(self,
-        config: TimesformerConfig, # sizes of the encoder
-    ):
+    """Video encoder with divided space-time attention (Bertasius et al., 2021).
+
+    Args:
+        config: sizes of the encoder
+    """
+    def __init__(self, config: TimesformerConfig):
         super().__init__()
         self.config = config
         self.embeddings = TimesformerEmbeddings(config)
@@ -191,14 +193,16 @@ def load_timesformer(encoder: TimeSformer, name: str) -> TimeSformer:
 
 # %% ../../nbs/models/alpro.ipynb #7003c9f8
 class Alpro(FusionModel):
-    "ALPRO: TimeSformer, BERT whose upper half reads text and video together, and heads for VTM, MLM and PEM."
+    """ALPRO: TimeSformer, BERT whose upper half reads text and video together, and heads for VTM, MLM and PEM.
+
+    Args:
+        config: sizes of the model
+        seed: seed of the fresh weights; the global generator is left untouched
+    """
     config_class = AlproConfig
     supports = FusionModel.supports | {"entities"} # "entities" needs `entities` > 0 in the config
 
-    def __init__(self,
-        config: AlproConfig, # sizes of the model
-        seed: int = 0, # seed of the fresh weights; the global generator is left untouched
-    ):
+    def __init__(self, config: AlproConfig, seed: int = 0):
         super().__init__()
         self.config = c = config
         with torch.random.fork_rng(devices=[]):
@@ -328,14 +332,16 @@ class Alpro(FusionModel):
 TEMPLATES = ("A video of a {}.", "A clip of a {}.", "This is a video of a {}.", "There is a {} in the video.")
 
 class EntityPrompter:
-    "Frozen dual encoder that classifies the entity in a crop."
+    """Frozen dual encoder that classifies the entity in a crop.
+
+    Args:
+        model: model trained with VTC: `frame_features`, `encode_video`, `encode_text` and `temperature`
+        tokenizer: tokenizer of the model
+        entities: E nouns
+        templates: prompts with {} for the noun; their embeddings are averaged
+    """
     @torch.no_grad()
-    def __init__(self,
-        model: nn.Module, # model trained with VTC: `frame_features`, `encode_video`, `encode_text` and `temperature`
-        tokenizer, # tokenizer of the model
-        entities: Sequence[str], # E nouns
-        templates: Sequence[str] = TEMPLATES, # prompts with {} for the noun; their embeddings are averaged
-    ):
+    def __init__(self, model: nn.Module, tokenizer, entities: Sequence[str], templates: Sequence[str] = TEMPLATES):
         self.model = model.eval()
         texts = [t.format(e) for e in entities for t in templates]
         ids, mask = tokenize(tokenizer, texts, model.config.max_tokens)

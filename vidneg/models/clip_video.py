@@ -126,13 +126,15 @@ def sizes_of(config: CLIPConfig) -> dict:
 
 # %% ../../nbs/models/clip_video.ipynb #89b8da14
 class ClipVideo(DualEncoder):
-    "CLIP for videos: CLIP4Clip (mean, transformer) and InternVideo's CLIP with joint space-time attention (joint)."
+    """CLIP for videos: CLIP4Clip (mean, transformer) and InternVideo's CLIP with joint space-time attention (joint).
+
+    Args:
+        config: sizes of the model
+        seed: seed of the fresh weights; the global generator is left untouched
+    """
     config_class = ClipVideoConfig
 
-    def __init__(self,
-        config: ClipVideoConfig, # sizes of the model
-        seed: int = 0, # seed of the fresh weights; the global generator is left untouched
-    ):
+    def __init__(self, config: ClipVideoConfig, seed: int = 0):
         super().__init__()
         self.config = c = config
         with torch.random.fork_rng(devices=[]):

@@ -121,11 +121,13 @@ def normalized_pixels(frames: torch.Tensor, size: int, mean, std, dtype: torch.d
 
 # %% ../../nbs/models/encoders.ipynb #499654e4
 class ConvStem(nn.Module):
-    "Stem of strided convolutions that outputs the grid of patches."
-    def __init__(self,
-        config, # sizes, a `BeitConfig`
-        channels: Sequence[int], # output channels of all layers but the last, whose width is the tokens'
-    ):
+    """Stem of strided convolutions that outputs the grid of patches.
+
+    Args:
+        config: sizes, a `BeitConfig`
+        channels: output channels of all layers but the last, whose width is the tokens'
+    """
+    def __init__(self, config, channels: Sequence[int]):
         super().__init__()
         if 2**(len(channels) + 1) != config.patch_size:
             raise VidnegError(f"a stem of {len(channels)} + 1 layers has patches of {2**(len(channels) + 1)} pixels, "
@@ -149,12 +151,14 @@ class ConvStem(nn.Module):
 
 # %% ../../nbs/models/encoders.ipynb #9db93b91
 class FrameEmbeddings(nn.Module):
-    "Embedding of single frames as patch tokens, with BEiT's parameter names."
-    def __init__(self,
-        config, # sizes, a `BeitConfig`
-        cls_token: bool = True, # True: put a [CLS] token before the patches of each frame
-        stem: Sequence[int] = (), # channels of a `ConvStem`; (): BEiT's linear patches
-    ):
+    """Embedding of single frames as patch tokens, with BEiT's parameter names.
+
+    Args:
+        config: sizes, a `BeitConfig`
+        cls_token: True: put a [CLS] token before the patches of each frame
+        stem: channels of a `ConvStem`; (): BEiT's linear patches
+    """
+    def __init__(self, config, cls_token: bool = True, stem: Sequence[int] = ()):
         super().__init__()
         self.patch_embeddings = ConvStem(config, stem) if stem else BeitPatchEmbeddings(config)
         n, d = (config.image_size//config.patch_size)**2 + cls_token, config.hidden_size
@@ -177,11 +181,13 @@ class FrameEmbeddings(nn.Module):
 
 # %% ../../nbs/models/encoders.ipynb #fe13b6c4
 class SpatialBlock(BeitLayer):
-    "BEiT's layer, applied frame by frame."
-    def __init__(self,
-        config, # a `BeitConfig` with `use_relative_position_bias`
-        cls_token: bool = True, # True: token 0 of a frame is [CLS]
-    ):
+    """BEiT's layer, applied frame by frame.
+
+    Args:
+        config: a `BeitConfig` with `use_relative_position_bias`
+        cls_token: True: token 0 of a frame is [CLS]
+    """
+    def __init__(self, config, cls_token: bool = True):
         super().__init__(config)
         table = self.relative_position_bias
         index = table.generate_relative_position_index(table.window_size) # (1+N, 1+N)
@@ -212,11 +218,13 @@ class SpatialBlock(BeitLayer):
 
 # %% ../../nbs/models/encoders.ipynb #7e3c8747
 class SpaceTimeBlock(SpatialBlock):
-    "Block of temporal attention, spatial attention and an MLP (TimeSformer's divided space-time attention)."
-    def __init__(self,
-        config, # sizes, a `BeitConfig`
-        cls_token: bool = True, # True: token 0 of a frame is [CLS]
-    ):
+    """Block of temporal attention, spatial attention and an MLP (TimeSformer's divided space-time attention).
+
+    Args:
+        config: sizes, a `BeitConfig`
+        cls_token: True: token 0 of a frame is [CLS]
+    """
+    def __init__(self, config, cls_token: bool = True):
         super().__init__(config, cls_token)
         self.temporal_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.temporal_attention = BeitAttention(config)
@@ -255,13 +263,21 @@ def spread_positions(table: torch.Tensor, n_frames: int) -> torch.Tensor:
 
 # %% ../../nbs/models/encoders.ipynb #c7311b4f
 class VideoEncoder(nn.Module):
-    "BEiT over frames, with divided space-time attention in its upper blocks (NAVERO §3.2, supplement 3)."
+    """BEiT over frames, with divided space-time attention in its upper blocks (NAVERO §3.2, supplement 3).
+
+    Args:
+        config: sizes, a `BeitConfig`; `num_hidden_layers` counts all blocks
+        spatial_layers: number of lower blocks, which read single frames only
+        max_frames: number of temporal embeddings
+        cls_token: True: each frame has a [CLS] token
+        stem: channels of a `ConvStem`; (): BEiT's linear patches
+    """
     def __init__(self,
-        config, # sizes, a `BeitConfig`; `num_hidden_layers` counts all blocks
-        spatial_layers: int = 0, # number of lower blocks, which read single frames only
-        max_frames: int = 8, # number of temporal embeddings
-        cls_token: bool = True, # True: each frame has a [CLS] token
-        stem: Sequence[int] = (), # channels of a `ConvStem`; (): BEiT's linear patches
+        config,
+        spatial_layers: int = 0,
+        max_frames: int = 8,
+        cls_token: bool = True,
+        stem: Sequence[int] = (),
     ):
         super().__init__()
         self.config, self.spatial_layers, self.cls_token = config, spatial_layers, cls_token
@@ -404,11 +420,13 @@ def visible(mask: torch.Tensor) -> torch.Tensor:
 
 # %% ../../nbs/models/encoders.ipynb #fd50d3c9
 class TextEncoder(nn.Module):
-    "Text encoder made of BERT's embeddings and lower layers."
-    def __init__(self,
-        config, # sizes, a `BertConfig`
-        layers: int, # number of BERT layers
-    ):
+    """Text encoder made of BERT's embeddings and lower layers.
+
+    Args:
+        config: sizes, a `BertConfig`
+        layers: number of BERT layers
+    """
+    def __init__(self, config, layers: int):
         super().__init__()
         self.config = config
         self.embeddings = BertEmbeddings(config)

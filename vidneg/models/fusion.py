@@ -18,20 +18,24 @@ __all__ = ['FusionLayer', 'FusionEncoder', 'MatchHead', 'MLMHead', 'load_bert']
 
 # %% ../../nbs/models/fusion.ipynb #e723809b
 class FusionLayer(BertLayer):
-    "BERT layer with cross-attention to a video."
-    def __init__(self,
-        config, # sizes, a `BertConfig`
-    ):
+    """BERT layer with cross-attention to a video.
+
+    Args:
+        config: sizes, a `BertConfig`
+    """
+    def __init__(self, config):
         super().__init__(config)
         self.crossattention = BertAttention(config, is_cross_attention=True)
 
 # %% ../../nbs/models/fusion.ipynb #dd172fd2
 class FusionEncoder(nn.Module):
-    "Stack of fusion layers, made of BERT's upper layers."
-    def __init__(self,
-        config, # sizes, a `BertConfig`
-        layers: int, # number of fusion layers
-    ):
+    """Stack of fusion layers, made of BERT's upper layers.
+
+    Args:
+        config: sizes, a `BertConfig`
+        layers: number of fusion layers
+    """
+    def __init__(self, config, layers: int):
         super().__init__()
         self.layer = nn.ModuleList(FusionLayer(config) for _ in range(layers))
 
@@ -73,10 +77,12 @@ def _cross_attend(module, states, tokens, k, rows):
 
 # %% ../../nbs/models/fusion.ipynb #0de2023b
 class MatchHead(nn.Linear):
-    "VTM head with two logits; class 1 means that the text is true of the video (NAVERO (2))."
-    def __init__(self,
-        width: int, # width of the fused states, d
-    ):
+    """VTM head with two logits; class 1 means that the text is true of the video (NAVERO (2)).
+
+    Args:
+        width: width of the fused states, d
+    """
+    def __init__(self, width: int):
         super().__init__(width, 2)
 
     def forward(self, fused: torch.Tensor) -> torch.Tensor:
@@ -91,10 +97,12 @@ class MatchHead(nn.Linear):
         return super().forward(fused[..., 0, :])
 
 class MLMHead(nn.Module):
-    "BERT's MLM head. The token embeddings serve as output weights and are passed in."
-    def __init__(self,
-        config, # sizes, a `BertConfig`
-    ):
+    """BERT's MLM head. The token embeddings serve as output weights and are passed in.
+
+    Args:
+        config: sizes, a `BertConfig`
+    """
+    def __init__(self, config):
         super().__init__()
         self.transform = BertPredictionHeadTransform(config)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))

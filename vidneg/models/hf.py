@@ -33,16 +33,18 @@ ADAPTERS = Registry("adapter", { # `model_type` of a config → class; other typ
     "vilt": "vidneg.models.hf:ViltScorer"})
 
 class HFScorer:
-    "Base of scorers of `transformers` models. A subclass adds encoding and comparison."
+    """Base of scorers of `transformers` models. A subclass adds encoding and comparison.
+
+    Args:
+        model: model of `transformers`
+        image_processor: image processor of the model
+        tokenizer: tokenizer of the model
+        batch_size: frames, texts or pairs per batch
+    """
     model_class = AutoModel
     supports = frozenset({"similarity"})
 
-    def __init__(self,
-        model, # model of `transformers`
-        image_processor, # image processor of the model
-        tokenizer, # tokenizer of the model
-        batch_size: int = 32, # frames, texts or pairs per batch
-    ):
+    def __init__(self, model, image_processor, tokenizer, batch_size: int = 32):
         self.model, self.image_processor, self.tokenizer = model.eval(), image_processor, tokenizer
         self.batch_size, self.device = batch_size, next(model.parameters()).device
 

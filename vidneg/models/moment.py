@@ -52,12 +52,14 @@ def clip_places(mask: torch.Tensor) -> torch.Tensor:
 
 # %% ../../nbs/models/moment.ipynb #7b00b2c1
 class Attention(nn.Module):
-    "Multi-head attention with its projections."
-    def __init__(self,
-        width: int, # width of the tokens, d
-        heads: int, # number of attention heads, a divisor of d
-        dropout: float = 0., # dropout probability of the attention weights
-    ):
+    """Multi-head attention with its projections.
+
+    Args:
+        width: width of the tokens, d
+        heads: number of attention heads, a divisor of d
+        dropout: dropout probability of the attention weights
+    """
+    def __init__(self, width: int, heads: int, dropout: float = 0.):
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
@@ -84,11 +86,13 @@ class Attention(nn.Module):
         return self.out(attend(self.query(query), self.key(key), self.value(value), self.heads, mask, dropout))
 
 class Residual(nn.Module):
-    "End of every sublayer: dropout, residual and LayerNorm."
-    def __init__(self,
-        width: int, # width of the tokens, d
-        dropout: float = 0., # dropout probability of the sublayer's output
-    ):
+    """End of every sublayer: dropout, residual and LayerNorm.
+
+    Args:
+        width: width of the tokens, d
+        dropout: dropout probability of the sublayer's output
+    """
+    def __init__(self, width: int, dropout: float = 0.):
         super().__init__()
         self.dropout, self.norm = nn.Dropout(dropout), nn.LayerNorm(width)
 
@@ -105,12 +109,14 @@ class Residual(nn.Module):
         return self.norm(x + self.dropout(new))
 
 class FeedForward(nn.Module):
-    "Feed-forward sublayer: two linear layers with a residual."
-    def __init__(self,
-        width: int, # width of the tokens, d
-        hidden: int, # width between the layers
-        dropout: float = 0., # dropout probability
-    ):
+    """Feed-forward sublayer: two linear layers with a residual.
+
+    Args:
+        width: width of the tokens, d
+        hidden: width between the layers
+        dropout: dropout probability
+    """
+    def __init__(self, width: int, hidden: int, dropout: float = 0.):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width))
         self.residual = Residual(width, dropout)
@@ -127,10 +133,12 @@ class FeedForward(nn.Module):
         return self.residual(x, self.layers(x))
 
 class AttentionLayer(nn.Module):
-    "Self- or cross-attention followed by a feed-forward sublayer."
-    def __init__(self,
-        config: MomentConfig, # sizes of the model
-    ):
+    """Self- or cross-attention followed by a feed-forward sublayer.
+
+    Args:
+        config: sizes of the model
+    """
+    def __init__(self, config: MomentConfig):
         super().__init__()
         c = config
         self.attention = Attention(c.width, c.heads, c.dropout)
@@ -157,10 +165,12 @@ class AttentionLayer(nn.Module):
         return self.mlp(self.residual(x, self.attention(x + position, key, value, mask)))
 
 class MLP(nn.Sequential):
-    "Linear layers with ReLU between them."
-    def __init__(self,
-        *widths: int, # widths of the input, the hidden layers and the output
-    ):
+    """Linear layers with ReLU between them.
+
+    Args:
+        *widths: widths of the input, the hidden layers and the output
+    """
+    def __init__(self, *widths: int):
         layers = [part for a, b in zip(widths, widths[1:]) for part in (nn.Linear(a, b), nn.ReLU())]
         super().__init__(*layers[:-1])
 
@@ -265,11 +275,13 @@ def pool_joint(joint: torch.Tensor, mask: torch.Tensor, pooling: str = "mean") -
 
 # %% ../../nbs/models/moment.ipynb #cb211d4b
 class InputProjection(nn.Module):
-    "Projection of features to tokens: LayerNorm, dropout and a linear layer, repeated with ReLU between."
-    def __init__(self,
-        features: int, # width of the features
-        config: MomentConfig, # sizes of the model
-    ):
+    """Projection of features to tokens: LayerNorm, dropout and a linear layer, repeated with ReLU between.
+
+    Args:
+        features: width of the features
+        config: sizes of the model
+    """
+    def __init__(self, features: int, config: MomentConfig):
         super().__init__()
         widths, layers = [features, *[config.width]*config.input_layers], []
         for a, b in zip(widths, widths[1:]):
@@ -311,13 +323,15 @@ def xavier(module: nn.Module) -> None:
         if p.ndim > 1: nn.init.xavier_uniform_(p)
 
 class MomentModel(nn.Module):
-    "Base of moment retrieval models: inputs, class head and joint embeddings. A subclass encodes and decodes."
+    """Base of moment retrieval models: inputs, class head and joint embeddings. A subclass encodes and decodes.
+
+    Args:
+        config: sizes of the model
+        seed: seed of the fresh weights; the global generator is left untouched
+    """
     config_class = MomentConfig
 
-    def __init__(self,
-        config: MomentConfig, # sizes of the model
-        seed: int = 0, # seed of the fresh weights; the global generator is left untouched
-    ):
+    def __init__(self, config: MomentConfig, seed: int = 0):
         super().__init__()
         self.config = config
         with torch.random.fork_rng(devices=[]):

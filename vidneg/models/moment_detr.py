@@ -16,10 +16,12 @@ __all__ = ['DecoderLayer', 'MomentDETR']
 
 # %% ../../nbs/models/moment_detr.ipynb #a1ae75c9
 class DecoderLayer(nn.Module):
-    "DETR's decoder layer: queries attend to each other, then to the memory."
-    def __init__(self,
-        config: MomentConfig, # sizes of the model
-    ):
+    """DETR's decoder layer: queries attend to each other, then to the memory.
+
+    Args:
+        config: sizes of the model
+    """
+    def __init__(self, config: MomentConfig):
         super().__init__()
         c = config
         self.self_attention, self.cross_attention = (Attention(c.width, c.heads, c.dropout) for _ in range(2))

@@ -117,13 +117,15 @@ def beit_config(config: NaveroConfig) -> BeitConfig:
 
 # %% ../../nbs/models/navero.ipynb #4032996f
 class Navero(FusionModel):
-    "NAVERO's model (§3.2): BEiT with divided space-time attention, BERT with cross-attention, heads for VTM and MLM."
+    """NAVERO's model (§3.2): BEiT with divided space-time attention, BERT with cross-attention, heads for VTM and MLM.
+
+    Args:
+        config: sizes of the model
+        seed: seed of the fresh weights; the global generator is left untouched
+    """
     config_class = NaveroConfig
 
-    def __init__(self,
-        config: NaveroConfig, # sizes of the model
-        seed: int = 0, # seed of the fresh weights; the global generator is left untouched
-    ):
+    def __init__(self, config: NaveroConfig, seed: int = 0):
         super().__init__()
         self.config = c = config
         with torch.random.fork_rng(devices=[]):

@@ -86,13 +86,15 @@ def _checked(x, mask, dim, what):
     return x, mask
 
 class AnswerDecoder(nn.Module):
-    "Transformer decoder that answers questions from frozen features (SPOT §4)."
+    """Transformer decoder that answers questions from frozen features (SPOT §4).
+
+    Args:
+        config: sizes of the model
+        seed: seed of the fresh weights; the global generator is left untouched
+    """
     config_class = QAConfig
 
-    def __init__(self,
-        config: QAConfig, # sizes of the model
-        seed: int = 0, # seed of the fresh weights; the global generator is left untouched
-    ):
+    def __init__(self, config: QAConfig, seed: int = 0):
         super().__init__()
         self.config = c = config
         self.vocabulary, rows = spell(c.answers)

@@ -35,11 +35,13 @@ def _by_head(a, b, heads):
     return torch.cat([a.unflatten(-1, (heads, -1)), b.unflatten(-1, (heads, -1))], -1).flatten(-2)
 
 class AnchorLayer(nn.Module):
-    "DAB-DETR's decoder layer."
-    def __init__(self,
-        config: MomentConfig, # sizes of the model
-        first: bool, # True: first layer, whose content is zero, so that its queries also need the anchors' positions
-    ):
+    """DAB-DETR's decoder layer.
+
+    Args:
+        config: sizes of the model
+        first: True: first layer, whose content is zero, so that its queries also need the anchors' positions
+    """
+    def __init__(self, config: MomentConfig, first: bool):
         super().__init__()
         c = config
         self.heads, self.dropout = c.heads, c.dropout
@@ -83,10 +85,12 @@ class AnchorLayer(nn.Module):
 
 # %% ../../nbs/models/qd_detr.ipynb #48d066a4
 class AnchorDecoder(nn.Module):
-    "Decoder that refines anchors layer by layer."
-    def __init__(self,
-        config: MomentConfig, # sizes of the model
-    ):
+    """Decoder that refines anchors layer by layer.
+
+    Args:
+        config: sizes of the model
+    """
+    def __init__(self, config: MomentConfig):
         super().__init__()
         c, d, self.turns = config, config.width, config.turns
         self.anchors = nn.Embedding(c.queries, 2)

@@ -19,12 +19,14 @@ __all__ = ['ModelScorer', 'cosines', 'NaveroScorer', 'DualScorer', 'scorer_of']
 
 # %% ../../nbs/models/scoring.ipynb #5c0e0006
 class ModelScorer:
-    "Base of scorers: a retrieval model with its tokenizer. A subclass adds the comparisons."
-    def __init__(self,
-        model: DualEncoder, # model on any device; it is put into evaluation mode
-        tokenizer, # tokenizer with which the model was trained
-        batch_size: int = 64, # clips, texts or pairs per batch
-    ):
+    """Base of scorers: a retrieval model with its tokenizer. A subclass adds the comparisons.
+
+    Args:
+        model: model on any device; it is put into evaluation mode
+        tokenizer: tokenizer with which the model was trained
+        batch_size: clips, texts or pairs per batch
+    """
+    def __init__(self, model: DualEncoder, tokenizer, batch_size: int = 64):
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
         self.device = next(model.parameters()).device
 

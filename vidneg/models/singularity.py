@@ -64,13 +64,15 @@ class SingularityConfig(NaveroConfig):
 
 # %% ../../nbs/models/singularity.ipynb #40b9bf8e
 class Singularity(Navero):
-    "Singularity-temporal: BEiT on frames, a temporal encoder, BERT with cross-attention, and heads for VTM and MLM."
+    """Singularity-temporal: BEiT on frames, a temporal encoder, BERT with cross-attention, and heads for VTM and MLM.
+
+    Args:
+        config: sizes of the model
+        seed: seed of the fresh weights; the global generator is left untouched
+    """
     config_class = SingularityConfig
 
-    def __init__(self,
-        config: SingularityConfig, # sizes of the model
-        seed: int = 0, # seed of the fresh weights; the global generator is left untouched
-    ):
+    def __init__(self, config: SingularityConfig, seed: int = 0):
         super().__init__(config, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stable_seed(seed, "temporal"))

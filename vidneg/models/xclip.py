@@ -75,14 +75,16 @@ class XClipConfig(ClipVideoConfig):
 
 
 class XClip(ClipVideo):
-    "X-CLIP by Ma et al. (2022): video–sentence, video–word, sentence–frame and frame–word similarities, averaged."
+    """X-CLIP by Ma et al. (2022): video–sentence, video–word, sentence–frame and frame–word similarities, averaged.
+
+    Args:
+        config: sizes of the model
+        seed: seed of the fresh weights
+    """
     config_class = XClipConfig
     similarity_is_cosine = False # it also reads frames and words
 
-    def __init__(self,
-        config: XClipConfig, # sizes of the model
-        seed: int = 0, # seed of the fresh weights
-    ):
+    def __init__(self, config: XClipConfig, seed: int = 0):
         super().__init__(config, seed)
         if config.bilinear: self.coarse, self.fine = (nn.Parameter(torch.eye(config.text_width)) for _ in range(2))
 

@@ -31,11 +31,12 @@ def _entries(reading, lexicon):
     return {r.entry for r in lexicon.readings[reading.surface.lower()] if r.slot == reading.slot}
 
 class Uniform:
-    "Replacements drawn uniformly from all other words of the list (NAVERO, section 3.1.1)."
-    def __init__(
-        self,
-        lexicon: Lexicon, # word lists by category
-    ):
+    """Replacements drawn uniformly from all other words of the list (NAVERO, section 3.1.1).
+
+    Args:
+        lexicon: word lists by category
+    """
+    def __init__(self, lexicon: Lexicon):
         self.lexicon, self._options = lexicon, {}
 
     def options(self, reading: Reading) -> list[Reading]:
@@ -132,11 +133,12 @@ def choices(
     return [(m, rs) for m, rs in found if rs]
 
 class SlotFrequencies:
-    "Expected number of times that each spelling is picked as the original, by (slot, form)."
-    def __init__(
-        self,
-        weights: dict[tuple[str, str], dict[str, float]], # (slot, form) → spelling → expected number of picks
-    ):
+    """Expected number of times that each spelling is picked as the original, by (slot, form).
+
+    Args:
+        weights: (slot, form) → spelling → expected number of picks
+    """
+    def __init__(self, weights: dict[tuple[str, str], dict[str, float]]):
         self.weights = weights
 
     @classmethod
@@ -169,12 +171,13 @@ class SlotFrequencies:
 
 # %% ../../nbs/negatives/rules.ipynb #364042a2
 class Balanced:
-    "Replacements drawn from the symmetric joint of the corpus, so that word frequencies do not reveal the negative."
-    def __init__(
-        self,
-        lexicon: Lexicon, # word lists by category
-        frequencies: SlotFrequencies, # counted on the captions to be changed
-    ):
+    """Replacements drawn from the symmetric joint of the corpus, so that word frequencies do not reveal the negative.
+
+    Args:
+        lexicon: word lists by category
+        frequencies: counted on the captions to be changed
+    """
+    def __init__(self, lexicon: Lexicon, frequencies: SlotFrequencies):
         self.lexicon, self._rows = lexicon, {}
         for (slot, form), weights in frequencies.weights.items(): self._fit(slot, form, weights)
 

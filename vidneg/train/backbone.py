@@ -20,13 +20,15 @@ __all__ = ['StillModel', 'still_accuracy', 'FilmModel', 'film_accuracy']
 
 # %% ../../nbs/train/backbone.ipynb #fde90152
 class StillModel(nn.Module):
-    "The spatial layers of a video encoder, shared with the model, with heads for the labels of an image."
-    def __init__(self,
-        model: Navero, # model whose embeddings and spatial layers are trained, in place
-        attributes: dict[str, int], # attribute → number of classes, as {"shape": 8, ...}
-        scenes: int, # number of scene classes
-        seed: int = 0, # seed of the heads
-    ):
+    """The spatial layers of a video encoder, shared with the model, with heads for the labels of an image.
+
+    Args:
+        model: model whose embeddings and spatial layers are trained, in place
+        attributes: attribute → number of classes, as {"shape": 8, ...}
+        scenes: number of scene classes
+        seed: seed of the heads
+    """
+    def __init__(self, model: Navero, attributes: dict[str, int], scenes: int, seed: int = 0):
         super().__init__()
         video, width = model.video, model.config.width
         if not video.spatial_layers:
@@ -95,12 +97,14 @@ def still_accuracy(model: StillModel, frames: torch.Tensor, targets: dict[str, t
 
 # %% ../../nbs/train/backbone.ipynb #7f5e0127
 class FilmModel(nn.Module):
-    "A video encoder, shared with the model, with a head for each kind of label of a clip."
-    def __init__(self,
-        model: Navero, # model whose layers above the cached features are trained, in place
-        kinds: dict[str, int], # kind of label → number of classes, as {"predicate": 24, "shape": 8, ...}
-        seed: int = 0, # seed of the heads
-    ):
+    """A video encoder, shared with the model, with a head for each kind of label of a clip.
+
+    Args:
+        model: model whose layers above the cached features are trained, in place
+        kinds: kind of label → number of classes, as {"predicate": 24, "shape": 8, ...}
+        seed: seed of the heads
+    """
+    def __init__(self, model: Navero, kinds: dict[str, int], seed: int = 0):
         super().__init__()
         self.video, self.first, self.save = model.video, int(model.video.cls_token), partial(save, model)
         with torch.random.fork_rng(devices=[]):

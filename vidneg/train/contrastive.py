@@ -32,12 +32,14 @@ __all__ = ['Video', 'Text', 'Texts', 'own_similarity', 'all_similarities', 'gath
 
 # %% ../../nbs/train/contrastive.ipynb #7e550008
 class Video(Provider):
-    "Provider of encoded videos."
+    """Provider of encoded videos.
+
+    Args:
+        model: model that encodes
+        patches: True: the batches hold patch features of another encoder
+    """
     gives = {"video": ()} # tokens (B, S, d) and embedding (B, p)
-    def __init__(self,
-        model: RetrievalModel, # model that encodes
-        patches: bool = False, # True: the batches hold patch features of another encoder
-    ):
+    def __init__(self, model: RetrievalModel, patches: bool = False):
         self.model, self.patches = model, patches
 
     def __call__(self, step: Step) -> None:
@@ -67,14 +69,16 @@ class Text(NamedTuple):
     mask: torch.Tensor
 
 class Texts(Provider):
-    "Provider of encoded captions, negatives, positives and masked captions, from one call of the text encoder."
+    """Provider of encoded captions, negatives, positives and masked captions, from one call of the text encoder.
+
+    Args:
+        model: model that encodes
+        mask: arguments of `mask_tokens` for MLM: mask_id, vocab_size, first_word, p
+    """
     gives = {"caption": (), "negatives": (), "positive": (), "masked": (), # each a `Text`
              "texts": ("caption",), # all requested texts, in this order
              "mlm_labels": ("masked",)}
-    def __init__(self,
-        model: RetrievalModel, # model that encodes
-        mask: dict | None = None, # arguments of `mask_tokens` for MLM: mask_id, vocab_size, first_word, p
-    ):
+    def __init__(self, model: RetrievalModel, mask: dict | None = None):
         self.model, self.mask = model, mask
 
     def __call__(self, step: Step) -> None:
@@ -196,14 +200,16 @@ def with_first(model: RetrievalModel, video: tuple[torch.Tensor, torch.Tensor], 
     return model.similarity(video, (tokens[:, 0], embedding[:, 0]), mask[:, 0])
 
 class Similarities(Provider):
-    "Provider of similarities of videos with captions and with generated negatives."
+    """Provider of similarities of videos with captions and with generated negatives.
+
+    Args:
+        model: model that compares
+    """
     gives = {"temperature": (), "similarity": ("video", "caption"), "pos": ("similarity",), "same": (),
              "neg_mask": ("negatives",), "neg": ("video", "negatives"), "neg_similarity": ("video", "negatives"),
              "neg_same": ("same", "negatives")}
     across = frozenset({"similarity", "neg_similarity", "neg_same"})
-    def __init__(self,
-        model: RetrievalModel, # model that compares
-    ):
+    def __init__(self, model: RetrievalModel):
         self.model = model
 
     def __call__(self, step: Step) -> None:
@@ -246,12 +252,14 @@ class Similarities(Provider):
         return {"same": same, "neg_same": duplicate_negatives(ids, gather(step.batch["neg_ids"]), same)}
 
 class Positives(Provider):
-    "Provider of similarities of videos with generated positives."
+    """Provider of similarities of videos with generated positives.
+
+    Args:
+        model: model that compares
+    """
     gives = {"positive_similarity": ("video", "positive"), "positive_mask": ("positive",)}
     across = frozenset({"positive_similarity"})
-    def __init__(self,
-        model: RetrievalModel, # model that compares
-    ):
+    def __init__(self, model: RetrievalModel):
         self.model = model
 
     def __call__(self, step: Step) -> None:
@@ -283,14 +291,21 @@ def fresh_importance(width: int, seed: int) -> Importance:
         return Importance(width)
 
 class Components(Provider):
-    "Provider of similarities of each caption with its positive and with its negatives."
+    """Provider of similarities of each caption with its positive and with its negatives.
+
+    Args:
+        model: model that encodes the texts
+        importance: module that weights components; None: no loss needs it
+        compare: "cosine" of text embeddings, or "attention" over tokens
+        temperature: temperature of the attention, above 0
+    """
     gives = {"component_pos": ("texts", "negatives", "positive"), "component_neg": ("component_pos",),
              "component_mask": ("component_pos",), "importance": ("component_pos",)}
     def __init__(self,
-        model: RetrievalModel, # model that encodes the texts
-        importance: Importance | None = None, # module that weights components; None: no loss needs it
-        compare: str = "cosine", # "cosine" of text embeddings, or "attention" over tokens
-        temperature: float = 0.1, # temperature of the attention, above 0
+        model: RetrievalModel,
+        importance: Importance | None = None,
+        compare: str = "cosine",
+        temperature: float = 0.1,
     ):
         if compare not in ("cosine", "attention"):
             raise VidnegError(f"texts are compared by 'cosine' or 'attention', not {compare!r}")
@@ -317,14 +332,16 @@ class Components(Provider):
 
 # %% ../../nbs/train/contrastive.ipynb #7e550014
 class Entities(Provider):
-    "Provider of entity predictions for a region of each clip, and of the prompter's labels."
+    """Provider of entity predictions for a region of each clip, and of the prompter's labels.
+
+    Args:
+        model: model with "entities" in `supports`
+        prompter: `EntityPrompter` with the same number of entities
+        threshold: lowest probability of the likeliest entity for a crop to count, in [0, 1]
+    """
     gives = {"entity_logits": ("video", "caption"), "entity_targets": ("entity_logits",),
              "entity_mask": ("entity_logits",)}
-    def __init__(self,
-        model, # model with "entities" in `supports`
-        prompter, # `EntityPrompter` with the same number of entities
-        threshold: float = 0.2, # lowest probability of the likeliest entity for a crop to count, in [0, 1]
-    ):
+    def __init__(self, model, prompter, threshold: float = 0.2):
         self.model, self.prompter, self.threshold = model, prompter, threshold
 
     def __call__(self, step: Step) -> None:
@@ -346,14 +363,16 @@ class Entities(Provider):
 
 # %% ../../nbs/train/contrastive.ipynb #7e550016
 class Fusion(Provider):
-    "Provider of fusion-head logits, for matching and for hidden tokens."
+    """Provider of fusion-head logits, for matching and for hidden tokens.
+
+    Args:
+        model: model with "match" or "mlm" in `supports`
+        directions: 2: a wrong text per video and a wrong video per text; 1: only a wrong text per video
+    """
     gives = {"match_logits": ("video", "caption", "similarity", "same", "temperature"),
              "match_labels": ("match_logits",), "match_mask": ("match_logits",),
              "neg_match_logits": ("video", "negatives"), "mlm_logits": ("video", "masked", "mlm_labels")}
-    def __init__(self,
-        model, # model with "match" or "mlm" in `supports`
-        directions: int = 2, # 2: a wrong text per video and a wrong video per text; 1: only a wrong text per video
-    ):
+    def __init__(self, model, directions: int = 2):
         if directions not in (1, 2):
             raise VidnegError(f"vtm_directions is 1 or 2, not {directions}")
         self.model, self.directions = model, directions
@@ -394,21 +413,37 @@ class Fusion(Provider):
 
 # %% ../../nbs/train/contrastive.ipynb #7e550018
 class ContrastiveTask(LossTask):
-    "A retrieval model bound to losses of the registry."
+    """A retrieval model bound to losses of the registry.
+
+    Args:
+        model: model to train
+        losses: names in LOSSES
+        weights: name of a term → weight; 1 if not given, 0 for importance_entropy
+        options: name of a loss → its options, as {"hn_nce": {"beta": 1.0}}
+        vtm_directions: 2: a wrong text per video and a wrong video per text; 1: only a wrong text per video
+        mask: arguments of `mask_tokens` for MLM: mask_id, vocab_size, first_word, p
+        compare: comparison of texts for components: "cosine" of embeddings or "attention" over tokens
+        attention_temperature: temperature of the attention, above 0
+        patches: True: the batches hold patch features of another encoder
+        prompter: `EntityPrompter` that labels crops, for the loss pem
+        threshold: lowest probability of the prompter's likeliest entity for a crop to count, in [0, 1]
+        tokenizer: tokenizer to save beside the model
+        seed: seed of the importance module
+    """
     def __init__(self,
-        model: RetrievalModel, # model to train
-        losses: Sequence[str] = ("vtc",), # names in LOSSES
-        weights: dict[str, float] | None = None, # name of a term → weight; 1 if not given, 0 for importance_entropy
-        options: dict[str, dict] | None = None, # name of a loss → its options, as {"hn_nce": {"beta": 1.0}}
-        vtm_directions: int = 2, # 2: a wrong text per video and a wrong video per text; 1: only a wrong text per video
-        mask: dict | None = None, # arguments of `mask_tokens` for MLM: mask_id, vocab_size, first_word, p
-        compare: str = "cosine", # comparison of texts for components: "cosine" of embeddings or "attention" over tokens
-        attention_temperature: float = 0.1, # temperature of the attention, above 0
-        patches: bool = False, # True: the batches hold patch features of another encoder
-        prompter: Callable | None = None, # `EntityPrompter` that labels crops, for the loss pem
-        threshold: float = 0.2, # lowest probability of the prompter's likeliest entity for a crop to count, in [0, 1]
-        tokenizer=None, # tokenizer to save beside the model
-        seed: int = 0, # seed of the importance module
+        model: RetrievalModel,
+        losses: Sequence[str] = ("vtc",),
+        weights: dict[str, float] | None = None,
+        options: dict[str, dict] | None = None,
+        vtm_directions: int = 2,
+        mask: dict | None = None,
+        compare: str = "cosine",
+        attention_temperature: float = 0.1,
+        patches: bool = False,
+        prompter: Callable | None = None,
+        threshold: float = 0.2,
+        tokenizer=None,
+        seed: int = 0,
     ):
         quiet = {"importance_entropy": 0.} if "importance_entropy" in losses else {}
         weights = quiet | dict(weights or {})

@@ -163,13 +163,21 @@ def ahead(make: Callable, items: Iterable) -> Iterator:
 
 # %% ../../nbs/train/loop.ipynb #b8a96d7a
 class Run:
-    "The state and the actions of one training, which `fit` calls."
+    """The state and the actions of one training, which `fit` calls.
+
+    Args:
+        task: model bound to its losses
+        batches: batches by epoch and index
+        config: settings of the training
+        folder: receives metrics.csv
+        checkpoint: file of the checkpoint
+    """
     def __init__(self,
-        task: Task, # model bound to its losses
-        batches: BatchSource, # batches by epoch and index
-        config: TrainConfig, # settings of the training
-        folder: str | Path, # receives metrics.csv
-        checkpoint: str | Path, # file of the checkpoint
+        task: Task,
+        batches: BatchSource,
+        config: TrainConfig,
+        folder: str | Path,
+        checkpoint: str | Path,
     ):
         self.config, self.batches, self.folder, self.checkpoint = config, batches, Path(folder), Path(checkpoint)
         self.per_epoch = len(batches) // config.accumulate

@@ -80,17 +80,28 @@ def _padded(rows):
     return torch.from_numpy(out), torch.from_numpy(np.arange(longest) < np.array([len(r) for r in rows])[:, None])
 
 class MomentBatches(OrderedBatches):
-    "Batches of queries with the features of their videos and texts, in a new order in each epoch."
+    """Batches of queries with the features of their videos and texts, in a new order in each epoch.
+
+    Args:
+        queries: queries with windows and saliency
+        videos: clip_id → features of the clips of a video (T, d_v)
+        texts: text → features of its tokens (L, d_t); queries, negatives and positives
+        negatives: query_id → texts; None: batches without negatives
+        positives: query_id → text
+        batch_size: queries per batch
+        seed: seed of the order and of the pairs of clips
+        compared: number of queries per batch with negatives and positives; None: all
+    """
     purpose = "queries"
     def __init__(self,
-        queries: Sequence[MomentQuery], # queries with windows and saliency
-        videos: Mapping[str, np.ndarray], # clip_id → features of the clips of a video (T, d_v)
-        texts: Mapping[str, np.ndarray], # text → features of its tokens (L, d_t); queries, negatives and positives
-        negatives: Mapping[str, Sequence[str]] | None = None, # query_id → texts; None: batches without negatives
-        positives: Mapping[str, str] | None = None, # query_id → text
-        batch_size: int = 32, # queries per batch
-        seed: int = 0, # seed of the order and of the pairs of clips
-        compared: int | None = None, # number of queries per batch with negatives and positives; None: all
+        queries: Sequence[MomentQuery],
+        videos: Mapping[str, np.ndarray],
+        texts: Mapping[str, np.ndarray],
+        negatives: Mapping[str, Sequence[str]] | None = None,
+        positives: Mapping[str, str] | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        compared: int | None = None,
     ):
         if not len(queries):
             raise VidnegError("there are no queries to make batches of: pass at least one")
@@ -141,13 +152,15 @@ class MomentBatches(OrderedBatches):
 
 # %% ../../nbs/train/moments.ipynb #4de27243
 class Moments(Provider):
-    "Provider of the model's predictions for a video and a query, and of the ground truth."
+    """Provider of the model's predictions for a video and a query, and of the ground truth.
+
+    Args:
+        model: model that predicts
+    """
     predicted = ("spans", "logits", "saliency", "joint", "video_mask", "negative_saliency") # fields of `MomentOutput`
     true = ("windows", "windows_mask", "saliency_pairs", "saliency_scores") # tensors of `moment_batch`
     gives = {name: () for name in (*predicted, *true)}
-    def __init__(self,
-        model: MomentModel, # model that predicts
-    ):
+    def __init__(self, model: MomentModel):
         self.model = model
 
     def __call__(self, step: Step) -> None:
@@ -160,15 +173,17 @@ class Moments(Provider):
         step.own |= vars(self.model(*(step.batch[k] for k in read))) | {k: step.batch[k] for k in self.true}
 
 class JointComponents(Provider):
-    "Provider of similarities of joint embeddings: a video with its query, the positive and the negatives."
+    """Provider of similarities of joint embeddings: a video with its query, the positive and the negatives.
+
+    Args:
+        model: model that reads videos with texts
+        importance: module that weights components; None: no loss needs it
+        temperature: temperature of the losses on components, above 0
+        pooling: pooling of joint embeddings over clips: "mean" or "max"
+    """
     gives = {"temperature": (), "component_pos": ("joint", "video_mask"), "component_neg": ("component_pos",),
              "component_mask": ("component_pos",), "importance": ("component_pos",)}
-    def __init__(self,
-        model: MomentModel, # model that reads videos with texts
-        importance: Importance | None, # module that weights components; None: no loss needs it
-        temperature: float, # temperature of the losses on components, above 0
-        pooling: str, # pooling of joint embeddings over clips: "mean" or "max"
-    ):
+    def __init__(self, model: MomentModel, importance: Importance | None, temperature: float, pooling: str):
         self.model, self.importance, self.temperature, self.pooling = model, importance, temperature, pooling
 
     def __call__(self, step: Step) -> None:
@@ -197,16 +212,27 @@ class JointComponents(Provider):
         return self.model.joint(batch["video"][:count], batch["video_mask"][:count], text, mask, self.pooling)
 
 class MomentTask(LossTask):
-    "A moment retrieval model bound to its own losses (B,) and to losses on sentence components (C,)."
+    """A moment retrieval model bound to its own losses (B,) and to losses on sentence components (C,).
+
+    Args:
+        model: model to train
+        losses: losses on sentence components, in LOSSES, such as component_simple
+        weights: name of a term → weight; 1 if not given, 0 for importance_entropy
+        options: name of a loss → its options
+        temperature: temperature of the losses on components, above 0
+        pooling: pooling of joint embeddings over clips: "mean" or "max"
+        levels: a clip's highest possible score: 4 from each annotator
+        seed: seed of the importance module
+    """
     def __init__(self,
-        model: MomentModel, # model to train
-        losses: Sequence[str] = (), # losses on sentence components, in LOSSES, such as component_simple
-        weights: dict[str, float] | None = None, # name of a term → weight; 1 if not given, 0 for importance_entropy
-        options: dict[str, dict] | None = None, # name of a loss → its options
-        temperature: float = 0.1, # temperature of the losses on components, above 0
-        pooling: str = "mean", # pooling of joint embeddings over clips: "mean" or "max"
-        levels: int = 4, # a clip's highest possible score: 4 from each annotator
-        seed: int = 0, # seed of the importance module
+        model: MomentModel,
+        losses: Sequence[str] = (),
+        weights: dict[str, float] | None = None,
+        options: dict[str, dict] | None = None,
+        temperature: float = 0.1,
+        pooling: str = "mean",
+        levels: int = 4,
+        seed: int = 0,
     ):
         for name in losses:
             if "component_mask" not in wanted_by(LOSSES[name]).needed:

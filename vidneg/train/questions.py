@@ -89,15 +89,24 @@ def qa_features(encoder, questions: Sequence[Question], frames: np.ndarray, clip
     return QAFeatures(video, text)
 
 class QABatches(OrderedBatches):
-    "Batches of questions, in a new order in each epoch."
+    """Batches of questions, in a new order in each epoch.
+
+    Args:
+        questions: N questions with answers
+        features: features of these questions
+        answers: known answers; UNKNOWN, if among them, stands for all others
+        batch_size: questions per batch
+        seed: seed of the order
+        blind: True: leave the video out
+    """
     purpose = "questions"
     def __init__(self,
-        questions: Sequence[Question], # N questions with answers
-        features: QAFeatures, # features of these questions
-        answers: Sequence[str], # known answers; UNKNOWN, if among them, stands for all others
-        batch_size: int = 64, # questions per batch
-        seed: int = 0, # seed of the order
-        blind: bool = False, # True: leave the video out
+        questions: Sequence[Question],
+        features: QAFeatures,
+        answers: Sequence[str],
+        batch_size: int = 64,
+        seed: int = 0,
+        blind: bool = False,
     ):
         if len(questions) != len(features):
             raise VidnegError(f"there are features of {len(features)} questions for {len(questions)} questions: "

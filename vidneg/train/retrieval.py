@@ -33,11 +33,13 @@ __all__ = ['WithPositives', 'WithFrames', 'OnBackbone', 'PatchScorer', 'load_pro
 
 # %% ../../nbs/train/retrieval.ipynb #a1291d7d
 class WithPositives:
-    "Batches of clips, captions and negatives, with a generated positive of each caption."
-    def __init__(self,
-        batches: Batches, # batches without positives
-        positives: Sequence[Sequence[int]], # token ids per caption, in the order of the batches' captions; (): none
-    ):
+    """Batches of clips, captions and negatives, with a generated positive of each caption.
+
+    Args:
+        batches: batches without positives
+        positives: token ids per caption, in the order of the batches' captions; (): none
+    """
+    def __init__(self, batches: Batches, positives: Sequence[Sequence[int]]):
         self.batches, self.exists = batches, np.array([len(p) > 0 for p in positives], bool) # (C,)
         if len(positives) != batches.first[-1]:
             raise VidnegError(f"there are {len(positives)} positives for {batches.first[-1]} captions: "
@@ -71,11 +73,13 @@ class WithPositives:
 
 # %% ../../nbs/train/retrieval.ipynb #364c2f15
 class WithFrames:
-    "Batches of features, with the frames from which they were computed."
-    def __init__(self,
-        batches: Batches, # batches of features
-        frames: np.ndarray, # frames (N, F, H, W, 3) uint8, in the order of `batches.features`; may be a memory map
-    ):
+    """Batches of features, with the frames from which they were computed.
+
+    Args:
+        batches: batches of features
+        frames: frames (N, F, H, W, 3) uint8, in the order of `batches.features`; may be a memory map
+    """
+    def __init__(self, batches: Batches, frames: np.ndarray):
         if frames.shape[:2] != batches.features.shape[:2]:
             raise VidnegError(f"frames have shape {frames.shape[:2]}, features {batches.features.shape[:2]}: "
                               "both must hold the same clips with the same number of frames")
@@ -107,11 +111,13 @@ class WithFrames:
 
 # %% ../../nbs/train/retrieval.ipynb #b3c4adc0
 class OnBackbone(nn.Module):
-    "A model of patch features, joined with the encoder that computes them: a model of frames."
-    def __init__(self,
-        model: nn.Module, # model of the registry `MODELS`, trained on patch features
-        backbone: nn.Module, # encoder whose `frame_features` are these patch features
-    ):
+    """A model of patch features, joined with the encoder that computes them: a model of frames.
+
+    Args:
+        model: model of the registry `MODELS`, trained on patch features
+        backbone: encoder whose `frame_features` are these patch features
+    """
+    def __init__(self, model: nn.Module, backbone: nn.Module):
         super().__init__()
         self.model, self.backbone, self.config = model, backbone, model.config
 
@@ -160,12 +166,14 @@ class OnBackbone(nn.Module):
 
 # %% ../../nbs/train/retrieval.ipynb #5d0c7a52
 class PatchScorer:
-    "A scorer of a retrieval model that reads another encoder's patches."
-    def __init__(self,
-        model: nn.Module, # model of the registry `MODELS`
-        tokenizer, # tokenizer with which the model was trained
-        batch_size: int = 64, # clips at a time
-    ):
+    """A scorer of a retrieval model that reads another encoder's patches.
+
+    Args:
+        model: model of the registry `MODELS`
+        tokenizer: tokenizer with which the model was trained
+        batch_size: clips at a time
+    """
+    def __init__(self, model: nn.Module, tokenizer, batch_size: int = 64):
         self.model, self.batch_size, self.scorer = model.eval(), batch_size, scorer_of(model, tokenizer)
         self.supports = self.scorer.supports
         self.encode_text, self.similarity = self.scorer.encode_text, self.scorer.similarity

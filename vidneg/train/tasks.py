@@ -28,12 +28,13 @@ class Task(nn.Module):
 
     Attributes:
         settings: values that distinguish this task from others on the same data, for a checkpoint's identity
+
+    Args:
+        model: model whose `forward` returns named terms (B,)
+        weights: name of a term → weight in the total loss; 1 if not given
     """
     settings: dict = {}
-    def __init__(self,
-        model: nn.Module, # model whose `forward` returns named terms (B,)
-        weights: dict[str, float] | None = None, # name of a term → weight in the total loss; 1 if not given
-    ):
+    def __init__(self, model: nn.Module, weights: dict[str, float] | None = None):
         super().__init__()
         self.model, self.weights = model, dict(weights or {})
 
@@ -183,13 +184,21 @@ def with_parts(names: Iterable[str], made_of: Mapping[str, Sequence[str]]) -> fr
 
 # %% ../../nbs/train/tasks.ipynb #19857390
 class LossTask(Task):
-    "A model with providers of tensors and losses that request them."
+    """A model with providers of tensors and losses that request them.
+
+    Args:
+        model: model to train
+        providers: providers, in the order in which they run
+        losses: names in LOSSES
+        weights: name of a term → weight in the total loss; 1 if not given
+        options: name of a loss → its options, as {"neg_vtc": {"combine": "mean"}}
+    """
     def __init__(self,
-        model: nn.Module, # model to train
-        providers: Sequence[Provider], # providers, in the order in which they run
-        losses: Sequence[str], # names in LOSSES
-        weights: dict[str, float] | None = None, # name of a term → weight in the total loss; 1 if not given
-        options: dict[str, dict] | None = None, # name of a loss → its options, as {"neg_vtc": {"combine": "mean"}}
+        model: nn.Module,
+        providers: Sequence[Provider],
+        losses: Sequence[str],
+        weights: dict[str, float] | None = None,
+        options: dict[str, dict] | None = None,
     ):
         super().__init__(model, weights)
         options = options or {}

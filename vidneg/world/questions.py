@@ -26,11 +26,13 @@ NOUNS = {"color": "color", "material": "pattern"} # kind of attribute → noun i
 THING = "thing"
 
 class View:
-    "A view of a scene graph that names entities and events in the phrases of questions."
-    def __init__(self,
-        graph: SceneGraph, # exact scene graph of the world
-        rng: np.random.Generator, # chooses among phrases
-    ):
+    """A view of a scene graph that names entities and events in the phrases of questions.
+
+    Args:
+        graph: exact scene graph of the world
+        rng: chooses among phrases
+    """
+    def __init__(self, graph: SceneGraph, rng: np.random.Generator):
         self.graph, self.rng = graph, rng
         self.entities = {e.entity_id: e for e in graph.entities}
         self.events = sorted((e for e in graph.events if e.kind != "relation"), key=lambda e: (e.start, e.subject))

@@ -44,12 +44,13 @@ class Slot(NamedTuple):
 _UPOS = {"verb": "VERB", "noun": "NOUN", "adj": "ADJ", "adv": "ADV"}
 
 class Vocabulary:
-    "Word classes, with the words that may replace each other."
-    def __init__(
-        self,
-        slots: Iterable[Slot], # word classes
-        near: Iterable[tuple[str, str]] = (), # further pairs of words that never replace each other
-    ):
+    """Word classes, with the words that may replace each other.
+
+    Args:
+        slots: word classes
+        near: further pairs of words that never replace each other
+    """
+    def __init__(self, slots: Iterable[Slot], near: Iterable[tuple[str, str]] = ()):
         self.slots = {s.name: s for s in slots}
         self.near = {frozenset(pair) for pair in near}
         self._at: dict[tuple[str, str], list[tuple[Slot, tuple[str, ...]]]] = {} # (pos, word): its slots and groups

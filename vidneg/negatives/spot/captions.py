@@ -41,11 +41,12 @@ class Decorated(NamedTuple):
     origin: str
 
 class GrammarDecorator:
-    "A decorator that phrases statement pairs by a grammar."
-    def __init__(
-        self,
-        grammar: Grammar, # turns statements into sentences
-    ):
+    """A decorator that phrases statement pairs by a grammar.
+
+    Args:
+        grammar: turns statements into sentences
+    """
+    def __init__(self, grammar: Grammar):
         self.grammar, self.name = grammar, grammar.name
 
     def __call__(self, pairs: list[StatementPair], keys: list[str], seed: int = 0) -> list[Decorated]:

@@ -265,13 +265,20 @@ def offers(graph: SceneGraph, scheme: Scheme, kind: str, modes: Iterable[str] = 
 
 # %% ../../../nbs/negatives/spot/events.ipynb #fac09b17
 class Vocabulary:
-    "The words of each slot, with a distribution of replacements."
+    """The words of each slot, with a distribution of replacements.
+
+    Args:
+        weights: slot → word → expected number of picks as the original
+        balanced: if true, draw from the symmetric joint; otherwise uniformly
+        group: word → group; words of one group never replace each other
+        alike: (old, new) → True if both may be true; None: no check
+    """
     def __init__(
         self,
-        weights: dict[tuple[str, ...], dict[str, float]], # slot → word → expected number of picks as the original
-        balanced: bool = False, # if true, draw from the symmetric joint; otherwise uniformly
-        group: Callable[[str], str] = str.lower, # word → group; words of one group never replace each other
-        alike: Callable[[str, str], bool] | None = None, # (old, new) → True if both may be true; None: no check
+        weights: dict[tuple[str, ...], dict[str, float]],
+        balanced: bool = False,
+        group: Callable[[str], str] = str.lower,
+        alike: Callable[[str, str], bool] | None = None,
     ):
         self.weights, self.balanced, self.group, self.alike = weights, balanced, group, alike
         self._rows = {slot: self._joint(words) for slot, words in weights.items()} if balanced else {}

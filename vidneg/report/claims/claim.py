@@ -273,11 +273,13 @@ class Claim:
         return f"< {high}" if np.isinf(self.above) else f"{low} to {high}"
 
 class Claims(dict[str, Claim]):
-    "The claims of one paper by key, in the order of the report."
-    def __init__(self,
-        title: str, # name of the paper, printed as a heading
-        about: str = "", # paragraph below the heading that explains the terms of the claims
-    ):
+    """The claims of one paper by key, in the order of the report.
+
+    Args:
+        title: name of the paper, printed as a heading
+        about: paragraph below the heading that explains the terms of the claims
+    """
+    def __init__(self, title: str, about: str = ""):
         super().__init__()
         self.title, self.about = title, about
 
