@@ -108,7 +108,7 @@ def margin(scores):
 
 claims = Claims("A toy paper")
 
-@claims.claim("toy-better", "NAVERO has the larger margin.", "page 1", above=0)
+@claims.claim("toy-better", "NAVERO has the larger margin.", "page 1", "margin, NAVERO minus Vanilla", above=0)
 def better(e): return e.accuracy({"navero": 1, "vanilla": -1}, metric="margin")
 
 

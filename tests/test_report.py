@@ -15,8 +15,8 @@ from vidneg.evaluate.stats import Estimate
 from vidneg.report.claims.claim import Evidence, marked, read_evidence, verdict
 from vidneg.report.claims.page import PAPERS, claims_markdown, claims_of, count_verdicts, decide, write_claims
 from vidneg.report.claims.spot import PROBED
-from vidneg.report.figures import (RUN_COLOURS, accuracy_figure, case_study, choose_cases, marked_words, negatives_figure,
-                                   run_colours, save_figure, shortcut_figure, training_figure, wrapped)
+from vidneg.report.figures import (RUN_COLORS, accuracy_figure, case_study, choose_cases, marked_words, negatives_figure,
+                                   run_colors, save_figure, shortcut_figure, training_figure, wrapped)
 from vidneg.report.labels import run_order
 from vidneg.report.tables import (ABLATIONS, DIFFERENCE, ablation_table, paper_table, table2, table2_compact,
                                   table2_intervals, table6, table6_markdown, write_ablation, write_table2,
@@ -52,8 +52,8 @@ def test_paper_retrieval():
 
 def test_paper_tables_by_name():
     with pytest.raises(VidnegError, match="2, 3, 4, 6"): paper_table(5)
-    with pytest.raises(VidnegError, match="there are: 2, 3, 4, 5"): paper_table(6, "components")
-    with pytest.raises(VidnegError, match="'compo'; there are: components, navero, spot"): paper_table(3, "compo")
+    with pytest.raises(VidnegError, match="choose one of: 2, 3, 4, 5"): paper_table(6, "components")
+    with pytest.raises(VidnegError, match="'compo'; choose one of: components, navero, spot"): paper_table(3, "compo")
     assert paper_table(2).equals(paper_table(2, "navero"))
     for number in (2, 3, 4, 5):
         table = paper_table(number, "components")
@@ -250,8 +250,8 @@ def test_lines_are_wrapped():
 
 
 def test_a_run_has_one_colour():
-    assert run_colours(["navero", "new"])["navero"] == run_colours(["vanilla", "navero"])["navero"] == RUN_COLOURS["navero"]
-    assert len(set(run_colours(["x", "y", "vanilla"]).values())) == 3
+    assert run_colors(["navero", "new"])["navero"] == run_colors(["vanilla", "navero"])["navero"] == RUN_COLORS["navero"]
+    assert len(set(run_colors(["x", "y", "vanilla"]).values())) == 3
 
 
 def test_figure_errors():
