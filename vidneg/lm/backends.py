@@ -26,6 +26,7 @@ LOG_PROBABILITIES = Registry("log-probability backend", {
     "smollm2": "vidneg.lm.pretrained:smollm2",
     "transformers": "vidneg.lm.pretrained:TransformersLogProb"})
 EMBEDDERS = Registry("embedder", {
+    "minilm": "vidneg.lm.pretrained:minilm",
     "transformers": "vidneg.lm.pretrained:TransformersEmbedder"})
 
 # %% ../../nbs/lm/backends.ipynb #34ca5b71
@@ -80,7 +81,7 @@ def embedder(spec: str | Path | dict | None, folder: str | Path | None = None) -
     """Make the sentence embedder that a parameter specifies.
 
     Args:
-        spec: specification: "", a name on the Hub, a folder, or arguments
+        spec: specification: "", "minilm", a name on the Hub, a folder, or arguments
         folder: folder of the cache; None: no cache
 
     Returns:

