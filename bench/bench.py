@@ -3,7 +3,12 @@
 Each function below measures one part and returns rows (what, value, unit). The parts run in order on one small world,
 made at the start; a new part is one more function with `@part`.
 """
-import os, platform, shutil, sys, tempfile, time
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -44,6 +49,7 @@ def decode(at):
     "The frames that a model samples: vidneg on decord, against a plain PyAV loop that stops after the last of them."
     import av
     import numpy as np
+
     from vidneg.data.video import read_clips, read_frames, sample_indices
     def with_pyav(path):
         with av.open(str(path)) as container:
@@ -82,6 +88,7 @@ def negatives(at):
 def train(at):
     "The fine-tuning step of NAVERO on features computed once."
     import torch
+
     from vidneg.data.batches import batches_of
     from vidneg.models.navero import Navero, NaveroConfig
     from vidneg.text.tokenize import train_tokenizer
@@ -111,6 +118,7 @@ def train(at):
 def evaluate(at):
     "Scores of every negative, retrieval, and their tables with intervals."
     import pandas as pd
+
     from vidneg.evaluate.accuracy import ITEM_COLUMNS, accuracy_table, score_pairs
     from vidneg.evaluate.retrieval import retrieval_ranks, retrieval_table
     from vidneg.models.scoring import NaveroScorer
@@ -155,8 +163,9 @@ def plain_moment_ap(predictions, queries, thresholds):
 def moments(at):
     "mAP of moments: all queries and thresholds at once, against plain Python over windows and thresholds."
     import numpy as np
-    from vidneg.core.seeds import stable_rng
+
     from vidneg.core.records import MomentQuery
+    from vidneg.core.seeds import stable_rng
     from vidneg.evaluate.moments import LENGTHS, THRESHOLDS, moment_values
     rng, queries, predictions = stable_rng(0, "bench moments"), [], []
     for i in range(1500):

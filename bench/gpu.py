@@ -3,7 +3,14 @@
 After `make reproduce SCALE=gpu`, `make gpu-record` trains some steps twice from the same start, with the parameters of
 that scale, and writes what it saw. `--device cpu` does the same without a GPU, `--scale` at another scale.
 """
-import argparse, hashlib, json, os, platform, resource, sys, tempfile
+import argparse
+import hashlib
+import json
+import os
+import platform
+import resource
+import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,11 +23,11 @@ from vidneg.core.files import atomic_path, project_root
 from vidneg.core.records import Negative, read_records
 from vidneg.data.dataset import read_dataset
 from vidneg.data.video import FrameCache
-from vidneg.train.finetune import start_model, text_batches
-from vidneg.text.tokenize import load_tokenizer
 from vidneg.pipeline.runner import commit
 from vidneg.pipeline.stage import read_section, scale_folder
+from vidneg.text.tokenize import load_tokenizer
 from vidneg.train.contrastive import ContrastiveTask
+from vidneg.train.finetune import start_model, text_batches
 from vidneg.train.loop import TrainConfig, fit
 
 # Dense bf16 with fp32 accumulation, TFLOP/s, from NVIDIA's data sheets.

@@ -4,7 +4,13 @@ Each room runs in a process of its own, once with SMALL captions and once with m
 both. Captions are those of the world, or the lines of a file (`--captions`), given again under new ids until there are
 enough. `--only rules --rules 100000` measures less.
 """
-import argparse, json, resource, subprocess, sys, tempfile, time
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
 from collections import Counter, defaultdict
 from itertools import count
 from pathlib import Path
@@ -48,9 +54,9 @@ class Pairs:
 @room
 def rules(texts, n):
     "Word lists of NAVERO."
-    from vidneg.text.lexicon import lexicon_named
     from vidneg.negatives.generate import stream_negatives
     from vidneg.negatives.rules import rules_published
+    from vidneg.text.lexicon import lexicon_named
     return sum(1 for _ in stream_negatives(stream(texts, n), rules_published(lexicon_named("navero"))))
 
 
@@ -65,11 +71,11 @@ def parse(texts, n):
 @room
 def mixed(texts, n):
     "Rules and a language model by turns."
-    from vidneg.text.lexicon import lexicon_named
-    from vidneg.negatives.mlm import LmEditor
     from vidneg.negatives.generate import stream_negatives
     from vidneg.negatives.mixed import MixedGenerator
+    from vidneg.negatives.mlm import LmEditor
     from vidneg.negatives.rules import rules_published
+    from vidneg.text.lexicon import lexicon_named
     from vidneg.text.parse import load_parser
     generator = MixedGenerator(rules_published(lexicon_named("navero")), LmEditor(Pairs(texts), load_parser().parse))
     return sum(1 for _ in stream_negatives(stream(texts, n), generator, size=SHARD))
@@ -87,8 +93,8 @@ def components(texts, n):
 @room
 def audit(texts, n):
     "Defects of all pairs, and everything else on a sample of 2,000."
-    from vidneg.data.pairs import Pair
     from vidneg.audit.page import audit_set
+    from vidneg.data.pairs import Pair
     pairs = (Pair(c.caption_id, c.clip_id, "any", c.text, texts[(i + 1) % len(texts)])
              for i, c in zip(count(), stream(texts, n)))
     return audit_set("pairs", pairs, n=2000).counts["pairs"]

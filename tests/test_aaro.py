@@ -6,17 +6,16 @@ import pandas as pd
 import pytest
 
 from vidneg.core.errors import VidnegError
-from vidneg.text.edits import undo
-from vidneg.world.script import WorldConfig, captions, make_clip
 from vidneg.evaluate.accuracy import accuracy_table, score_blind
 from vidneg.evaluate.score import items_table
 from vidneg.negatives.aaro import aaro, by_rules, one_caption_per_clip
-from vidneg.negatives.oracle import verdicts
-from vidneg.text.lexicon import lexicon_named
-from vidneg.world.oracle import WorldOracle, states_held_out, verdict
 from vidneg.negatives.generate import GENERATORS, make_negatives
+from vidneg.negatives.oracle import verdicts
 from vidneg.negatives.rules import SlotFrequencies
-from vidneg.text.lexicon import CATEGORIES
+from vidneg.text.edits import undo
+from vidneg.text.lexicon import CATEGORIES, lexicon_named
+from vidneg.world.oracle import WorldOracle, states_held_out, verdict
+from vidneg.world.script import WorldConfig, captions, make_clip
 
 CONFIG = WorldConfig()
 WORLD = lexicon_named("world")

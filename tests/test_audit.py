@@ -6,17 +6,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
+from vidneg.audit import page as dossier, validity
+from vidneg.audit.blind import (
+    NgramLM,
+    Prepared,
+    blind_scores,
+    blind_solvability,
+    defects,
+    differences,
+    folds,
+    logistic_ranker,
+    pick_shorter,
+    sample_pairs,
+    tokens,
+    wilson,
+)
+from vidneg.audit.validity import agrees, coverage, fluency, guarded, review_sheet, slips, suspicion, writing
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption
 from vidneg.core.seeds import stable_rng
 from vidneg.data.pairs import Pair, read_pairs
-from vidneg.audit import page as dossier, validity
-from vidneg.audit.blind import (NgramLM, Prepared, blind_scores, blind_solvability, defects, differences, folds,
-                                logistic_ranker, pick_shorter, sample_pairs, tokens, wilson)
-from vidneg.audit.validity import agrees, coverage, fluency, guarded, review_sheet, slips, suspicion, writing
 from vidneg.text.edits import WORD, changed
 from vidneg.text.ud import Parsed, Token
 

@@ -8,8 +8,8 @@ from accelerate.state import AcceleratorState
 import vidneg.train.loop
 from vidneg.data.batches import Batches
 from vidneg.models.registry import MODELS
-from vidneg.train.loop import TrainConfig, compile_parts, fit
 from vidneg.train.contrastive import ContrastiveTask
+from vidneg.train.loop import TrainConfig, compile_parts, fit
 
 MLM = dict(mask_id=4, vocab_size=100, first_word=5, p=.5)
 LOSSES = {"navero": ["vtc", "vtm", "neg_vtm", "mlm"], "xclip": ["hn_nce"], "alpro": ["vtc", "vtm", "mlm"]}

@@ -6,9 +6,18 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from vidneg.core.errors import VidnegError
-from vidneg.losses.components import (Importance, attention_similarity, auxiliary, component_adaptive,
-                                      component_discernible, component_simple, cosine, importance_entropy,
-                                      importance_weights, pool)
+from vidneg.losses.components import (
+    Importance,
+    attention_similarity,
+    auxiliary,
+    component_adaptive,
+    component_discernible,
+    component_simple,
+    cosine,
+    importance_entropy,
+    importance_weights,
+    pool,
+)
 from vidneg.losses.contrastive import neg_vtc, vtc
 from vidneg.losses.registry import LOSSES
 

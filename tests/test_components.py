@@ -6,24 +6,34 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
-
 from test_rewrite import CAVE, CHASED, FRAGMENT, GIRL, GROUP, HAPPY, KICK, RED, SLICE, SLOWLY, TWO, hand
+
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption
 from vidneg.core.seeds import stable_rng
-from vidneg.text.edits import undo
-from vidneg.world.language import OutsideLanguage, parse
-from vidneg.world.script import WorldConfig, captions, make_clip
-from vidneg.world.oracle import verdict
-from vidneg.negatives.components.make import (KINDS, PROMPTS, ComponentGenerator, conversation, difference, fault,
-                                              grammar_faults, paraphrases, proposals, read_answer)
-from vidneg.negatives.generate import make_negatives
+from vidneg.negatives.components.make import (
+    KINDS,
+    PROMPTS,
+    ComponentGenerator,
+    conversation,
+    difference,
+    fault,
+    grammar_faults,
+    paraphrases,
+    proposals,
+    read_answer,
+)
 from vidneg.negatives.components.substitutes import CHANGED, Slot, Vocabulary, read_vocabulary
-from vidneg.world.vocabulary import WorldReader, world_vocabulary
-from vidneg.text.ud import Parser
+from vidneg.negatives.generate import make_negatives
+from vidneg.text.edits import undo
 from vidneg.text.lexicon import inflect
 from vidneg.text.parse import load_parser
 from vidneg.text.syntax import Tree
+from vidneg.text.ud import Parser
+from vidneg.world.language import OutsideLanguage, parse
+from vidneg.world.oracle import verdict
+from vidneg.world.script import WorldConfig, captions, make_clip
+from vidneg.world.vocabulary import WorldReader, world_vocabulary
 
 WORDS = read_vocabulary()
 RIDE = hand("A young man is slowly riding a brown horse.", "DT/det/3 JJ/amod/3 NN/nsubj/6 VBZ/aux/6 RB/advmod/6 "

@@ -1,5 +1,6 @@
 "Records, seeds, registries and files."
-import subprocess, sys
+import subprocess
+import sys
 
 import pandas as pd
 import pytest

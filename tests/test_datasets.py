@@ -10,15 +10,15 @@ from vidneg.core.records import Caption, Clip, read_records, write_records
 from vidneg.core.seeds import stable_rng
 from vidneg.data.batches import Batches
 from vidneg.data.dataset import read_dataset, take_dataset
-from vidneg.world.words import SIZES
-from vidneg.world.language import holds, parse
-from vidneg.world.labels import CLASSES, PREDICATES, patch_targets, still_batches
-from vidneg.world.stills import draw_films, draw_pictures, draw_stills
-from vidneg.world.script import WorldConfig, is_held_out, make_clip
-from vidneg.world.write import write_world
 from vidneg.data.video import sample_indices
 from vidneg.models.features import cache_features
 from vidneg.models.navero import Navero, NaveroConfig
+from vidneg.world.labels import CLASSES, PREDICATES, patch_targets, still_batches
+from vidneg.world.language import holds, parse
+from vidneg.world.script import WorldConfig, is_held_out, make_clip
+from vidneg.world.stills import draw_films, draw_pictures, draw_stills
+from vidneg.world.words import SIZES
+from vidneg.world.write import write_world
 
 
 def folder(tmp_path, clips, captions):

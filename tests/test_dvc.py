@@ -1,12 +1,11 @@
 "dvc.yaml: made from notebooks, imports and names; what a change makes stale."
-import json, shutil, subprocess
+import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from vidneg.core.errors import VidnegError
 from vidneg.pipeline.dvc import main, pipeline, render, stage_deps, stale, write_dvc
 from vidneg.pipeline.stage import literals, paths, read_yaml, tagged
 

@@ -4,8 +4,18 @@ from hypothesis import given, settings, strategies as st
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Edit, Negative
-from vidneg.text.edits import (apply_edit, changed, diff, edited, edits_between, mark_edits, overlaps, shift, undo,
-                               window)
+from vidneg.text.edits import (
+    apply_edit,
+    changed,
+    diff,
+    edited,
+    edits_between,
+    mark_edits,
+    overlaps,
+    shift,
+    undo,
+    window,
+)
 
 words = st.lists(st.sampled_from("a an box ball falls , x".split()), max_size=9).map(" ".join)
 texts = st.text("ab .,é狗'\n-", max_size=25) | words

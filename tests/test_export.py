@@ -1,5 +1,8 @@
 "What trailing comments say stands in docstrings, and the code is otherwise as the notebook has it."
-import ast, inspect, io, tokenize
+import ast
+import inspect
+import io
+import tokenize
 from pathlib import Path
 
 import pytest

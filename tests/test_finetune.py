@@ -9,11 +9,11 @@ from safetensors.numpy import load_file
 from vidneg.core.records import Caption, Negative
 from vidneg.evaluate.accuracy import accuracy_table, score_pairs
 from vidneg.evaluate.score import items_table, validation_accuracy
-from vidneg.train.finetune import finetune, text_batches
 from vidneg.models.io import load, save
 from vidneg.models.navero import Navero, NaveroConfig
 from vidneg.models.scoring import NaveroScorer
 from vidneg.text.tokenize import train_tokenizer
+from vidneg.train.finetune import finetune, text_batches
 from vidneg.train.loop import TrainConfig
 
 TINY = NaveroConfig(width=16, heads=2, spatial_layers=1, spacetime_layers=1, text_layers=1, fusion_layers=1, vocab_size=100)

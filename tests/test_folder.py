@@ -8,19 +8,19 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
-
 from stages import run
+
 from vidneg.core.errors import Skipped, VidnegError
 from vidneg.core.records import Caption, Clip, Negative, read_records, write_records
 from vidneg.core.seeds import stable_rng
 from vidneg.data.dataset import read_dataset
 from vidneg.data.video import FrameCache
-from vidneg.world.script import WorldConfig
-from vidneg.world.write import write_world
 from vidneg.negatives.sets import set_file
 from vidneg.pipeline.runner import declared
 from vidneg.pipeline.scales import OWN, make_scale, merge, new_scale, remarks, scales
 from vidneg.pipeline.stage import read_yaml
+from vidneg.world.script import WorldConfig
+from vidneg.world.write import write_world
 
 ROOT = Path(__file__).parents[1]
 WORDS = [["man", "woman", "boy", "girl"], ["red", "blue", "green", "black"], ["rides", "carries", "pushes", "holds"],

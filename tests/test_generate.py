@@ -14,8 +14,25 @@ from vidneg.lm.mlm import CaptionMlm, word_tokenizer
 from vidneg.negatives import generate
 from vidneg.negatives.aaro import aaro, aaro_tasks, counted
 from vidneg.negatives.components.make import ComponentGenerator
-from vidneg.negatives.generate import (EXHAUSTED, GENERATORS, REFUSED, Job, Made, Plan, Source, Task, counts_table,
-                                       fill, job_of, make_all, make_negatives, shard, stream_negatives, to_shard, with_parses)
+from vidneg.negatives.generate import (
+    EXHAUSTED,
+    GENERATORS,
+    REFUSED,
+    Job,
+    Made,
+    Plan,
+    Source,
+    Task,
+    counts_table,
+    fill,
+    job_of,
+    make_all,
+    make_negatives,
+    shard,
+    stream_negatives,
+    to_shard,
+    with_parses,
+)
 from vidneg.negatives.mixed import MixedGenerator
 from vidneg.negatives.mlm import LmEditor, NamedLm
 from vidneg.negatives.rules import rules_published
@@ -23,7 +40,7 @@ from vidneg.negatives.spot.captions import GrammarDecorator, SpotGenerator, make
 from vidneg.negatives.spot.events import MODES, SCHEMES, count_vocabulary
 from vidneg.text.edits import edits_between
 from vidneg.text.lexicon import lexicon_named
-from vidneg.text.parse import NamedParser, PIPELINE, load_parser
+from vidneg.text.parse import PIPELINE, NamedParser, load_parser
 from vidneg.world.script import WorldConfig, captions, make_clip
 from vidneg.world.vocabulary import WorldGrammar, world_vocabulary
 

@@ -5,19 +5,19 @@ from collections import Counter
 import pandas as pd
 import pytest
 import torch
-
 from stages import run
-from vidneg.core.records import Caption, Clip, Negative, SceneGraph, read_records, write_records
-from vidneg.text.edits import undo
-from vidneg.data.batches import digest
-from vidneg.world.script import WorldConfig, captions, make_clip
-from vidneg.world.oracle import verdict
+
 from vidneg.audit.blind import wilson
-from vidneg.negatives.components.make import KINDS
-from vidneg.negatives.mlm import NamedLm
+from vidneg.core.records import Caption, Clip, Negative, SceneGraph, read_records, write_records
+from vidneg.data.batches import digest
 from vidneg.lm.backends import fill_mask
 from vidneg.lm.mlm import CaptionMlm, word_tokenizer
+from vidneg.negatives.components.make import KINDS
+from vidneg.negatives.mlm import NamedLm
+from vidneg.text.edits import undo
 from vidneg.text.parse import PIPELINE
+from vidneg.world.oracle import verdict
+from vidneg.world.script import WorldConfig, captions, make_clip
 
 pytestmark = pytest.mark.skipif(not PIPELINE.exists(), reason="the pipeline is not there: run the stage `parser`")
 CONFIG, SIZES = WorldConfig(), {"train": 8, "test": 6}

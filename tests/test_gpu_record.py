@@ -1,4 +1,6 @@
-import importlib.util, json, sys
+import importlib.util
+import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 

@@ -7,9 +7,8 @@ from hypothesis import given, settings, strategies as st
 
 from vidneg.core.errors import VidnegError
 from vidneg.losses.contrastive import neg_vtc, vtc
-from vidneg.losses.registry import LOSSES
 from vidneg.losses.hard import calibration, duplicate_negatives, hn_nce, log_hardness, negclip, svlc_neg, vfc
-from vidneg.losses.registry import LOSS_SETS
+from vidneg.losses.registry import LOSS_SETS, LOSSES
 
 
 def normal(seed, *shape):

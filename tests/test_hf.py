@@ -3,16 +3,31 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import (BertConfig, BertModel, BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor, CLIPConfig,
-                          CLIPImageProcessor, CLIPModel, SiglipConfig, SiglipImageProcessor, SiglipModel, ViltConfig,
-                          ViltForImageAndTextRetrieval, ViltImageProcessor, VideoMAEImageProcessor, XCLIPConfig,
-                          XCLIPModel)
+from transformers import (
+    BertConfig,
+    BertModel,
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    BlipImageProcessor,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    VideoMAEImageProcessor,
+    ViltConfig,
+    ViltForImageAndTextRetrieval,
+    ViltImageProcessor,
+    XCLIPConfig,
+    XCLIPModel,
+)
 from transformers.utils import logging
 
 from vidneg.core.errors import VidnegError
-from vidneg.models.hf import (BlipScorer, DualEncoderScorer, MicrosoftXClipScorer, SiglipScorer, ViltScorer, load_hf)
-from vidneg.text.tokenize import train_tokenizer
+from vidneg.models.hf import BlipScorer, DualEncoderScorer, MicrosoftXClipScorer, SiglipScorer, ViltScorer, load_hf
 from vidneg.models.zoo import load_scorer
+from vidneg.text.tokenize import train_tokenizer
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

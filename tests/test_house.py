@@ -1,5 +1,9 @@
 "The house rules: modules in sync with notebooks, notebooks clean and light, dvc.yaml in step with the imports."
-import ast, json, re, subprocess, tomllib
+import ast
+import json
+import re
+import subprocess
+import tomllib
 from copy import deepcopy
 from pathlib import Path
 

@@ -1,13 +1,24 @@
 "Word lists, inflection, matching and substitution."
-import json, os
+import json
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from vidneg.core.errors import VidnegError
-from vidneg.text.lexicon import (CATEGORIES, LISTS, NAVERO_SLOTS, Lexicon, _read, _tokens, inflect, needs_an, read_list,
-                                 substitute)
+from vidneg.text.lexicon import (
+    CATEGORIES,
+    LISTS,
+    NAVERO_SLOTS,
+    Lexicon,
+    _read,
+    _tokens,
+    inflect,
+    needs_an,
+    read_list,
+    substitute,
+)
 
 NAVERO = Lexicon.navero()
 SIZES = {"action": 273, "action-old": 48, "color": 34, "size": 104,

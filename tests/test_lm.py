@@ -1,5 +1,9 @@
 "Language models against brute force and a real HTTP server; the cache against a dict; the captions' own BERT."
-import importlib.util, json, math, shutil, threading
+import importlib.util
+import json
+import math
+import shutil
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -7,23 +11,21 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
+from vidneg.lm.backends import chat_backend, embedder, fill_mask, log_prob
 from vidneg.lm.cache import Cached, Store
-from vidneg.lm.backends import chat_backend
 from vidneg.lm.chat import OpenAIChat, TransformersChat
-from vidneg.lm.backends import embedder, fill_mask, log_prob
+from vidneg.lm.mlm import SPECIAL, CaptionMlm, MlmBatches, gaps, guessed, hide_words, save_pretrained, word_tokenizer
 from vidneg.lm.pretrained import TransformersFillMask, TransformersLogProb, is_word
 from vidneg.lm.protocols import MASK
-from vidneg.lm.mlm import CaptionMlm, MlmBatches, SPECIAL, gaps, guessed, hide_words, save_pretrained, word_tokenizer
-from vidneg.train.tasks import Task
 from vidneg.train.loop import TrainConfig, fit
+from vidneg.train.tasks import Task
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

@@ -7,8 +7,8 @@ from hypothesis import given, settings, strategies as st
 
 from vidneg.core.errors import VidnegError
 from vidneg.losses.contrastive import neg_vtc, vtc
-from vidneg.losses.registry import LOSSES
 from vidneg.losses.matching import hard_negatives, mask_tokens, mlm, neg_vtm, vtm
+from vidneg.losses.registry import LOSSES
 
 
 def normal(seed, *shape):

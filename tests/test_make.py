@@ -1,5 +1,9 @@
 "Make and shell in a path with a space, an accent and a quote: every target runs there, and what lies beside it survives."
-import os, re, shutil, subprocess, sys
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,7 @@
 "The rooms of bench/memory.py on a few captions."
-import importlib.util, json, sys
+import importlib.util
+import json
+import sys
 from pathlib import Path
 
 import pytest

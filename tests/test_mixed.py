@@ -11,16 +11,24 @@ from hypothesis import given, settings, strategies as st
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Edit
 from vidneg.core.seeds import stable_rng
-from vidneg.text.edits import apply_edit, overlaps, shift, undo
-from vidneg.text.lexicon import lexicon_named
-from vidneg.negatives.mlm import (Draft, LmEditor, REMEMBERED, category_of, edit_of, fitting, in_turn,
-                                  same_class, words_of)
+from vidneg.lm.protocols import MASK
 from vidneg.negatives.aaro import aaro
 from vidneg.negatives.generate import Plan, make_negatives, stream_negatives
 from vidneg.negatives.mixed import MixedGenerator, attempts
+from vidneg.negatives.mlm import (
+    REMEMBERED,
+    Draft,
+    LmEditor,
+    category_of,
+    edit_of,
+    fitting,
+    in_turn,
+    same_class,
+    words_of,
+)
 from vidneg.negatives.rules import rules_published
-from vidneg.text.lexicon import CATEGORIES, Lexicon
-from vidneg.lm.protocols import MASK
+from vidneg.text.edits import apply_edit, overlaps, shift, undo
+from vidneg.text.lexicon import CATEGORIES, Lexicon, lexicon_named
 from vidneg.text.parse import PIPELINE, load_parser
 from vidneg.text.synonyms import lemmas
 from vidneg.text.ud import Parsed, Token

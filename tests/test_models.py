@@ -1,5 +1,7 @@
 "NAVERO's parts against transformers, its invariances, its files and its scorer."
-import dataclasses, subprocess, sys
+import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,13 +11,13 @@ from transformers import BeitConfig, BeitForImageClassification, BeitModel, Bert
 from transformers.utils import logging
 
 from vidneg.core.errors import VidnegError
+from vidneg.models.base import count_parameters
 from vidneg.models.encoders import VideoEncoder, attend, load_beit
-from vidneg.models.base import count_parameters, from_pretrained_parts
 from vidneg.models.io import load, save
 from vidneg.models.navero import Navero, NaveroConfig, navero_from_parts
 from vidneg.models.scoring import NaveroScorer
-from vidneg.train.backbone import StillModel, still_accuracy
 from vidneg.text.tokenize import load_tokenizer, tokenize, train_tokenizer
+from vidneg.train.backbone import StillModel, still_accuracy
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

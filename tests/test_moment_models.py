@@ -13,22 +13,35 @@ from transformers.models.dab_detr.modeling_dab_detr import DabDetrDecoderLayer
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
 from vidneg.data.moments import cut, moment_batch
-from vidneg.world.films import FilmConfig, film_queries, make_film, oracle_features, word_features
-from vidneg.world.write import write_films
 from vidneg.data.video import read_clips
-from vidneg.world.script import WorldConfig
 from vidneg.evaluate.moments import evaluate_moments
-from vidneg.losses.registry import LOSSES
 from vidneg.losses.moment import (
-    MOMENT_WEIGHTS, moment, moment_losses, saliency_contrast, saliency_margin, saliency_negative)
-from vidneg.models.io import load, save
+    MOMENT_WEIGHTS,
+    moment,
+    moment_losses,
+    saliency_contrast,
+    saliency_margin,
+    saliency_negative,
+)
+from vidneg.losses.registry import LOSSES
 from vidneg.losses.windows import generalized_iou, match_windows, to_spans, to_windows
-from vidneg.models.moment import (MomentConfig, MomentOutput, clip_places, pool_joint, predicted_windows, predictions,
-                                  sine_embedding)
-from vidneg.models.moment_detr import DecoderLayer, MomentDETR
 from vidneg.models.base import count_parameters
+from vidneg.models.io import load, save
+from vidneg.models.moment import (
+    MomentConfig,
+    MomentOutput,
+    clip_places,
+    pool_joint,
+    predicted_windows,
+    predictions,
+    sine_embedding,
+)
+from vidneg.models.moment_detr import DecoderLayer, MomentDETR
 from vidneg.models.navero import Navero, NaveroConfig
 from vidneg.models.qd_detr import QDDETR, AnchorDecoder, AnchorLayer
+from vidneg.world.films import FilmConfig, film_queries, make_film, oracle_features, word_features
+from vidneg.world.script import WorldConfig
+from vidneg.world.write import write_films
 
 WORLD = WorldConfig()
 SMALL = MomentConfig(video_dim=12, text_dim=8, width=16, heads=2, queries=5, cross_layers=1, encoder_layers=1,

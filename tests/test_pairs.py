@@ -1,5 +1,6 @@
 "Pair and caption sources: a few lines of each real format, and the real files where they are at hand."
-import json, os
+import json
+import os
 from pathlib import Path
 
 import pytest

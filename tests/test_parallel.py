@@ -1,5 +1,9 @@
 "Processes that work side by side end with the one that began them."
-import os, signal, subprocess, sys, time
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,6 @@
 "Parsing: the pipeline, its training, noun phrases, other labels, parses at rest, and the captions parsed by hand."
-import json, os
+import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -15,10 +16,29 @@ from vidneg.core.seeds import stable_rng
 from vidneg.text.english import CaptionEnglish, SpacyParser, encodable
 from vidneg.text.inflection import dictionary_lemma, word_classes
 from vidneg.text.parse import PIPELINE, load_parser, read_parses, write_parses
-from vidneg.text.train_parser import (accuracy, count_right, epoch_examples, fit_pipeline, lemma_table, save_pipeline,
-                                      to_example)
-from vidneg.text.treebank import (Word, augment, drop_articles, drop_final_stop, fragment, lower_case, name_subjects,
-                                  read_conllu, text_of, to_participles, to_present, written)
+from vidneg.text.train_parser import (
+    accuracy,
+    count_right,
+    epoch_examples,
+    fit_pipeline,
+    lemma_table,
+    save_pipeline,
+    to_example,
+)
+from vidneg.text.treebank import (
+    Word,
+    augment,
+    drop_articles,
+    drop_final_stop,
+    fragment,
+    lower_case,
+    name_subjects,
+    read_conllu,
+    text_of,
+    to_participles,
+    to_present,
+    written,
+)
 from vidneg.text.ud import Token, clearnlp_to_ud, noun_chunks, subtree_edges
 
 DATA = Path(__file__).parent/"data"
@@ -385,7 +405,8 @@ def test_parses_are_streamed(tmp_path):
     assert (tmp_path/"b.parquet").stat().st_size < 5000*12
 
 def test_other_files_are_refused(tmp_path):
-    import pyarrow as pa, pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     pq.write_table(pa.table({"text": ["a"]}), tmp_path/"c.parquet")
     with pytest.raises(VidnegError, match="write_parses"): next(read_parses(tmp_path/"c.parquet"))
     with pytest.raises(VidnegError, match="does not exist"): next(read_parses(tmp_path/"d.parquet"))

@@ -1,4 +1,5 @@
-import dataclasses, threading
+import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -7,8 +8,8 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from vidneg.data.batches import Batches
-from vidneg.train.tasks import Task
 from vidneg.train.loop import TrainConfig, ahead, fit
+from vidneg.train.tasks import Task
 
 
 @settings(max_examples=40, deadline=None)

@@ -3,13 +3,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from vidneg.audit.blind import blind_solvability
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
-from vidneg.audit.blind import blind_solvability
 from vidneg.data.pairs import Pair
-from vidneg.evaluate.accuracy import (ITEM_COLUMNS, KINDS, METRICS, SCORE_COLUMNS, acc, acc_hat,
-                                      accuracy_difference, accuracy_table, score_blind, check_scores, item_matrix,
-                                      score_pairs, toy_scores)
+from vidneg.evaluate.accuracy import (
+    ITEM_COLUMNS,
+    KINDS,
+    METRICS,
+    SCORE_COLUMNS,
+    acc,
+    acc_hat,
+    accuracy_difference,
+    accuracy_table,
+    check_scores,
+    item_matrix,
+    score_blind,
+    score_pairs,
+    toy_scores,
+)
 
 
 class MockScorer:

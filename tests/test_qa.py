@@ -7,16 +7,16 @@ import torch
 from safetensors.torch import load_file
 
 from vidneg.core.errors import VidnegError
-from vidneg.core.seeds import stable_rng
 from vidneg.core.records import Question
+from vidneg.core.seeds import stable_rng
 from vidneg.data.questions import UNKNOWN
 from vidneg.evaluate.answers import above_chance, best_answers, blind_answers, qa_table, right
-from vidneg.models.scorer import Encoding
 from vidneg.models.io import load
-from vidneg.models.qa import AnswerDecoder, HEADS, QAConfig, spell
+from vidneg.models.qa import HEADS, AnswerDecoder, QAConfig, spell
+from vidneg.models.scorer import Encoding
+from vidneg.train.loop import TrainConfig, fit
 from vidneg.train.questions import QABatches, QAFeatures, answer_questions, qa_features
 from vidneg.train.tasks import Task
-from vidneg.train.loop import TrainConfig, fit
 
 ANSWERS = ("no", "to the left of", "to the right of", "yes")
 SMALL = QAConfig(video_dim=12, text_dim=8, answers=ANSWERS, width=16, heads=2, mlp_ratio=2.)

@@ -1,5 +1,6 @@
 "Questions: each answer against a reader of its text that knows only the graph, balance, a blind model, AnetQA's files."
-import json, os
+import json
+import os
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -8,16 +9,19 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from vidneg.core.errors import VidnegError
-from vidneg.core.records import Attribute, Entity, Event, SceneGraph, read_records, write_records
-from vidneg.world.language import ACTIONS, ATTRIBUTES, CONTACTS, RELATIONS
-from vidneg.core.records import Question
+from vidneg.core.records import Attribute, Entity, Event, Question, SceneGraph, read_records, write_records
 from vidneg.data.questions import KINDS, UNKNOWN, answer_vocabulary, balance, chance
-from vidneg.data.readers.anetqa import (read_anetqa_answers, read_anetqa_questions, read_answer_vocabulary,
-                                        write_anetqa_answers)
-from vidneg.world.questions import TEMPLATES, ask_clip, ask_questions, askable
-from vidneg.world.words import SHAPES
-from vidneg.world.script import WorldConfig, make_clip
+from vidneg.data.readers.anetqa import (
+    read_anetqa_answers,
+    read_anetqa_questions,
+    read_answer_vocabulary,
+    write_anetqa_answers,
+)
 from vidneg.evaluate.answers import above_chance, blind_answers
+from vidneg.world.language import ACTIONS, ATTRIBUTES, CONTACTS, RELATIONS
+from vidneg.world.questions import TEMPLATES, ask_clip, ask_questions, askable
+from vidneg.world.script import WorldConfig, make_clip
+from vidneg.world.words import SHAPES
 
 N = 300
 WORLD = WorldConfig()

@@ -1,20 +1,20 @@
 "Refinement: the dual against a general solver, balance, and the accuracy of newly fitted rankers on the kept items."
-import json, os
+import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
+from vidneg.audit.blind import blind_solvability
+from vidneg.audit.refine import Problem, _cells, _choose, balance, best_share, choose, curve, redraw, refine
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption
 from vidneg.core.seeds import stable_rng
 from vidneg.data.pairs import Pair
-from vidneg.audit.blind import blind_solvability
-from vidneg.audit.refine import Problem, _cells, _choose, balance, best_share, choose, curve, redraw, refine
 from vidneg.negatives.generate import GENERATORS, make_negatives
 from vidneg.text.lexicon import Lexicon
 

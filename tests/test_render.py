@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from vidneg.core.errors import VidnegError
-from vidneg.world import render as r
 from vidneg.core.parallel import in_background, parallel_map
 from vidneg.data.video import read_frames
+from vidneg.world import render as r
 
 BACK = "room"
 

@@ -2,25 +2,45 @@
 import numpy as np
 import pandas as pd
 import pytest
-
 from hypothesis import given, strategies as st
 
 from vidneg.core.errors import VidnegError
-from vidneg.core.records import write_records
-from vidneg.core.records import Question
-from vidneg.evaluate.gap import toy_gaps
+from vidneg.core.records import Question, write_records
 from vidneg.evaluate.accuracy import ITEM_COLUMNS, KINDS, SCORE_COLUMNS, accuracy_difference, accuracy_table, toy_scores
+from vidneg.evaluate.gap import toy_gaps
 from vidneg.evaluate.retrieval import RANK_COLUMNS, RETRIEVAL_METRICS, toy_ranks
 from vidneg.evaluate.stats import Estimate
 from vidneg.report.claims.claim import Evidence, marked, read_evidence, verdict
 from vidneg.report.claims.page import PAPERS, claims_markdown, claims_of, count_verdicts, decide, write_claims
 from vidneg.report.claims.spot import PROBED
-from vidneg.report.figures import (RUN_COLORS, accuracy_figure, case_study, choose_cases, marked_words, negatives_figure,
-                                   run_colors, save_figure, shortcut_figure, training_figure, wrapped)
+from vidneg.report.figures import (
+    RUN_COLORS,
+    accuracy_figure,
+    case_study,
+    choose_cases,
+    marked_words,
+    negatives_figure,
+    run_colors,
+    save_figure,
+    shortcut_figure,
+    training_figure,
+    wrapped,
+)
 from vidneg.report.labels import run_order
-from vidneg.report.tables import (ABLATIONS, DIFFERENCE, ablation_table, paper_table, table2, table2_compact,
-                                  table2_intervals, table6, table6_markdown, write_ablation, write_table2,
-                                  write_table6)
+from vidneg.report.tables import (
+    ABLATIONS,
+    DIFFERENCE,
+    ablation_table,
+    paper_table,
+    table2,
+    table2_compact,
+    table2_intervals,
+    table6,
+    table6_markdown,
+    write_ablation,
+    write_table2,
+    write_table6,
+)
 
 CLAIMS = claims_of()
 

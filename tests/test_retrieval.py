@@ -7,8 +7,16 @@ from hypothesis.extra.numpy import arrays
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
-from vidneg.evaluate.retrieval import (RETRIEVAL_METRICS, rank_matrix, ranks, retrieval_difference, retrieval_estimate,
-                                       retrieval_ranks, retrieval_table, toy_ranks)
+from vidneg.evaluate.retrieval import (
+    RETRIEVAL_METRICS,
+    rank_matrix,
+    ranks,
+    retrieval_difference,
+    retrieval_estimate,
+    retrieval_ranks,
+    retrieval_table,
+    toy_ranks,
+)
 
 
 def loop_ranks(similarity, query, candidate):

@@ -14,26 +14,31 @@ from transformers.utils import logging
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
+from vidneg.data.regions import crop_regions, random_regions, region_mask
 from vidneg.data.video import sample_indices
 from vidneg.evaluate.retrieval import ranks
 from vidneg.losses.contrastive import vtc
 from vidneg.losses.entities import pem
-from vidneg.data.regions import crop_regions, random_regions, region_mask
-from vidneg.models.alpro import (AlproConfig, EntityPrompter, TimeSformer, alpro_from_parts, load_timesformer,
-                                 timesformer_config)
+from vidneg.models.alpro import (
+    AlproConfig,
+    EntityPrompter,
+    TimeSformer,
+    alpro_from_parts,
+    load_timesformer,
+    timesformer_config,
+)
 from vidneg.models.clip_video import ClipVideo, ClipVideoConfig, from_clip
 from vidneg.models.encoders import normalized_pixels
-from vidneg.models.scoring import DualScorer
-from vidneg.models.navero import Navero
-from vidneg.models.singularity import SingularityConfig, singularity_from_parts
-from vidneg.text.tokenize import train_tokenizer
-from vidneg.models.xclip import XClip, XClipConfig, attention_over_matrix, attention_over_vector
 from vidneg.models.io import load, save
+from vidneg.models.navero import Navero
 from vidneg.models.registry import MODELS
 from vidneg.models.scorer import CAPABILITIES
-from vidneg.models.scoring import scorer_of
+from vidneg.models.scoring import DualScorer, scorer_of
+from vidneg.models.singularity import SingularityConfig, singularity_from_parts
 from vidneg.models.speed import step_time_ratio
+from vidneg.models.xclip import XClip, XClipConfig, attention_over_matrix, attention_over_vector
 from vidneg.models.zoo import PUBLISHED, count, load_scorer, memorize, random_pairs, recall
+from vidneg.text.tokenize import train_tokenizer
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

@@ -9,8 +9,19 @@ from lemminflect import getLemma
 
 from vidneg.text.parse import Parsed, Token
 from vidneg.text.rewrite import main_clause, negations, rewrites
-from vidneg.text.syntax import (Tree, VerbGroup, conjugate, is_plural, modifiers, noun_part, objects, read_verb,
-                                subjects, verb_form, verbs)
+from vidneg.text.syntax import (
+    Tree,
+    VerbGroup,
+    conjugate,
+    is_plural,
+    modifiers,
+    noun_part,
+    objects,
+    read_verb,
+    subjects,
+    verb_form,
+    verbs,
+)
 
 _POS = {"DT": "DET", "NN": "NOUN", "NNS": "NOUN", "NNP": "PROPN", "JJ": "ADJ", "RB": "ADV", "IN": "ADP", "CC": "CCONJ",
         "MD": "AUX", "CD": "NUM", "EX": "PRON", "PRP": "PRON", "PRP$": "PRON", "WP": "PRON", "WDT": "PRON",

@@ -1,5 +1,7 @@
 "Rule-based negatives: edits, independence, balance."
-import itertools, json, os
+import itertools
+import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -11,8 +13,14 @@ from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Negative
 from vidneg.core.seeds import stable_rng
 from vidneg.negatives.generate import GENERATORS, counts_table, make_negatives
-from vidneg.negatives.rules import (SlotFrequencies, choices, rules_balanced, rules_published, symmetric_joint,
-                                    word_log_odds)
+from vidneg.negatives.rules import (
+    SlotFrequencies,
+    choices,
+    rules_balanced,
+    rules_published,
+    symmetric_joint,
+    word_log_odds,
+)
 from vidneg.text.edits import apply_edit, mark_edits, show_edits, undo
 from vidneg.text.lexicon import CATEGORIES, Lexicon
 

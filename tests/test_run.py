@@ -1,5 +1,12 @@
 "The runner: parameters, the kernel's environment, live output, the executed notebook, the end of DVC."
-import io, json, os, shutil, signal, subprocess, sys, time
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat

@@ -1,5 +1,16 @@
 "Scene graphs: JSON that names its errors, AnetQA frames joined to spans, and a pickle reader that nothing gets out of."
-import codecs, functools, io, json, operator, os, pickle, re, subprocess, sys, tracemalloc, types
+import codecs
+import functools
+import io
+import json
+import operator
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tracemalloc
+import types
 from collections import OrderedDict, defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +23,8 @@ from hypothesis import given, settings, strategies as st
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Attribute, Entity, Event, SceneGraph, write_records
-from vidneg.data.pickles import Inert, load_inert
 from vidneg.data.graphs import graph_from_json, read_graphs
+from vidneg.data.pickles import Inert, load_inert
 from vidneg.data.readers.anetqa import anetqa_graph
 from vidneg.data.readers.moviegraphs import read_moviegraphs
 from vidneg.world.script import WorldConfig, make_clip

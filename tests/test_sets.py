@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from vidneg.audit.sets import read_set, set_rates
 from vidneg.core.records import Caption, Edit, Negative
 from vidneg.data.pairs import Pair
-from vidneg.world.script import WorldConfig, captions as world_captions, make_clip
-from vidneg.text.lexicon import lexicon_named
-from vidneg.world.oracle import states_held_out, verdict
 from vidneg.negatives.generate import make_negatives
-from vidneg.negatives.rules import rules_published
-from vidneg.audit.sets import read_set, set_rates
-from vidneg.negatives.sets import set_file, write_set
 from vidneg.negatives.oracle import Nobody, allows, allows_pair, is_true, is_wrong
-from vidneg.world.oracle import WorldOracle
+from vidneg.negatives.rules import rules_published
+from vidneg.negatives.sets import set_file, write_set
+from vidneg.text.lexicon import lexicon_named
+from vidneg.world.oracle import WorldOracle, states_held_out, verdict
+from vidneg.world.script import WorldConfig, captions as world_captions, make_clip
 
 CONFIG = WorldConfig()
 SCRIPTS = [make_clip("test", i, CONFIG) for i in range(30)]

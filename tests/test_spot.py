@@ -1,5 +1,7 @@
 "SPOT: what is said is true, what is made of it is false, and nothing but the change tells them apart."
-import json, os, re
+import json
+import os
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import product
@@ -11,20 +13,39 @@ import pytest
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Attribute, Entity, Event, SceneGraph
 from vidneg.core.seeds import stable_rng
-from vidneg.text.edits import undo
-from vidneg.world import language
 from vidneg.data.graphs import graph_from_json
 from vidneg.data.readers.anetqa import anetqa_graph
-from vidneg.world.script import WorldConfig, make_clip
-from vidneg.world.oracle import verdict
+from vidneg.negatives.spot.captions import (
+    ChatDecorator,
+    GrammarDecorator,
+    SpotGenerator,
+    graph_table,
+    make_spot,
+    outcome_table,
+    type_table,
+)
+from vidneg.negatives.spot.events import (
+    MANIPULATIONS,
+    MODES,
+    SCHEMES,
+    Scheme,
+    StatementPair,
+    Vocabulary,
+    count_vocabulary,
+    kinds,
+    manipulate,
+    manipulations,
+    offers,
+    state,
+)
 from vidneg.negatives.spot.faithful import faithful
 from vidneg.negatives.spot.grammar import TemplateGrammar
-from vidneg.world.vocabulary import WorldGrammar, world_meaning
-from vidneg.negatives.spot.captions import (ChatDecorator, GrammarDecorator, SpotGenerator, graph_table, make_spot, outcome_table,
-                                            type_table)
 from vidneg.negatives.spot.statements import SpotTuple, Statement, holds, linear
-from vidneg.negatives.spot.events import (MANIPULATIONS, MODES, SCHEMES, Scheme, StatementPair, Vocabulary,
-                                          count_vocabulary, kinds, manipulate, manipulations, offers, state)
+from vidneg.text.edits import undo
+from vidneg.world import language
+from vidneg.world.oracle import verdict
+from vidneg.world.script import WorldConfig, make_clip
+from vidneg.world.vocabulary import WorldGrammar, world_meaning
 
 WORLD, GRAMMAR = SCHEMES["world"], GrammarDecorator(WorldGrammar())
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
-from vidneg.evaluate.stats import Estimate, clip_weights, bootstrap, contrast, estimate_of, fmt, paired_difference
+from vidneg.evaluate.stats import Estimate, bootstrap, clip_weights, contrast, estimate_of, fmt, paired_difference
 
 
 def loop_bootstrap(values, groups, statistic, strata=None, coefficients=None, n=50, seed=0):

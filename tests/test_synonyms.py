@@ -4,8 +4,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from vidneg.core.errors import VidnegError
 from vidneg.text.lexicon import LISTS, read_list

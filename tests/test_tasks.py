@@ -4,9 +4,9 @@ import inspect
 import numpy as np
 import pytest
 import torch
-
 from test_training_moments import data as moment_data
 from test_training_retrieval import COMPONENTS, MLM, data, tiny
+
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
 from vidneg.data.batches import ArrayBatches, OrderedBatches
@@ -38,7 +38,8 @@ def test_an_option_decides_which_tensors_a_loss_takes():
 
 
 def test_importing_the_names_imports_no_loss():
-    import subprocess, sys
+    import subprocess
+    import sys
     code = "import sys, vidneg.losses.registry, vidneg.train.tasks\nprint([m for m in sys.modules if m.startswith('vidneg.losses.')])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert eval(said) == ["vidneg.losses.registry", "vidneg.losses.tensors"]

@@ -1,4 +1,10 @@
-import io, os, pickle, signal, subprocess, sys, time
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,25 +13,25 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
+from shares import share_of
 from torch import nn
 from tqdm import tqdm
 
-from shares import share_of
 from vidneg.core import parallel
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Negative
 from vidneg.core.seeds import stable_seed
 from vidneg.data.batches import Batches, Texts, batches_of
 from vidneg.losses.contrastive import neg_vtc, vtc
+from vidneg.losses.matching import hard_negatives, mask_tokens, neg_vtm, vtm
 from vidneg.losses.registry import LOSSES
 from vidneg.losses.tensors import wants
 from vidneg.models.base import DualEncoder
 from vidneg.models.scorer import Widths
-from vidneg.losses.matching import hard_negatives, mask_tokens, neg_vtm, vtm
-from vidneg.train.jobs import TrainingError, train_many, train_together
 from vidneg.train.contrastive import ContrastiveTask
-from vidneg.train.tasks import Task, gather, own_rows
+from vidneg.train.jobs import TrainingError, train_many, train_together
 from vidneg.train.loop import TrainConfig, fit, learning_rate, parameter_groups
+from vidneg.train.tasks import Task, gather, own_rows
 
 D, VOCAB = 8, 30
 

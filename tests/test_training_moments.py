@@ -3,20 +3,19 @@ import pytest
 import torch
 
 from vidneg.core.errors import VidnegError
-from vidneg.core.records import Clip
-from vidneg.core.records import MomentQuery
+from vidneg.core.records import Clip, MomentQuery
 from vidneg.data.moments import moment_batch
-from vidneg.world.render import encode_mp4
 from vidneg.losses.components import component_adaptive, component_simple, cosine, pool
 from vidneg.losses.moment import moment_losses
 from vidneg.models.moment import MomentConfig, pool_joint
 from vidneg.models.moment_detr import MomentDETR
 from vidneg.models.navero import Navero, NaveroConfig
-from vidneg.models.scoring import NaveroScorer
 from vidneg.models.qd_detr import QDDETR
+from vidneg.models.scoring import NaveroScorer
 from vidneg.text.tokenize import train_tokenizer
 from vidneg.train.loop import TrainConfig, fit
 from vidneg.train.moments import MomentBatches, MomentTask, find_moments, text_features, video_features
+from vidneg.world.render import encode_mp4
 
 SIZES = MomentConfig(6, 5, 16, 2, cross_layers=1, encoder_layers=1, decoder_layers=2, queries=4)
 MODELS = [MomentDETR, QDDETR]

@@ -3,26 +3,33 @@ import pickle
 import numpy as np
 import pytest
 import torch
-
 from shares import share_of
+
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Negative
 from vidneg.core.seeds import stable_rng
 from vidneg.data.batches import Batches
+from vidneg.data.regions import crop_regions, random_regions
 from vidneg.evaluate.score import items_table, score_model
-from vidneg.train.jobs import train_together
 from vidneg.losses.components import attention_similarity, component_adaptive, component_simple, cosine
 from vidneg.losses.contrastive import vtc
 from vidneg.losses.hard import hn_nce
-from vidneg.data.regions import crop_regions, random_regions
 from vidneg.models.alpro import EntityPrompter
-from vidneg.text.tokenize import train_tokenizer
 from vidneg.models.io import load, save
 from vidneg.models.registry import MODELS
+from vidneg.text.tokenize import train_tokenizer
 from vidneg.train.contrastive import ContrastiveTask, own_similarity
+from vidneg.train.jobs import train_together
 from vidneg.train.loop import TrainConfig, fit
-from vidneg.train.retrieval import (OnBackbone, PatchScorer, WithFrames, WithPositives, component_weights,
-                                    load_prompter, train_retrieval)
+from vidneg.train.retrieval import (
+    OnBackbone,
+    PatchScorer,
+    WithFrames,
+    WithPositives,
+    component_weights,
+    load_prompter,
+    train_retrieval,
+)
 
 NAMES = list(MODELS)
 FUSED = [n for n in NAMES if n not in ("clip4clip-mean", "clip4clip-transformer", "xclip", "internvideo")]

@@ -1,5 +1,8 @@
 "Sampling, decoding, broken files, and the cache of a dataset's frames."
-import hashlib, inspect, os, pickle
+import hashlib
+import inspect
+import os
+import pickle
 from fractions import Fraction
 from pathlib import Path
 

@@ -8,9 +8,9 @@ from hypothesis import given, strategies as st
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, SceneGraph, read_records
 from vidneg.world import language as lang
-from vidneg.world.language import Clause, IT, Meaning, OutsideLanguage, Phrase, holds, parse, say
-from vidneg.world.words import COLORS, MATERIALS, SCENES, SHAPES
+from vidneg.world.language import IT, Clause, Meaning, OutsideLanguage, Phrase, holds, parse, say
 from vidneg.world.script import WorldConfig, captions, in_use, is_held_out, make_clip, make_script
+from vidneg.world.words import COLORS, MATERIALS, SCENES, SHAPES
 from vidneg.world.write import write_world
 
 phrases = st.builds(

@@ -1,5 +1,8 @@
 "Run by `.ci/wheel` in an environment that holds the wheel and what it needs, and nothing else."
-import importlib, pkgutil, sys, time
+import importlib
+import pkgutil
+import sys
+import time
 
 start = time.perf_counter()
 import vidneg

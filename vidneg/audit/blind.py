@@ -5,7 +5,8 @@
 # %% ../../nbs/audit/blind.ipynb #253b8efa
 from __future__ import annotations
 
-import heapq, re
+import heapq
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -5,9 +5,10 @@
 # %% ../../nbs/audit/page.ipynb #ac95b286
 from __future__ import annotations
 
-import html, io
+import html
+import io
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,14 +19,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..core.errors import VidnegError
-from ..core.records import Caption, Negative
-from ..data.pairs import Pair, pairs_of
 from .blind import blind_solvability, defects, sample_pairs
 from .refine import curve
 from .sets import NegativeSet
-from ..negatives.oracle import Oracle, is_true
 from .validity import coverage, diversity, oracle_rates, page, review_sheet, suspicion, write_page, writing
+from ..core.errors import VidnegError
+from ..core.records import Caption, Negative
+from ..data.pairs import Pair, pairs_of
+from ..negatives.oracle import Oracle, is_true
 
 # %% auto #0
 __all__ = ['Dossier', 'audit_set', 'audit_negatives', 'figure', 'dossier_page', 'AuditJob', 'audit_job', 'audit_page']
@@ -257,7 +258,7 @@ class AuditJob(NamedTuple):
     coverage: pd.DataFrame
     known: list[Pair] = []
 
-def audit_job(negative_set: NegativeSet, oracle: Oracle, counts: Counter, known: list[Pair] = []) -> AuditJob:
+def audit_job(negative_set: NegativeSet, oracle: Oracle, counts: Counter, known: Sequence[Pair] = ()) -> AuditJob:
     """Collect what the audit of a set needs.
 
     Args:

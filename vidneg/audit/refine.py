@@ -14,11 +14,11 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.sparse import csr_array, hstack
 
+from .blind import NgramLM, blind_solvability, differences, tokens
 from ..core.errors import VidnegError
 from ..core.records import Caption, Negative
 from ..core.seeds import stable_rng, stable_seed
 from ..data.pairs import Pair
-from .blind import NgramLM, blind_solvability, differences, tokens
 
 # %% auto #0
 __all__ = ['balance', 'Tilt', 'Problem', 'choose', 'refine', 'redraw', 'curve', 'best_share']

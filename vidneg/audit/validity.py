@@ -5,19 +5,21 @@
 # %% ../../nbs/audit/validity.ipynb #a58aa9ac
 from __future__ import annotations
 
-import html, re
+import html
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
+from .blind import NgramLM, folds, sample_pairs, wilson
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..core.records import Caption, Negative
 from ..data.pairs import Pair
-from .blind import NgramLM, folds, sample_pairs, wilson
 from ..text.edits import WORD, changed
 from ..text.inflection import all_lemmas
 from ..text.lexicon import needs_an

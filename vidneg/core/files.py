@@ -5,10 +5,11 @@
 # %% ../../nbs/core/files.ipynb #dabfa8b2
 from __future__ import annotations
 
-import os, tempfile
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -5,7 +5,12 @@
 # %% ../../nbs/core/packages.ipynb #3238c1db
 from __future__ import annotations
 
-import importlib, importlib.util, shutil, subprocess, sys, tempfile
+import importlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 

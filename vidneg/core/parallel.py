@@ -5,7 +5,11 @@
 # %% ../../nbs/core/parallel.ipynb #5ddb71e0
 from __future__ import annotations
 
-import multiprocessing, os, sys, threading, traceback
+import multiprocessing
+import os
+import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial

@@ -5,11 +5,13 @@
 # %% ../../nbs/core/records.ipynb #baea5bec
 from __future__ import annotations
 
-import dataclasses, json, typing
+import dataclasses
+import json
+import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Iterable
 
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -5,7 +5,9 @@
 # %% ../../nbs/data/batches.ipynb #4ca4feca
 from __future__ import annotations
 
-import hashlib, json, mmap
+import hashlib
+import json
+import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol

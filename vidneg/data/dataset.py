@@ -5,11 +5,12 @@
 # %% ../../nbs/data/dataset.ipynb #3c93dce2
 from __future__ import annotations
 
-import dataclasses, re
+import dataclasses
+import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable
 
 from ..core.errors import VidnegError
 from ..core.records import Caption, Clip, SceneGraph, read_records, write_records

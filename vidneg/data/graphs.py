@@ -5,7 +5,9 @@
 # %% ../../nbs/data/graphs.ipynb #a45471e1
 from __future__ import annotations
 
-import dataclasses, math, typing
+import dataclasses
+import math
+import typing
 from collections import Counter
 from pathlib import Path
 

@@ -5,8 +5,8 @@
 # %% ../../nbs/data/moments.ipynb #f37de243
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Mapping, Sequence
 
 import numpy as np
 import torch

@@ -5,10 +5,9 @@
 # %% ../../nbs/data/pairs.ipynb #8f7fde18
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable
 
 from ..core.errors import VidnegError
 from ..core.records import Caption, Negative

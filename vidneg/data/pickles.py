@@ -5,8 +5,10 @@
 # %% ../../nbs/data/pickles.ipynb #7cb7fac1
 from __future__ import annotations
 
-import io, pickle, re
-from typing import Iterable
+import io
+import pickle
+import re
+from collections.abc import Iterable
 
 from ..core.errors import VidnegError
 

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable, Sequence
 
 import av
 import decord
@@ -17,9 +17,9 @@ from PIL import Image
 
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
+from ..core.parallel import parallel_map
 from ..core.records import Clip, read_records, write_records
 from ..core.seeds import stable_rng
-from ..core.parallel import parallel_map
 
 # %% auto #0
 __all__ = ['strip', 'sample_indices', 'VideoError', 'VideoInfo', 'probe', 'read_frames', 'FrameRow', 'BadClip',

@@ -5,7 +5,7 @@
 # %% ../../nbs/evaluate/answers.ipynb #b6c9870e
 from __future__ import annotations
 
-from typing import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd

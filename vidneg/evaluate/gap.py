@@ -5,7 +5,7 @@
 # %% ../../nbs/evaluate/gap.ipynb #5cc478c1
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd

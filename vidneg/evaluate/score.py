@@ -5,19 +5,19 @@
 # %% ../../nbs/evaluate/score.ipynb #e98ea89c
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from ..core.errors import VidnegError
-from ..core.records import Caption, Negative, read_records
 from ..core.parallel import parallel_map
+from ..core.records import Caption, Negative, read_records
 from .accuracy import ITEM_COLUMNS, acc, score_pairs
-from ..models.scorer import Scorer
 from .retrieval import retrieval_ranks
+from ..models.scorer import Scorer
 
 # %% auto #0
 __all__ = ['items_table', 'aaro_items', 'text_pairs', 'first_captions', 'score_model', 'score_models',

@@ -5,7 +5,9 @@
 # %% ../../nbs/lm/cache.ipynb #1063dd8b
 from __future__ import annotations
 
-import hashlib, json, mmap
+import hashlib
+import json
+import mmap
 from pathlib import Path
 
 import numpy as np

@@ -5,7 +5,9 @@
 # %% ../../nbs/lm/chat.ipynb #80726418
 from __future__ import annotations
 
-import json, os, re
+import json
+import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,7 +95,7 @@ class OpenAIChat:
     @cached_property
     def client(self):
         "Return the client of OpenAI's package, made at its first use."
-        from openai import OpenAI # the import takes a second, so it is delayed
+        from openai import OpenAI  # the import takes a second, so it is delayed
         if self.api_key_env and not os.environ.get(self.api_key_env):
             raise VidnegError(f"no key for {self.endpoint}: set the environment variable {self.api_key_env}")
         return OpenAI(api_key=os.environ[self.api_key_env] if self.api_key_env else "none", base_url=self.base_url,

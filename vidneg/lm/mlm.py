@@ -5,10 +5,11 @@
 # %% ../../nbs/lm/mlm.ipynb #81e3e25e
 from __future__ import annotations
 
-import shutil, tempfile
+import shutil
+import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 import numpy as np
 import torch

@@ -5,7 +5,9 @@
 # %% ../../nbs/lm/pretrained.ipynb #934128bb
 from __future__ import annotations
 
-import hashlib, importlib.util, re
+import hashlib
+import importlib.util
+import re
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from pathlib import Path

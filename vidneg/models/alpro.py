@@ -18,10 +18,18 @@ from transformers.models.timesformer.modeling_timesformer import TimesformerEmbe
 
 from ..core.errors import VidnegError
 from .base import FusionModel, bert_config, from_pretrained_parts, init_weights
-from .encoders import (TextEncoder, attend, bert_attention, check_frames, load_by_name, normalized_pixels,
-                                    spread_positions, visible)
-from .fusion import MatchHead, MLMHead, load_bert
 from .builder import Builder
+from vidneg.models.encoders import (
+    TextEncoder,
+    attend,
+    bert_attention,
+    check_frames,
+    load_by_name,
+    normalized_pixels,
+    spread_positions,
+    visible,
+)
+from .fusion import MatchHead, MLMHead, load_bert
 from ..text.tokenize import tokenize
 
 # %% auto #0

@@ -17,8 +17,8 @@ from transformers.models.clip.modeling_clip import CLIPEncoder
 
 from ..core.errors import VidnegError
 from .base import DualEncoder
-from .encoders import check_frames, normalized_pixels, spread_positions
 from .builder import Builder
+from .encoders import check_frames, normalized_pixels, spread_positions
 from .scorer import Widths
 
 # %% auto #0

@@ -10,8 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import (AutoConfig, AutoImageProcessor, AutoModel, BlipForImageTextRetrieval,
-                          ViltForImageAndTextRetrieval, XCLIPModel)
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    BlipForImageTextRetrieval,
+    ViltForImageAndTextRetrieval,
+    XCLIPModel,
+)
 
 from ..core.errors import VidnegError
 from ..core.registry import Registry

@@ -5,7 +5,8 @@
 # %% ../../nbs/models/io.ipynb #c7c2b288
 from __future__ import annotations
 
-import dataclasses, json
+import dataclasses
+import json
 from pathlib import Path
 from typing import TypeVar
 

@@ -8,8 +8,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .moment import (
-    MLP, Attention, AttentionLayer, FeedForward, MomentConfig, MomentModel, MomentOutput, Residual)
+from vidneg.models.moment import (
+    MLP,
+    Attention,
+    AttentionLayer,
+    FeedForward,
+    MomentConfig,
+    MomentModel,
+    MomentOutput,
+    Residual,
+)
 
 # %% auto #0
 __all__ = ['DecoderLayer', 'MomentDETR']

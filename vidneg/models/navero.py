@@ -15,9 +15,9 @@ from transformers import BeitConfig
 
 from ..core.errors import VidnegError
 from .base import FusionModel, bert_config, from_pretrained_parts, init_weights
+from .builder import Builder
 from .encoders import SpaceTimeBlock, TextEncoder, VideoEncoder, load_beit
 from .fusion import FusionEncoder, MatchHead, MLMHead, load_bert
-from .builder import Builder
 
 # %% auto #0
 __all__ = ['TINY', 'navero', 'navero_from_parts', 'NaveroConfig', 'beit_config', 'Navero']

@@ -9,8 +9,17 @@ import torch
 from torch import nn
 
 from .encoders import attend
-from .moment import (
-    MLP, AttentionLayer, FeedForward, MomentConfig, MomentModel, MomentOutput, Residual, sine_embedding, xavier)
+from vidneg.models.moment import (
+    MLP,
+    AttentionLayer,
+    FeedForward,
+    MomentConfig,
+    MomentModel,
+    MomentOutput,
+    Residual,
+    sine_embedding,
+    xavier,
+)
 
 # %% auto #0
 __all__ = ['anchor_embedding', 'AnchorLayer', 'AnchorDecoder', 'QDDETR']

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..core.errors import VidnegError
 
-if TYPE_CHECKING: import torch # reports are built without torch
+if TYPE_CHECKING:
+    import torch  # reports are built without torch
 
 # %% auto #0
 __all__ = ['CAPABILITIES', 'Scorer', 'Widths', 'RetrievalModel', 'Encoding', 'check_aligned', 'each_pair']

@@ -16,9 +16,9 @@ from transformers.models.bert.modeling_bert import BertLayer
 from ..core.errors import VidnegError
 from ..core.seeds import stable_seed
 from .base import bert_config, from_pretrained_parts, init_weights
+from .builder import Builder
 from .encoders import bert_attention
 from .navero import TINY, Navero, NaveroConfig
-from .builder import Builder
 
 # %% auto #0
 __all__ = ['singularity_temporal', 'singularity_from_parts', 'SingularityConfig', 'Singularity']

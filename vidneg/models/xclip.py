@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .clip_video import TINY, ClipVideo, ClipVideoConfig
 from .builder import Builder
+from .clip_video import TINY, ClipVideo, ClipVideoConfig
 
 # %% auto #0
 __all__ = ['xclip', 'attention_over_vector', 'attention_over_matrix', 'XClipConfig', 'XClip']

@@ -11,7 +11,7 @@ from functools import partial
 
 from ..core.records import Caption, Negative
 from ..core.seeds import stable_rng
-from .generate import Generator, Task, GENERATORS, fill, job_of, with_parses
+from .generate import GENERATORS, Generator, Task, fill, job_of, with_parses
 from .mixed import MixedGenerator
 from .mlm import LmEditor
 from .rules import SlotFrequencies, rules_published

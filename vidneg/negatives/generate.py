@@ -5,7 +5,9 @@
 # %% ../../nbs/negatives/generate.ipynb #9fcccb7c
 from __future__ import annotations
 
-import hashlib, json, re
+import hashlib
+import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace

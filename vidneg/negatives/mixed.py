@@ -14,7 +14,7 @@ from ..core.errors import VidnegError
 from ..core.records import Caption, Negative
 from ..core.seeds import stable_rng
 from ..lm.protocols import FillMask
-from .generate import Made, Plan, REFUSED, Request, Source
+from .generate import REFUSED, Made, Plan, Request, Source
 from .mlm import Draft, LmEditor, words_of
 from .rules import RuleGenerator
 from ..text.edits import overlaps

@@ -6,19 +6,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Callable, Iterable
 
 import numpy as np
 
 from ..core.records import Edit
+from ..lm.backends import fill_mask
+from ..lm.pretrained import is_word
+from ..lm.protocols import MASK, FillMask
 from ..text.edits import apply_edit, overlaps, shift
 from ..text.inflection import all_lemmas, dictionary_lemma, inflected, word_classes
 from ..text.lexicon import CATEGORIES, Entry, Match, Reading, substitute
-from ..lm.backends import fill_mask
-from ..lm.pretrained import is_word
-from ..lm.protocols import FillMask, MASK
 from ..text.synonyms import lemmas, related
 from ..text.ud import Parsed, Token
 

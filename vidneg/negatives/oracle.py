@@ -5,9 +5,9 @@
 # %% ../../nbs/negatives/oracle.ipynb #5c7b0041
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from itertools import groupby
-from typing import Iterable, Protocol
+from typing import Protocol
 
 import pandas as pd
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Callable, Iterable
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..core.errors import VidnegError
 from ..core.records import Caption, Negative
 from ..core.seeds import stable_rng
-from .generate import Made, Plan, REFUSED, Request, Source
+from .generate import REFUSED, Made, Plan, Request, Source
 from ..text.edits import apply_edit, shift
 from ..text.lexicon import CATEGORIES, Lexicon, Match, Reading, substitute
 

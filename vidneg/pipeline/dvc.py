@@ -5,8 +5,12 @@
 # %% ../../nbs/pipeline/dvc.ipynb #a7c20004
 from __future__ import annotations
 
-import argparse, ast, os, re, sys
-from functools import lru_cache
+import argparse
+import ast
+import os
+import re
+import sys
+from functools import cache
 from pathlib import Path
 
 from ..core.errors import VidnegError
@@ -102,7 +106,7 @@ def strings_in(values) -> set[str]:
     return set().union(*map(strings_in, values)) if isinstance(values, list) else set()
 
 # %% ../../nbs/pipeline/dvc.ipynb #a7c2000b
-@lru_cache(maxsize=None)
+@cache
 def _facts(root, path, changed):
     "Parse a module: imported files, data files, places, fixed strings, `_only_names`, own strings."
     tree = ast.parse((root/path).read_text(encoding="utf-8"))
@@ -241,6 +245,7 @@ def render(described: dict) -> str:
         text of dvc.yaml
     """
     from io import StringIO
+
     from ruamel.yaml import YAML
     yaml, text = YAML(), StringIO()
     yaml.indent(mapping=2, sequence=4, offset=2)

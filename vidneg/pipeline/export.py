@@ -5,7 +5,11 @@
 # %% ../../nbs/pipeline/export.ipynb #85841e0a
 from __future__ import annotations
 
-import ast, io, re, textwrap, tokenize
+import ast
+import io
+import re
+import textwrap
+import tokenize
 from pathlib import Path
 
 # %% auto #0
@@ -68,9 +72,10 @@ def _signature(function, lines, comments):
     while lines[end - 1].lstrip().startswith("#"): end -= 1
     last = comments.get(end) if lines[end - 1][:comments.get(end, (None,))[0]].rstrip().endswith(":") else None
     owner = {line: name for name, line in _parameters(function)} # the last parameter on each line
-    args = [(name, comments[line][1]) for line, name in owner.items() if line in comments and not (last and line == end)]
+    noted = {line: name for line, name in owner.items() if line in comments and not (last and line == end)}
+    args, returns = [(name, comments[line][1]) for line, name in noted.items()], [("", last[1])] if last else []
     stripped = _one_line(_strip(lines, comments, function.lineno, end))
-    return [("Args", args), ("Returns", [("", last[1])] if last else [])], (function.lineno, function.body[0].lineno - 1, stripped)
+    return [("Args", args), ("Returns", returns)], (function.lineno, function.body[0].lineno - 1, stripped)
 
 def _fields(cls, lines, comments):
     "Return the section for the fields of a class, and the replacements without their comments."
@@ -140,7 +145,7 @@ def export(path: str | Path | None = None, lib_path: str | Path | None = None):
         path: notebook to export; None: all notebooks
         lib_path: folder of the package; None: as in settings.ini
     """
-    from nbdev import doclinks, export as exporter # installed by the extra `dev` only
+    from nbdev import doclinks, export as exporter  # installed by the extra `dev` only
     for notebook in [Path(path)] if path else sorted(doclinks.nbglob(as_path=True), key=lambda p: p.name):
         exporter.nb_export(notebook, lib_path=lib_path, procs=[document_cell])
     for module in Path(lib_path or exporter.get_config().lib_path).rglob("*.py"): _wrap_all(module)

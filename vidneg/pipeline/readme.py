@@ -5,7 +5,9 @@
 # %% ../../nbs/pipeline/readme.ipynb #fb6b5737
 from __future__ import annotations
 
-import argparse, os, re, sys
+import argparse
+import re
+import sys
 from pathlib import Path
 
 from ..core.errors import VidnegError

@@ -5,7 +5,17 @@
 # %% ../../nbs/pipeline/runner.ipynb #b937957d
 from __future__ import annotations
 
-import argparse, ast, os, re, select, shutil, signal, subprocess, sys, threading, time
+import argparse
+import ast
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 from ..core.errors import Skipped, VidnegError

@@ -5,7 +5,10 @@
 # %% ../../nbs/pipeline/scales.ipynb #a7c40004
 from __future__ import annotations
 
-import argparse, os, re, subprocess, sys
+import argparse
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 from ..core.errors import VidnegError

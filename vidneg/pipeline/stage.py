@@ -5,7 +5,8 @@
 # %% ../../nbs/pipeline/stage.ipynb #a7c10004
 from __future__ import annotations
 
-import ast, os
+import ast
+import os
 from pathlib import Path
 
 from ..core.errors import VidnegError

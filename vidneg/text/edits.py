@@ -5,7 +5,9 @@
 # %% ../../nbs/text/edits.ipynb #671795bd
 from __future__ import annotations
 
-import difflib, html, re
+import difflib
+import html
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 

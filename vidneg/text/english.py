@@ -5,13 +5,15 @@
 # %% ../../nbs/text/english.ipynb #d5470ddd
 from __future__ import annotations
 
-import json, multiprocessing, re
+import json
+import multiprocessing
+import re
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
 
 import spacy
 from spacy.attrs import NORM, ORTH, PREFIX

@@ -5,7 +5,8 @@
 # %% ../../nbs/text/inflection.ipynb #9f396b6d
 from __future__ import annotations
 
-import importlib.util, sys
+import importlib.util
+import sys
 from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path

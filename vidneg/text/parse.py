@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +22,8 @@ from ..core.files import atomic_path
 from ..core.packages import PACKAGES, package_folder
 from .ud import CHUNK, Parsed, Token
 
-if TYPE_CHECKING: from vidneg.text.english import SpacyParser
+if TYPE_CHECKING:
+    from vidneg.text.english import SpacyParser
 
 # %% auto #0
 __all__ = ['PIPELINE', 'ROWS', 'load_parser', 'NamedParser', 'write_parses', 'read_parses', 'parse_column', 'parses_of']
@@ -32,7 +34,8 @@ PIPELINE = Path(vidneg.__file__).parent/"text"/"pipeline"
 @lru_cache(4)
 def _open(name):
     "Open a parser; the last four stay open."
-    from spacy.util import is_package # imported here, since spaCy takes seconds to import and lists need no parser
+    from spacy.util import is_package  # imported here, since spaCy takes seconds to import and lists need no parser
+
     from vidneg.text.english import SpacyParser
     lemmas = str(PIPELINE/"lemmas.json")
     if name == "embedded": return SpacyParser(name, str(PIPELINE), lemmas)
@@ -46,7 +49,7 @@ def load_parser(name: str = "embedded") -> SpacyParser:
     """Return the parser with this name in `params.yaml`.
 
     Args:
-        name: "embedded"; "english" (see `vidneg models`); or an installed spaCy model such as en_core_web_trf
+        name: "embedded", "english" (see `vidneg models`), or an installed spaCy model
 
     Returns:
         parser, which is kept for the next call with this name

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-
 from ..core.errors import VidnegError
 from .inflection import all_lemmas, guess_lemmas
 from .lexicon import LISTS, read_list

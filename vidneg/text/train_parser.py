@@ -5,10 +5,11 @@
 # %% ../../nbs/text/train_parser.ipynb #863cd3f1
 from __future__ import annotations
 
-import itertools, json
+import itertools
+import json
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
 
 import pandas as pd
 import spacy

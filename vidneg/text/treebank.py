@@ -5,9 +5,10 @@
 # %% ../../nbs/text/treebank.ipynb #603d8e9c
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 

@@ -5,8 +5,9 @@
 # %% ../../nbs/text/ud.ipynb #373839c6
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Iterable, Iterator, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 # %% auto #0
 __all__ = ['CHUNK', 'INSIDE', 'NO_HEAD', 'CLEARNLP', 'NOMINAL', 'BE', 'Token', 'Parsed', 'Parser', 'subtree_edges',

@@ -17,11 +17,11 @@ from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..core.seeds import stable_rng, stable_seed
 from ..data.batches import digest
+from ..data.regions import crop_regions, random_regions, region_mask
 from ..losses.components import Importance, attention_similarity, cosine
 from ..losses.hard import duplicate_negatives
 from ..losses.matching import hard_negatives, mask_tokens
 from ..losses.tensors import full
-from ..data.regions import crop_regions, random_regions, region_mask
 from ..models.io import save
 from ..models.scorer import RetrievalModel
 from .tasks import LossTask, Provider, Step, gather, own_rows

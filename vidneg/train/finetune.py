@@ -5,9 +5,9 @@
 # %% ../../nbs/train/finetune.ipynb #40119cd8
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Callable, Iterable, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -16,8 +16,8 @@ from ..core.records import Caption, Negative
 from ..data.batches import Batches, batches_of
 from ..models.io import load
 from ..models.navero import Navero
-from .jobs import train_many
 from .contrastive import ContrastiveTask
+from .jobs import train_many
 from .loop import TrainConfig, fit
 
 # %% auto #0

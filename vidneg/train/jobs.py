@@ -5,7 +5,9 @@
 # %% ../../nbs/train/jobs.ipynb #80999625
 from __future__ import annotations
 
-import os, sys, tempfile
+import os
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 

@@ -5,7 +5,15 @@
 # %% ../../nbs/train/loop.ipynb #feb8d409
 from __future__ import annotations
 
-import copy, csv, dataclasses, json, math, os, shutil, time, warnings
+import copy
+import csv
+import dataclasses
+import json
+import math
+import os
+import shutil
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
@@ -203,7 +211,7 @@ class Run:
         with safe_open(self.checkpoint, "pt") as f: state = json.loads(f.metadata()["state"])
         if state["identity"] != self.identity:
             return warnings.warn(f"{self.checkpoint} belongs to a run with other settings, data or initial weights: "
-                                 "starting afresh")
+                                 "starting afresh", stacklevel=2)
         _load_checkpoint(self.checkpoint, self.bare, self.optimizer)
         self.step, self.sums, self.rows = state["step"], state["sums"], state["rows"]
         if self.acc.scaler is not None: self.acc.scaler.load_state_dict(state["scaler"])

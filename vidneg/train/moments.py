@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from ..core.errors import VidnegError
-from ..core.records import Clip
+from ..core.records import Clip, MomentQuery, Negative
 from ..data.batches import OrderedBatches
-from ..core.records import MomentQuery, Negative
 from ..data.moments import CLIP_SECONDS, moment_batch
 from ..data.video import read_frames
 from ..losses.components import Importance, cosine, pool

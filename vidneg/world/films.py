@@ -13,8 +13,7 @@ from ..core.errors import VidnegError
 from ..core.records import Event, MomentQuery, SceneGraph
 from ..core.seeds import stable_rng
 from ..data.moments import CLIP_SECONDS, overlap, saliency_scores
-from .language import ACTIONS, CHANGES, CONTACTS, parse, say
-from .language import words as language_words
+from .language import ACTIONS, CHANGES, CONTACTS, parse, say, words as language_words
 from .oracle import true_windows
 from .script import Script, WorldConfig, in_use, make_script, tell
 from .words import SCENES

@@ -5,7 +5,8 @@
 # %% ../../nbs/world/labels.ipynb #a7c60004
 from __future__ import annotations
 
-import dataclasses, json
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -5,8 +5,8 @@
 # %% ../../nbs/world/questions.ipynb #46ef19ce
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import combinations, permutations
-from typing import Iterable, Iterator
 
 import numpy as np
 

@@ -5,10 +5,10 @@
 # %% ../../nbs/world/render.ipynb #f13c96c1
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Callable, Iterable
 
 import av
 import numpy as np
@@ -17,11 +17,11 @@ from PIL import Image, ImageDraw
 
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
+from ..core.parallel import parallel_map
 from ..core.registry import Registry
 from ..core.seeds import stable_rng
-from ..core.parallel import parallel_map
 from .layout import Tracks
-from .words import COLORS, LIGHTS, MATERIALS, PLACES, SCENES, SHAPES, SIZES
+from .words import COLORS, LIGHTS, MATERIALS, PLACES, SCENES, SHAPES
 
 # %% auto #0
 __all__ = ['SDF', 'RGB', 'PATTERN', 'SCENE', 'TINTS', 'scene_image', 'render', 'encode_mp4', 'render_clip',
@@ -257,7 +257,7 @@ TINTS = {  # light of a scene: factors of red, green and blue; share of pale mis
 assert tuple(TINTS) == LIGHTS
 
 # %% ../../nbs/world/render.ipynb #38b675b7
-@lru_cache(maxsize=None)
+@cache
 def scene_image(name: str, side: int = 64) -> np.ndarray:
     """Paint the background of a scene; it depends only on name and side.
 

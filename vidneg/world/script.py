@@ -13,7 +13,7 @@ import numpy as np
 from ..core.errors import VidnegError
 from ..core.records import Attribute, Caption, Entity, Event, SceneGraph
 from ..core.seeds import stable_rng, stable_seed
-from .language import ACTIONS, CHANGES, CONTACTS, Clause, IT, Meaning, Phrase, RELATIONS, SOMETHING, say
+from .language import ACTIONS, CHANGES, CONTACTS, IT, RELATIONS, SOMETHING, Clause, Meaning, Phrase, say
 from .layout import PlannedEvent, Tracks, kind_of, lay_out, relation_between
 from .words import COLORS, MATERIALS, SCENES, SHAPES, SIZES
 

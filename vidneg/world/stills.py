@@ -10,15 +10,15 @@ from functools import partial
 
 import numpy as np
 
-from ..core.seeds import stable_rng
-from .labels import CLASSES, Films, Pictures, PREDICATES, Stills, nearest, picture_captions
-from .language import CONTACTS, Clause, Meaning, say
 from ..core.parallel import parallel_map
+from ..core.seeds import stable_rng
+from ..data.video import sample_indices
+from .labels import CLASSES, PREDICATES, Films, Pictures, Stills, nearest, picture_captions
+from .language import CONTACTS, Clause, Meaning, say
 from .layout import Tracks
 from .render import render
-from .words import COLORS, MATERIALS, SCENES, SHAPES, SIZES
-from ..data.video import sample_indices
 from .script import WorldConfig, make_clip, phrase
+from .words import SCENES, SIZES
 
 # %% auto #0
 __all__ = ['draw_stills', 'draw_films', 'draw_pictures']

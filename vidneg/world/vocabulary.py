@@ -13,7 +13,7 @@ from ..core.errors import VidnegError
 from ..negatives.components.substitutes import Slot, Vocabulary
 from ..negatives.spot.statements import Statement
 from ..text.lexicon import Lexicon
-from .language import Clause, IT, Meaning, OutsideLanguage, Phrase, parse, say, word_lists
+from .language import IT, Clause, Meaning, OutsideLanguage, Phrase, parse, say, word_lists
 
 # %% auto #0
 __all__ = ['world_lexicon', 'world_lexicon_old', 'world_vocabulary', 'world_meaning', 'WorldGrammar', 'WorldReader']

@@ -5,14 +5,14 @@
 # %% ../../nbs/world/write.ipynb #b3de7f37
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 
 from ..core.parallel import parallel_map
-from ..core.records import Caption, Clip, MomentQuery, SceneGraph, write_records
+from ..core.records import Caption, Clip, MomentQuery, write_records
 from .films import Film, FilmConfig, film_queries, make_film
 from .labels import drawn_films, write_drawn
 from .render import encode_mp4, render, render_clip

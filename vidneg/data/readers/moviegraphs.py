@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 from ...core.errors import VidnegError
 from ...core.records import Attribute, Entity, Event, SceneGraph

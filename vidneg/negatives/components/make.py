@@ -17,8 +17,8 @@ from ...core.records import Caption, Edit, Negative
 from ...core.registry import Registry
 from ...core.seeds import stable_rng, stable_seed
 from ...lm.protocols import Chat
-from ..generate import EXHAUSTED, Made, Plan, REFUSED, Request, Source
 from .substitutes import CHANGED, Vocabulary, find_components, read_vocabulary, replacements
+from ..generate import EXHAUSTED, REFUSED, Made, Plan, Request, Source
 from ...text.edits import apply_edit, edits_between
 from ...text.lexicon import needs_an
 from ...text.rewrite import negations, rewrites

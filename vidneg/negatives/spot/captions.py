@@ -7,21 +7,30 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Iterable, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
 from ...core.records import Caption, Negative, SceneGraph
 from ...core.seeds import stable_rng
-from ...text.edits import edits_between
-from ..generate import Made, Plan, Request, Source, job_of, stream_made
-from .faithful import faithful
-from .grammar import GRAMMARS, Grammar, NOUN_KINDS
-from .statements import linear
-from .events import (SCHEMES, Scheme, StatementPair, Vocabulary, count_vocabulary, kinds,
-                                          manipulate, offers)
 from ...lm.protocols import Chat
+from ..generate import Made, Plan, Request, Source, job_of, stream_made
+from vidneg.negatives.spot.events import (
+    SCHEMES,
+    Scheme,
+    StatementPair,
+    Vocabulary,
+    count_vocabulary,
+    kinds,
+    manipulate,
+    offers,
+)
+from .faithful import faithful
+from .grammar import GRAMMARS, NOUN_KINDS, Grammar
+from .statements import linear
+from ...text.edits import edits_between
 
 # %% auto #0
 __all__ = ['PAPER_PROMPT', 'Decorated', 'GrammarDecorator', 'ChatDecorator', 'SpotSet', 'SpotGenerator', 'make_spot',

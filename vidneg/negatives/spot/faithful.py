@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Iterable
-
 
 from .grammar import NOUN_KINDS
 from .statements import Statement, linear

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -109,7 +110,7 @@ class Evidence:
         a: str,
         b: str,
         metric: str = "R@1",
-        directions: dict = {"t2v": 1},
+        directions: dict = MappingProxyType({"t2v": 1}),
         of: str = "ranks",
     ) -> Estimate:
         """Estimate Σ coefficient · (a − b) over directions, both runs on the same queries.

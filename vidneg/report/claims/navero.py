@@ -5,6 +5,8 @@
 # %% ../../../nbs/report/claims/navero.ipynb #5c31n003
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 
 from .claim import Claims, signed_points
@@ -21,7 +23,7 @@ claims = Claims("NAVERO", (
 claim = claims.claim
 
 # %% ../../../nbs/report/claims/navero.ipynb #2fc5341b
-def _by_dataset(models, columns={"average acc": 1}):
+def _by_dataset(models, columns=MappingProxyType({"average acc": 1})):
     "Make a function that prints a linear combination of Table 2 per dataset; arguments map names to coefficients."
     def text():
         "Return the figure of each dataset."
