@@ -89,6 +89,18 @@ def test_notebook_is_light(path):
     assert len(json.loads((ROOT/path).read_text())["cells"]) <= 80
 
 
+def test_the_map_leads_through_all_notebooks():
+    cells = nbformat.read(ROOT/"nbs/map.ipynb", 4).cells
+    found = {}
+    exec(next(c.source for c in cells if "ORDER = {" in c.source), found)
+    order = [f"{room}/{name}.ipynb".lstrip("/") for room, names in found["ORDER"].items() for name in names.split()]
+    assert sorted([*order, "index.ipynb", "map.ipynb"]) == sorted(p.relative_to("nbs").as_posix() for p in NOTEBOOKS)
+    for here, following in zip(order, [*order[1:], "map.ipynb"]):
+        last = nbformat.read(ROOT/"nbs"/here, 4).cells[-1].source
+        target = re.match(r"\*\*Next:\*\* \[[\w.]+\]\(([^)]+)\)", last)
+        assert target and (ROOT/"nbs"/here).parent.joinpath(target[1]).resolve() == ROOT/"nbs"/following, here
+
+
 @each_notebook
 def test_cells_have_ids_of_their_own(path):
     ids = [c["id"] for c in json.loads((ROOT/path).read_text())["cells"]]
