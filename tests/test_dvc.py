@@ -11,7 +11,7 @@ from vidneg.pipeline.stage import literals, paths, read_yaml, tagged
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
-    "__init__": "from . import unused", "unused": "", "core": "import os",
+    "__init__": "from . import unused\n_PLACES = {'match': 'text.lexicon'}", "unused": "", "core": "import os",
     "data/__init__": "from .films import *", "data/films": "from ..core import x\nGRAMMAR = open('films.lark')",
     "text/__init__": "", "text/lm": "import vidneg.data.films",
     "text/lexicon": "from vidneg.core import x\nLISTS, TABLE = 'lists', 'more/words.json'",
@@ -50,6 +50,11 @@ def test_deps_follow_imports_and_data_files(root):
                     "def f():\n    from vidneg.data.films import *\n    return numpy")
     assert stage_deps(path, root) == [path, "vidneg/core.py", "vidneg/data/films.lark", "vidneg/data/films.py",
                                       "vidneg/text/lexicon.py", "vidneg/text/lists", "vidneg/text/more/words.json"]
+
+
+@pytest.mark.parametrize("cell", ["import vidneg\nvidneg.match('a')", "from vidneg import match"])
+def test_names_of_the_package_itself_lead_to_their_modules(root, cell):
+    assert "vidneg/text/lexicon.py" in stage_deps(notebook(root, "draw", cell), root)
 
 
 @pytest.mark.parametrize("cell, parameters, named", [

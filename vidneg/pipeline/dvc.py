@@ -30,10 +30,23 @@ def _imports(tree, package):
             base = ".".join([*up, *filter(None, [node.module])])
             yield base
             yield from (f"{base}.{a.name}" for a in node.names)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "vidneg":
+            yield f"vidneg.{node.attr}"
+
+
+@cache
+def _door(root):
+    "Read which name of the package itself leads to which module."
+    path = root/"vidneg/__init__.py"
+    tree = ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else ast.Module([], [])
+    named = (n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "_PLACES")
+    places = ast.literal_eval(next(named, ast.Dict([], [])))
+    return {f"vidneg.{name}": f"vidneg.{module}" for name, module in places.items()} | {"vidneg.audit": "vidneg.audit.page"}
 
 
 def _module_files(names, root):
     "Return the files of the names that are modules; packages hold no code and are left out."
+    names = [_door(root).get(n, n) for n in names]
     files = {Path(*n.split(".")).with_suffix(".py") for n in names if n.split(".")[0] == "vidneg"}
     return {p for p in files if (root/p).is_file()}
 
