@@ -5,8 +5,10 @@
 # %% ../../nbs/core/errors.ipynb #91f7e026
 from __future__ import annotations
 
+import importlib.util
+
 # %% auto #0
-__all__ = ['VidnegError', 'Skipped']
+__all__ = ['VidnegError', 'Skipped', 'require']
 
 # %% ../../nbs/core/errors.ipynb #d8ab0b47
 class VidnegError(Exception):
@@ -15,3 +17,14 @@ class VidnegError(Exception):
 
 class Skipped(VidnegError):
     "The end of a stage that has nothing to do with the given data; see `vidneg.core.files.skip`."
+
+# %% ../../nbs/core/errors.ipynb #ad3ceea4
+def require(package: str, extra: str) -> None:
+    """Check that an optional package is installed; raises `VidnegError` if not.
+
+    Args:
+        package: name under which it is imported
+        extra: extra of vidneg that installs it
+    """
+    if importlib.util.find_spec(package) is None:
+        raise VidnegError(f"{package} is not installed: `pip install 'vidneg[{extra}]'` installs it")

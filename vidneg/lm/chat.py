@@ -18,7 +18,7 @@ import torch
 from jinja2 import TemplateError
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from ..core.errors import VidnegError
+from ..core.errors import VidnegError, require
 from ..core.seeds import stable_rng
 from .pretrained import Pretrained, clean
 
@@ -95,6 +95,7 @@ class OpenAIChat:
     @cached_property
     def client(self):
         "Return the client of OpenAI's package, made at its first use."
+        require("openai", "chat")
         from openai import OpenAI  # the import takes a second, so it is delayed
         if self.api_key_env and not os.environ.get(self.api_key_env):
             raise VidnegError(f"no key for {self.endpoint}: set the environment variable {self.api_key_env}")

@@ -23,21 +23,24 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
 from tqdm import tqdm
 
+from ..core.errors import require
 from ..core.files import atomic_path
 from ..core.parallel import bar_options
 from ..core.seeds import stable_seed
 from ..data.batches import BatchSource, digest
 from .jobs import TrainingError, train_together
 from .tasks import Task
+
+require("accelerate", "train")
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
 # %% auto #0
 __all__ = ['TrainConfig', 'parameter_groups', 'learning_rate', 'ahead', 'Run', 'compile_parts', 'fit']
