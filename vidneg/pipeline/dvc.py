@@ -41,7 +41,7 @@ def _door(root):
     tree = ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else ast.Module([], [])
     named = (n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "_PLACES")
     places = ast.literal_eval(next(named, ast.Dict([], [])))
-    return {f"vidneg.{name}": f"vidneg.{module}" for name, module in places.items()} | {"vidneg.audit": "vidneg.audit.page"}
+    return {f"vidneg.{name}": f"vidneg.{module}" for name, module in {**places, "audit": "audit.page"}.items()}
 
 
 def _module_files(names, root):
