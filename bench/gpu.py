@@ -43,7 +43,8 @@ def batches_and_task(params):
         np.load("data/features.npy", mmap_mode="r"), FrameCache("data/frames").clip_ids, data.of("train", "fine"),
         read_records("data/negatives/train.parquet", Negative), words, start_model("data/pretrain").config.max_tokens,
         batch_size=params["batch_size"], negatives_per_clip=params["negatives_per_clip"], n_frames=params["n_frames"])
-    return batches, lambda: ContrastiveTask(start_model("data/pretrain"), **params["common"], **params["runs"]["navero"])
+    return batches, lambda: ContrastiveTask(
+        start_model("data/pretrain"), **params["common"], **params["runs"]["navero"])
 
 
 def flops_of_a_step(task, batch):
@@ -105,7 +106,8 @@ def main():
     if not Path("data/pretrain/model.safetensors").exists():
         raise VidnegError(f"data/pretrain is missing: run `make reproduce SCALE={args.scale}` first")
     found = record(args)
-    with atomic_path(project_root()/args.out) as part: part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    with atomic_path(project_root()/args.out) as part:
+        part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps({k: v for k, v in found.items() if k != "params"}, indent=2))
 
 

@@ -117,7 +117,8 @@ def measure(name, n, captions):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--captions", help="a text file, one caption a line; the world's by default")
-    for name in ROOMS: p.add_argument(f"--{name}", type=int, default=1_000_000 if name in ("rules", "audit") else 30_000)
+    for name in ROOMS:
+        p.add_argument(f"--{name}", type=int, default=1_000_000 if name in ("rules", "audit") else 30_000)
     p.add_argument("--only", choices=ROOMS, nargs="+", default=list(ROOMS))
     p.add_argument("--room", choices=ROOMS, help=argparse.SUPPRESS)
     p.add_argument("--n", type=int, help=argparse.SUPPRESS)
@@ -133,7 +134,8 @@ def main():
         for n in (SMALL, getattr(args, name)):
             r = measure(name, n, args.captions)
             first = first or r["peak"]
-            print(f"{name:<12}{n:>12,}{r['made']:>12,}{r['seconds']:>10.1f}{r['peak']:>12.0f}{r['peak']/first:>8.2f}", flush=True)
+            print(f"{name:<12}{n:>12,}{r['made']:>12,}{r['seconds']:>10.1f}{r['peak']:>12.0f}{r['peak']/first:>8.2f}",
+                  flush=True)
 
 
 if __name__ == "__main__": main()

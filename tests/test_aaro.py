@@ -25,7 +25,8 @@ WORLD = lexicon_named("world")
 def world():
     "600 training and 500 test clips: scripts only, nothing is rendered."
     scripts = {split: [make_clip(split, i, CONFIG) for i in range(n)] for split, n in (("train", 600), ("test", 500))}
-    told = {split: [c for s in some for c in captions(s, CONFIG) if c.grain == "fine"] for split, some in scripts.items()}
+    told = {split: [c for s in some for c in captions(s, CONFIG) if c.grain == "fine"]
+            for split, some in scripts.items()}
     graphs = {s.clip_id: s.graph for some in scripts.values() for s in some}
     accept = lambda c, text: verdict(text, graphs[c.clip_id]) == "false" and not states_held_out(text, CONFIG)
     items, _ = aaro(told["test"], **by_rules("rules-balanced", WORLD), accept=accept)
@@ -81,7 +82,8 @@ def test_one_caption_per_clip_does_not_depend_on_other_clips(world):
     told, _, _ = world
     some = told["test"][:40]
     all_of_them = one_caption_per_clip(some, lambda c: True, 0)
-    alone = [one_caption_per_clip([c for c in some if c.clip_id == k.clip_id], lambda c: True, 0)[0] for k in all_of_them]
+    alone = [one_caption_per_clip([c for c in some if c.clip_id == k.clip_id], lambda c: True, 0)[0]
+             for k in all_of_them]
     assert all_of_them == alone
 
 

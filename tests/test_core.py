@@ -16,7 +16,8 @@ from vidneg.text.edits import undo
 def test_seeds_are_the_same_in_every_process():
     code = "from vidneg.core.seeds import stable_seed; print(stable_seed(7, 'stage', 'item', 3))"
     for seed in ("0", "1"):
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."})
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                             env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."})
         assert int(out.stdout) == stable_seed(7, "stage", "item", 3)
 
 
@@ -48,7 +49,8 @@ def test_failed_writes_leave_the_old_file_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_records_come_back(tmp_path, suffix):
-    made = [Negative("c", "a 星 spins", "object", "rules", (Edit(2, 3, "x", "星"),), 1, 5), Negative("d", "", "x", "y", (), 0, 0)]
+    made = [Negative("c", "a 星 spins", "object", "rules", (Edit(2, 3, "x", "星"),), 1, 5),
+            Negative("d", "", "x", "y", (), 0, 0)]
     assert read_records(write_records(tmp_path/f"n{suffix}", made), Negative) == made
     assert read_records(write_records(tmp_path/f"e{suffix}", [], Negative), Negative) == []
 

@@ -54,7 +54,8 @@ def test_missing_tables(tmp_path):
     with pytest.raises(VidnegError, match="no clips.parquet or clips.jsonl"): read_dataset(tmp_path)
 
 
-GOOD = {"clips.jsonl": '{"clip_id": "a", "path": "a.mp4", "split": "train"}\n{"clip_id": "b", "path": "b.mp4", "split": "test"}',
+GOOD = {
+    "clips.jsonl": '{"clip_id": "a", "path": "a.mp4", "split": "train"}\n{"clip_id": "b", "path": "b.mp4", "split": "test"}',
         "captions.jsonl": '{"caption_id": "1", "clip_id": "a", "text": "a dog"}\n{"caption_id": "2", "clip_id": "b", "text": "a cat"}'}
 
 def written(folder, **files):
@@ -88,13 +89,16 @@ LINE = '{"caption_id": "3", "clip_id": "a", "text": %s}\n' + GOOD["captions.json
     ({"captions_jsonl": "a dog runs"}, "captions.jsonl, line 1 is not JSON"),
     ({"captions_jsonl": GOOD["captions.jsonl"] + "\n{"}, "line 3 is not JSON"),
     ({"captions_jsonl": '["a", "b"]'}, "a row that is no Caption"),
-    ({"captions_jsonl": '{"clip_id": "a", "text": "a dog"}'}, r"no Caption \(missing .* 'caption_id'\); its fields are: caption_id, clip_id, text"),
+    ({"captions_jsonl": '{"clip_id": "a", "text": "a dog"}'},
+     r"no Caption \(missing .* 'caption_id'\); its fields are: caption_id, clip_id, text"),
     ({"captions_jsonl": LINE % 17}, "text is 17, which is not a text"),
     ({"captions_jsonl": LINE % "null"}, "text is None, which is not a text"),
-    ({"clips_jsonl": GOOD["clips.jsonl"].replace('"b.mp4"', '"b.mp4", "start": "0:10"')}, "start is '0:10', which is not a number"),
+    ({"clips_jsonl": GOOD["clips.jsonl"].replace('"b.mp4"', '"b.mp4", "start": "0:10"')},
+     "start is '0:10', which is not a number"),
     ({"captions_jsonl": GOOD["captions.jsonl"].encode("utf-16")}, "is not UTF-8"),
     ({"clips.parquet": "no table"}, "clips.parquet is no Parquet file"),
-    ({"clips_jsonl": GOOD["clips.jsonl"].replace("test", "validation")}, "no split is called 'validation'; clips by split: 'train' 1, 'v"),
+    ({"clips_jsonl": GOOD["clips.jsonl"].replace("test", "validation")},
+     "no split is called 'validation'; clips by split: 'train' 1, 'v"),
     ({"clips_jsonl": GOOD["clips.jsonl"].replace("test", "val")}, "no clip of split 'test' has a fine caption"),
     ({"clips_jsonl": GOOD["clips.jsonl"].replace(', "split": "test"', "")}, "no split is called ''"),
     ({"captions_jsonl": LINE[:LINE.index("\n")] % '"\U0001F600"'}, "no clip of split 'train' has a fine caption")],
@@ -170,7 +174,8 @@ def test_film_labels_name_what_happens():
         seen = {PREDICATES[p] for p in np.unique(films.labels["predicate"][i]) if p > 0}
         told = {e.predicate for e in script.graph.events if e.kind != "relation"}
         assert seen - {p for p in seen if p.startswith("is ")} <= told
-        assert not any(is_held_out(names[e.subject], e.subject_attribute, e.predicate, config) for e in script.graph.events
+        assert not any(is_held_out(names[e.subject], e.subject_attribute, e.predicate, config)
+                       for e in script.graph.events
                        if e.kind in ("action", "contact"))
     assert (films.labels["predicate"] > 0).any((1, 2)).mean() > 0.5
 
@@ -193,7 +198,8 @@ def test_picture_captions_are_true_of_their_frame():
 
 
 def test_cached_features_are_those_of_the_model(tmp_path):
-    model = Navero(NaveroConfig(width=32, heads=2, spatial_layers=1, spacetime_layers=1, text_layers=1, fusion_layers=1))
+    model = Navero(NaveroConfig(width=32, heads=2, spatial_layers=1, spacetime_layers=1,
+                               text_layers=1, fusion_layers=1))
     frames = np.random.default_rng(0).integers(256, size=(5, 3, 64, 64, 3), dtype=np.uint8)
     cached = cache_features(model, frames, tmp_path/"f.npy", batch_size=2, workers=2, desc="")
     with torch.no_grad(): direct = model.eval().frame_features(torch.from_numpy(frames))

@@ -18,7 +18,8 @@ MODULES = {
     "losses/registry": "LOSSES = Registry('loss', {'vtc': 'vidneg.losses.plain:vtc', 'hn': 'vidneg.losses.hard:hn',\n"
                        "                           'new': 'vidneg.losses.new:new'})\n"
                        "LOSS_SETS = Registry('loss set', {'all': {'losses': ['hn']}})",
-    "losses/plain": "from vidneg.core import x", "losses/hard": "from .helper import y", "losses/helper": "", "losses/new": "",
+    "losses/plain": "from vidneg.core import x", "losses/hard": "from .helper import y",
+    "losses/helper": "", "losses/new": "",
     "train": "from .losses.registry import LOSSES\ndef fit(losses=('vtc',)): return [LOSSES[x] for x in losses]",
     "tune": "from .losses.registry import LOSSES\nhn = LOSSES['hn']",
 }
@@ -40,7 +41,8 @@ def root(tmp_path):
 
 
 def notebook(root, stage, *cells, parameters="count = 1", io="reads = []\nwrites = ['data/out']"):
-    tagged = [new_code_cell(source, metadata={"tags": [tag]}) for tag, source in (("parameters", parameters), ("io", io))]
+    tagged = [new_code_cell(source, metadata={"tags": [tag]})
+              for tag, source in (("parameters", parameters), ("io", io))]
     nbformat.write(new_notebook(cells=[*tagged, *map(new_code_cell, cells)]), root/f"nbs/stages/{stage}.ipynb")
     return f"nbs/stages/{stage}.ipynb"
 
@@ -79,7 +81,8 @@ def test_a_module_of_names_counts_where_they_lead_to_no_place(root):
 
 def test_lists_become_outputs_and_dependencies(root):
     (root/"params.yaml").write_text("draw: {kind: films, runs: {a: {}, b: {}}}\ncut: {folder: elsewhere}\n")
-    notebook(root, "draw", parameters="kind = ''\nruns = {}", io="reads = ['data/{kind}']\nwrites = ['data/x/{runs}', 'reports/x.md']\n"
+    notebook(root, "draw", parameters="kind = ''\nruns = {}",
+             io="reads = ['data/{kind}']\nwrites = ['data/x/{runs}', 'reports/x.md']\n"
              "plots = {'loss': ['data/x/{runs}', 'epoch', 'loss']}")
     notebook(root, "cut", parameters="folder = ''", io="reads = []\nwrites = ['reports/cut']\nneeds = ['{folder}']")
     notebook(root, "no-section")
@@ -121,7 +124,8 @@ STAGES = {p.stem: nbformat.read(p, 4) for p in sorted((ROOT/"nbs/stages").glob("
 
 
 def test_no_two_stages_write_the_same():
-    written = [p for nb in STAGES.values() for p in paths(literals(tagged(nb, "io"))["writes"], literals(tagged(nb, "parameters")))]
+    written = [p for nb in STAGES.values()
+               for p in paths(literals(tagged(nb, "io"))["writes"], literals(tagged(nb, "parameters")))]
     assert len(set(written)) == len(written)
     assert not [(a, b) for a in written for b in written if b.startswith(a + "/")]
 

@@ -38,9 +38,11 @@ def docstring(code):
      "A thing.\n\nAttributes:\n    a: a number\n    b: by name"),
     ('def f(\n    a, # first\n    # and more\n) -> dict: # ids,\n    # mask\n    "Both."\n    # not this',
      "Both.\n\nArgs:\n    a: first and more\n\nReturns:\n    ids, mask"),
-    ('class C(Base):\n    "A model."\n    def __init__(self,\n        width: int = 3, # channels\n    ):\n        self.width = width # w',
+    ('class C(Base):\n    "A model."\n'
+     '    def __init__(self,\n        width: int = 3, # channels\n    ):\n        self.width = width # w',
      "A model.\n\nArgs:\n    width: channels"),
-    ('class C:\n    "A model."\n    def __init__(self,\n        width, # channels\n    ): self.width = width', "A model.\n\nArgs:\n    width: channels"),
+    ('class C:\n    "A model."\n'
+     '    def __init__(self,\n        width, # channels\n    ): self.width = width', "A model.\n\nArgs:\n    width: channels"),
     ('async def f(\n    a, # late\n):\n    "Wait."', None),
 ])
 def test_comments_become_sections(code, expected):
@@ -51,8 +53,10 @@ def test_comments_become_sections(code, expected):
 
 
 @pytest.mark.parametrize("code", [
-    "def f(a): return a # not documented", "def f(\n    a, # no docstring\n):\n    return a", "x = 1 # one", "", "# nothing",
-    'def f(a):\n    "Nothing to move."\n    return a # the same', 'class C:\n    "No fields."\n    def f(self): pass # not it'])
+    "def f(a): return a # not documented", "def f(\n    a, # no docstring\n):\n    return a",
+    "x = 1 # one", "", "# nothing",
+    'def f(a):\n    "Nothing to move."\n    return a # the same',
+    'class C:\n    "No fields."\n    def f(self): pass # not it'])
 def test_other_code_stays_as_it_is(code):
     assert document(code) == code
 
@@ -70,7 +74,8 @@ def test_signatures_in_the_package_carry_no_comments_beside_a_docstring():
         rows = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(code).readline) if t.type == tokenize.COMMENT}
         tree = ast.parse(code)
         functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
-        functions += [m for c in tree.body if isinstance(c, ast.ClassDef) for m in c.body if isinstance(m, ast.FunctionDef)]
+        functions += [m for c in tree.body if isinstance(c, ast.ClassDef)
+                      for m in c.body if isinstance(m, ast.FunctionDef)]
         left += [f"{path.name}: {f.name}" for f in functions if ast.get_docstring(f)
                  and rows & set(range(f.lineno, f.body[0].lineno))]
     assert not left

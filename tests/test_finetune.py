@@ -16,7 +16,8 @@ from vidneg.text.tokenize import train_tokenizer
 from vidneg.train.finetune import finetune, text_batches
 from vidneg.train.loop import TrainConfig
 
-TINY = NaveroConfig(width=16, heads=2, spatial_layers=1, spacetime_layers=1, text_layers=1, fusion_layers=1, vocab_size=100)
+TINY = NaveroConfig(width=16, heads=2, spatial_layers=1, spacetime_layers=1,
+                    text_layers=1, fusion_layers=1, vocab_size=100)
 SHAPES, COLOURS, ACTS = ("star", "ring", "heart", "cross"), ("red", "blue", "green", "pink"), ("spins", "grows", "blinks", "shakes")
 
 

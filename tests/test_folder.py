@@ -36,7 +36,8 @@ def sentence(key):
 
 
 NOTHING = {"worlds": {"shortcuts": [], "train": 0, "val": 0}} # to be drawn beside somebody's clips
-BROKEN = {"train-1": "cut off", "test-0": "cut off", "train-2": "no such file", "val-1": "is not a video|holds no video"}
+BROKEN = {"train-1": "cut off", "test-0": "cut off",
+          "train-2": "no such file", "val-1": "is not a video|holds no video"}
 
 def folder(root, sizes):
     "Films, of which some are broken and the last has no caption, and tables as a user would write them."
@@ -105,7 +106,8 @@ def test_negatives_of_all_generators(done):
     made = done[0]/"data/generated"
     rates = pd.read_parquet(made/"rates.parquet")
     assert (rates.unknown > 0).all() and (rates.n == 0).all() and rates.wrong.isna().all() # nobody knows the truth
-    for part, name in (("train", "navero-mixed"), ("train", "components"), ("test", "aaro-mixed"), ("test", "components")):
+    for part, name in (("train", "navero-mixed"), ("train", "components"),
+                       ("test", "aaro-mixed"), ("test", "components")):
         negatives = read_records(set_file(made, part, name), Negative)
         assert len(negatives) > 5
         assert not any(w in ("t", "-") for n in negatives for e in n.edits for w in (e.old, e.new)), "a t for an object"
@@ -199,7 +201,8 @@ def test_real_clips_as_a_folder(tmp_path, monkeypatch):
     (tmp_path/"settings.ini").touch()
     splits = ["train"]*18 + ["val"]*4 + ["test"]*8
     write_records(tmp_path/"own/clips.jsonl", [Clip(n, str(source/n), split=s) for n, s in zip(said["clip"], splits)])
-    write_records(tmp_path/"own/captions.jsonl", [Caption(f"{n}.0", n, t) for n, t in zip(said["clip"], said["caption"])])
+    write_records(tmp_path/"own/captions.jsonl",
+                  [Caption(f"{n}.0", n, t) for n, t in zip(said["clip"], said["caption"])])
     left = run("data", tmp_path, monkeypatch, source=str(tmp_path/"own"), **OWN["data"] | NOTHING)
     assert left["data"].splits() == {"train": 18, "val": 4, "test": 8} and left["shown"] == {"train", "val", "test"}
     run("negatives", tmp_path, monkeypatch, lexicon="navero")

@@ -28,7 +28,8 @@ FINE = [c for c in TOLD["train"] if c.grain == "fine"]
 
 def dataset(root):
     scripts = [(split, s) for split, some in SCRIPTS.items() for s in some]
-    write_records(root/"data/dataset/clips.parquet", [Clip(s.clip_id, "none.mp4", 0., 1., split) for split, s in scripts])
+    write_records(root/"data/dataset/clips.parquet",
+                  [Clip(s.clip_id, "none.mp4", 0., 1., split) for split, s in scripts])
     write_records(root/"data/dataset/captions.parquet", [c for some in TOLD.values() for c in some])
     write_records(root/"data/dataset/graphs.parquet", [s.graph for _, s in scripts], SceneGraph)
     texts = [c.text for c in TOLD["train"]]
@@ -100,7 +101,8 @@ def test_tables_and_pages_agree(done):
     assert (table.before_low <= table.before).all() and (table.before <= table.before_high).all()
     tested = rates[rates.part == "test"]
     assert (tested.wrong.dropna() == 0).all()
-    for page in out.glob("*.html"): assert "Items kept" not in page.read_text() and "<h2>Refinement</h2>" in page.read_text()
+    for page in out.glob("*.html"):
+        assert "Items kept" not in page.read_text() and "<h2>Refinement</h2>" in page.read_text()
     assert len((out/"audit.md").read_text().splitlines()) == len(table) + 6
 
 

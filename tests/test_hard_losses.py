@@ -101,7 +101,8 @@ def test_vfc_is_the_loop(b, k, seed, t, beta):
 @given(batch, kinds, seeds, temperatures)
 def test_svlc_is_the_loop(b, k, seed, t):
     pos, neg, mask = normal(seed, b), normal(seed + 1, b, k), exists(seed, b, k)
-    want = np.array([loop(pos[i].item(), [neg[i, j].item() for j in range(k) if mask[i, j]], t, 1, 0) for i in range(b)])
+    want = np.array([loop(pos[i].item(), [neg[i, j].item() for j in range(k) if mask[i, j]], t, 1, 0)
+                     for i in range(b)])
     np.testing.assert_allclose(svlc_neg(pos, neg, mask, t)["svlc_neg"], want, rtol=1e-7, atol=1e-12)
     assert torch.equal(svlc_neg(pos, neg, mask, t)["svlc_neg"], neg_vtc(pos, neg, mask, t)["neg_vtc"])
     having = [i for i in range(b) if mask[i].any()]

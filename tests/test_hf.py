@@ -99,7 +99,8 @@ def test_the_right_adapter_is_found_and_a_reload_scores_the_same(kind, folders):
         assert type(scorer) is CLASSES[kind] and len(V) == 2 and len(T) == 4
         assert s.shape == (2, 4) and np.isfinite(s).all() and (s[:, 0] == s[:, 2]).all() and s.std() > 1e-4
         assert ("match" in scorer.supports) == (kind in ("blip", "vilt"))
-        if "pairwise" in scorer.supports: assert np.allclose(scorer.pairwise(V[[0, 1, 0]], T[[2, 1, 0]]), s[[0, 1, 0], [2, 1, 0]])
+        if "pairwise" in scorer.supports:
+            assert np.allclose(scorer.pairwise(V[[0, 1, 0]], T[[2, 1, 0]]), s[[0, 1, 0], [2, 1, 0]])
         scores.append([s] + ([scorer.match(V[[0, 1, 0, 1]], T)] if "match" in scorer.supports else []))
     for a, b in zip(*scores): assert (a == b).all()
 

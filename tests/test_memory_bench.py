@@ -42,7 +42,8 @@ def test_peak_grows_with_what_is_held():
 
 def test_child_prints_its_peak(monkeypatch, capsys, tmp_path):
     (tmp_path/"captions.txt").write_text("\n".join([*TEXTS, ""]))
-    monkeypatch.setattr(sys, "argv", ["memory.py", "--room", "rules", "--n", "5", "--captions", str(tmp_path/"captions.txt")])
+    monkeypatch.setattr(sys, "argv", ["memory.py",
+                                    "--room", "rules", "--n", "5", "--captions", str(tmp_path/"captions.txt")])
     memory.main()
     told = json.loads(capsys.readouterr().out)
     assert told["made"] == 5 and told["peak"] > 10 and told["seconds"] > 0

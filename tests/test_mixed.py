@@ -331,7 +331,8 @@ def test_strange_captions_are_counted(generator):
     assert all(undo(n.text, n.edits) == STRANGE[int(n.caption_id)] for n in made)
 
 
-@pytest.mark.skipif(not PIPELINE.exists(), reason="the pipeline is not there: train it with nbs/text/train_parser.ipynb")
+@pytest.mark.skipif(not PIPELINE.exists(),
+                    reason="the pipeline is not there: train it with nbs/text/train_parser.ipynb")
 @pytest.mark.parametrize("actions", ["enlarged", "old"])
 def test_with_the_pipeline_and_naveros_lists(actions):
     words = "dances dancing woman dogs green purple under near castle quickly".split()

@@ -23,7 +23,8 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 TINY = NaveroConfig(image_size=32, patch_size=16, width=32, heads=4, spatial_layers=1, spacetime_layers=2,
-                    text_layers=1, fusion_layers=2, mlp_ratio=2., embed_dim=16, max_frames=4, max_tokens=12, vocab_size=60)
+                    text_layers=1, fusion_layers=2, mlp_ratio=2., embed_dim=16, max_frames=4,
+                    max_tokens=12, vocab_size=60)
 
 @pytest.fixture(autouse=True)
 def seeded(): torch.manual_seed(0)

@@ -157,7 +157,8 @@ def test_a_part_without_predictions_or_windows_is_left_out():
 @pytest.mark.parametrize("made, message", [
     ([predicted(((4., np.nan, .9),))], "NaN"), ([predicted(((9., 4., .9),))], "ends before"),
     ([predicted(saliency=[np.nan]*10)], "saliency is missing, NaN"), ([predicted(saliency=[])], "saliency is missing"),
-    ([predicted(), predicted()], "twice"), ([predicted(qid="x")], "queries or the predictions but not both"), ([], "neither"),
+    ([predicted(), predicted()], "twice"), ([predicted(qid="x")], "queries or the predictions but not both"),
+    ([], "neither"),
     ([dict(qid="q")], "neither")])
 def test_bad_predictions_say_what_is_wrong(made, message):
     with pytest.raises(VidnegError, match=message): evaluate_moments(made, [QUERY])

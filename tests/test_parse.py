@@ -241,7 +241,8 @@ HYPHENED_IN = [ # caption, token: lemma and tag
     ("a chef cooks a t-bone steak", {"t-bone": ("t-bone", "NN")}),
     ("a girl in a V-Neck sweater is waving", {"V-Neck": ("v-neck", "NN")}),
     ("she checks her e-mails and x-rays", {"e-mails": ("e-mail", "NNS"), "x-rays": ("x-ray", "NNS")}),
-    ("a kid wears a T-SHIRT, and the t-shirt's logo is red", {"T-SHIRT": ("t-shirt", "NN"), "t-shirt": ("t-shirt", "NN")})]
+    ("a kid wears a T-SHIRT, and the t-shirt's logo is red",
+     {"T-SHIRT": ("t-shirt", "NN"), "t-shirt": ("t-shirt", "NN")})]
 
 @pytest.mark.parametrize("text, found", HYPHENED_IN, ids=lambda x: x if isinstance(x, str) else "")
 def test_letters_with_a_hyphen_are_one_noun(text, found):

@@ -43,7 +43,8 @@ def make_items(n=60, clips=7):
     rows = []
     for i in range(n):
         clip = int(rng.integers(clips))
-        rows.append((str(i), f"c{clip}", KINDS[i % 4], "balanced", "rule", f"caption {clip}", f"negative {clip} {i % 9}"))
+        rows.append((str(i), f"c{clip}", KINDS[i % 4], "balanced", "rule",
+                    f"caption {clip}", f"negative {clip} {i % 9}"))
     return pd.DataFrame(rows, columns=ITEM_COLUMNS)
 
 
@@ -100,7 +101,8 @@ def table_of(rows):
 
 
 def test_metrics_by_hand():
-    scores = table_of([("action", "a", .9, .2), ("action", "b", .6, .6), ("action", "c", .4, .3), ("action", "d", .2, .8),
+    scores = table_of([("action", "a", .9, .2), ("action", "b", .6, .6), ("action", "c", .4, .3),
+                       ("action", "d", .2, .8),
                        ("action", "e", .5, .5)])
     assert acc(scores).tolist() == [True, False, True, False, False] # equation (5), ties are wrong
     assert acc_hat(scores).tolist() == [1, .5, .5, 0, 0] # equation (6)
@@ -184,7 +186,8 @@ def test_blind_has_no_bias():
 def test_the_audit_prints_the_same_number():
     "One family of rankers: the blind row of a table is the audit's bag, given the same items and training pairs."
     train, test = pairs(300, 0, ["melts", "jumps"]), pairs(200, 1)
-    known, asked = ([Pair(r.item, r.clip_id, r.kind, r.caption, r.negative) for r in t.itertuples()] for t in (train, test))
+    known, asked = ([Pair(r.item, r.clip_id, r.kind, r.caption, r.negative) for r in t.itertuples()]
+                    for t in (train, test))
     printed = accuracy_table(score_blind(train, test), ["acc"]).iloc[0].value
     audited = blind_solvability(asked, ["bag"], ties="against", known=known).accuracy.iloc[-1]
     assert printed == pytest.approx(audited) and .5 < printed < 1

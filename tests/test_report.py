@@ -146,7 +146,8 @@ def test_table2_by_hand():
 
 
 def test_table6_by_hand():
-    rows = [(run, clip, clip, "t2v", rank) for run, ranked in {"vanilla": (1, 6, 11, 2), "navero": (1, 1, 11, 3)}.items()
+    rows = [(run, clip, clip, "t2v", rank)
+            for run, ranked in {"vanilla": (1, 6, 11, 2), "navero": (1, 1, 11, 3)}.items()
             for clip, rank in zip("abcd", ranked)]
     numbers = table6(pd.DataFrame(rows, columns=RANK_COLUMNS))
     ours = numbers[numbers.source == "ours"].set_index(["model", "metric"]).value
@@ -220,7 +221,8 @@ def every_figure(scores):
     return {"accuracy": accuracy_figure(table),
             "shortcut": shortcut_figure(pd.concat([gaps.assign(shortcut=s) for s in (0, 1)])),
             "one setting": shortcut_figure(gaps.assign(shortcut=0)),
-            "negatives": negatives_figure(pd.concat([table[table.form == "balanced"].assign(negatives=k) for k in (1, 5)])),
+            "negatives": negatives_figure(pd.concat([table[table.form == "balanced"].assign(negatives=k)
+                                          for k in (1, 5)])),
             "training": training_figure(logs),
             "cases": case_study(chosen, scores, items, frames)}
 
@@ -276,7 +278,8 @@ def test_a_run_has_one_colour():
 
 def test_figure_errors():
     with pytest.raises(VidnegError, match="'run'"): accuracy_figure(pd.DataFrame({"kind": ["a"]}))
-    with pytest.raises(VidnegError, match="empty"): accuracy_figure(accuracy_table(toy_scores({"a": 1}, 5)), form="none")
+    with pytest.raises(VidnegError, match="empty"):
+        accuracy_figure(accuracy_table(toy_scores({"a": 1}, 5)), form="none")
 
 
 # claims
@@ -337,7 +340,8 @@ def some_events(within, counterfactual):
 def all_true():
     "Evidence by which every claim holds."
     vanilla = dict(zip(KINDS, (0, 1, 0, 1)))
-    scores = toy_scores({"blind": 0, "vanilla": vanilla, "negvidl": .9, "navero": 2.4, "navero_k1": 2.2, "mixed_5r": 1.5, "rule_5r": .7,
+    scores = toy_scores({"blind": 0, "vanilla": vanilla, "negvidl": .9, "navero": 2.4, "navero_k1": 2.2, "mixed_5r": 1.5,
+                         "rule_5r": .7,
                          "lm_5r": .7, "mixed_5r_old": .5}, 400, forms=["balanced"])
     parts = [a_copy(scores, "mixed_5r", "mixed_1r"), a_copy(scores, "navero", "navero_negvtc"),
              toy_scores({"blind": 1}, 100, forms=["published"])]
@@ -358,7 +362,8 @@ def all_false():
     "Evidence by which every claim is reversed."
     vanilla = dict(zip(KINDS, (3, 1.5, 3, 1.5)))
     scores = toy_scores({"blind": .5, "vanilla": vanilla, "negvidl": 1, "navero": -.6, "navero_negvtc": .6,
-                         "navero_k1": -.8, "mixed_5r": .5, "mixed_1r": 0, "rule_5r": 1.5, "lm_5r": 1.5, "mixed_5r_old": 1.5}, 400, forms=["balanced"])
+                         "navero_k1": -.8, "mixed_5r": .5, "mixed_1r": 0, "rule_5r": 1.5, "lm_5r": 1.5,
+                         "mixed_5r_old": 1.5}, 400, forms=["balanced"])
     weak = {"temporal action": .5, "neighborhood attribute": .5, "counterfactual action": .1,
             "counterfactual spatial relationship": .3}
     gaps = {f"{m}/weak": weak for m in PROBED} | {"alpro/weak": dict.fromkeys(weak, .2)}
@@ -369,7 +374,8 @@ def all_false():
     return Evidence(pd.concat([scores, toy_scores({"blind": -1}, 100, forms=["published"])]),
                     toy_ranks({"vanilla": 4, "navero": 1}), {"n": 300}, toy_gaps(gaps | post), some_answers(3, 8),
                     some_moments({"plain": .3, "simple": .2, "discernible": .2, "adaptive": .1}),
-                    pd.concat([t2v[t2v.direction == "t2v"], v2t[v2t.direction == "v2t"]]), some_pairs(1, 0), some_events(1, 0))
+                    pd.concat([t2v[t2v.direction == "t2v"], v2t[v2t.direction == "v2t"]]),
+                    some_pairs(1, 0), some_events(1, 0))
 
 
 @pytest.mark.parametrize("evidence, word", [(all_true, "holds"), (all_false, "reversed")])

@@ -126,7 +126,8 @@ def test_what_a_model_supports_it_has(name):
         assert video[1].shape == (2, model.widths.embedding) and text[1].shape == (3, model.widths.embedding)
         s, states = model.similarity(video, text, mask), model.text_states(text[0])
         assert s.shape == (2, 3) and close(states.norm(dim=-1), torch.ones(3, ids.shape[1]))
-        if "match" in model.supports: assert model.pair_logits(video, text, mask, torch.tensor([0, 1, 1])).shape == (3, 2)
+        if "match" in model.supports:
+            assert model.pair_logits(video, text, mask, torch.tensor([0, 1, 1])).shape == (3, 2)
         if "mlm" in model.supports:
             fused = model.fuse(video[0][:1], text[0][None], mask[None])
             assert model.mlm_logits(fused).shape == (1, *ids.shape, model.config.vocab_size)
@@ -139,7 +140,8 @@ def test_what_a_model_supports_it_has(name):
 def test_naming_a_model_imports_that_model_alone():
     code = "from vidneg.models.registry import MODELS; import sys; MODELS['navero']; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    others = {f"vidneg.models.{m}" for m in ("alpro", "clip_video", "xclip", "singularity", "hf", "qa", "moment", "zoo")}
+    others = {f"vidneg.models.{m}"
+              for m in ("alpro", "clip_video", "xclip", "singularity", "hf", "qa", "moment", "zoo")}
     assert "vidneg.models.navero" in found and not others & set(found)
 
 

@@ -145,7 +145,8 @@ def test_failure_names_the_cell_and_keeps_the_traceback(root, monkeypatch, capsy
 
 
 def test_skipped_stage_says_why_and_is_no_failure(root, monkeypatch, capsys):
-    write_stage(root, "draw", "from vidneg.core.errors import Skipped", "raise Skipped('no graphs')", "raise ValueError('after')")
+    write_stage(root, "draw", "from vidneg.core.errors import Skipped",
+                "raise Skipped('no graphs')", "raise ValueError('after')")
     monkeypatch.chdir(root)
     assert main(["draw"]) == 0
     said = capsys.readouterr()

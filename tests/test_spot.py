@@ -56,7 +56,8 @@ def graphs(): return [make_clip("train", i, WorldConfig(seed=3)).graph for i in 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["published", "balanced"])
 def made(graphs, request):
-    return make_spot(graphs, SpotGenerator(WORLD, count_vocabulary(graphs, WORLD, request.param, MODES), GRAMMAR, MODES))
+    return make_spot(graphs, SpotGenerator(WORLD, count_vocabulary(graphs, WORLD, request.param, MODES),
+                                            GRAMMAR, MODES))
 
 
 # --- the world: true and false by the oracle --------------------------------------------------------------------------

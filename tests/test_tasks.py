@@ -87,10 +87,12 @@ def test_each_text_is_encoded_once_and_only_if_wanted(losses, encoded, ran):
 
 # What the tasks before this one, a class for NAVERO and one for all others, said of the same models and batches.
 SAID = {
-    ("navero", ("hn_nce", "component_adaptive", "importance_entropy", "auxiliary"), "all"): (2.5149, 1.4626, .5776, 1.5802),
+    ("navero", ("hn_nce", "component_adaptive", "importance_entropy", "auxiliary"), "all"):
+        (2.5149, 1.4626, .5776, 1.5802),
     ("navero", ("vtc", "vtm", "neg_vtm", "mlm", "component_adaptive", "auxiliary"), ""):
         (1.918, .9521, 1.2843, 4.9519, .5823, 1.5802),
-    ("xclip", ("hn_nce", "component_adaptive", "importance_entropy", "auxiliary"), "all"): (2.7371, .6639, .5776, 1.4805),
+    ("xclip", ("hn_nce", "component_adaptive", "importance_entropy", "auxiliary"), "all"):
+        (2.7371, .6639, .5776, 1.4805),
     ("clip4clip-transformer", ("hn_nce", "component_adaptive", "importance_entropy", "auxiliary"), "all"):
         (2.897, .6639, .5776, 1.5255),
     ("internvideo", ("hn_nce", "component_adaptive", "importance_entropy", "auxiliary"), "all"):

@@ -54,7 +54,8 @@ def brute_force(meaning, graph):
         if phrase == IT: return True
         e = entities[entity_id]
         return e.name == phrase.name and all(
-            any(a.kind == k and a.value == v and a.start <= time < a.end for a in e.attributes) for k, v in phrase.attributes)
+            any(a.kind == k and a.value == v and a.start <= time < a.end
+                for a in e.attributes) for k, v in phrase.attributes)
     def clause(c, e):
         return (c.predicate == e.predicate and fits(c.subject, e.subject, e.start)
                 and (not c.value or c.value == e.object_attribute)
@@ -64,7 +65,8 @@ def brute_force(meaning, graph):
     a, b = meaning.clauses
     it = IT in (a.subject, b.subject)
     return any(clause(a, x) and clause(b, y) and (not it or x.subject == y.subject)
-               and (x.end <= y.start + 1e-6 if meaning.order == "before" else x != y and max(x.start, y.start) < min(x.end, y.end))
+               and (x.end <= y.start + 1e-6 if meaning.order == "before"
+                    else x != y and max(x.start, y.start) < min(x.end, y.end))
                for x in graph.events for y in graph.events)
 
 
@@ -118,7 +120,8 @@ def test_splits_keep_combinations_apart():
         for i in range(60):
             g = make_clip(split, i, config).graph
             names = {e.entity_id: e.name for e in g.entities}
-            out |= {(names[e.subject], e.subject_attribute, e.predicate) for e in g.events if e.kind in ("action", "contact")}
+            out |= {(names[e.subject], e.subject_attribute, e.predicate)
+                    for e in g.events if e.kind in ("action", "contact")}
         return out
     held = {c for c in combos("compositional") if is_held_out(*c, config)}
     assert held and not held & (combos("train") | combos("test"))
@@ -145,7 +148,8 @@ def test_dial_is_monotone():
 
 
 def test_world_on_disk_does_not_depend_on_workers(tmp_path):
-    for workers in (1, 2): write_world(tmp_path/str(workers), {"train": 6, "compositional": 2}, WorldConfig(frames=8), workers)
+    for workers in (1, 2):
+        write_world(tmp_path/str(workers), {"train": 6, "compositional": 2}, WorldConfig(frames=8), workers)
     files = sorted(p.relative_to(tmp_path/"1") for p in (tmp_path/"1").rglob("*") if p.is_file())
     assert len(files) == 8 + 3
     assert all((tmp_path/"1"/f).read_bytes() == (tmp_path/"2"/f).read_bytes() for f in files)
