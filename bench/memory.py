@@ -1,7 +1,7 @@
 """Peak memory of the rooms that stream captions, at few captions and at many: `make bench-memory`.
 
-Each room runs in a process of its own, once with SMALL captions and once with many more, and the table shows the peak of
-both. Captions are those of the world, or the lines of a file (`--captions`), given again under new ids until there are
+Each room runs in a process of its own, once with SMALL captions and once with many more, and the table shows both
+peaks. Captions are those of the world, or the lines of a file (`--captions`), repeated under new ids until there are
 enough. `--only rules --rules 100000` measures less.
 """
 import argparse

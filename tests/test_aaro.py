@@ -25,18 +25,19 @@ WORLD = lexicon_named("world")
 def world():
     "600 training and 500 test clips: scripts only, nothing is rendered."
     scripts = {split: [make_clip(split, i, CONFIG) for i in range(n)] for split, n in (("train", 600), ("test", 500))}
-    told = {split: [c for s in some for c in captions(s, CONFIG) if c.grain == "fine"]
+    corpus = {split: [c for s in some for c in captions(s, CONFIG) if c.grain == "fine"]
             for split, some in scripts.items()}
     graphs = {s.clip_id: s.graph for some in scripts.values() for s in some}
     accept = lambda c, text: verdict(text, graphs[c.clip_id]) == "false" and not states_held_out(text, CONFIG)
-    items, _ = aaro(told["test"], **by_rules("rules-balanced", WORLD), accept=accept)
-    return told, graphs, items
+    items, _ = aaro(corpus["test"], **by_rules("rules-balanced", WORLD), accept=accept)
+    return corpus, graphs, items
 
 
 def test_items_are_false_single_edits_of_their_captions(world):
-    told, graphs, items = world
-    caption = {c.caption_id: c for c in told["test"]}
-    assert set(verdicts(items, {k: c.clip_id for k, c in caption.items()}, WorldOracle(graphs, CONFIG)).verdict) == {"false"}
+    corpus, graphs, items = world
+    caption = {c.caption_id: c for c in corpus["test"]}
+    clip_of = {k: c.clip_id for k, c in caption.items()}
+    assert set(verdicts(items, clip_of, WorldOracle(graphs, CONFIG)).verdict) == {"false"}
     for n in items:
         assert len(n.edits) == 1 and undo(n.text, n.edits) == caption[n.caption_id].text
     once = Counter((n.kind, caption[n.caption_id].clip_id) for n in items)
@@ -47,8 +48,8 @@ def test_items_are_false_single_edits_of_their_captions(world):
 
 def test_no_word_tells(world):
     "Every word is as often in captions as in negatives: all differences within chance for as many words."
-    told, _, items = world
-    caption = {c.caption_id: c.text for c in told["test"]}
+    corpus, _, items = world
+    caption = {c.caption_id: c.text for c in corpus["test"]}
     true = Counter(w for n in items for w in caption[n.caption_id].replace(",", "").split())
     false = Counter(w for n in items for w in n.text.replace(",", "").split())
     z = {w: (true[w] - false[w])/np.sqrt(true[w] + false[w]) for w in true | false}
@@ -56,15 +57,16 @@ def test_no_word_tells(world):
 
 
 def test_blind_ranker_is_at_chance_on_balanced_and_not_on_published(world):
-    told, graphs, items = world
-    made, _ = make_negatives(told["train"], GENERATORS["rules-balanced"](WORLD, SlotFrequencies.count(told["train"], WORLD)), 4)
+    corpus, graphs, items = world
+    generator = GENERATORS["rules-balanced"](WORLD, SlotFrequencies.count(corpus["train"], WORLD))
+    made, _ = make_negatives(corpus["train"], generator, 4)
     navero = lexicon_named("navero")
-    easy, _ = make_negatives(told["train"], GENERATORS["rules-published"](navero), 4)
-    published, _ = aaro(told["test"], **by_rules("rules-published", navero))
-    text = {c.caption_id: c.text for c in told["train"]}
+    easy, _ = make_negatives(corpus["train"], GENERATORS["rules-published"](navero), 4)
+    published, _ = aaro(corpus["test"], **by_rules("rules-published", navero))
+    text = {c.caption_id: c.text for c in corpus["train"]}
     def average(train, test, form):
         pairs = pd.DataFrame([(text[n.caption_id], n.text) for n in train], columns=["caption", "negative"])
-        table = accuracy_table(score_blind(pairs, items_table(test, told["test"], form)), ("acc",), n=500)
+        table = accuracy_table(score_blind(pairs, items_table(test, corpus["test"], form)), ("acc",), n=500)
         return table[table.kind == "average"].iloc[0]
     balanced, open_ = average(made, items, "balanced"), average(easy, published, "published")
     assert balanced.low < 0.5 < balanced.high
@@ -72,15 +74,16 @@ def test_blind_ranker_is_at_chance_on_balanced_and_not_on_published(world):
 
 
 def test_training_negatives_are_rarely_true(world):
-    told, graphs, _ = world
-    made, _ = make_negatives(told["train"], GENERATORS["rules-balanced"](WORLD, SlotFrequencies.count(told["train"], WORLD)), 4)
-    judged = verdicts(made, {c.caption_id: c.clip_id for c in told["train"]}, WorldOracle(graphs, CONFIG))
+    corpus, graphs, _ = world
+    generator = GENERATORS["rules-balanced"](WORLD, SlotFrequencies.count(corpus["train"], WORLD))
+    made, _ = make_negatives(corpus["train"], generator, 4)
+    judged = verdicts(made, {c.caption_id: c.clip_id for c in corpus["train"]}, WorldOracle(graphs, CONFIG))
     assert (judged.verdict == "true").mean() < 0.02 and (judged.verdict != "outside").all()
 
 
 def test_one_caption_per_clip_does_not_depend_on_other_clips(world):
-    told, _, _ = world
-    some = told["test"][:40]
+    corpus, _, _ = world
+    some = corpus["test"][:40]
     all_of_them = one_caption_per_clip(some, lambda c: True, 0)
     alone = [one_caption_per_clip([c for c in some if c.clip_id == k.clip_id], lambda c: True, 0)[0]
              for k in all_of_them]

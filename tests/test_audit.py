@@ -34,8 +34,7 @@ from vidneg.text.ud import Parsed, Token
 REAL = os.environ.get("VIDNEG_REAL_DATA")
 real = pytest.mark.skipif(not REAL, reason="VIDNEG_REAL_DATA does not name the folder of real data")
 BAD = ["", " ", "one", "🎈🎈", "кот спит на коврике", "猫が走る", "a\0b", "word " * 2000,
-       "a man runs", "\ud800", "<b>&",
-       "ß" * 9]
+       "a man runs", "\ud800", "<b>&", "ß" * 9]
 
 
 def plain_pairs(n=200, seed=0, tell=0.0):

@@ -132,7 +132,8 @@ def test_a_draw_depends_on_nothing_but_seed_caption_and_kind(parser):
     alone = {(n.caption_id, n.kind): n for c in reversed(some) for k in reversed(KINDS)
              for n in make_negatives([c], ComponentGenerator(parser), kinds=(k,), seed=3)[0]}
     assert together == alone and len(together) >= 15
-    assert {n.text for n in make_negatives(some, ComponentGenerator(parser), seed=4)[0]} != {n.text for n in together.values()}
+    other, _ = make_negatives(some, ComponentGenerator(parser), seed=4)
+    assert {n.text for n in other} != {n.text for n in together.values()}
 
 
 # Validation
@@ -250,7 +251,8 @@ def test_bad_captions_are_counted(parser):
 
 def test_the_accept_functions_decide(parser):
     some = [caption("A man rides a horse.")]
-    made, counts = make_negatives(some, ComponentGenerator(parser), accept=lambda c, t: False, accept_positive=lambda c, t: True)
+    made, counts = make_negatives(some, ComponentGenerator(parser),
+                                  accept=lambda c, t: False, accept_positive=lambda c, t: True)
     assert [n.kind for n in made] == ["positive"] and counts["verb", "rejected"] == 1
 
 
@@ -260,22 +262,22 @@ def in_language(text):
 
 
 def test_the_world_can_be_asked(parser):
-    config, told, graphs = WorldConfig(), [], {}
+    config, corpus, graphs = WorldConfig(), [], {}
     for i in range(8):
         script = make_clip("test", i, config)
-        graphs[script.clip_id], told = script.graph, told + captions(script, config)
+        graphs[script.clip_id], corpus = script.graph, corpus + captions(script, config)
     says = lambda c, text: verdict(text, graphs[c.clip_id])
-    made, counts = make_negatives(told, ComponentGenerator(parser, world_vocabulary(), WorldReader()),
+    made, counts = make_negatives(corpus, ComponentGenerator(parser, world_vocabulary(), WorldReader()),
                                   accept=lambda c, t: says(c, t) != "true",
                                   accept_positive=lambda c, t: says(c, t) == "true")
-    by_id = {c.caption_id: c for c in told}
+    by_id = {c.caption_id: c for c in corpus}
     for n in made:
         assert undo(n.text, n.edits) == by_id[n.caption_id].text
         if n.kind == "positive": assert parse(n.text) == parse(by_id[n.caption_id].text)
         elif n.kind in CHANGED: assert says(by_id[n.caption_id], n.text) == "false" and in_language(n.text)
         else: assert not in_language(n.text)
     kinds = Counter(n.kind for n in made)
-    assert kinds["positive"] > 0.8*len(told) and kinds["object"] > 0.6*len(told)
+    assert kinds["positive"] > 0.8*len(corpus) and kinds["object"] > 0.6*len(corpus)
 
 
 def test_paraphrases_of_the_world_do_not_need_a_good_parse():

@@ -55,8 +55,10 @@ def test_missing_tables(tmp_path):
 
 
 GOOD = {
-    "clips.jsonl": '{"clip_id": "a", "path": "a.mp4", "split": "train"}\n{"clip_id": "b", "path": "b.mp4", "split": "test"}',
-        "captions.jsonl": '{"caption_id": "1", "clip_id": "a", "text": "a dog"}\n{"caption_id": "2", "clip_id": "b", "text": "a cat"}'}
+    "clips.jsonl": '{"clip_id": "a", "path": "a.mp4", "split": "train"}\n'
+                   '{"clip_id": "b", "path": "b.mp4", "split": "test"}',
+    "captions.jsonl": '{"caption_id": "1", "clip_id": "a", "text": "a dog"}\n'
+                      '{"caption_id": "2", "clip_id": "b", "text": "a cat"}'}
 
 def written(folder, **files):
     folder.mkdir(exist_ok=True)
@@ -79,7 +81,8 @@ def test_tables_of_other_programs_are_read(tmp_path):
         pd.read_json(path, lines=True, dtype=str).assign(note="more").to_parquet(path.with_suffix(".parquet"))
         path.unlink()
     assert taken(tmp_path/"own").captions == taken(written(tmp_path/"lines")).captions
-    assert taken(written(tmp_path/"bom", clips_jsonl="\ufeff" + GOOD["clips.jsonl"].replace("\n", "\r\n"))).splits() == {"train": 1, "test": 1}
+    windows = "\ufeff" + GOOD["clips.jsonl"].replace("\n", "\r\n")
+    assert taken(written(tmp_path/"bom", clips_jsonl=windows)).splits() == {"train": 1, "test": 1}
 
 LINE = '{"caption_id": "3", "clip_id": "a", "text": %s}\n' + GOOD["captions.jsonl"]
 
@@ -123,7 +126,8 @@ def test_only_some_clips(tmp_path):
     world = read_dataset(tmp_path/"world")
     kept = [c.clip_id for c in world.clips if c.split == "test"]
     part = world.only(iter(kept))
-    assert [c.clip_id for c in part.clips] == kept and set(part.graphs) == {c.clip_id for c in part.captions} == set(kept)
+    assert [c.clip_id for c in part.clips] == kept
+    assert set(part.graphs) == {c.clip_id for c in part.captions} == set(kept)
     assert part.of("test") == world.of("test") and not part.of("train")
 
 def test_a_source_folder_keeps_its_videos_where_they_are(tmp_path):
@@ -172,8 +176,8 @@ def test_film_labels_name_what_happens():
         script = make_clip("film", i, config)
         names = {e.entity_id: e.name for e in script.graph.entities}
         seen = {PREDICATES[p] for p in np.unique(films.labels["predicate"][i]) if p > 0}
-        told = {e.predicate for e in script.graph.events if e.kind != "relation"}
-        assert seen - {p for p in seen if p.startswith("is ")} <= told
+        actions = {e.predicate for e in script.graph.events if e.kind != "relation"}
+        assert seen - {p for p in seen if p.startswith("is ")} <= actions
         assert not any(is_held_out(names[e.subject], e.subject_attribute, e.predicate, config)
                        for e in script.graph.events
                        if e.kind in ("action", "contact"))

@@ -17,12 +17,14 @@ def bare(code):
     "The syntax tree of code, without docstrings."
     tree = ast.parse(code)
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None: node.body = node.body[1:]
+        documented = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+        if documented and ast.get_docstring(node) is not None: node.body = node.body[1:]
     return ast.dump(tree)
 
 
 def docstring(code):
-    return ast.get_docstring(next(n for n in ast.walk(ast.parse(code)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))))
+    nodes = ast.walk(ast.parse(code))
+    return ast.get_docstring(next(n for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))))
 
 
 @pytest.mark.parametrize("code, expected", [
@@ -42,7 +44,8 @@ def docstring(code):
      '    def __init__(self,\n        width: int = 3, # channels\n    ):\n        self.width = width # w',
      "A model.\n\nArgs:\n    width: channels"),
     ('class C:\n    "A model."\n'
-     '    def __init__(self,\n        width, # channels\n    ): self.width = width', "A model.\n\nArgs:\n    width: channels"),
+     '    def __init__(self,\n        width, # channels\n    ): self.width = width',
+     "A model.\n\nArgs:\n    width: channels"),
     ('async def f(\n    a, # late\n):\n    "Wait."', None),
 ])
 def test_comments_become_sections(code, expected):

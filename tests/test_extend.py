@@ -144,8 +144,8 @@ def test_a_model_learns_is_saved_and_scores(added):
     frames = random_pairs(model, 2, 3, 0)[0].numpy()
     items = pd.DataFrame([("i0", "a", "action", "balanced", "toy", texts[0], texts[2]),
                           ("i1", "b", "action", "balanced", "toy", texts[1], texts[2])], columns=ITEM_COLUMNS)
-    told = [Caption("a.0", "a", texts[0]), Caption("b.0", "b", texts[1])]
-    tables = [score_model(s, frames, ["a", "b"], items, told, "bag")
+    corpus = [Caption("a.0", "a", texts[0]), Caption("b.0", "b", texts[1])]
+    tables = [score_model(s, frames, ["a", "b"], items, corpus, "bag")
               for s in (scorer_of(model, tokenizer), load_scorer(added/"model"))]
     for one, other in zip(*tables): pd.testing.assert_frame_equal(one, other)
     assert tables[0][0].p_pos.isna().all() # it supports no match

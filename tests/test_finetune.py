@@ -18,28 +18,31 @@ from vidneg.train.loop import TrainConfig
 
 TINY = NaveroConfig(width=16, heads=2, spatial_layers=1, spacetime_layers=1,
                     text_layers=1, fusion_layers=1, vocab_size=100)
-SHAPES, COLOURS, ACTS = ("star", "ring", "heart", "cross"), ("red", "blue", "green", "pink"), ("spins", "grows", "blinks", "shakes")
+SHAPES, COLORS = ("star", "ring", "heart", "cross"), ("red", "blue", "green", "pink")
+ACTIONS = "spins", "grows", "blinks", "shakes"
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finetune")
-    told = [Caption(f"c{i}.0", f"c{i}", f"a {COLOURS[i % 4]} {SHAPES[i//4 % 4]} {ACTS[i//2 % 4]}") for i in range(16)]
+    corpus = [Caption(f"c{i}.0", f"c{i}", f"a {COLORS[i % 4]} {SHAPES[i//4 % 4]} {ACTIONS[i//2 % 4]}")
+              for i in range(16)]
     swap = lambda c, words: next(c.text.replace(w, words[(i + 1) % 4]) for i, w in enumerate(words) if w in c.text)
     false = [Negative(c.caption_id, swap(c, words), kind, "demo", (), 1, 0)
-             for c in told for kind, words in (("attribute", COLOURS), ("action", ACTS), ("object", SHAPES))]
-    tokenizer = train_tokenizer([c.text for c in told], 100, folder/"tokenizer.json")
+             for c in corpus for kind, words in (("attribute", COLORS), ("action", ACTIONS), ("object", SHAPES))]
+    tokenizer = train_tokenizer([c.text for c in corpus], 100, folder/"tokenizer.json")
     save(Navero(TINY), folder/"start")
     features = np.random.default_rng(0).normal(size=(16, 8, 16, 16)).astype(np.float32)
-    return folder, told, false, tokenizer, features
+    return folder, corpus, false, tokenizer, features
 
 
 def test_validation_is_logged_and_changes_no_weight(world):
-    folder, told, false, tokenizer, features = world
-    ids, runs = [c.clip_id for c in told], {"navero": dict(losses=("vtc", "vtm", "neg_vtm")), "vanilla": dict(losses=("vtc", "vtm"))}
-    batches = text_batches(features, ids, told, false, tokenizer, 48, batch_size=4)
+    folder, corpus, false, tokenizer, features = world
+    ids = [c.clip_id for c in corpus]
+    runs = {"navero": dict(losses=("vtc", "vtm", "neg_vtm")), "vanilla": dict(losses=("vtc", "vtm"))}
+    batches = text_batches(features, ids, corpus, false, tokenizer, 48, batch_size=4)
     val = partial(validation_accuracy, scorer=partial(NaveroScorer, tokenizer=tokenizer), videos=features, clip_ids=ids,
-                  items=items_table(false, told, "balanced"))
+                  items=items_table(false, corpus, "balanced"))
     train = partial(finetune, runs, folder/"start", batches, TrainConfig(epochs=2))
     train(folder/"with", workers=2, val=val)
     train(folder/"without", workers=1)
@@ -52,8 +55,8 @@ def test_validation_is_logged_and_changes_no_weight(world):
 
 
 def test_validation_accuracy_is_the_average_of_the_table(world):
-    folder, told, false, tokenizer, features = world
-    items, ids = items_table(false[3:20], told, "balanced"), [c.clip_id for c in told]
+    folder, corpus, false, tokenizer, features = world
+    items, ids = items_table(false[3:20], corpus, "balanced"), [c.clip_id for c in corpus]
     scorer = partial(NaveroScorer, tokenizer=tokenizer)
     found = validation_accuracy(load(folder/"start"), scorer, features, ids, items)["val_acc"]
     made = scorer(load(folder/"start"))

@@ -49,9 +49,9 @@ def folder(root, sizes):
     (root/"train-2.mp4").unlink()
     (root/"val-1.mp4").write_text("<html>not found</html>"*50)
     write_records(root/"clips.jsonl", clips)
-    told = [Caption(f"{c.clip_id}.{k}", c.clip_id, sentence((c.clip_id, k))) for c in clips for k in range(2)]
+    corpus = [Caption(f"{c.clip_id}.{k}", c.clip_id, sentence((c.clip_id, k))) for c in clips for k in range(2)]
     silent = f"{clips[-1].clip_id}."
-    write_records(root/"captions.jsonl", [c for c in told if not c.caption_id.startswith(silent)]
+    write_records(root/"captions.jsonl", [c for c in corpus if not c.caption_id.startswith(silent)]
                   + [Caption("odd", clips[0].clip_id, "\U0001F600")])
     return root
 
@@ -166,7 +166,8 @@ def test_every_scale_declares_what_the_notebooks_take(tmp_path, scale):
     assert not any(k in ("workers", "num_workers", "threads") for values in params.values() for k in values)
     if scale == "my-clips":
         assert not re.search(r"\bworld\b", str({s: v for s, v in params.items() if s in OWN}))
-        assert params["data"]["drawings"]["stills"] == params["data"]["moments"]["train"] == 0 and not params["data"]["worlds"]["shortcuts"]
+        assert params["data"]["drawings"]["stills"] == params["data"]["moments"]["train"] == 0
+        assert not params["data"]["worlds"]["shortcuts"]
         assert {params[s]["test_name"] for s in ("report", "scoreboard", "events", "audit")} == {"my-clips"}
         assert all(v <= 4 for s, values in params.items() if s not in ("features", "score")
                    for k, v in values.items() if k.endswith("batch_size"))
@@ -208,4 +209,5 @@ def test_real_clips_as_a_folder(tmp_path, monkeypatch):
     run("negatives", tmp_path, monkeypatch, lexicon="navero")
     for form in ("published", "balanced"):
         items = read_records(tmp_path/f"data/negatives/aaro-test-{form}.parquet", Negative)
-        assert items and {n.caption_id.removesuffix(".0") for n in items} <= {c.clip_id for c in left["data"].of("test")}
+        clips = {n.caption_id.removesuffix(".0") for n in items}
+        assert clips and clips <= {c.clip_id for c in left["data"].of("test")}

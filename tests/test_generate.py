@@ -78,10 +78,10 @@ class Digits:
         return Made(Negative(r.source.id, changed, kind, self.name, edits_between(text, changed), 1, seed))
 
 
-def told(texts): return [Caption(f"c{i}", f"v{i}", t) for i, t in enumerate(texts)]
+def captions_of(texts): return [Caption(f"c{i}", f"v{i}", t) for i, t in enumerate(texts)]
 
 
-texts = st.lists(st.text("0123 ab", max_size=6), max_size=8).map(told)
+texts = st.lists(st.text("0123 ab", max_size=6), max_size=8).map(captions_of)
 plans = st.builds(Plan, st.integers(1, 4), mode=st.sampled_from(generate.WAYS), seed=st.integers(0, 5),
                   distinct=st.booleans(),
                   tries=st.integers(1, 6), kinds=st.sampled_from([(), ("odd",), ("odd", "even")]))
@@ -114,7 +114,7 @@ def test_all_that_is_asked_for_is_counted_once(some, plan):
 
 def test_requests_come_in_batches_and_end_after_so_many_tries():
     g = Digits()
-    make_negatives(told(["1", "2", "none", "3"]), g, mode="any", tries=2, accept=lambda c, t: False)
+    make_negatives(captions_of(["1", "2", "none", "3"]), g, mode="any", tries=2, accept=lambda c, t: False)
     assert g.asked[0] == ["c0", "c1", "c2", "c3"] and len(g.asked) == 2 and "c2" not in g.asked[1]
 
 
@@ -127,7 +127,7 @@ def test_wrong_wishes_are_refused_before_anything_is_made():
 
 def test_a_generator_from_outside_is_found_by_name(monkeypatch):
     monkeypatch.setitem(GENERATORS._things, "digits", f"{__name__}:Digits")
-    made, counts = make_negatives(told(["a 1 b 2"]), GENERATORS["digits"](), 2)
+    made, counts = make_negatives(captions_of(["a 1 b 2"]), GENERATORS["digits"](), 2)
     assert {n.kind for n in made} == {"even", "odd"} and counts_table(counts).made.sum() == 2
 
 

@@ -15,6 +15,7 @@ from vidneg.lm.mlm import CaptionMlm, word_tokenizer
 from vidneg.negatives.components.make import KINDS
 from vidneg.negatives.mlm import NamedLm
 from vidneg.text.edits import undo
+from vidneg.text.lexicon import CATEGORIES
 from vidneg.text.parse import PIPELINE
 from vidneg.world.oracle import verdict
 from vidneg.world.script import WorldConfig, captions, make_clip
@@ -22,17 +23,17 @@ from vidneg.world.script import WorldConfig, captions, make_clip
 pytestmark = pytest.mark.skipif(not PIPELINE.exists(), reason="the pipeline is not there: run the stage `parser`")
 CONFIG, SIZES = WorldConfig(), {"train": 8, "test": 6}
 SCRIPTS = {split: [make_clip(split, i, CONFIG) for i in range(n)] for split, n in SIZES.items()}
-TOLD = {split: [c for s in some for c in captions(s, CONFIG)] for split, some in SCRIPTS.items()}
-FINE = [c for c in TOLD["train"] if c.grain == "fine"]
+CORPUS = {split: [c for s in some for c in captions(s, CONFIG)] for split, some in SCRIPTS.items()}
+FINE = [c for c in CORPUS["train"] if c.grain == "fine"]
 
 
 def dataset(root):
     scripts = [(split, s) for split, some in SCRIPTS.items() for s in some]
     write_records(root/"data/dataset/clips.parquet",
                   [Clip(s.clip_id, "none.mp4", 0., 1., split) for split, s in scripts])
-    write_records(root/"data/dataset/captions.parquet", [c for some in TOLD.values() for c in some])
+    write_records(root/"data/dataset/captions.parquet", [c for some in CORPUS.values() for c in some])
     write_records(root/"data/dataset/graphs.parquet", [s.graph for _, s in scripts], SceneGraph)
-    texts = [c.text for c in TOLD["train"]]
+    texts = [c.text for c in CORPUS["train"]]
     CaptionMlm(word_tokenizer(texts), width=16, layers=1, heads=2).save(root/"data/lm")
     (root/"data/ablation").mkdir() # of a run without ablation
 
@@ -66,8 +67,9 @@ def test_every_generator_and_kind_is_there(done):
     rates = pd.read_parquet(done[0]/"data/generated/rates.parquet")
     kinds = rates.groupby(["part", "set"]).kind.agg(set)
     assert kinds["train", "components"] == kinds["test", "components"] == {*KINDS, "all"}
-    assert {"action", "attribute", "object", "relation", "all"} == kinds["train", "navero-mixed"] == kinds["train", "lm"]
-    assert {"neighborhood attribute", "counterfactual action", "counterfactual attribute"} < kinds["train", "spot-balanced"]
+    assert kinds["train", "navero-mixed"] == kinds["train", "lm"] == {*CATEGORIES, "all"}
+    spot = {"neighborhood attribute", "counterfactual action", "counterfactual attribute"}
+    assert spot < kinds["train", "spot-balanced"]
     assert rates.covered.between(0, 1).all() and (rates.among > 0).all()
     whole = rates[(rates.part == "train") & (rates["set"] == "navero-mixed")]
     assert set(whole.among) == {len(FINE)}
@@ -77,10 +79,11 @@ def test_what_is_for_testing_is_false_of_its_clip(done):
     folder, graphs = done[0]/"data/generated", {s.clip_id: s.graph for s in SCRIPTS["test"]}
     for name in ("aaro-lm", "aaro-mixed", "components", "spot-balanced"):
         own = folder/f"test-{name}-captions.parquet"
-        known = {c.caption_id: c for c in (read_records(own, Caption) if own.exists() else TOLD["test"])}
+        known = {c.caption_id: c for c in (read_records(own, Caption) if own.exists() else CORPUS["test"])}
         negatives = read_records(folder/f"test-{name}.parquet", Negative)
         said = Counter((n.kind, verdict(n.text, graphs[known[n.caption_id].clip_id])) for n in negatives)
-        assert negatives and all(v == {"positive": "true", "negated passive": "outside"}.get(k, "false") for k, v in said)
+        others = {"positive": "true", "negated passive": "outside"}
+        assert negatives and all(v == others.get(k, "false") for k, v in said)
         assert all(undo(n.text, n.edits) == known[n.caption_id].text for n in negatives)
 
 
@@ -88,7 +91,8 @@ def test_mixed_negatives_for_training(done):
     made = read_records(done[0]/"data/generated/navero-mixed.parquet", Negative)
     texts = {c.caption_id: c.text for c in FINE}
     assert max(Counter(n.caption_id for n in made).values()) <= 4
-    assert {n.caption_id for n in made} == set(texts) and all(undo(n.text, n.edits) == texts[n.caption_id] for n in made)
+    assert {n.caption_id for n in made} == set(texts)
+    assert all(undo(n.text, n.edits) == texts[n.caption_id] for n in made)
 
 
 def test_tables_and_pages_agree(done):

@@ -155,8 +155,7 @@ def test_union_prefers_the_left():
     assert len(both) == len(left) + len(NAVERO)
 
 @pytest.mark.parametrize("text", ["", " ", "a", "🎈", "🎈 dog 👨‍👩‍👧 red", "красная собака", "一只狗在跑",
-                                  "dog\x00red", "\x00",
-                                  "\ud800 dog", "İİ dog", "dog " * 2000, "d" * 20000, "\r\n\t dog"])
+                                  "dog\x00red", "\x00", "\ud800 dog", "İİ dog", "dog " * 2000, "d" * 20000, "\r\n\t dog"])
 def test_odd_text(text):
     for m in NAVERO.match(text): assert text[m.start:m.end] == m.text
 

@@ -636,11 +636,11 @@ def test_the_loss_is_that_of_transformers():
 
 def test_training_is_repeatable_and_teaches(tmp_path):
     adjectives, nouns, verbs = ("red", "blue", "green", "big"), ("dog", "car", "bird"), ("runs", "stops")
-    told = [f"a {a} {n} {v}" for a in adjectives for n in nouns for v in verbs]
-    tok = word_tokenizer(told)
+    corpus = [f"a {a} {n} {v}" for a in adjectives for n in nouns for v in verbs]
+    tok = word_tokenizer(corpus)
     def train(name, epochs):
         torch.manual_seed(len(name)) # the global generators play no part
-        fit(Task(CaptionMlm(tok, width=32, layers=1)), MlmBatches(tok, told, batch_size=5, p=0.3),
+        fit(Task(CaptionMlm(tok, width=32, layers=1)), MlmBatches(tok, corpus, batch_size=5, p=0.3),
             TrainConfig(epochs=epochs, learning_rate=2e-2, device="cpu"), tmp_path/name, progress=False)
         return TransformersFillMask(tmp_path/name)
     train("one", 2)
@@ -649,7 +649,7 @@ def test_training_is_repeatable_and_teaches(tmp_path):
     lm = train("whole", 25)
     for text, kind in [("a [MASK] dog stops", adjectives), ("a red [MASK] runs", nouns), ("a big car [MASK]", verbs)]:
         assert {w for w, _ in lm.fill([text], top_k=len(kind))[0]} == {*kind}
-    assert guessed(lm, told, top_k=(1, 4))["top 4"] == 1 > guessed(TransformersFillMask(tmp_path/"one"), told)["top 1"]
+    assert guessed(lm, corpus, top_k=(1, 4))["top 4"] == 1 > guessed(TransformersFillMask(tmp_path/"one"), corpus)["top 1"]
 
 
 def test_gaps_hide_one_word():

@@ -1,4 +1,4 @@
-"Make and shell in a path with a space, an accent and a quote: every target runs there, and what lies beside it survives."
+"Make targets in a path with a space, an accent and a quote: each runs there and spares the neighboring folders."
 import os
 import re
 import shutil

@@ -23,8 +23,8 @@ def test_every_room_makes_something_of_every_caption(name):
 
 
 def test_captions_come_again_under_new_ids():
-    told = list(memory.stream(TEXTS, 8))
-    assert len({c.caption_id for c in told}) == 8 and [c.text for c in told[:3]] == [c.text for c in told[3:6]] == TEXTS
+    corpus = list(memory.stream(TEXTS, 8))
+    assert len({c.caption_id for c in corpus}) == 8 and [c.text for c in corpus[:3]] == [c.text for c in corpus[3:6]] == TEXTS
 
 
 def test_pairs_say_what_followed():
@@ -42,8 +42,8 @@ def test_peak_grows_with_what_is_held():
 
 def test_child_prints_its_peak(monkeypatch, capsys, tmp_path):
     (tmp_path/"captions.txt").write_text("\n".join([*TEXTS, ""]))
-    monkeypatch.setattr(sys, "argv", ["memory.py",
-                                    "--room", "rules", "--n", "5", "--captions", str(tmp_path/"captions.txt")])
+    words = ["memory.py", "--room", "rules", "--n", "5", "--captions", str(tmp_path/"captions.txt")]
+    monkeypatch.setattr(sys, "argv", words)
     memory.main()
-    told = json.loads(capsys.readouterr().out)
-    assert told["made"] == 5 and told["peak"] > 10 and told["seconds"] > 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["made"] == 5 and printed["peak"] > 10 and printed["seconds"] > 0

@@ -106,7 +106,8 @@ def test_answers_are_asked_for_once():
         return parse(texts)
     lm, texts = LmEditor(scripted, noted), ["the man runs", "a red owl", "the man runs"]
     first = [attempts(MixedGenerator(lm=lm), [draft(t) for t in texts], 3) for _ in range(2)]
-    assert first[0] == first[1] == attempts(MixedGenerator(lm=LmEditor(Scripted(ALL), parse)), [draft(t) for t in texts], 3)
+    fresh = MixedGenerator(lm=LmEditor(Scripted(ALL), parse))
+    assert first[0] == first[1] == attempts(fresh, [draft(t) for t in texts], 3)
     filled = [t for call in scripted.calls for t in call]
     assert len(set(asked)) == len(asked) and len(set(filled)) == len(filled) and asked and filled
 
@@ -184,9 +185,9 @@ def test_one_call_a_round_and_equal_texts_once():
     assert [len(c) for c in fill.calls][0] == 2 and len(fill.calls) == 2
 
 
-@pytest.mark.parametrize("text,filled,why", [("zebra", ALL, "no match"), ("the man", ["man", "person"], "no replacement"),
-                                             ("the man", ["dogs", "owls"], "no replacement"),
-                                             ("the man", ["running", "red"], "other class")])
+@pytest.mark.parametrize("text,filled,why", [
+    ("zebra", ALL, "no match"), ("the man", ["man", "person"], "no replacement"),
+    ("the man", ["dogs", "owls"], "no replacement"), ("the man", ["running", "red"], "other class")])
 def test_reasons(text, filled, why):
     assert attempts(MixedGenerator(lm=LmEditor(Scripted(filled), parse)), [draft(text)]) == [(None, why)]
 

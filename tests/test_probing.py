@@ -102,14 +102,14 @@ def table_of(rows):
 
 def test_metrics_by_hand():
     scores = table_of([("action", "a", .9, .2), ("action", "b", .6, .6), ("action", "c", .4, .3),
-                       ("action", "d", .2, .8),
-                       ("action", "e", .5, .5)])
+                       ("action", "d", .2, .8), ("action", "e", .5, .5)])
     assert acc(scores).tolist() == [True, False, True, False, False] # equation (5), ties are wrong
     assert acc_hat(scores).tolist() == [1, .5, .5, 0, 0] # equation (6)
 
 
 def test_average_weighs_categories_not_items():
-    rows = [("action", "a", 1, 0)] * 6 + [("attribute", "b", 0, 1)] * 2 + [("relation", "a", 0, 1), ("object", "b", 1, 0)]
+    rows = [("action", "a", 1, 0)] * 6 + [("attribute", "b", 0, 1)] * 2
+    rows += [("relation", "a", 0, 1), ("object", "b", 1, 0)]
     table = accuracy_table(table_of(rows), ["acc"]).set_index("kind")
     assert table.value.to_dict() == {"action": 1, "attribute": 0, "relation": 0, "object": 1, "average": .5}
     assert table.n["average"] == 10 and table.clips["average"] == 2
@@ -152,7 +152,8 @@ def test_runs_on_different_items_are_not_compared():
 
 def pairs(n, seed, wrong=None):
     "One-word edits: both verbs from one list, or the negative's from `wrong`."
-    verbs, nouns, rng = ["spins", "jumps", "slides", "grows", "waits"], ["star", "ring", "heart"], stable_rng(seed, "pairs")
+    verbs, nouns = ["spins", "jumps", "slides", "grows", "waits"], ["star", "ring", "heart"]
+    rng = stable_rng(seed, "pairs")
     rows = []
     for i in range(n):
         noun, true = rng.choice(nouns), rng.choice(verbs)

@@ -27,7 +27,8 @@ def test_warnings_are_left_out():
 
 
 def test_links_are_seen_from_the_readme():
-    text = shown(new_markdown_cell('[t](../reports/t.csv) <img src="../reports/f.svg"> [web](https://x.org/../y) `../`'))
+    text = shown(new_markdown_cell(
+        '[t](../reports/t.csv) <img src="../reports/f.svg"> [web](https://x.org/../y) `../`'))
     for wanted in ("(reports/t.csv)", 'src="reports/f.svg"', "https://x.org/../y", "`../`"): assert wanted in text
 
 

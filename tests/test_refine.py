@@ -28,10 +28,10 @@ def pool():
     lexicon, rng = Lexicon.from_lists(LISTS), stable_rng(0, "captions")
     share = np.geomspace(1, .05, 8)/np.geomspace(1, .05, 8).sum()
     def say(): return "{} {}s".format(*(rng.choice(w, p=share) for *_, w in LISTS.values()))
-    told = [Caption(f"c{i}", f"clip{i}", f"a {say()} and {say()} and {say()} and {say()}") for i in range(700)]
+    corpus = [Caption(f"c{i}", f"clip{i}", f"a {say()} and {say()} and {say()} and {say()}") for i in range(700)]
     generator = GENERATORS["rules-published"](lexicon)
-    first, _ = make_negatives(told, generator, seed=1)
-    return list(redraw(told, first, generator.attempt, 8))
+    first, _ = make_negatives(corpus, generator, seed=1)
+    return list(redraw(corpus, first, generator.attempt, 8))
 
 
 def problem_of(seed, n=30, m=3, d=4):
@@ -137,10 +137,10 @@ def test_curve_begins_with_what_was_given(pool):
 def test_redraw_keeps_category_and_refuses(pool):
     assert all(p.kind in p.item and p.caption != p.negative for p in pool)
     lexicon = Lexicon.from_lists(LISTS)
-    told = [Caption("1", "c", "a man walks")]
+    corpus = [Caption("1", "c", "a man walks")]
     generator = GENERATORS["rules-published"](lexicon)
-    first, _ = make_negatives(told, generator, seed=1)
-    kept = list(redraw(told, first, generator.attempt, 50, accept=lambda p: "woman" not in p.negative))
+    first, _ = make_negatives(corpus, generator, seed=1)
+    kept = list(redraw(corpus, first, generator.attempt, 50, accept=lambda p: "woman" not in p.negative))
     assert len({p.negative for p in kept}) == len(kept) > 3 and not any("woman" in p.negative for p in kept)
     assert kept[0].negative == first[0].text or "woman" in first[0].text
 
@@ -157,11 +157,11 @@ def test_nothing_to_refine():
 @pytest.mark.skipif(not REAL, reason="VIDNEG_REAL_DATA does not name the folder of real data")
 def test_real_captions_after_refinement():
     videos = json.loads((Path(REAL)/"activitynet_captions/val.json").read_text(encoding="utf-8"))
-    told = [Caption(f"{v}/{k}", v, s.strip()) for v in sorted(videos)[:400]
+    corpus = [Caption(f"{v}/{k}", v, s.strip()) for v in sorted(videos)[:400]
             for k, s in enumerate(videos[v]["sentences"])]
     generator = GENERATORS["rules-published"](Lexicon.navero())
-    first, _ = make_negatives(told, generator)
-    pool = list(redraw(told, first, generator.attempt, 12))
+    first, _ = make_negatives(corpus, generator)
+    pool = list(redraw(corpus, first, generator.attempt, 12))
     given = {n.text for n in first}
     sets = [p for p in pool if p.negative in given], refine(pool, .6)
     before, after = (blind_solvability(pairs, ["bag", "n-gram LM"]) for pairs in sets)

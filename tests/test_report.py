@@ -221,8 +221,8 @@ def every_figure(scores):
     return {"accuracy": accuracy_figure(table),
             "shortcut": shortcut_figure(pd.concat([gaps.assign(shortcut=s) for s in (0, 1)])),
             "one setting": shortcut_figure(gaps.assign(shortcut=0)),
-            "negatives": negatives_figure(pd.concat([table[table.form == "balanced"].assign(negatives=k)
-                                          for k in (1, 5)])),
+            "negatives": negatives_figure(pd.concat(
+                [table[table.form == "balanced"].assign(negatives=k) for k in (1, 5)])),
             "training": training_figure(logs),
             "cases": case_study(chosen, scores, items, frames)}
 
@@ -271,8 +271,8 @@ def test_lines_are_wrapped():
     assert all(x < 80 for line in lines for x, _, _ in line) and all(line[0][0] == 0 for line in lines)
 
 
-def test_a_run_has_one_colour():
-    assert run_colors(["navero", "new"])["navero"] == run_colors(["vanilla", "navero"])["navero"] == RUN_COLORS["navero"]
+def test_a_run_has_one_color():
+    for runs in (["navero", "new"], ["vanilla", "navero"]): assert run_colors(runs)["navero"] == RUN_COLORS["navero"]
     assert len(set(run_colors(["x", "y", "vanilla"]).values())) == 3
 
 
@@ -340,9 +340,8 @@ def some_events(within, counterfactual):
 def all_true():
     "Evidence by which every claim holds."
     vanilla = dict(zip(KINDS, (0, 1, 0, 1)))
-    scores = toy_scores({"blind": 0, "vanilla": vanilla, "negvidl": .9, "navero": 2.4, "navero_k1": 2.2, "mixed_5r": 1.5,
-                         "rule_5r": .7,
-                         "lm_5r": .7, "mixed_5r_old": .5}, 400, forms=["balanced"])
+    scores = toy_scores({"blind": 0, "vanilla": vanilla, "negvidl": .9, "navero": 2.4, "navero_k1": 2.2,
+                         "mixed_5r": 1.5, "rule_5r": .7, "lm_5r": .7, "mixed_5r_old": .5}, 400, forms=["balanced"])
     parts = [a_copy(scores, "mixed_5r", "mixed_1r"), a_copy(scores, "navero", "navero_negvtc"),
              toy_scores({"blind": 1}, 100, forms=["published"])]
     weak = {"temporal action": 0, "neighborhood attribute": 0, "counterfactual action": .3,

@@ -145,7 +145,7 @@ def tagged(group, plural):
     lemma = [*chain, group.lemma]
     tokens, at = [Token("it", "it", "PRON", "PRP", "", "nsubj", len(words), 0, 2)], 3
     seen = 0
-    for i, w in enumerate(words):
+    for w in words:
         if w == "not": token = (w, "not", "PART", "RB", "", "advmod")
         else:
             last = seen == k

@@ -249,7 +249,8 @@ def blind_accuracy(train, test):
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
     words = CountVectorizer(token_pattern=r"\w+").fit([t for pair in train for t in pair])
-    difference = lambda pairs: (words.transform([t for t, _ in pairs]) - words.transform([f for _, f in pairs])).toarray()
+    def difference(pairs):
+        return (words.transform([t for t, _ in pairs]) - words.transform([f for _, f in pairs])).toarray()
     X = difference(train) # (P, W)
     model = LogisticRegression(fit_intercept=False).fit(np.r_[X, -X], np.repeat([1, 0], len(X)))
     return (model.decision_function(difference(test)) > 0).mean()
@@ -261,7 +262,8 @@ def pairs_of(name, captions, categories, **kwargs):
     return [(texts[n.caption_id], n.text) for n in negatives]
 
 @pytest.mark.parametrize("categories, kwargs", [
-    *(((c,), {}) for c in CATEGORIES), (CATEGORIES, dict(per_caption=4, distinct=False)), (CATEGORIES, dict(mode="any"))])
+    *(((c,), {}) for c in CATEGORIES),
+    (CATEGORIES, dict(per_caption=4, distinct=False)), (CATEGORIES, dict(mode="any"))])
 def test_balanced_leaves_a_blind_reader_at_chance(categories, kwargs):
     sets = toy_corpus(1000, seed=1), toy_corpus(1000, seed=2)
     train, test = (pairs_of("rules-balanced", s, categories, **kwargs) for s in sets)

@@ -86,9 +86,9 @@ some = st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["action", "object"
 @settings(max_examples=60)
 @given(rows=some, per_clip=st.booleans())
 def test_rates_are_counts(rows, per_clip):
-    told = [Caption(f"c{i}", f"v{i//2}", "a") for i in range(8)]
+    corpus = [Caption(f"c{i}", f"v{i//2}", "a") for i in range(8)]
     made = [Negative(f"c{i}", str(said), kind, "g", (), 1, 0) for i, kind, said in rows]
-    table = set_rates(told, made, lambda p: {"True": True, "False": False, "None": None}[p.negative],
+    table = set_rates(corpus, made, lambda p: {"True": True, "False": False, "None": None}[p.negative],
                       clips=4 if per_clip else 0)
     for r in table.itertuples():
         here = [(i, said) for i, kind, said in rows if r.kind in (kind, "all")]

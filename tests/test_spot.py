@@ -57,7 +57,7 @@ def graphs(): return [make_clip("train", i, WorldConfig(seed=3)).graph for i in 
 @pytest.fixture(scope="module", params=[False, True], ids=["published", "balanced"])
 def made(graphs, request):
     return make_spot(graphs, SpotGenerator(WORLD, count_vocabulary(graphs, WORLD, request.param, MODES),
-                                            GRAMMAR, MODES))
+                                           GRAMMAR, MODES))
 
 
 # --- the world: true and false by the oracle --------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def test_reasons():
 
 def test_the_pure_functions_are_pure(graphs):
     vocabulary = count_vocabulary(graphs, WORLD)
-    for kind, change in manipulations(WORLD).items():
+    for change in manipulations(WORLD).values():
         once, again = ([change(g, np.random.default_rng(5), vocabulary) for g in graphs[:20]] for _ in range(2))
         assert once == again
 

@@ -40,7 +40,8 @@ def test_an_option_decides_which_tensors_a_loss_takes():
 def test_importing_the_names_imports_no_loss():
     import subprocess
     import sys
-    code = "import sys, vidneg.losses.registry, vidneg.train.tasks\nprint([m for m in sys.modules if m.startswith('vidneg.losses.')])"
+    code = ("import sys, vidneg.losses.registry, vidneg.train.tasks\n"
+            "print([m for m in sys.modules if m.startswith('vidneg.losses.')])")
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert eval(said) == ["vidneg.losses.registry", "vidneg.losses.tensors"]
     assert all(LOSSES[loss] for some in LOSS_SETS.values() for loss in some["losses"])
@@ -59,7 +60,8 @@ def test_only_what_is_wanted_is_made():
     def loss(last, never=None): return {"loss": last}
     LOSSES["for a test"] = loss
     try:
-        chain = [provider("First", {"first": ()}), provider("Aside", {"aside": ()}), provider("Last", {"last": ("first",)})]
+        chain = [provider("First", {"first": ()}), provider("Aside", {"aside": ()}),
+                 provider("Last", {"last": ("first",)})]
         assert LossTask(torch.nn.Linear(1, 1), chain, ["for a test"])({"x": torch.ones(2)})["loss"].tolist() == [2, 2]
     finally: del LOSSES["for a test"]
     assert ran == ["First", "Last"]

@@ -254,7 +254,8 @@ def prompter(tmp_path):
 
 def test_alpro_learns_what_the_prompter_sees(tmp_path):
     model, asked = tiny("alpro", entities=2), prompter(tmp_path)
-    task, batch = ContrastiveTask(model, ["vtc", "pem"], prompter=asked, threshold=0.), data(positives=False).batch(0, 0)
+    task = ContrastiveTask(model, ["vtc", "pem"], prompter=asked, threshold=0.)
+    batch = data(positives=False).batch(0, 0)
     frozen = [p.clone() for p in asked.model.parameters()]
     terms = task(batch | {"seed": 1})
     terms["pem"].sum().backward()

@@ -137,8 +137,9 @@ def test_words_follow_zipf_whatever_can_be_staged():
 
 
 def test_everything_stays_in_the_frame():
-    outside = sum(bool((s.tracks.x - s.tracks.size < -0.1).any() or (s.tracks.x + s.tracks.size > 1.1).any()) for s in SCRIPTS)
-    assert outside <= 2  # two crowded movers may be centred although their paths are too long
+    tracks = [s.tracks for s in SCRIPTS]
+    outside = sum(bool((t.x - t.size < -0.1).any() or (t.x + t.size > 1.1).any()) for t in tracks)
+    assert outside <= 2  # two movers in a crowded scene may be centered although their paths are too long
 
 
 def test_dial_is_monotone():

@@ -22,7 +22,7 @@ print(f"import {imported:.2f} s, first negative after {first:.2f} s, parser and 
 EXTRAS = {"dvc", "papermill", "nbformat", "ruamel", "nbclient", "nbconvert", "seaborn"}
 for found in pkgutil.walk_packages(vidneg.__path__, "vidneg."):
     try: importlib.import_module(found.name)
-    except ModuleNotFoundError as error: # an extra that the user has not chosen; anything else is missing from the wheel
+    except ModuleNotFoundError as error: # an extra that is not installed; anything else is missing from the wheel
         assert error.name and error.name.split(".")[0] in EXTRAS, f"{found.name}: {error}"
         print(f"{found.name} waits for {error.name}")
     except vidneg.VidnegError as error: # what an extra holds is named with the way to get it
