@@ -25,7 +25,7 @@ def part(function):
 
 
 def timed(function, *args, **kwargs):
-    "What the function returns, and the seconds that it took."
+    "Return the result of a function and its seconds."
     start = time.perf_counter()
     result = function(*args, **kwargs)
     return result, time.perf_counter() - start
@@ -33,7 +33,7 @@ def timed(function, *args, **kwargs):
 
 @part
 def render(at):
-    "Scripts, pictures, H.264 and captions."
+    "Time scripts, frames, H.264 and captions."
     from vidneg.core.records import Caption, read_records
     from vidneg.world.script import WorldConfig
     from vidneg.world.write import write_world
@@ -46,7 +46,7 @@ def render(at):
 
 @part
 def decode(at):
-    "The frames that a model samples: vidneg on decord, against a plain PyAV loop that stops after the last of them."
+    "Time reading the frames that a model samples: vidneg on decord against a plain PyAV loop."
     import av
     import numpy as np
 
@@ -71,7 +71,7 @@ def decode(at):
 
 @part
 def negatives(at):
-    "Rule-based negatives, one per category and caption."
+    "Time rule-based negatives, one per category and caption."
     from vidneg.negatives.generate import make_negatives
     from vidneg.negatives.rules import SlotFrequencies, rules_balanced, rules_published
     from vidneg.text.lexicon import Lexicon
@@ -86,7 +86,7 @@ def negatives(at):
 
 @part
 def train(at):
-    "The fine-tuning step of NAVERO on features computed once."
+    "Time the fine-tuning step of NAVERO on cached features."
     import torch
 
     from vidneg.data.batches import batches_of
@@ -116,7 +116,7 @@ def train(at):
 
 @part
 def evaluate(at):
-    "Scores of every negative, retrieval, and their tables with intervals."
+    "Time scores of every negative, retrieval, and their tables with intervals."
     import pandas as pd
 
     from vidneg.evaluate.accuracy import ITEM_COLUMNS, accuracy_table, score_pairs
@@ -139,7 +139,7 @@ def evaluate(at):
 
 
 def plain_moment_ap(predictions, queries, thresholds):
-    "AP of each query and threshold by the definition: plain Python over windows and thresholds."
+    "Compute the AP of each query and threshold by definition, in plain Python."
     def iou(a, b):
         both = max(0., min(a[1], b[1]) - max(a[0], b[0]))
         union = a[1] - a[0] + b[1] - b[0] - both
@@ -161,7 +161,7 @@ def plain_moment_ap(predictions, queries, thresholds):
 
 @part
 def moments(at):
-    "mAP of moments: all queries and thresholds at once, against plain Python over windows and thresholds."
+    "Time mAP of moment retrieval: vectorized against plain Python over windows and thresholds."
     import numpy as np
 
     from vidneg.core.records import MomentQuery
@@ -189,7 +189,7 @@ def moments(at):
 
 @part
 def steps(at):
-    "A training step of NAVERO against BEiT and BERT of its sizes with nothing around them."
+    "Time a training step of NAVERO against bare BEiT and BERT of the same sizes."
     from vidneg.models.navero import NaveroConfig
     from vidneg.models.speed import step_time_ratio
     small = NaveroConfig(width=64, embed_dim=64, spatial_layers=1, mlp_ratio=2.)

@@ -1,7 +1,7 @@
 """Speed, memory and repeatability of NAVERO's fine-tuning on this machine's GPU, for `reports/gpu/`.
 
 After `make reproduce SCALE=gpu`, `make gpu-record` trains some steps twice from the same start, with the parameters of
-that scale, and writes what it saw. `--device cpu` does the same without a GPU, `--scale` at another scale.
+that scale, and writes its measurements. `--device cpu` does the same without a GPU, `--scale` at another scale.
 """
 import argparse
 import hashlib
@@ -33,11 +33,11 @@ from vidneg.train.loop import TrainConfig, fit
 # Dense bf16 with fp32 accumulation, TFLOP/s, from NVIDIA's data sheets.
 PEAK = {"A100": 312.0, "H100": 989.4, "H200": 989.4}
 PACKAGES = "torch", "transformers", "accelerate", "numpy"
-STAGES = "data", "frames", "backbone", "finetune" # whose parameters say what was trained on what
+STAGES = "data", "frames", "backbone", "finetune" # their parameters describe data and training
 
 
 def batches_and_task(params):
-    "What the stage `finetune` trains NAVERO on."
+    "Return the batches of the stage `finetune` and a function that makes its task."
     data, words = read_dataset("data/dataset"), load_tokenizer(params.get("tokenizer", "data/backbone/tokenizer.json"))
     batches = text_batches(
         np.load("data/features.npy", mmap_mode="r"), FrameCache("data/frames").clip_ids, data.of("train", "fine"),
@@ -48,7 +48,7 @@ def batches_and_task(params):
 
 
 def flops_of_a_step(task, batch):
-    "Floating-point operations of forward and backward, counted on the CPU."
+    "Count the floating-point operations of forward and backward, on the CPU."
     with FlopCounterMode(display=False) as counter: sum(v.mean() for v in task(batch).values()).backward()
     return counter.get_total_flops()
 
@@ -63,7 +63,7 @@ def train(task, batches, config, folder):
 
 
 def record(args):
-    "All that is written."
+    "Measure two runs; return the record that is written."
     params = read_section("params.yaml", "finetune")
     batches, task = batches_and_task(params)
     config = TrainConfig(steps=args.steps, learning_rate=params["learning_rate"], weight_decay=params["weight_decay"],
@@ -85,7 +85,7 @@ def record(args):
             "clips/s": [first["clips_per_second"], second["clips_per_second"]],
             "share of time waiting for data": [first["data_share"], second["data_share"]],
             "FLOPs a step": flops, "peak TFLOP/s": peak,
-            "model FLOPs utilisation": flops*fastest/peak/1e12 if peak else None,
+            "model FLOPs utilization": flops*fastest/peak/1e12 if peak else None,
             "peak memory, MB": max(memory, further)/1e6,
             "weights": [weights, again], "same weights twice": weights == again,
             "params": {s: read_section("params.yaml", s) for s in STAGES}}

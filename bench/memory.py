@@ -25,20 +25,20 @@ def room(function):
 
 
 def texts_of(path):
-    "Captions to repeat."
+    "Return the captions to repeat."
     if path: return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     from vidneg.world.script import WorldConfig, captions, make_clip
     return [c.text for i in range(SMALL//8) for c in captions(make_clip("train", i, WorldConfig()), WorldConfig())]
 
 
 def stream(texts, n):
-    "So many captions, one after another."
+    "Yield captions with new ids, one at a time."
     from vidneg.core.records import Caption
     for i in range(n): yield Caption(f"c{i}", f"v{i//4}", texts[i % len(texts)])
 
 
 class Pairs:
-    "A language model that says which words followed the one before the gap."
+    "A language model that fills a gap with words that followed its left neighbor."
     name = "pairs"
     def __init__(self, texts):
         after = defaultdict(Counter)
@@ -53,7 +53,7 @@ class Pairs:
 
 @room
 def rules(texts, n):
-    "Word lists of NAVERO."
+    "Make negatives with the word lists of NAVERO."
     from vidneg.negatives.generate import stream_negatives
     from vidneg.negatives.rules import rules_published
     from vidneg.text.lexicon import lexicon_named
@@ -62,7 +62,7 @@ def rules(texts, n):
 
 @room
 def parse(texts, n):
-    "Parses, into a file."
+    "Parse captions into a file."
     from vidneg.text.parse import load_parser, write_parses
     with tempfile.TemporaryDirectory() as folder:
         return write_parses(f"{folder}/parses.parquet", load_parser().pipe(c.text for c in stream(texts, n)))
@@ -70,7 +70,7 @@ def parse(texts, n):
 
 @room
 def mixed(texts, n):
-    "Rules and a language model by turns."
+    "Make negatives by rules and a language model in turn."
     from vidneg.negatives.generate import stream_negatives
     from vidneg.negatives.mixed import MixedGenerator
     from vidneg.negatives.mlm import LmEditor
@@ -83,7 +83,7 @@ def mixed(texts, n):
 
 @room
 def components(texts, n):
-    "All sentence components."
+    "Make negatives and positives of all sentence components."
     from vidneg.negatives.components.make import ComponentGenerator
     from vidneg.negatives.generate import stream_negatives
     from vidneg.text.parse import load_parser
@@ -92,7 +92,7 @@ def components(texts, n):
 
 @room
 def audit(texts, n):
-    "Defects of all pairs, and everything else on a sample of 2,000."
+    "Count defects of all pairs and audit a sample of 2,000."
     from vidneg.audit.page import audit_set
     from vidneg.data.pairs import Pair
     pairs = (Pair(c.caption_id, c.clip_id, "any", c.text, texts[(i + 1) % len(texts)])
@@ -108,7 +108,7 @@ def peak():
 
 
 def measure(name, n, captions):
-    "A room in a process of its own: peak (MiB), what it made, seconds."
+    "Run a room in its own process; return its peak (MiB), number of results and seconds."
     command = [sys.executable, __file__, "--room", name, "--n", str(n), *(["--captions", captions] if captions else [])]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])

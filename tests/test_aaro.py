@@ -1,4 +1,4 @@
-"AARO-World: negatives are false, and no word tells a caption from its negative."
+"AARO items of the world: every negative is false, and no single word distinguishes captions from negatives."
 from collections import Counter
 
 import numpy as np
@@ -23,7 +23,7 @@ WORLD = lexicon_named("world")
 
 @pytest.fixture(scope="module")
 def world():
-    "600 training and 500 test clips: scripts only, nothing is rendered."
+    "Return captions, scene graphs and AARO items of 600 training and 500 test clips; no clip is rendered."
     scripts = {split: [make_clip(split, i, CONFIG) for i in range(n)] for split, n in (("train", 600), ("test", 500))}
     corpus = {split: [c for s in some for c in captions(s, CONFIG) if c.grain == "fine"]
             for split, some in scripts.items()}
@@ -46,8 +46,8 @@ def test_items_are_false_single_edits_of_their_captions(world):
     assert min(share["object"], share["attribute"]) > 0.9 and min(share.values()) > 0.3
 
 
-def test_no_word_tells(world):
-    "Every word is as often in captions as in negatives: all differences within chance for as many words."
+def test_every_word_is_as_frequent_in_captions_as_in_negatives(world):
+    "All differences are within chance for that many words."
     corpus, _, items = world
     caption = {c.caption_id: c.text for c in corpus["test"]}
     true = Counter(w for n in items for w in caption[n.caption_id].replace(",", "").split())

@@ -1,4 +1,4 @@
-"The parts of the audit against plain computations, known answers, published figures, and bad input."
+"The audit against plain computations, known values, published figures, and bad input."
 import os
 from collections import Counter
 from itertools import product
@@ -37,12 +37,12 @@ BAD = ["", " ", "one", "🎈🎈", "кот спит на коврике", "猫�
        "a man runs", "\ud800", "<b>&", "ß" * 9]
 
 
-def plain_pairs(n=200, seed=0, tell=0.0):
-    "Pairs in which `tell` of the negatives hold a word that captions never hold."
+def plain_pairs(n=200, seed=0, odd=0.0):
+    "Make pairs; a share `odd` of the negatives holds a word that no caption holds."
     rng, out = stable_rng(seed, "pairs"), []
     for k in range(n):
         w = [str(rng.choice(["red", "blue", "tan"])) + f" x{rng.integers(50)}" for _ in range(2)]
-        new = "odd" if rng.random() < tell else w[1]
+        new = "odd" if rng.random() < odd else w[1]
         out.append(Pair(str(k), f"c{k//2}", "ab"[k % 2], f"a {w[0]} {k}", f"a {new} {k}"))
     return out
 
@@ -56,7 +56,7 @@ short = st.lists(st.sampled_from("abc"), max_size=6)
 
 
 @given(short, short)
-def test_differences_are_those_of_all_ngrams(a, b):
+def test_differences_equal_those_of_all_ngrams(a, b):
     whole = grams(a)
     whole.subtract(grams(b))
     assert differences(a, b) == Counter({g: n for g, n in whole.items() if n})
@@ -75,15 +75,15 @@ def test_language_model_is_a_distribution_and_its_difference_is_exact(texts, a, 
 
 def test_kneser_ney_by_hand():
     lm = NgramLM(["a b", "a c"], discount=.5)
-    # different words before: a ← <s>; b, c ← a; </s> ← b, c; so 5 pairs of words, 4 words
+    # preceding words: a ← <s>; b, c ← a; </s> ← b, c; so 5 distinct bigrams of 4 words
     base = lambda n: (n - .5 + .5*4/5)/5
     assert np.exp(lm.log_p("x", "y", "</s>")) == pytest.approx(base(2))
-    # after "a" stand b and c, each once
+    # b and c follow a, once each
     assert np.exp(lm.log_p("x", "a", "b")) == pytest.approx((1 - .5 + .5*2*base(1))/2)
 
 
 @given(st.integers(2, 6), st.integers(0, 9))
-def test_folds_divide_no_clip_and_no_caption_and_know_no_order(k, seed):
+def test_folds_split_no_clip_or_caption_and_ignore_the_order(k, seed):
     pairs = plain_pairs(40) + [Pair("x", "c7", "a", "the same", "other"), Pair("y", "c9", "b", "the same", "others")]
     fold = folds(pairs, k, seed)
     assert all(len({f for p, f in zip(pairs, fold) if p.clip_id == c}) == 1 for c in {p.clip_id for p in pairs})
@@ -97,19 +97,19 @@ def test_a_phrase_that_all_clips_share_does_not_make_one_fold():
     assert len(set(folds(pairs))) == 5
 
 
-def test_ranker_is_that_of_scikit_learn():
+def test_ranker_equals_scikit_learn():
     from sklearn.linear_model import LogisticRegression
-    X = Prepared(plain_pairs(60, tell=.5)).X
+    X = Prepared(plain_pairs(60, odd=.5)).X
     mirrored = np.concatenate([X.toarray(), -X.toarray()])
     other = LogisticRegression(C=1/2, fit_intercept=False, tol=1e-10, max_iter=10000).fit(mirrored, [1]*60 + [0]*60)
-    # each pair is there twice, once mirrored: twice the loss at half the ridge's inverse
+    # each pair enters twice, once mirrored: the loss doubles, so C is halved
     np.testing.assert_allclose(logistic_ranker(X), other.coef_[0], atol=2e-3)
 
 
-def test_a_word_that_tells_is_found_and_chance_is_not_beaten():
-    telling, plain = (blind_solvability(plain_pairs(600, tell=t)) for t in (.8, 0))
+def test_a_revealing_word_is_found_and_without_one_accuracy_is_at_chance():
+    revealing, plain = (blind_solvability(plain_pairs(600, odd=share)) for share in (.8, 0))
     def of(table, scorer): return table[(table.scorer == scorer) & (table.kind == "all")].iloc[0]
-    assert of(telling, "bag").accuracy > .8 and of(telling, "log-odds").accuracy > .8
+    assert of(revealing, "bag").accuracy > .8 and of(revealing, "log-odds").accuracy > .8
     for scorer in plain.scorer.unique():
         row = of(plain, scorer)
         assert row.low - .02 <= .5 <= row.high + .02, row
@@ -130,8 +130,8 @@ def test_ties():
     with pytest.raises(VidnegError, match="half, against"): blind_solvability(pairs, ["characters"], ties="won")
 
 
-def test_results_know_no_order():
-    pairs = plain_pairs(120, tell=.3)
+def test_results_do_not_depend_on_order():
+    pairs = plain_pairs(120, odd=.3)
     a, b = (blind_scores(Prepared(p)) for p in (pairs, pairs[::-1]))
     for name in ("characters", "words", "log-odds", "bag"):
         np.testing.assert_allclose(a[name], b[name][::-1], atol=1e-3)
@@ -143,7 +143,7 @@ class Backend:
     def token_counts(self, texts): return [max(len(t), 1) for t in texts]
 
 
-def test_causal_language_model_is_asked_where_there_is_one():
+def test_causal_language_model_is_used_only_if_given():
     pairs = [Pair(str(k), str(k), "a", f"dog {k}", f"eel {k}") for k in range(20)]
     table = blind_solvability(pairs, backend=Backend())
     assert table[table.scorer == "causal LM"].accuracy.eq(1).all()
@@ -178,7 +178,7 @@ def test_bad_input_is_counted_and_never_fails(texts):
     assert blind_solvability(pairs, k=2).accuracy.between(0, 1).all()
 
 
-def test_bad_input_has_its_page():
+def test_bad_input_still_gets_a_page():
     pairs = [Pair(str(k), str(k % 3), "k", a, b) for k, (a, b) in enumerate(product(BAD, BAD[::3]))]
     made = dossier.audit_set("bad", pairs + pairs[:5], [Caption(p.item, p.clip_id, p.caption) for p in pairs])
     assert made.counts["pairs"] == len(pairs) + 5 and made.counts["copies in the sample"] == 5
@@ -194,7 +194,7 @@ def test_sample_is_bounded_and_the_same_for_any_order():
 
 
 @given(st.text("ab <&é", max_size=20), st.text("ab <&é", max_size=20))
-def test_change_gives_the_texts_back(a, b):
+def test_changed_spans_hold_the_changed_texts(a, b):
     c = changed(a, b)
     assert a[slice(*c.old_span)] == c.old and b[slice(*c.new_span)] == c.new
     assert tokens(a[:c.old_span[0]])[:1] == tokens(b[:c.new_span[0]])[:1] or c.old_span[0] == 0 or c.new_span[0] == 0
@@ -203,19 +203,19 @@ def test_change_gives_the_texts_back(a, b):
 def word(text, k, dep, pos="NOUN", start=0): return Token(text, text, pos, "NN", "", dep, k, start, start + len(text))
 
 
-def test_agreement_asks_for_the_role():
+def test_agreement_compares_roles_if_parsed():
     def parse(text):
         places = [m.start() for m in WORD.finditer(text)]
         found = zip(range(3), text.split(), ("nsubj", "root", "obj"), places)
         return Parsed(text, tuple(word(w, k, dep, start=s) for k, w, dep, s in found), ())
     others = ["cat sees dog"]
     pair = Pair("1", "c", "object", "dog sees dog", "dog sees cat")
-    assert agrees(pair, others) # the word is there
-    assert not agrees(pair, ["cat sees dog"], lambda t: parse(t)) # but as the subject
+    assert agrees(pair, others) # another caption holds the word
+    assert not agrees(pair, ["cat sees dog"], lambda t: parse(t)) # but as its subject
     assert agrees(pair, ["dog sees cat"], lambda t: parse(t))
 
 
-def test_suspicion_counts_what_cannot_be_known():
+def test_suspicion_counts_unknown_pairs():
     pairs = [Pair("1", "a", "k", "a man runs", "a person runs"), Pair("2", "b", "k", "a man runs", "a dog runs")]
     captions = [Caption("1", "a", "a man runs"), Caption("2", "b", "a man runs"), Caption("3", "b", "a dog runs")]
     table = suspicion(pairs, captions)
@@ -257,7 +257,7 @@ def test_sheet_marks_the_edit_and_escapes():
     assert sheet.count("<mark>cat</mark>") == 50 == sheet.count("<del>dog</del>") and "<i>" not in sheet
 
 
-def test_page_stands_alone(tmp_path):
+def test_page_is_self_contained(tmp_path):
     pairs = plain_pairs(60)
     made = dossier.audit_set("some", iter(pairs), n=30)
     assert made.counts["pairs"] == 60 and len(made.sample) == 30
@@ -282,6 +282,6 @@ def test_known_figures_of_sugarcrepe():
 
 
 @real
-def test_vitatecs_is_far_from_blind():
+def test_known_figures_of_vitatecs():
     table = pick_shorter(read_pairs("vitatecs", Path(REAL)/"vitatecs")).set_index("kind").accuracy.round(3)
     assert table["Direction"] == .668 and table["Intensity"] == .652 and table["Sequence"] == .272

@@ -1,4 +1,4 @@
-"What `compile=True` and `mixed_precision=\"bf16\"` do on a GPU, on the CPU: parts compiled, without kernels; bf16."
+"`compile=True` and `mixed_precision=\"bf16\"`, tested on the CPU: graphs are captured but not turned into GPU kernels."
 import numpy as np
 import pytest
 import torch
@@ -16,7 +16,7 @@ LOSSES = {"navero": ["vtc", "vtm", "neg_vtm", "mlm"], "xclip": ["hn_nce"], "alpr
 
 
 def batches():
-    "Six clips with two negatives each; texts of two lengths, so that shapes change from batch to batch."
+    "Make six clips with two negatives each; texts have two lengths, so shapes differ between batches."
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (6, 2, 32, 32, 3), np.uint8)
     said = [[[1, *rng.integers(5, 60, 5 + 4*(i % 2)).tolist(), 2]] for i in range(6)]
@@ -25,7 +25,7 @@ def batches():
 
 
 def trained(name, folder, compiled):
-    "Three steps; the losses of each and the weights."
+    "Train three steps; return the losses of each step and the final weights."
     torch._dynamo.reset()
     task = ContrastiveTask(MODELS[name]("tiny"), LOSSES[name], mask=MLM)
     if compiled: compile_parts(task, backend="aot_eager")
@@ -35,7 +35,7 @@ def trained(name, folder, compiled):
 
 @pytest.fixture
 def bf16(monkeypatch):
-    "An accelerator of the CPU that computes in bf16."
+    "Let `fit` compute in bf16 on the CPU."
     def accelerator(config):
         AcceleratorState._reset_state(reset_partial_state=True)
         return Accelerator(cpu=True, mixed_precision="bf16")
@@ -75,7 +75,7 @@ def test_both_towers_of_every_model_are_compiled(name):
     assert torch.allclose(video, want[0], atol=1e-5) and torch.allclose(text, want[1], atol=1e-5)
 
 
-def test_bf16_is_what_the_layers_compute_in(bf16, tmp_path):
+def test_layers_compute_in_bf16(bf16, tmp_path):
     task, seen = ContrastiveTask(MODELS["navero"]("tiny"), ["vtc"]), []
     task.model.video_proj.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     similarity = task.model.similarity

@@ -106,7 +106,7 @@ def test_entropy_is_between_zero_and_log_j_and_has_no_gradient():
     torch.testing.assert_close(one[0], torch.tensor(0.0))
 
 
-def test_a_bonus_moves_weights_towards_equal_and_its_absence_towards_the_smallest_loss():
+def test_entropy_bonus_equalizes_weights_and_without_it_the_smallest_loss_wins():
     pos, neg, mask = torch.tensor([0.5]), torch.tensor([[0.1, 0.4, 0.6]]), torch.ones(1, 3, dtype=torch.bool)
     def step(logits, bonus):
         logits = torch.tensor([logits], requires_grad=True)
@@ -141,7 +141,7 @@ def test_gradients(name):
 
 
 def look(c, t):
-    "One direction of sentence components (9), (10), for a list of rows."
+    "Compute equations (9) and (10) of the paper on sentence components for a list of rows."
     each = [sum(w * x for w, x in zip(softmax([x / t for x in row]), row)) for row in c]
     return sum(w * x for w, x in zip(softmax([x / t for x in each]), each))
 
@@ -189,7 +189,7 @@ def test_importance_is_the_loop():
     torch.manual_seed(0)
     module = Importance(width=3, hidden=2).double()
     anchor, words, mask = normal(0, 2, 3), normal(1, 2, 3, 3, 3), exists(0, 2, 3, 3)
-    mask[1, 2] = False # a negative without words
+    mask[1, 2] = False # a negative without tokens
     got = module(anchor, words.masked_fill(~mask[..., None], math.nan), mask)
     W_q, W_k, W_v, W_o = (w.weight.detach().numpy() for w in (module.W_q, module.W_k, module.W_v, module.W_o))
     for i in range(2):
@@ -270,7 +270,7 @@ def test_nothing_to_contrast_is_zero_with_zero_gradient(b, j):
     assert auxiliary(normal(0, b, b), 0.05, none)["auxiliary"].tolist() == [0] * b
 
 
-def test_nan_that_counts_is_seen_in_its_row():
+def test_unmasked_nan_shows_in_its_row_only():
     pos, mask = torch.zeros(2), torch.ones(2, 2, dtype=torch.bool)
     neg = torch.tensor([[0.1, math.nan], [0.1, 0.2]])
     for name, value in three(pos, neg, mask, torch.zeros(2, 2), 0.1).items():
@@ -292,7 +292,7 @@ def test_finite_at_extreme_similarities(dtype, temperature, sign):
     for x in xs: assert x.grad.isfinite().all()
 
 
-def test_mixed_precision_leaves_similarities_and_losses_in_single():
+def test_mixed_precision_keeps_similarities_and_losses_in_float32():
     a, b, mask = normal(0, 3, 4, 8).float(), normal(1, 3, 4, 8).float(), exists(0, 3, 4)
     mask[:, 0] = True
     compute = lambda: attention_similarity(a, b, mask, mask, 0.01)
@@ -307,7 +307,7 @@ def test_mixed_precision_leaves_similarities_and_losses_in_single():
     torch.testing.assert_close(logits.float(), module(a[:, 0], b[:, None], mask[:, None]), rtol=0.05, atol=0.02)
 
 
-def test_runs_where_its_input_lies():
+def test_results_stay_on_the_device_of_the_input():
     pos, neg, mask, logits = (x.to("meta") for x in inputs(3, 2, 0))
     for value in three(pos, neg, mask, logits, 0.1).values(): assert value.is_meta and value.shape == (3,)
     words = torch.zeros(3, 2, 4, 5, device="meta")

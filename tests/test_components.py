@@ -1,4 +1,4 @@
-"Component negatives and positives: word classes, edits, validation, the language model's answers, bookkeeping."
+"Component negatives and positives: word classes, edits, validation, the language model's replies, bookkeeping."
 import json
 import os
 from collections import Counter
@@ -63,7 +63,7 @@ def test_every_word_can_be_inflected_and_every_fallback_exists():
             if slot.pos == "noun" and not slot.mass: assert inflect(group[0], "noun").get("NNS"), group[0]
 
 
-def test_options_are_never_alike():
+def test_replacements_never_may_be_true_with_the_word():
     for slot in WORDS.slots.values():
         for word in (w for group in slot.groups for w in group):
             for other, _ in WORDS.options(slot.name, word): assert not WORDS.alike(slot.pos, word, other), (word, other)
@@ -71,16 +71,16 @@ def test_options_are_never_alike():
 
 @pytest.mark.parametrize("pos, a, b", [("noun", "child", "boy"), ("noun", "person", "man"), ("verb", "hold", "carry"),
                                        ("verb", "talk", "speak"), ("noun", "dog", "puppy"), ("adj", "big", "large")])
-def test_what_may_be_true_at_once_is_alike(pos, a, b): assert WORDS.alike(pos, a, b) and WORDS.alike(pos, b, a)
+def test_words_that_may_be_true_together_are_alike(pos, a, b): assert WORDS.alike(pos, a, b) and WORDS.alike(pos, b, a)
 
 
-def test_a_slot_opened_by_a_word_comes_first():
+def test_a_slot_that_begins_with_the_word_comes_first():
     toy = Vocabulary([Slot("a", "noun", (("x",), ("y",))), Slot("b", "noun", (("y",), ("z",)))])
     assert [s.name for s in toy.slots_of("noun", "y")] == ["b", "a"]
     assert [w for w, _ in toy.options("a", "x")] == ["y"]
 
 
-def test_a_table_of_ones_own(tmp_path):
+def test_a_custom_table(tmp_path):
     path = tmp_path/"words.txt"
     path.write_text("noun mass liquid > drink: water, oil\nnoun drink: tea/chai, coffee\nnear tea: oil\n")
     own = read_vocabulary(path)
@@ -91,7 +91,7 @@ def test_a_table_of_ones_own(tmp_path):
     with pytest.raises(VidnegError, match="noun drink tea"): read_vocabulary(path)
 
 
-# The deterministic maker
+# The deterministic generator
 
 @pytest.mark.parametrize("parsed", BY_HAND, ids=lambda p: p.text)
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,7 +125,7 @@ def test_a_word_that_the_caption_has_is_not_drawn():
     assert not [t for t in offers(GROUP, "subject") if t.startswith("A group of dogs")]
 
 
-def test_a_draw_depends_on_nothing_but_seed_caption_and_kind(parser):
+def test_a_draw_depends_only_on_seed_caption_and_kind(parser):
     texts = ["A man rides a horse.", "A dog runs through a park.", "Two women are washing a red car."]
     some = [caption(t, i) for i, t in enumerate(texts)]
     together = {(n.caption_id, n.kind): n for n in make_negatives(some, ComponentGenerator(parser), seed=3)[0]}
@@ -139,7 +139,7 @@ def test_a_draw_depends_on_nothing_but_seed_caption_and_kind(parser):
 # Validation
 
 def made_of(parsed, *swaps):
-    "A parse with some words exchanged for others of the same tag."
+    "Return a parse with some words replaced by others of the same tag."
     swaps, tokens, text = dict(swaps), [], ""
     for k, t in enumerate(parsed.tokens):
         text += parsed.text[parsed.tokens[k - 1].end if k else 0:t.start]
@@ -198,7 +198,7 @@ def test_difference_is_that_of_multisets(old, new):
 # The language model
 
 class Scripted:
-    "A chat model that gives prepared answers, one list per call."
+    "A chat model that returns prepared replies, one list per call."
     name = "scripted"
     def __init__(self, *answers): self.answers, self.asked = list(answers), []
     def chat(self, conversations, temperature=0.0, max_tokens=256, seed=0):
@@ -221,10 +221,10 @@ def test_the_worked_examples_pass_the_validation(parser):
 @pytest.mark.parametrize("answer, wanted", [
     ('Output: "A man rides a camel."', "a man rides a camel"), ("a man rides a camel", "a man rides a camel"),
     ("Sure!\nA man rides a camel.", ""), ("", ""), ("**A man rides a camel.**", "a man rides a camel")])
-def test_answers_are_tidied(answer, wanted): assert read_answer(answer, "a man rides a horse") == wanted
+def test_replies_are_cleaned(answer, wanted): assert read_answer(answer, "a man rides a horse") == wanted
 
 
-def test_retry_replace_count(parser):
+def test_faulty_replies_are_retried_replaced_and_counted(parser):
     some = [caption("A man rides a horse.", 0), caption("A woman washes a red car.", 1)]
     chat = Scripted(["A man rides a camel.", "A woman washes a red car."], ["A woman\nwashes a blue car."],
                     ["A man washes a dog."])
@@ -249,7 +249,7 @@ def test_bad_captions_are_counted(parser):
     with pytest.raises(VidnegError, match="colour"): make_negatives([], ComponentGenerator(parser), kinds=("colour",))
 
 
-def test_the_accept_functions_decide(parser):
+def test_accept_functions_decide_which_negatives_are_kept(parser):
     some = [caption("A man rides a horse.")]
     made, counts = make_negatives(some, ComponentGenerator(parser),
                                   accept=lambda c, t: False, accept_positive=lambda c, t: True)
@@ -261,7 +261,7 @@ def in_language(text):
     except OutsideLanguage: return False
 
 
-def test_the_world_can_be_asked(parser):
+def test_the_world_oracle_judges_negatives_and_positives(parser):
     config, corpus, graphs = WorldConfig(), [], {}
     for i in range(8):
         script = make_clip("test", i, config)

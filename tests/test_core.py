@@ -21,12 +21,12 @@ def test_seeds_are_the_same_in_every_process():
         assert int(out.stdout) == stable_seed(7, "stage", "item", 3)
 
 
-def test_keys_do_not_run_into_each_other():
+def test_keys_with_the_same_concatenation_differ():
     assert stable_seed(0, "ab", "c") != stable_seed(0, "a", "bc")
     assert stable_rng(0, "x").integers(2**60) == stable_rng(0, "x").integers(2**60)
 
 
-def test_registry_names_what_exists():
+def test_registry_errors_list_the_known_names():
     things = Registry("thing")
     things.register("one")(1)
     with pytest.raises(VidnegError, match="registered already"): things.register("one")(2)
@@ -48,14 +48,14 @@ def test_failed_writes_leave_the_old_file_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
-def test_records_come_back(tmp_path, suffix):
+def test_records_survive_a_round_trip(tmp_path, suffix):
     made = [Negative("c", "a 星 spins", "object", "rules", (Edit(2, 3, "x", "星"),), 1, 5),
             Negative("d", "", "x", "y", (), 0, 0)]
     assert read_records(write_records(tmp_path/f"n{suffix}", made), Negative) == made
     assert read_records(write_records(tmp_path/f"e{suffix}", [], Negative), Negative) == []
 
 
-def test_other_records_are_refused(tmp_path):
+def test_records_of_another_class_are_refused(tmp_path):
     write_records(tmp_path/"c.parquet", [Caption("a", "b", "c")])
     with pytest.raises(VidnegError, match="holds Caption records"): read_records(tmp_path/"c.parquet", Negative)
     with pytest.raises(VidnegError, match="does not exist"): read_records(tmp_path/"d.parquet", Negative)
@@ -81,7 +81,7 @@ def test_folder_with_foreign_files_is_not_replaced(tmp_path):
     assert {p.name: p.read_text() for p in (tmp_path/"cache").iterdir()} == {"frames.npy": "old", "notes.txt": "old"}
 
 
-def test_foreign_file_that_comes_meanwhile_survives(tmp_path):
+def test_foreign_file_that_appears_meanwhile_survives(tmp_path):
     with pytest.raises(VidnegError, match="notes.txt"):
         with atomic_path(tmp_path/"cache", replaces=["frames.npy"]) as part:
             part.mkdir()

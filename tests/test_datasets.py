@@ -30,7 +30,7 @@ def folder(tmp_path, clips, captions):
 CLIPS = [Clip("a", "x/a.mp4", 0, 0, "train"), Clip("b", "x/b.mp4", 1, 2, "test")]
 
 
-def test_a_folder_of_ones_own(tmp_path):
+def test_a_custom_folder(tmp_path):
     data = read_dataset(folder(tmp_path, CLIPS, [Caption("b.0", "b", "a cat"), Caption("a.0", "a", "a dog")]))
     assert data.splits() == {"train": 1, "test": 1} and not data.graphs
     assert data.clips[0].path == str(tmp_path/"x/a.mp4")
@@ -168,7 +168,7 @@ def test_still_batches_show_every_still_once_an_epoch():
     with pytest.raises(VidnegError, match="no batch"): still_batches(draw_stills(3), 4, batch_size=4)
 
 
-def test_film_labels_name_what_happens():
+def test_film_labels_name_the_events_of_the_script():
     config = WorldConfig()
     films = draw_films(30, 8, 4, config)
     assert (draw_films(3, 8, 4, config, workers=2).frames == films.frames[:3]).all()
@@ -201,7 +201,7 @@ def test_picture_captions_are_true_of_their_frame():
     assert steady > 10
 
 
-def test_cached_features_are_those_of_the_model(tmp_path):
+def test_cached_features_equal_those_of_the_model(tmp_path):
     model = Navero(NaveroConfig(width=32, heads=2, spatial_layers=1, spacetime_layers=1,
                                text_layers=1, fusion_layers=1))
     frames = np.random.default_rng(0).integers(256, size=(5, 3, 64, 64, 3), dtype=np.uint8)
@@ -211,7 +211,7 @@ def test_cached_features_are_those_of_the_model(tmp_path):
 
 
 def test_segments_of_frames():
-    "Training frames are one of each segment, differ between epochs, and do not depend on the batch."
+    "Training takes one frame per segment; the frames differ between epochs and do not depend on the batch."
     features = np.arange(6*24, dtype=np.float32).reshape(6, 24, 1, 1)
     def shown(batch_size, epoch):
         b = Batches(features, [[[1, 2]]]*6, batch_size=batch_size, n_frames=8, shuffle=False)

@@ -1,4 +1,4 @@
-"dvc.yaml: made from notebooks, imports and names; what a change makes stale."
+"dvc.yaml is made from notebooks, imports and registry names; a change makes only dependent stages stale."
 import shutil
 from pathlib import Path
 
@@ -64,16 +64,16 @@ def test_names_of_the_package_itself_lead_to_their_modules(root, cell):
     ("from vidneg.losses.registry import LOSSES", {"runs": {"a": {"losses": ["hn"]}}}, {"hard", "helper"}),
     ("from vidneg.losses.registry import LOSSES", {"weights": {"hn": 2.0}}, {"hard", "helper"}),
     ("from vidneg.losses.registry import LOSSES\nLOSSES['vtc']", {}, {"plain"}),
-    ("from vidneg.train import fit", {}, {"plain"}), # by default
-    ("from vidneg.tune import hn", {}, {"hard", "helper"}), # taken by the module itself
-    ("import vidneg.core", {"losses": ["hn"]}, set()), # nothing here looks names up
+    ("from vidneg.train import fit", {}, {"plain"}), # a default of the signature
+    ("from vidneg.tune import hn", {}, {"hard", "helper"}), # looked up by the module itself
+    ("import vidneg.core", {"losses": ["hn"]}, set()), # no module here looks up names
 ])
-def test_deps_follow_names(root, cell, parameters, named):
+def test_deps_follow_registry_names(root, cell, parameters, named):
     found = {Path(d).stem for d in stage_deps(notebook(root, "draw", cell), root, parameters) if "losses/" in d}
-    assert found == named, "and not the registry, which holds names only"
+    assert found == named, "the registry holds names only and is no dependency"
 
 
-def test_a_module_of_names_counts_where_they_lead_to_no_place(root):
+def test_a_registry_of_values_is_a_dependency_of_stages_that_name_them(root):
     path = notebook(root, "draw", "from vidneg.losses.registry import LOSS_SETS")
     assert "vidneg/losses/registry.py" not in stage_deps(path, root)
     assert "vidneg/losses/registry.py" in stage_deps(path, root, {"losses": "all"})
@@ -95,7 +95,7 @@ def test_lists_become_outputs_and_dependencies(root):
     (root/"scales/small").mkdir(parents=True)
     (root/"scales/small/params.yaml").write_text("draw: {kind: stills, runs: {a: {}}}\ncut: {folder: elsewhere}\n")
     small = pipeline(root, root/"scales/small")["stages"]
-    assert list(small) == ["draw"], "what needs files from elsewhere belongs to the root"
+    assert list(small) == ["draw"], "stages that need files from elsewhere belong to the root"
     assert small["draw"]["cmd"].startswith("../../.ci/python ")
     assert small["draw"]["deps"] == ["../../nbs/stages/draw.ipynb", "data/stills"]
 
@@ -107,7 +107,7 @@ def test_a_stage_without_lists_is_an_error(root, monkeypatch, capsys):
     assert main([]) == 1 and "draw.ipynb has no cell tagged `io`" in capsys.readouterr().err
 
 
-def test_it_is_written_when_something_changed(root, monkeypatch):
+def test_dvc_yaml_is_rewritten_only_after_a_change(root, monkeypatch):
     (root/"params.yaml").write_text("draw: {}\n")
     notebook(root, "draw")
     monkeypatch.chdir(root)
@@ -124,7 +124,7 @@ def test_dvc_yaml_is_current():
 STAGES = {p.stem: nbformat.read(p, 4) for p in sorted((ROOT/"nbs/stages").glob("*.ipynb"))}
 
 
-def test_no_two_stages_write_the_same():
+def test_no_two_stages_write_the_same_path():
     written = [p for nb in STAGES.values()
                for p in paths(literals(tagged(nb, "io"))["writes"], literals(tagged(nb, "parameters")))]
     assert len(set(written)) == len(written)
@@ -133,7 +133,7 @@ def test_no_two_stages_write_the_same():
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    "A copy of the checkout that may be changed."
+    "Return the root of a copy of the checkout that tests may change."
     root = tmp_path_factory.mktemp("copy")
     for name in ("nbs", "vidneg"): shutil.copytree(ROOT/name, root/name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("settings.ini", "params.yaml"): shutil.copy(ROOT/name, root/name)
@@ -141,7 +141,7 @@ def copy(tmp_path_factory):
 
 
 def changed(before, root):
-    "The files that a stage of before depends on and that differ now, and the stages whose own lists differ."
+    "Return the stages that are stale against `before`: a dependency differs, or the lists of the stage do."
     after = pipeline(root)
     files = {d for s in before["stages"].values() for d in s["deps"] if (root/d).is_file()}
     moved = [d for d in files if (root/d).read_bytes() != (ROOT/d).read_bytes()]
@@ -152,7 +152,7 @@ def changed(before, root):
 @pytest.mark.parametrize("path, stages", [
     ("vidneg/report/figures.py", {"audit", "figures", "scoreboard", "published", "events"}),
     ("nbs/stages/events.ipynb", {"events"}), ("nbs/stages/report.ipynb", {"report"}), ("nbs/index.ipynb", {"readme"})])
-def test_a_word_makes_stale_what_depends_on_it(copy, path, stages):
+def test_a_changed_file_makes_only_dependent_stages_stale(copy, path, stages):
     before, text = pipeline(ROOT), (copy/path).read_text(encoding="utf-8")
     is_notebook = path.endswith("ipynb")
     other = text.replace('"cells": [', '"cells": [ ') if is_notebook else text + "\n# a word\n"
@@ -183,7 +183,7 @@ def test_a_new_loss_makes_no_stage_stale(copy):
     path.write_text(text, encoding="utf-8")
 
 
-RENDERING = ["data"] # the one stage that draws
+RENDERING = ["data"] # the only stage that renders
 
 
 def test_a_loss_belongs_to_the_stages_that_train_with_it():

@@ -1,4 +1,4 @@
-"Edits between any two texts: found, carried out, taken back, followed and shown."
+"Edits between any two texts are found, applied, undone, followed and shown."
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -23,7 +23,7 @@ texts = st.text("ab .,é狗'\n-", max_size=25) | words
 
 @st.composite
 def edit_chains(draw):
-    "A text, edits in turn, and the text after each."
+    "Draw a chain of edits and the texts before the first and after each."
     text = draw(texts)
     edits, stages = [], [text]
     for _ in range(draw(st.integers(0, 5))):
@@ -37,7 +37,7 @@ def edit_chains(draw):
 
 @settings(max_examples=200, deadline=None)
 @given(texts, texts)
-def test_edits_lead_there_and_back(old, new):
+def test_edits_are_applied_and_undone(old, new):
     edits, text = edits_between(old, new), old
     for e in edits:
         assert text[e.start:e.end] == e.old != e.new
@@ -52,7 +52,7 @@ def test_any_chain_can_be_undone_and_followed(chain):
     assert undo(stages[-1], edits) == stages[0]
     spans = edited(edits)
     assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:])), "spans never overlap"
-    # What lies outside of all spans is of the first text, in its order.
+    # The characters outside all spans are from the first text, in its order.
     kept, at = [], 0
     for start, end in spans: kept, at = [*kept, stages[-1][at:start]], end
     rest, where = [*kept, stages[-1][at:]], 0
@@ -63,7 +63,7 @@ def test_any_chain_can_be_undone_and_followed(chain):
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from("abc")), st.lists(st.sampled_from("abc")))
-def test_diff_and_window_leave_only_what_is_equal(a, b):
+def test_diff_and_window_cover_all_differences(a, b):
     i = k = 0
     for i2, j, k2, l in diff(a, b):
         assert a[i:i2] == b[k:k2] and a[i2:j] != b[k2:l]
@@ -73,7 +73,7 @@ def test_diff_and_window_leave_only_what_is_equal(a, b):
     assert a[:i] == b[:i] and a[j:] == b[k:] and i <= min(j, k)
 
 
-def test_a_wider_edit_takes_up_a_narrower_one():
+def test_a_wider_edit_absorbs_a_narrower_one():
     assert shift([(2, 5), (8, 9)], Edit(0, 6, "a red ", "the ")) == [(6, 7), (0, 4)]
     assert shift([(2, 5)], Edit(4, 7, "d s", "")) == [(2, 4)]
     assert overlaps(2, 3, [(0, 3)]) and not overlaps(3, 4, [(0, 3)])

@@ -1,4 +1,4 @@
-"What trailing comments say stands in docstrings, and the code is otherwise as the notebook has it."
+"The export moves trailing comments of parameters into docstrings and changes no other code."
 import ast
 import inspect
 import io
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def bare(code):
-    "The syntax tree of code, without docstrings."
+    "Return the syntax tree of code without docstrings."
     tree = ast.parse(code)
     for node in ast.walk(tree):
         documented = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))

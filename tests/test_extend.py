@@ -1,4 +1,4 @@
-"From outside: a model, a loss, a dataset, a generator, a metric, claims; each one function or class, and one line."
+"A new model, loss, dataset, generator, metric or claim takes one function or class and one line in a registry."
 import sys
 import textwrap
 
@@ -124,11 +124,11 @@ LINES = [(MODELS, "bag", "bag"), (LOSSES, "squared", "squared"), (PAIR_SETS, "tw
 
 @pytest.fixture
 def added(tmp_path, monkeypatch):
-    "The module on the path, and the lines in the registries."
+    "Put a module on the path and its names into the registries."
     (tmp_path/"vidneg_toy.py").write_text(textwrap.dedent(MODULE))
     monkeypatch.syspath_prepend(tmp_path)
     for registry, name, attribute in LINES: registry[name] = f"vidneg_toy:{attribute}"
-    assert "vidneg_toy" not in sys.modules # a line imports nothing
+    assert "vidneg_toy" not in sys.modules # a name in a registry imports nothing
     yield tmp_path
     for registry, name, _ in LINES: del registry[name]
     sys.modules.pop("vidneg_toy", None)
@@ -148,7 +148,7 @@ def test_a_model_learns_is_saved_and_scores(added):
     tables = [score_model(s, frames, ["a", "b"], items, corpus, "bag")
               for s in (scorer_of(model, tokenizer), load_scorer(added/"model"))]
     for one, other in zip(*tables): pd.testing.assert_frame_equal(one, other)
-    assert tables[0][0].p_pos.isna().all() # it supports no match
+    assert tables[0][0].p_pos.isna().all() # the model supports no match
 
 
 def test_a_loss_trains_any_model(added):
@@ -178,7 +178,7 @@ def test_a_generator_makes_negatives(added):
     assert made and {n.generator for n in made} == {"first-word"} and sum(counts.values()) >= len(made)
 
 
-def test_a_metric_stands_in_tables_and_decides_a_claim(added):
+def test_a_metric_appears_in_tables_and_decides_a_claim(added):
     scores = toy_scores({"vanilla": 0, "navero": 1.5}, clips=100, forms=("balanced",))
     table = accuracy_table(scores, n=50)
     assert {"acc", "acc_hat", "acc_vtc", "margin"} == set(table.metric)

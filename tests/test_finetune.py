@@ -1,4 +1,4 @@
-"Several trainings from one start: validation is written down and changes nothing."
+"Several runs from one start: validation accuracy is logged and changes no weight."
 from functools import partial
 
 import numpy as np

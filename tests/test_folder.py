@@ -1,4 +1,4 @@
-"A dataset of one's own, without scene graphs and with a broken file, through the stages up to the scores."
+"A custom dataset without scene graphs and with broken files passes through the stages up to the scores."
 import os
 import re
 import shutil
@@ -30,17 +30,17 @@ TINY = {"width": 16, "embed_dim": 16, "heads": 2, "stem": [8, 8, 16], "spatial_l
 
 
 def sentence(key):
-    "A caption, as people write them."
+    "Make a caption in the style of human annotators."
     who, color, does, what, where = (some[stable_rng(0, key, i).integers(4)] for i, some in enumerate(WORDS))
     return f"a {who} in a {color} t-shirt {does} a {what} {where} a table"
 
 
-NOTHING = {"worlds": {"shortcuts": [], "train": 0, "val": 0}} # to be drawn beside somebody's clips
+NOTHING = {"worlds": {"shortcuts": [], "train": 0, "val": 0}} # the world draws nothing beside the custom clips
 BROKEN = {"train-1": "cut off", "test-0": "cut off",
           "train-2": "no such file", "val-1": "is not a video|holds no video"}
 
 def folder(root, sizes):
-    "Films, of which some are broken and the last has no caption, and tables as a user would write them."
+    "Write clips, some broken and the last without a caption, and the tables that a user would write."
     write_world(root, {"train": 2}, WorldConfig(frames=8))
     film = next((root/"videos").rglob("*.mp4")).read_bytes()
     for old in [*root.glob("*.parquet"), *root.glob("*.jsonl")]: old.unlink()
@@ -58,7 +58,7 @@ def folder(root, sizes):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    "The root of a run, what the stages left in their notebooks, and the reasons of those that were skipped."
+    "Run the stages; return their root and, by stage, its variables or the reason why it was skipped."
     torch.set_num_threads(1)
     root, left = tmp_path_factory.mktemp("root"), {}
     (root/"settings.ini").touch()
@@ -74,7 +74,7 @@ def done(tmp_path_factory):
         stage("negatives", lexicon="navero")
         stage("lm", width=16, layers=1, heads=2, batch_size=8)
         stage("generators", lexicon="navero", vocabulary="", scheme="activitynet", rounds=2)
-        (root/"data/ablation").mkdir() # of a run without ablation
+        (root/"data/ablation").mkdir() # a run without ablation
         stage("audit", shares=[0.5])
         stage("backbone", model=TINY, vocab_size=200)
         stage("features")
@@ -87,7 +87,7 @@ def done(tmp_path_factory):
     return root, left
 
 
-def test_broken_files_are_listed_and_never_asked_about(done):
+def test_broken_files_are_listed_and_never_scored(done):
     cache = FrameCache(done[0]/"data/frames")
     assert len(cache) == 24 - len(BROKEN) == 24 - len(cache.bad)
     assert all(re.search(BROKEN[b.clip_id], b.cause) for b in cache.bad)
@@ -97,7 +97,7 @@ def test_broken_files_are_listed_and_never_asked_about(done):
     assert set(scores.run) == {"blind", "pretrain", "vanilla", "negvidl", "navero"} and scores.score_pos.notna().all()
 
 
-def test_captions_without_a_word_are_counted(done):
+def test_captions_without_a_word_are_listed_apart(done):
     left = done[1]["data"]["data"]
     assert [c.caption_id for c in left.wordless] == ["odd"] and len(read_dataset(done[0]/"data/dataset").captions) == 46
 
@@ -105,12 +105,12 @@ def test_captions_without_a_word_are_counted(done):
 def test_negatives_of_all_generators(done):
     made = done[0]/"data/generated"
     rates = pd.read_parquet(made/"rates.parquet")
-    assert (rates.unknown > 0).all() and (rates.n == 0).all() and rates.wrong.isna().all() # nobody knows the truth
+    assert (rates.unknown > 0).all() and (rates.n == 0).all() and rates.wrong.isna().all() # no oracle judges these clips
     for part, name in (("train", "navero-mixed"), ("train", "components"),
                        ("test", "aaro-mixed"), ("test", "components")):
         negatives = read_records(set_file(made, part, name), Negative)
         assert len(negatives) > 5
-        assert not any(w in ("t", "-") for n in negatives for e in n.edits for w in (e.old, e.new)), "a t for an object"
+        assert not any(w in ("t", "-") for n in negatives for e in n.edits for w in (e.old, e.new)), "the t of t-shirt was replaced, or a t put in"
     assert not list(made.glob("*spot*"))
     audit = pd.read_csv(done[0]/"reports/audit/audit.csv")
     assert (audit.judged == 0).all() and (audit.unknown > 0).all()
@@ -128,7 +128,7 @@ def test_stages_without_scene_graphs_are_skipped_with_empty_tables(done):
 
 @pytest.mark.parametrize("on_error, says", [
     ("raise", "train-1.mp4: .*cut off.*skip"), ("skip", "none of the 1 clips could be read")])
-def test_broken_files_stop_the_run_where_they_shall(done, tmp_path, monkeypatch, on_error, says):
+def test_broken_files_stop_the_run_if_wanted(done, tmp_path, monkeypatch, on_error, says):
     (tmp_path/"settings.ini").touch()
     shutil.copytree(done[0]/"data/dataset", tmp_path/"data/dataset")
     if on_error == "skip":
@@ -140,7 +140,7 @@ def test_broken_files_stop_the_run_where_they_shall(done, tmp_path, monkeypatch,
 
 
 def checkout(root):
-    "What scales are made of, without the code."
+    "Copy the files that scales are made of, without the code."
     for name in ("params.yaml", "settings.ini"): shutil.copy(ROOT/name, root)
     shutil.copytree(ROOT/"nbs/stages", root/"nbs/stages")
     for overlay in (ROOT/"scales").glob("*/overlay.yaml"):
@@ -173,7 +173,7 @@ def test_every_scale_declares_what_the_notebooks_take(tmp_path, scale):
                    for k, v in values.items() if k.endswith("batch_size"))
 
 
-def test_own_data_are_remembered_and_never_mixed(tmp_path):
+def test_scales_of_custom_data_are_kept_and_never_mixed(tmp_path):
     root = checkout(tmp_path)
     own = folder(tmp_path/"my clips", {"train": 4, "val": 2, "test": 2})
     before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
@@ -190,7 +190,7 @@ def test_own_data_are_remembered_and_never_mixed(tmp_path):
     assert "laptop, on the embedded world" in remarks(root)[0]
 
 
-def test_overlays_merge_as_json_patches_do():
+def test_overlays_merge_like_json_merge_patches():
     assert merge({"a": {"b": 1, "c": [1, 2]}, "d": 1}, {"a": {"b": None, "c": [3], "e": {"f": None, "g": 1}}}) == {
         "a": {"c": [3], "e": {"g": 1}}, "d": 1}
 

@@ -11,7 +11,7 @@ from vidneg.evaluate.stats import clip_weights
 
 
 class Numbers:
-    "Texts are names of rows of a table; videos are vectors."
+    "A scorer whose texts name rows of a table and whose videos are vectors."
     supports = frozenset({"similarity"})
     def __init__(self, table): self.table = table
     def encode_text(self, texts): return np.array([self.table[t] for t in texts])
@@ -30,7 +30,7 @@ def made(clips=12, kinds=("a", "b"), seed=0):
     return Numbers(table), videos, [f"c{i}" for i in range(clips)], captions, negatives
 
 
-def test_ranks_are_counted_among_the_clips_of_a_kind():
+def test_ranks_are_among_the_clips_of_a_kind():
     scorer, videos, ids, captions, negatives = made()
     ranks = gap_ranks(scorer, videos, ids, captions, negatives, "r")
     assert list(ranks) == GAP_COLUMNS and (ranks.run == "r").all()
@@ -45,7 +45,7 @@ def test_ranks_are_counted_among_the_clips_of_a_kind():
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=2, max_size=30), st.integers(1, 5))
-def test_the_gap_is_that_of_a_loop(pairs, k):
+def test_the_gap_equals_a_plain_loop(pairs, k):
     true, false = np.array(pairs).T
     e = relative_gap(true, false, np.arange(len(true)), k, n=50)
     p = sum(r <= k for r in true.tolist())/len(true)
@@ -60,7 +60,7 @@ def test_the_interval_resamples_both_groups_together():
     rng = np.random.default_rng(1)
     true, clip = rng.integers(1, 4, 80), np.arange(80)
     same = relative_gap(true, true, clip, 1)
-    assert same.value == same.low == same.high == 0 # a paired difference of nothing
+    assert same.value == same.low == same.high == 0 # paired differences are all zero
     other = relative_gap(true, rng.permutation(true), clip, 1)
     assert other.value == 0 and other.low < -.1 and other.high > .1
     n, weights = 4000, stable_rng(5, "mine")
@@ -73,14 +73,14 @@ def test_the_interval_resamples_both_groups_together():
     assert np.allclose([e.low, e.high], np.quantile(samples, [.025, .975]), atol=.06)
 
 
-def test_clips_are_the_units():
+def test_clips_are_the_units_of_resampling():
     true, false = np.tile([1, 1, 2, 1], 10), np.tile([2, 1, 1, 1], 10)
     few = relative_gap(true, false, np.tile(np.arange(4), 10), 1)
     many = relative_gap(true, false, np.arange(40), 1)
     assert few.value == many.value and few.clips == 4 and few.high - few.low > many.high - many.low
 
 
-def test_the_table_has_what_it_is_made_of():
+def test_the_table_agrees_with_its_ranks():
     scorer, videos, ids, captions, negatives = made()
     ranks = pd.concat([gap_ranks(scorer, videos, ids, captions, negatives, run) for run in ("x", "y")])
     table = gap_table(ranks, (1, 5), n=50).set_index(["run", "kind", "direction", "metric"])
@@ -111,7 +111,7 @@ def difference(gaps): return gaps[..., 0, :].mean(-1) - gaps[..., 1, :].mean(-1)
 
 
 def loop(table, runs, kinds, combine, ks, weight):
-    "Every clip counts `weight` times: the gaps as (7) has them, in plain Python; None where one is not defined."
+    "Compute the gaps of equation (7) in plain Python with weighted clips; None if one gap is not defined."
     gaps = np.zeros((len(runs), len(kinds)))
     for i, run in enumerate(runs):
         for j, kind in enumerate(kinds):
@@ -129,9 +129,9 @@ def loop(table, runs, kinds, combine, ks, weight):
 
 
 @pytest.mark.parametrize("combine", [mean, difference])
-def test_joint_gaps_are_those_of_a_loop(combine):
+def test_joint_gaps_equal_a_plain_loop(combine):
     table = toy_gaps({"x": .5, "y": {"a": .1, "b": .9, "c": 0}, "not asked": 1}, ("a", "b", "c"), clips=12)
-    table = table[(table.kind != "b") | (table.clip_id < "clip0009")] # kinds have clips of their own
+    table = table[(table.kind != "b") | (table.clip_id < "clip0009")] # each kind has its own clips
     runs, kinds, n = ["x", "y"], ["b", "a"], 40
     clips = sorted(set(table.clip_id))
     e = joint_gaps(table, runs, kinds, combine, (1, 9), n=n, seed=3)
@@ -142,7 +142,7 @@ def test_joint_gaps_are_those_of_a_loop(combine):
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=4, max_size=20))
-def test_one_gap_of_many_is_the_gap(pairs):
+def test_a_joint_gap_of_one_run_and_kind_equals_the_single_gap(pairs):
     ids = [f"c{i}" for i in range(len(pairs))]
     rows = [("a", group, "r", c, c if d == "t2v" else "", d, pair[at]) for d in ("t2v", "v2t")
             for at, group in enumerate(("true", "manipulated")) for c, pair in zip(ids, pairs)]
@@ -168,7 +168,7 @@ def test_gaps_that_are_not_defined_are_errors():
     never = table.assign(**{"rank": table["rank"].where((table.run != "y") | (table.kind != "b"), 9)})
     with pytest.raises(VidnegError, match="y has t2v R@1 = 0 for true captions of kind 'b'"):
         joint_gaps(never, ["x", "y"], ["a", "b"])
-    assert joint_gaps(never, ["x"], ["a", "b"], n=20).n == 40 # others are not concerned
+    assert joint_gaps(never, ["x"], ["a", "b"], n=20).n == 40 # other runs and kinds still work
     once = never.copy()
     once.loc[(once.run == "y") & (once.kind == "b") & (once.clip_id == "clip0003"), "rank"] = 1
     with pytest.raises(VidnegError, match="not defined in .* of the resamples"): joint_gaps(once, ["y"], ["b"], ks=(1,))

@@ -1,4 +1,4 @@
-"The one loop: a generator from outside, judging, counting, shards, processes, and runs that go on."
+"The loop around all generators: external generators, verdicts, counts, shards, processes, and resumed runs."
 import pickle
 from collections import Counter
 from functools import partial
@@ -51,7 +51,7 @@ needs_pipeline = pytest.mark.skipif(not PIPELINE.exists(), reason="the pipeline 
 
 
 class Digits:
-    "Puts one digit in the place of another; the third draw finds nothing more."
+    "A generator that replaces one digit by another; its third draw finds nothing more."
     name, kinds, takes, plan, parse = "digits", ("even", "odd"), Caption, Plan(), None
     again = REFUSED | {"the same"}
 
@@ -89,7 +89,7 @@ plans = st.builds(Plan, st.integers(1, 4), mode=st.sampled_from(generate.WAYS), 
 
 @settings(max_examples=150, deadline=None)
 @given(texts, plans, st.data())
-def test_what_is_made_of_one_does_not_depend_on_the_others(some, plan, data):
+def test_negatives_of_a_caption_do_not_depend_on_the_others(some, plan, data):
     job = Job(Digits(), plan, lambda c, t: "7" not in t)
     made, counts = fill([Source(c) for c in some], job)
     alone = [fill([Source(c)], job) for c in some]
@@ -100,7 +100,7 @@ def test_what_is_made_of_one_does_not_depend_on_the_others(some, plan, data):
 
 @settings(max_examples=150, deadline=None)
 @given(texts, plans)
-def test_all_that_is_asked_for_is_counted_once(some, plan):
+def test_every_request_is_counted_once(some, plan):
     job = Job(Digits(), plan, lambda c, t: "7" not in t)
     made, counts = fill([Source(c) for c in some], job)
     kinds = len(job.kinds)
@@ -112,26 +112,26 @@ def test_all_that_is_asked_for_is_counted_once(some, plan):
     if plan.distinct: assert len({(m.negative.caption_id, m.negative.text) for m in made}) == len(made)
 
 
-def test_requests_come_in_batches_and_end_after_so_many_tries():
+def test_requests_are_batched_and_tries_are_limited():
     g = Digits()
     make_negatives(captions_of(["1", "2", "none", "3"]), g, mode="any", tries=2, accept=lambda c, t: False)
     assert g.asked[0] == ["c0", "c1", "c2", "c3"] and len(g.asked) == 2 and "c2" not in g.asked[1]
 
 
-def test_wrong_wishes_are_refused_before_anything_is_made():
+def test_bad_requests_are_refused_before_any_negative_is_made():
     with pytest.raises(VidnegError, match="digits makes no kind prime; there are even, odd"):
         job_of(Digits(), kinds=("prime",))
     with pytest.raises(VidnegError, match="no mode"): job_of(Digits(), mode="all")
     with pytest.raises(VidnegError, match="at least 1"): job_of(Digits(), tries=0)
 
 
-def test_a_generator_from_outside_is_found_by_name(monkeypatch):
+def test_an_external_generator_is_found_by_name(monkeypatch):
     monkeypatch.setitem(GENERATORS._things, "digits", f"{__name__}:Digits")
     made, counts = make_negatives(captions_of(["a 1 b 2"]), GENERATORS["digits"](), 2)
     assert {n.kind for n in made} == {"even", "odd"} and counts_table(counts).made.sum() == 2
 
 
-def test_only_a_shard_is_held():
+def test_only_one_shard_is_in_memory():
     taken = 0
     def many():
         nonlocal taken
@@ -146,7 +146,7 @@ def test_only_a_shard_is_held():
 # Shards
 
 def every_task(folder):
-    "A task of each generator."
+    "Make a task for each generator."
     rules, parser = rules_published(lexicon_named("world")), NamedParser()
     CaptionMlm(word_tokenizer([c.text for c in FINE]), width=16, layers=1, heads=2).save(folder)
     lm, graphs, scheme = LmEditor(NamedLm(str(folder)), parser.parse), [s.graph for s in SCRIPTS], SCHEMES["world"]
@@ -163,7 +163,7 @@ def every_task(folder):
 
 @needs_pipeline
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_shards_change_nothing(tmp_path, size):
+def test_results_do_not_depend_on_the_size_of_shards(tmp_path, size):
     tasks = every_task(tmp_path/"lm")
     found = make_all(pickle.loads(pickle.dumps(tasks)), size=size)
     for name, some in tasks.items():
@@ -177,8 +177,8 @@ def test_shards_change_nothing(tmp_path, size):
 
 
 @needs_pipeline
-def test_a_shard_is_a_function_of_its_table(tmp_path):
-    "Arrow in, Arrow out, in any batches, with parses beside the captions or without."
+def test_a_shard_depends_only_on_its_table(tmp_path):
+    "An Arrow table gives the same Arrow table in any batches, with or without parses."
     [task] = every_task(tmp_path/"lm")["mixed"]
     table = to_shard(with_parses(task.items, task.job.generator, task.parses), task.job.generator)
     assert table.column_names[-1] == "parse"
@@ -200,22 +200,22 @@ def test_finished_shards_are_not_made_again(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt): make_all(tasks, size=3, folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2 and not list(tmp_path.glob(".part*"))
     stopped.clear()
-    found = make_all(tasks, size=3, folder=tmp_path) # two are left to make
+    found = make_all(tasks, size=3, folder=tmp_path) # two shards are left to make
     assert len(stopped) == 2
-    monkeypatch.setattr(generate, "shard", None) # nothing is left to make
+    monkeypatch.setattr(generate, "shard", None) # no shard is left to make
     assert make_all(tasks, size=3, folder=tmp_path) == found
     monkeypatch.setattr(generate, "shard", real)
     assert make_all(tasks) == found
     other = {"rules/all": [Task(job_of(rules_published(lexicon_named("world")), seed=1), FINE[:10])]}
-    assert make_all(other, size=3, folder=tmp_path) != found, "another plan has shards of its own"
+    assert make_all(other, size=3, folder=tmp_path) != found, "another plan has its own shards"
 
 
-def test_two_processes_make_the_same():
+def test_two_processes_make_the_same_negatives():
     tasks = {"rules": [Task(job_of(rules_published(lexicon_named("world")), per_caption=2), FINE)]}
     assert make_all(tasks, workers=2, size=8) == make_all(tasks)
 
 
-def test_aaro_is_its_tasks():
+def test_aaro_equals_its_tasks():
     how = dict(generator_for=partial(counted, rules="rules-balanced", lexicon=lexicon_named("world")), seed=2)
     items, counts = aaro(FINE, **how)
     whole = make_all({"aaro": aaro_tasks(FINE, **how)})["aaro"]

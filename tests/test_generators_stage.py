@@ -35,17 +35,17 @@ def dataset(root):
     write_records(root/"data/dataset/graphs.parquet", [s.graph for _, s in scripts], SceneGraph)
     texts = [c.text for c in CORPUS["train"]]
     CaptionMlm(word_tokenizer(texts), width=16, layers=1, heads=2).save(root/"data/lm")
-    (root/"data/ablation").mkdir() # of a run without ablation
+    (root/"data/ablation").mkdir() # a run without ablation
 
 
 def written(*folders):
-    "Name and hash of every file."
+    "Return the hash of every file by its name."
     return {p.name: digest(p.read_bytes()) for f in folders for p in sorted(f.iterdir())}
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    "The stages run in two folders, and what they left."
+    "Run the stages in two folders; return the folders."
     torch.set_num_threads(1)
     roots = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -75,7 +75,7 @@ def test_every_generator_and_kind_is_there(done):
     assert set(whole.among) == {len(FINE)}
 
 
-def test_what_is_for_testing_is_false_of_its_clip(done):
+def test_test_negatives_are_false_of_their_clips(done):
     folder, graphs = done[0]/"data/generated", {s.clip_id: s.graph for s in SCRIPTS["test"]}
     for name in ("aaro-lm", "aaro-mixed", "components", "spot-balanced"):
         own = folder/f"test-{name}-captions.parquet"
@@ -87,7 +87,7 @@ def test_what_is_for_testing_is_false_of_its_clip(done):
         assert all(undo(n.text, n.edits) == known[n.caption_id].text for n in negatives)
 
 
-def test_mixed_negatives_for_training(done):
+def test_training_negatives_undo_to_their_captions(done):
     made = read_records(done[0]/"data/generated/navero-mixed.parquet", Negative)
     texts = {c.caption_id: c.text for c in FINE}
     assert max(Counter(n.caption_id for n in made).values()) <= 4
@@ -100,7 +100,7 @@ def test_tables_and_pages_agree(done):
     table, rates = pd.read_csv(out/"audit.csv"), pd.read_csv(out/"generators.csv")
     assert {f"{s.replace('/', '-')}.html" for s in table.set} == {p.name for p in out.glob("*.html")}
     assert "train/finetune" in set(table.set) and "train/finetune" in set(rates.part + "/" + rates["set"])
-    assert "train/rules-balanced" not in set(table.set), "what is trained with is audited itself, once"
+    assert "train/rules-balanced" not in set(table.set), "the training negatives are audited once, under the name finetune"
     assert table.before.between(0, 1).all() and (table.kept_items <= table.measured).all()
     assert (table.before_low <= table.before).all() and (table.before <= table.before_high).all()
     tested = rates[rates.part == "test"]
@@ -111,7 +111,7 @@ def test_tables_and_pages_agree(done):
 
 
 @pytest.mark.parametrize("given", [str, lambda folder: {"name_or_folder": str(folder), "batch_size": 3}])
-def test_known_model_is_the_model(done, given):
+def test_a_named_model_equals_the_model_itself(done, given):
     spec = given(done[0]/"data/lm")
     known = pickle.loads(pickle.dumps(NamedLm(spec)))
     texts = [c.text.replace(" a ", " [MASK] ", 1) for c in FINE if " a " in c.text][:7]
@@ -120,6 +120,6 @@ def test_known_model_is_the_model(done, given):
 
 
 @pytest.mark.parametrize("n", range(1, 60))
-def test_interval_holds_its_value(n):
-    "Rounding once put the end of the interval below a share of 1."
+def test_interval_contains_its_value(n):
+    "Rounding must not put an end of the interval inside a share of 0 or 1."
     for p, low, high in (wilson([1.]*n, range(n)), wilson([0.]*n, range(n))): assert low <= p <= high

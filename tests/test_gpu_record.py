@@ -22,7 +22,7 @@ SIZES = NaveroConfig(image_size=32, width=32, embed_dim=32, heads=2, stem=(), sp
 
 
 def toy(params=None):
-    "What `batches_and_task` gives: features of eight clips with a negative each, and NAVERO's losses."
+    "Return batches and a task: features of eight clips with one negative each, and NAVERO's losses."
     rng = np.random.default_rng(0)
     features = rng.normal(size=(8, 3, 4, 32)).astype(np.float32)
     said = [[[1, *rng.integers(5, 40, 4).tolist(), 2]] for _ in range(8)]
@@ -38,19 +38,19 @@ def small(monkeypatch):
     monkeypatch.setattr(gpu, "read_section", lambda file, stage: params | {"stage": stage})
 
 
-def test_the_record_says_what_ran_and_that_it_repeats(small, capsys):
+def test_the_record_describes_the_run_and_repeats(small, capsys):
     found = gpu.record(SimpleNamespace(steps=3, device="cpu", compile=False, peak=.05))
     assert found["same weights twice"] and len(set(found["weights"])) == 1 and len(found["weights"][0]) == 64
     assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert set(found["params"]) == {"data", "frames", "backbone", "finetune"} and found["clips"] == 8
     for rate, clips in zip(found["steps/s"], found["clips/s"]): assert clips == pytest.approx(4*rate)
     best = max(found["steps/s"])
-    assert found["model FLOPs utilisation"] == pytest.approx(found["FLOPs a step"]*best/.05e12)
+    assert found["model FLOPs utilization"] == pytest.approx(found["FLOPs a step"]*best/.05e12)
     assert all(0 <= share <= 1 for share in found["share of time waiting for data"])
     assert 10 < found["peak memory, MB"] < 1e5 and json.loads(json.dumps(found)) == found
 
 
-def test_flops_of_a_linear_map_are_those_on_paper():
+def test_flops_of_a_linear_map_equal_the_formula():
     class Linear(torch.nn.Module):
         def __init__(self):
             super().__init__()

@@ -20,7 +20,7 @@ def exists(seed, *shape, share=0.6):
 
 
 def data(b, k, seed):
-    "Cosines and masks of a batch; `neg` is the diagonal of `neg_similarity`."
+    "Make cosines and masks of a batch; `neg` is the diagonal of `neg_similarity`."
     every = normal(seed + 1, b, b, k) / 3
     return dict(similarity=normal(seed, b, b) / 3, neg_similarity=every, neg=every[range(b), range(b)],
                 neg_mask=exists(seed, b, k), same=exists(seed + 1, b, b, share=0.3),
@@ -28,7 +28,7 @@ def data(b, k, seed):
 
 
 def loop(pos, others, t, alpha, beta):
-    "SPOT (8), (9) for one row, in plain Python."
+    "Compute equations (8) and (9) of SPOT for one row in plain Python."
     if not others: return 0.0
     z = sum(math.exp(beta * s / t) for s in others)
     w = [len(others) * math.exp(beta * s / t) / z for s in others]
@@ -37,7 +37,7 @@ def loop(pos, others, t, alpha, beta):
 
 
 def rows_and_columns(d, scope):
-    "For each sample: cosines of the negative texts of its video, and of the negative videos of its caption."
+    "Return, per sample, the cosines of its video with negative texts and of its caption with negative videos."
     s, b, k = d["similarity"], len(d["similarity"]), d["neg_mask"].shape[1]
     texts, videos = [], []
     for i in range(b):
@@ -136,10 +136,10 @@ def test_weights_of_every_row_and_column_sum_to_the_number_of_negatives(r, c, se
 
 @settings(max_examples=30)
 @given(st.integers(2, 6), seeds, st.floats(0.1, 2))
-def test_captions_are_normalised_over_their_column(b, seed, beta):
+def test_captions_are_normalized_over_their_column(b, seed, beta):
     s = normal(seed, b, b) / 3
     s.fill_diagonal_(5.0)
-    s[1:, 0] += 3 # a column above all others: weights by the sums of rows would be quite different
+    s[1:, 0] += 3 # one column exceeds all others, so normalizing over rows would give other weights
     def one(values): # alpha = 0
         total = sum(math.exp((1 + beta) * x) for x in values) * (b - 1) / sum(math.exp(beta * x) for x in values)
         return math.log(total) - 5
@@ -186,7 +186,7 @@ def test_detached_weights_are_constants():
 
 @settings(max_examples=30)
 @given(st.integers(2, 5), st.integers(1, 4), seeds, scopes, st.floats(0, 1))
-def test_order_means_nothing(b, k, seed, scope, beta):
+def test_loss_does_not_depend_on_order(b, k, seed, scope, beta):
     d = data(b, k, seed)
     p = torch.from_numpy(np.random.default_rng(seed).permutation(b))
     m = torch.from_numpy(np.random.default_rng(seed).permutation(k))
@@ -210,7 +210,7 @@ def test_more_negatives_never_help_and_hardness_never_lowers_the_loss(b, k, seed
 
 @settings(max_examples=30)
 @given(batch, st.integers(1, 3), seeds, st.sampled_from(["own", "all"]), st.floats(0, 1))
-def test_what_is_masked_contributes_nothing_not_even_nan(b, k, seed, scope, beta):
+def test_masked_entries_contribute_nothing_not_even_nan(b, k, seed, scope, beta):
     d = data(b, k, seed)
     dirty = {n: d[n].clone() for n in ("neg", "neg_similarity")}
     dirty["neg"][~d["neg_mask"]] = math.nan
@@ -243,7 +243,7 @@ def test_nothing_to_contrast_is_zero_with_zero_gradient(alpha):
         assert negclip(s, 0.07, same=same)["negclip"].tolist() == [0] * b
 
 
-def test_nan_that_counts_is_seen_only_where_it_counts():
+def test_unmasked_nan_shows_only_in_its_row():
     d = data(3, 2, 0) | dict(neg_mask=torch.ones(3, 2, dtype=torch.bool), same=None, neg_same=None)
     d["neg"][1, 0] = math.nan
     assert hn_nce(temperature=0.1, **d)["hn_nce"].isnan().tolist() == [False, True, False]
@@ -270,7 +270,7 @@ def test_finite_at_extreme_similarities(dtype, temperature, sign):
     assert s.grad.isfinite().all() and every.grad.isfinite().all() and t.grad.isfinite()
 
 
-def test_low_precision_is_computed_in_single():
+def test_low_precision_is_computed_in_float32():
     d = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in data(6, 3, 3).items()}
     exact = {k: v.double() if v.is_floating_point() else v for k, v in d.items()}
     for scope in ("own", "all"):
@@ -283,8 +283,8 @@ def test_small_losses_keep_their_digits():
     assert got == pytest.approx(math.log1p(math.exp(-10)), rel=1e-2)
 
 
-def test_runs_where_its_input_lies():
-    d = {k: v.to("meta") for k, v in data(4, 2, 0).items()} # any tensor made elsewhere would be refused
+def test_results_stay_on_the_device_of_the_input():
+    d = {k: v.to("meta") for k, v in data(4, 2, 0).items()} # a tensor on another device would be refused
     for loss, more in ((hn_nce, ("neg", "neg_similarity")), (negclip, ("neg", "neg_similarity")), (vfc, ("neg",))):
         for value in loss(temperature=0.1, **only(d, *more)).values(): assert value.shape == (4,) and value.is_meta
     assert duplicate_negatives(torch.zeros(4, 3, device="meta"), torch.zeros(4, 2, 3, device="meta")).is_meta
@@ -302,7 +302,7 @@ def test_duplicates_are_the_loop():
 
 
 def test_a_copy_of_the_caption_is_no_negative():
-    s, own = torch.eye(2), torch.tensor([[1.0], [0.0]]) # the edit of caption 0 gave caption 0 back
+    s, own = torch.eye(2), torch.tensor([[1.0], [0.0]]) # the negative of caption 0 equals caption 0
     neg_same = duplicate_negatives(torch.tensor([[4, 5], [6, 7]]), torch.tensor([[[4, 5]], [[8, 9]]]))
     mask = torch.ones(2, 1, dtype=torch.bool)
     assert hn_nce(s, 0.05, own, mask)["hn_nce"][0] > 0.3

@@ -1,4 +1,4 @@
-"Adapters: random weights of the real architectures, saved and loaded as published ones, against their own forward."
+"Adapters of transformers models: random weights, saved and loaded as published ones, against their own forward."
 import numpy as np
 import pytest
 import torch
@@ -46,7 +46,7 @@ CLASSES = {"clip": DualEncoderScorer, "siglip": SiglipScorer, "xclip": Microsoft
            "vilt": ViltScorer}
 
 def make(kind):
-    "A small model with random weights, and its image processor."
+    "Make a small model with random weights and its image processor."
     if kind == "clip": return CLIPModel(CLIPConfig(**BOTH, projection_dim=32)), CLIPImageProcessor(**CROP)
     if kind == "siglip": return SiglipModel(SiglipConfig(**BOTH)), SiglipImageProcessor(**SQUARE)
     if kind == "xclip":
@@ -68,7 +68,7 @@ def frames(*shape, seed=0):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    "A folder for each kind of model, as `save_pretrained` leaves it."
+    "Save each kind of model with `save_pretrained`; return the folders."
     out, root = {}, tmp_path_factory.mktemp("hf")
     tokenizer = train_tokenizer(CAPTIONS, 60, root/"t.json")
     for kind in CLASSES:
@@ -81,7 +81,7 @@ def folders(tmp_path_factory):
     return out
 
 def inputs(scorer, clips, captions):
-    "What the model's own forward takes: pixels (N·T, 3, S, S) and words."
+    "Return the input of the model's own forward: pixels (N·T, 3, S, S) and token ids."
     flat = list(clips.reshape(-1, *clips.shape[2:]))
     pixels = scorer.image_processor(flat, return_tensors="pt", input_data_format="channels_last")
     padding = {"padding": "max_length", "max_length": 12} if isinstance(scorer, SiglipScorer) else {"padding": True}
@@ -106,7 +106,7 @@ def test_the_right_adapter_is_found_and_a_reload_scores_the_same(kind, folders):
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_dual_encoder_of_images_is_the_model(kind, folders):
+def test_dual_encoder_of_images_equals_the_model(kind, folders):
     scorer, clips = load_hf(folders[kind], batch_size=2), frames(3, 1)
     pixels, words = inputs(scorer, clips, CAPTIONS)
     if kind == "siglip": words.pop("attention_mask")
@@ -119,7 +119,7 @@ def test_dual_encoder_of_images_is_the_model(kind, folders):
     assert torch.allclose(scorer.encode_video(video).embedding, mean, atol=1e-5)
 
 
-def test_microsofts_xclip_is_the_model_and_takes_any_number_of_frames(folders):
+def test_microsofts_xclip_equals_the_model_and_takes_any_number_of_frames(folders):
     scorer, clips = load_hf(folders["xclip"], batch_size=2), frames(3, 4)
     pixels, words = inputs(scorer, clips, CAPTIONS)
     pixels = pixels["pixel_values"].reshape(3, 4, 3, 32, 32)
@@ -133,7 +133,7 @@ def test_microsofts_xclip_is_the_model_and_takes_any_number_of_frames(folders):
 
 
 @pytest.mark.parametrize("kind", ["blip", "vilt"])
-def test_matching_is_the_models_mean_over_frames(kind, folders):
+def test_matching_equals_the_models_mean_over_frames(kind, folders):
     scorer, clips = load_hf(folders[kind], batch_size=3), frames(2, 2)
     V, T = scorer.encode_video(clips), scorer.encode_text(CAPTIONS)
     vs, ts = np.repeat(np.arange(2), 4), np.tile(np.arange(4), 2)
@@ -172,10 +172,10 @@ def test_bad_input(kind, folders):
     with pytest.raises(VidnegError, match="at least one"): scorer.encode_text([])
     V, long = scorer.encode_video(frames(1, 2)), "a star spins "*50
     s = scorer.similarity(V, scorer.encode_text([long, "a star spins "*49, ""]))
-    assert np.isfinite(s).all() and s[0, 0] == pytest.approx(s[0, 1], abs=1e-6) # both cut at the context
+    assert np.isfinite(s).all() and s[0, 0] == pytest.approx(s[0, 1], abs=1e-6) # both are cut at the context length
 
 
-def test_what_cannot_be_scored_says_so(tmp_path, folders):
+def test_folders_that_cannot_be_scored_are_refused(tmp_path, folders):
     with pytest.raises(VidnegError, match="cannot be loaded"): load_hf(tmp_path/"nothing")
     BertModel(BertConfig(**LAYERS, vocab_size=60)).save_pretrained(tmp_path)
     for name in ("preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"):

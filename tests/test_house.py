@@ -1,4 +1,4 @@
-"The house rules: modules in sync with notebooks, notebooks clean and light, dvc.yaml in step with the imports."
+"The rules of the repository: modules equal their notebooks, notebooks are clean and light, rooms import in order."
 import ast
 import json
 import re
@@ -21,7 +21,7 @@ from vidneg.pipeline.stage import read_section, tagged
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p.relative_to(ROOT) for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-# in their order: a room imports only from rooms above it, and only tests, stages and docs import `world`
+# a room imports only from rooms before it; only tests, stages and docs import `world`
 ROOMS = ["core", "text", "data", "lm", "negatives", "audit", "losses", "models", "train", "evaluate", "report", "probe",
          "cli", "world", "pipeline"]
 
@@ -29,7 +29,7 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
 
 
 def exports(path):
-    "The module that a notebook exports to, None for one that exports nothing."
+    "Return the module that a notebook exports to, or None."
     found = re.search(r'"#\|\s*default_exp ([\w.]+)', (ROOT/path).read_text())
     return found and found[1]
 
@@ -38,20 +38,20 @@ EXPORTING = [p for p in NOTEBOOKS if exports(p)]
 
 
 def project_files():
-    "Files that are, or would be, in git."
+    "Return all files that git tracks or would add."
     command = ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"]
     names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [ROOT/n for n in names if (ROOT/n).is_file()]
 
 
 @pytest.mark.parametrize("path", EXPORTING, ids=str)
-def test_module_is_what_its_notebook_exports(path, tmp_path, monkeypatch):
+def test_module_equals_the_export_of_its_notebook(path, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     module = Path("vidneg", *exports(path).split(".")).with_suffix(".py")
     made = tmp_path/module
     made.parent.mkdir(parents=True)
     export(ROOT/path, tmp_path/"vidneg")
-    # nbdev writes the way back to the notebook relative to where the module lies
+    # nbdev writes the path of the notebook relative to the module
     def text(p): return re.sub(r"\S*(?=nbs/\S+\.ipynb)", "", p.read_text())
     same = text(made) == text(ROOT/module)
     assert same, "run `make export`"
@@ -102,20 +102,20 @@ def test_the_map_leads_through_all_notebooks():
 
 
 @each_notebook
-def test_cells_have_ids_of_their_own(path):
+def test_cell_ids_are_unique(path):
     ids = [c["id"] for c in json.loads((ROOT/path).read_text())["cells"]]
     assert len(set(ids)) == len(ids)
 
 
 def modules():
-    "Every exported module: its dotted name below vidneg, and its syntax tree."
+    "Yield the dotted name below vidneg and the syntax tree of every exported module."
     for path in sorted((ROOT/"vidneg").rglob("*.py")):
         name = ".".join(path.relative_to(ROOT/"vidneg").with_suffix("").parts)
         if not name.split(".")[-1].startswith("_"): yield name, ast.parse(path.read_text())
 
 
 def imports(name, tree):
-    "Modules below vidneg that a module imports, each with the names that it takes; strings in registries are none."
+    "Yield the modules below vidneg that a module imports, each with the imported names; registry strings do not count."
     package = ["vidneg", *name.split(".")[:-1]]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -127,7 +127,7 @@ def imports(name, tree):
 
 
 def guesses(tree):
-    "Places where code looks what a thing can do, instead of asking what it says of itself: (function, what)."
+    "Return (function, kind) where code inspects an object for abilities that it should declare in `supports`."
     def found(node, function):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): function = node.name
         called = node.func if isinstance(node, ast.Call) else None
@@ -151,7 +151,7 @@ def guesses(tree):
 DOOR = {("models.hf", "has_features")} # the one function that may inspect a foreign class
 
 
-def test_nobody_guesses_what_a_thing_can_do():
+def test_no_code_guesses_the_abilities_of_an_object():
     found = {name: [f"{f}: {what}" for f, what in guesses(tree) if (name, f) not in DOOR] for name, tree in modules()}
     assert not {name: places for name, places in found.items() if places}
 
@@ -234,6 +234,6 @@ def test_lock_file_pins_every_dependency_by_its_hash():
     assert project["tool"]["uv"]["constraint-dependencies"] == ["torch==2.13.0"]
 
 
-def test_one_version():
+def test_version_is_the_same_everywhere():
     project = tomllib.loads((ROOT/"pyproject.toml").read_text())["project"]
     assert get_config(path=ROOT).version == project["version"] == vidneg.__version__

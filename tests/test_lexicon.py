@@ -34,7 +34,7 @@ def real(path):
 # The lists
 
 @pytest.mark.parametrize("slot", SIZES)
-def test_list_is_whole(slot):
+def test_list_has_all_its_entries(slot):
     entries = read_list(LISTS/f"{slot}.txt")
     assert len(entries) == len(set(entries)) == SIZES[slot]
     assert all(e == e.strip() and "," not in e for e in entries)
@@ -43,7 +43,7 @@ def test_lists_and_slots_agree():
     assert {p.stem for p in LISTS.glob("*.txt")} == set(NAVERO_SLOTS) == set(SIZES)
     assert {c for c, _ in NAVERO_SLOTS.values()} == set(CATEGORIES)
 
-def test_ends_of_lists():
+def test_first_and_last_entries_of_lists():
     assert (read_list(LISTS/"action.txt")[0], read_list(LISTS/"action.txt")[-1]) == ("spark", "open")
     assert (read_list(LISTS/"noun.txt")[0], read_list(LISTS/"noun.txt")[-1]) == ("actor", "ghost")
     assert "hover over" in read_list(LISTS/"relation.txt") and "Greece" in read_list(LISTS/"noun.txt")
@@ -90,7 +90,7 @@ def test_variants_are_found_and_the_first_is_written():
 # Matching
 
 def outermost_by_hand(lexicon, text):
-    "All spans of tokens against all spellings; then the longest, the leftmost of those, and so on."
+    "Compare all spans with all spellings; keep the longest, then the leftmost, until none is left."
     tokens = _tokens(text)
     words = [w for w, *_ in tokens]
     spellings = {tuple(w for w, *_ in _tokens(s)): r for s, r in lexicon.readings.items()}
@@ -137,7 +137,7 @@ def test_form_from_context(text, form):
     assert [r.form for m in NAVERO.match(text) for r in m.readings if r.slot == "action"] == [form]
 
 @pytest.mark.parametrize("text", ["a walk", "the waves", "the door is open", "in slides", "a very narrow"])
-def test_no_verb(text):
+def test_words_that_are_no_verb_here_are_no_action(text):
     assert "action" not in {r.slot for m in NAVERO.match(text) for r in m.readings}
 
 def test_all_readings():
@@ -155,7 +155,8 @@ def test_union_prefers_the_left():
     assert len(both) == len(left) + len(NAVERO)
 
 @pytest.mark.parametrize("text", ["", " ", "a", "🎈", "🎈 dog 👨‍👩‍👧 red", "красная собака", "一只狗在跑",
-                                  "dog\x00red", "\x00", "\ud800 dog", "İİ dog", "dog " * 2000, "d" * 20000, "\r\n\t dog"])
+                                  "dog\x00red", "\x00", "\ud800 dog", "İİ dog", "dog " * 2000,
+                                  "d" * 20000, "\r\n\t dog"])
 def test_odd_text(text):
     for m in NAVERO.match(text): assert text[m.start:m.end] == m.text
 
@@ -166,10 +167,10 @@ AN = "hour honest honour heir umbrella x-ray apple island unlimited uninvited un
 A = "university one unicorn European yacht used Uganda uranium xylophone 1 house union once".split()
 
 @pytest.mark.parametrize("word", AN)
-def test_an(word): assert needs_an(word)
+def test_words_that_need_an(word): assert needs_an(word)
 
 @pytest.mark.parametrize("word", A)
-def test_a(word): assert not needs_an(word)
+def test_words_that_need_a(word): assert not needs_an(word)
 
 def changed(text, old, new, slot):
     match = [m for m in NAVERO.match(text) if m.text == old][-1]

@@ -48,7 +48,7 @@ def wordpiece():
     return PreTrainedTokenizerFast(tokenizer_object=tok, model_max_length=32, **SPECIAL)
 
 def bytelevel():
-    "RoBERTa's: a word after a space is another token than the word without."
+    "Make a tokenizer like RoBERTa's: a word after a space is another token than the bare word."
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     whole = [split.pre_tokenize_str(p + w)[0][0] for w in WORDS[1:-2] for p in ("", " ")]
@@ -70,7 +70,7 @@ def bytelevel():
                                    mask_token="<mask>")
 
 def metaspace():
-    "SentencePiece's: a word after a space, or at the start, carries a mark."
+    "Make a tokenizer like SentencePiece: a word after a space or at the start carries a mark."
     pieces = [("<s>", 0.), ("<pad>", 0.), ("</s>", 0.), ("<unk>", 0.), ("<mask>", 0.), ("▁", -6.)]
     pieces += [(p + w, -2. - i/10) for i, w in enumerate(WORDS[1:]) for p in ("▁", "")]
     tok = Tokenizer(models.Unigram(pieces, unk_id=3))
@@ -83,7 +83,7 @@ STYLES = {"wordpiece": (wordpiece, "Bert"), "bytelevel": (bytelevel, "Roberta"),
 
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory):
-    "Folders of a random masked LM in each style."
+    "Save a random masked LM in each style; return the folders."
     folders = {}
     for style, (tokenizer, family) in STYLES.items():
         torch.manual_seed(0)
@@ -106,7 +106,7 @@ each_style = pytest.mark.parametrize("style", STYLES)
 
 
 @each_style
-def test_fill_is_a_search_through_the_whole_vocabulary(style, masked):
+def test_fill_equals_a_search_of_the_whole_vocabulary(style, masked):
     lm = TransformersFillMask(masked[style])
     tok, net = lm.tokenizer, lm.model
     for text, found in zip(TEXTS, lm.fill(TEXTS, top_k=100)):
@@ -144,7 +144,7 @@ def test_a_fill_depends_on_its_text_alone(style, masked):
 
 @each_style
 @pytest.mark.parametrize("before, after", [(0, 2000), (2000, 0), (1000, 1000)])
-def test_of_a_long_text_the_words_around_the_gap_count(style, masked, before, after):
+def test_a_long_text_is_cut_to_the_words_around_the_gap(style, masked, before, after):
     lm = TransformersFillMask(masked[style])
     long = "dog "*before + MASK + " man"*after
     ids, _ = lm.encode(long)
@@ -156,7 +156,7 @@ def test_of_a_long_text_the_words_around_the_gap_count(style, masked, before, af
 
 @pytest.mark.parametrize("text, says", [
     ("", "empty"), ("  ", "empty"), (None, "empty"), ("a dog runs", "0 times"), ("a [MASK] [MASK]", "2 times")])
-def test_bad_texts_are_refused_with_their_place(text, says, masked):
+def test_bad_texts_are_refused_with_their_index(text, says, masked):
     with pytest.raises(VidnegError, match=f"text 1 .*{says}"):
         TransformersFillMask(masked["wordpiece"]).fill(["a [MASK] runs", text])
 
@@ -180,7 +180,7 @@ def test_any_text_with_a_gap_is_filled_or_refused(style, loaded, left, right):
         assert len(row) == 5 and all(is_word(w) for w, _ in row)
 
 
-def test_models_that_are_not_there_are_named(tmp_path):
+def test_missing_models_are_named(tmp_path):
     with pytest.raises(VidnegError, match="no-such-folder.*Wanted: a folder"):
         TransformersFillMask(tmp_path/"no-such-folder").fill(["a [MASK] runs"])
 
@@ -202,7 +202,7 @@ def causal(tmp_path_factory):
 
 
 def by_hand(lm, text):
-    "Sum over tokens, one forward pass each."
+    "Sum the log-probabilities of the tokens, one forward pass per token."
     ids, total = [lm.tokenizer.cls_token_id], 0.
     for i in lm.tokenizer(text, add_special_tokens=False)["input_ids"]:
         with torch.no_grad(): total += float(lm.model(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)[i])
@@ -273,14 +273,14 @@ def talk(text): return [{"role": "system", "content": "Answer."}, {"role": "user
 
 
 def completion(model, text):
-    "A chat completion as JSON."
+    "Return a chat completion as JSON."
     message = {"role": "assistant", "content": text}
     return json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": model,
                        "choices": [{"index": 0, "finish_reason": "stop", "message": message}]})
 
 
 class Scripted(BaseHTTPRequestHandler):
-    "OpenAI's protocol; `server.script` says what each request of a text gets."
+    "A server with OpenAI's protocol; `server.script` holds the replies to each text."
     protocol_version = "HTTP/1.1"
     def do_POST(self):
         body, server = json.loads(self.rfile.read(int(self.headers["Content-Length"]))), self.server
@@ -310,7 +310,7 @@ class Scripted(BaseHTTPRequestHandler):
 def server():
     s = ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
     s.script, s.requests, s.lock, s.inside, s.most, s.together = {}, [], threading.Lock(), 0, 0, None
-    s.over = threading.Event() # set when the test is over: who waits need not wait on
+    s.over = threading.Event() # set when the test is over, so that waiting handlers end
     s.url = f"http://127.0.0.1:{s.server_port}/v1"
     threading.Thread(target=s.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield s
@@ -329,18 +329,18 @@ def test_chat_speaks_openais_protocol(server, monkeypatch):
     assert (body["temperature"], body["max_tokens"], body["seed"], body["top_p"]) == (0.7, 9, 3, 0.5)
 
 
-def test_failures_that_pass_are_tried_again(server, monkeypatch):
+def test_temporary_failures_are_retried(server, monkeypatch):
     waits = []
     monkeypatch.setattr("time.sleep", waits.append)
     server.script = {"a": [{"status": 500}, {"status": 503}], "b": [{"status": 429, "headers": {"Retry-After": "7"}}]}
     llm = OpenAIChat("m", server.url)
     assert llm.chat([talk("a")]) == ["a!"] and len(server.requests) == 3
-    assert 0 < waits[0] < waits[1] < 5 # longer each time
+    assert 0 < waits[0] < waits[1] < 5 # each wait is longer
     assert llm.chat([talk("b"), talk("c")]) == ["b!", "c!"] and len(server.requests) == 6
-    assert waits[2:] == [7] # as long as the server asks for
+    assert waits[2:] == [7] # the wait that the server asks for
 
 
-def test_after_a_timeout_it_is_tried_again(server):
+def test_timeouts_are_retried(server):
     server.script = {"a": [{"wait": 60}]}
     assert OpenAIChat("m", server.url, timeout=1).chat([talk("a")]) == ["a!"] and len(server.requests) >= 2
 
@@ -352,7 +352,7 @@ def test_after_a_timeout_it_is_tried_again(server):
     ({"answer": "<html>hello</html>"}, "something else"), ({"answer": '{"choices": [{"mess'}, "something else"),
     ({"answer": '{"choices": []}'}, "something else"), ({"answer": '"text"'}, "something else"),
     ({"answer": "<html>", "headers": {"Content-Type": "text/html"}}, "something else")])
-def test_failures_that_stay_name_the_endpoint_and_the_way_out(server, monkeypatch, step, says):
+def test_permanent_failures_name_the_endpoint_and_the_way_out(server, monkeypatch, step, says):
     monkeypatch.setenv("SOME_KEY", "sk-hidden")
     error = json.dumps({"error": {"message": "no, Bearer sk-hidden is wrong"}})
     server.script = {"a dog": [{"answer": error} | step if "status" in step else step]}
@@ -370,21 +370,21 @@ def test_no_server_and_no_key(monkeypatch):
     with pytest.raises(VidnegError, match="SOME_KEY"): OpenAIChat("m", api_key_env="SOME_KEY").chat([talk("a")])
 
 
-def test_so_many_requests_at_a_time_and_no_more(server):
-    server.together = threading.Barrier(3, timeout=30) # an answer only when there are three
+def test_at_most_so_many_requests_run_at_once(server):
+    server.together = threading.Barrier(3, timeout=30) # replies wait until three requests are open
     texts = [f"text {i}" for i in range(24)]
     assert OpenAIChat("m", server.url, concurrency=3).chat([talk(t) for t in texts]) == [t + "!" for t in texts]
     assert server.most == 3
 
 
-def test_after_an_error_no_more_is_asked(server):
+def test_no_request_follows_an_error(server):
     server.script = {"text 0": [{"status": 401}]} | {f"text {i}": [{"wait": 0.1}] for i in range(1, 50)}
     with pytest.raises(VidnegError, match="key was refused"):
         OpenAIChat("m", server.url, concurrency=2).chat([talk(f"text {i}") for i in range(50)])
     assert len(server.requests) < 50
 
 
-def test_an_answer_without_text_is_empty(server):
+def test_a_reply_without_text_is_empty(server):
     server.script = {"a": [{"answer": completion("m", None)}]}
     assert OpenAIChat("m", server.url).chat([talk("a")]) == [""]
 
@@ -410,7 +410,7 @@ def test_local_chat_is_greedy_decoding(causal):
         assert answer == llm.tokenizer.decode(new, skip_special_tokens=True).strip()
 
 
-def test_local_chat_draws_by_seed_whatever_the_batch(causal):
+def test_local_chat_draws_depend_on_the_seed_not_the_batch(causal):
     texts = [talk(t) for t in CAPTIONS]
     def draw(size, seed):
         return TransformersChat(causal, batch_size=size).chat(texts, temperature=1., max_tokens=6, seed=seed)
@@ -428,7 +428,7 @@ def test_local_chat_draws_from_the_softmax(causal):
         assert abs(np.mean([s == word for s in said]) - float(p[i])) < 4*math.sqrt(float(p[i]*(1 - p[i]))/n)
 
 
-def test_local_chat_refuses_what_it_cannot_read(causal, masked):
+def test_local_chat_refuses_prompts_that_it_cannot_encode(causal, masked):
     with pytest.raises(VidnegError, match="0 has .* tokens"): TransformersChat(causal).chat([talk("dog "*500)])
     with pytest.raises(VidnegError, match="no chat template"): TransformersChat(masked["wordpiece"]).chat([talk("a")])
 
@@ -436,7 +436,7 @@ def test_local_chat_refuses_what_it_cannot_read(causal, masked):
 # ---- the cache
 
 class Counting:
-    "Answers anything by its length, and counts."
+    "A backend that returns the length of each text and records its calls."
     kind, name = "test", "counting"
     def __init__(self, revision="1", fails_at=None):
         self.identity, self.calls, self.fails_at = {"model": "counting", "revision": revision}, [], fails_at
@@ -454,7 +454,7 @@ class Counting:
 def files(folder): return {p.name: p.read_bytes() for p in Path(folder).iterdir()}
 
 
-def test_a_rerun_asks_nothing(tmp_path):
+def test_a_rerun_calls_no_backend(tmp_path):
     texts, backend = ["a", "bb", "a", "ccc", "\ud83d\0", "日本"], Counting()
     first = Cached(backend, tmp_path)
     assert first.log_prob(texts) == list(map(len, texts)) and (first.asked, first.found) == (5, 1)
@@ -465,14 +465,14 @@ def test_a_rerun_asks_nothing(tmp_path):
     assert again.log_prob(["new", "a"]) == [3, 1] and again.backend.calls == [["new"]]
 
 
-def test_answers_come_back_as_they_were(tmp_path):
+def test_cached_results_equal_the_first(tmp_path):
     for lm in (Cached(Counting(), tmp_path), Cached(Counting(), tmp_path)):
         assert lm.fill(["x"], top_k=2) == [[("x", 0.5), ("x", 0.5)]]
         assert lm.is_truncated(["x", "long"]) == [False, True] and lm.token_counts(["x"]) == [1]
         assert json.loads(lm.chat([talk("x")], seed=2)[0]) == [talk("x"), dict(temperature=0., max_tokens=256, seed=2)]
 
 
-def test_all_that_decides_an_answer_is_in_the_key(tmp_path):
+def test_the_cache_key_holds_everything_that_decides_a_result(tmp_path):
     lm = Cached(Counting(), tmp_path)
     asks = [lambda: lm.fill(["x"]), lambda: lm.fill(["x"], top_k=3), lambda: lm.fill(["y"]), lambda: lm.log_prob(["x"]),
             lambda: lm.token_counts(["x"]), lambda: lm.chat([talk("x")]), lambda: lm.chat([talk("x")], temperature=1.),
@@ -499,7 +499,7 @@ def test_the_bytes_do_not_depend_on_the_order(order, cut, merge, tmp_path_factor
     assert files(one) == files(two) and not (one/"journal.jsonl").exists()
 
 
-def test_what_was_answered_before_a_failure_is_kept(tmp_path):
+def test_results_before_a_failure_are_kept(tmp_path):
     lm = Cached(Counting(fails_at="text 7"), tmp_path, piece=2)
     texts = [f"text {i}" for i in range(10)]
     with pytest.raises(VidnegError, match="gone"): lm.log_prob(texts)
@@ -529,7 +529,7 @@ def test_a_store_is_a_dict(steps, keep, tmp_path_factory):
         assert lines == sorted(lines) and p.name != "journal.jsonl"
 
 
-def test_a_crash_at_any_byte_loses_at_most_the_last_answer(tmp_path):
+def test_a_crash_at_any_byte_loses_at_most_the_last_result(tmp_path):
     store = Store(tmp_path)
     keys = [f"{i:032x}" for i in range(3)]
     store.put({k: f"answer {i} é" for i, k in enumerate(keys)})
@@ -545,7 +545,7 @@ def test_a_crash_at_any_byte_loses_at_most_the_last_answer(tmp_path):
         assert Store(folder).get(keys) == kept | {keys[0]: 1}
 
 
-def test_a_damaged_file_is_asked_again(tmp_path):
+def test_results_of_damaged_files_are_computed_again(tmp_path):
     texts = [f"text {i}" for i in range(60)]
     with Cached(Counting(), tmp_path) as lm: lm.log_prob(texts)
     before = files(tmp_path)
@@ -557,12 +557,12 @@ def test_a_damaged_file_is_asked_again(tmp_path):
     assert files(tmp_path) == before
 
 
-def test_a_model_that_was_trained_anew_is_another_model(masked, tmp_path):
+def test_a_retrained_model_has_its_own_cache(masked, tmp_path):
     folder = shutil.copytree(masked["wordpiece"], tmp_path/"model")
     answers = fill_mask(str(folder), tmp_path/"cache").fill(TEXTS)
     rerun = fill_mask(str(folder), tmp_path/"cache")
     assert rerun.fill(TEXTS) == answers and rerun.asked == 0 and "model" not in vars(rerun.backend)
-    assert rerun.name == "model" # not where it lies
+    assert rerun.name == "model" # the name without its folder
     moved = fill_mask(str(shutil.copytree(folder, tmp_path/"elsewhere"/"model")), tmp_path/"cache")
     assert moved.fill(TEXTS) == answers and moved.asked == 0
     config = json.loads((folder/"config.json").read_text())
@@ -592,7 +592,7 @@ def test_parameters_name_backends(masked, causal):
 
 # ---- the captions' own BERT
 
-def test_word_tokens_are_words_whatever_the_order():
+def test_word_tokens_do_not_depend_on_the_order_of_captions():
     tok = word_tokenizer(CAPTIONS)
     assert tok.get_vocab() == word_tokenizer(CAPTIONS[::-1]).get_vocab()
     assert tok.convert_ids_to_tokens(tok("The MAN's red zebra, café")["input_ids"]) == [
@@ -602,7 +602,7 @@ def test_word_tokens_are_words_whatever_the_order():
 
 
 @given(n=st.integers(1, 30), p=st.floats(0, 1), seed=st.integers(0, 99))
-def test_hidden_words_can_be_put_back(n, p, seed):
+def test_labels_restore_hidden_words(n, p, seed):
     ids = np.arange(10, 12 + n)
     hidden, labels = hide_words(ids, 4, p, stable_rng(seed, "test"))
     asked = labels >= 0
@@ -610,7 +610,7 @@ def test_hidden_words_can_be_put_back(n, p, seed):
     assert (np.where(asked, labels, hidden) == ids).all() and (hidden[asked] == 4).all()
 
 
-def test_every_caption_in_every_epoch():
+def test_every_epoch_shows_every_caption():
     tok = word_tokenizer(CAPTIONS)
     batches = MlmBatches(tok, CAPTIONS + CAPTIONS[:2] + [" "], batch_size=4, seed=1)
     assert len(batches) == 2
@@ -634,12 +634,12 @@ def test_the_loss_is_that_of_transformers():
         assert torch.allclose(value, net.net(**one).loss, atol=1e-5)
 
 
-def test_training_is_repeatable_and_teaches(tmp_path):
+def test_training_is_repeatable_and_learns(tmp_path):
     adjectives, nouns, verbs = ("red", "blue", "green", "big"), ("dog", "car", "bird"), ("runs", "stops")
     corpus = [f"a {a} {n} {v}" for a in adjectives for n in nouns for v in verbs]
     tok = word_tokenizer(corpus)
     def train(name, epochs):
-        torch.manual_seed(len(name)) # the global generators play no part
+        torch.manual_seed(len(name)) # global generators must not matter
         fit(Task(CaptionMlm(tok, width=32, layers=1)), MlmBatches(tok, corpus, batch_size=5, p=0.3),
             TrainConfig(epochs=epochs, learning_rate=2e-2, device="cpu"), tmp_path/name, progress=False)
         return TransformersFillMask(tmp_path/name)
@@ -649,7 +649,8 @@ def test_training_is_repeatable_and_teaches(tmp_path):
     lm = train("whole", 25)
     for text, kind in [("a [MASK] dog stops", adjectives), ("a red [MASK] runs", nouns), ("a big car [MASK]", verbs)]:
         assert {w for w, _ in lm.fill([text], top_k=len(kind))[0]} == {*kind}
-    assert guessed(lm, corpus, top_k=(1, 4))["top 4"] == 1 > guessed(TransformersFillMask(tmp_path/"one"), corpus)["top 1"]
+    early = TransformersFillMask(tmp_path/"one")
+    assert guessed(lm, corpus, top_k=(1, 4))["top 4"] == 1 > guessed(early, corpus)["top 1"]
 
 
 def test_gaps_hide_one_word():

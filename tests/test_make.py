@@ -16,7 +16,7 @@ RECORD = '#!/bin/sh\nprintf "%s\\n" "$PWD" >> "$RECORD"\n'
 
 @pytest.fixture
 def checkout(tmp_path):
-    "A copy of what make needs, beside a folder with the name of the path's first word."
+    "Copy the files that make needs, beside folders named like the first words of the path."
     root = tmp_path/"it's a café"/"vid neg"
     for name in ("Makefile", ".ci", "requirements.lock", "nbs/core/files.ipynb"):
         (root/name).parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ open(os.environ["RECORD"], "a").write(sys.prefix + " " + " ".join(sys.argv[1:]) 
 
 
 @pytest.mark.parametrize("venv", [None, "my env", "absolute"])
-def test_environment_is_made_where_it_is_named(checkout, venv, tmp_path):
+def test_environment_is_made_at_the_given_path(checkout, venv, tmp_path):
     where = {None: checkout/".venv", "my env": checkout/"my env", "absolute": tmp_path/"an env"}[venv]
     (checkout/"pip.py").write_text(PIP) # found before the real one, which would install for minutes
     words = [] if venv is None else [f"VENV={where if venv == 'absolute' else venv}"]
@@ -71,7 +71,7 @@ def test_environment_is_made_where_it_is_named(checkout, venv, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["thesis.tex", "requirements.lock", "pyvenv.cfg"])
-def test_folder_of_somebody_else_is_no_environment(checkout, content):
+def test_foreign_folder_is_not_taken_for_an_environment(checkout, content):
     foreign = checkout/".venv"
     foreign.mkdir()
     (foreign/content).write_text("mine")
@@ -80,7 +80,7 @@ def test_folder_of_somebody_else_is_no_environment(checkout, content):
     assert [p.name for p in foreign.iterdir()] == [content] and (foreign/content).read_text() == "mine"
 
 
-def test_environment_that_was_cut_short_is_taken_up_again(checkout, tmp_path):
+def test_interrupted_environment_is_completed(checkout, tmp_path):
     (checkout/".venv").mkdir()
     (checkout/".venv/.made-by-vidneg").touch()
     (checkout/"pip.py").write_text(PIP)

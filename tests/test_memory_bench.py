@@ -17,24 +17,25 @@ TEXTS = ["a man in a red shirt runs in the park", "Two dogs run across a small f
 
 @pytest.mark.skipif(not PIPELINE.exists(), reason="the pipeline is not there: run the stage `parser`")
 @pytest.mark.parametrize("name", memory.ROOMS)
-def test_every_room_makes_something_of_every_caption(name):
+def test_every_room_processes_every_caption(name):
     made = memory.ROOMS[name](TEXTS, 7)
     assert made == 7 or name == "components" and 7 < made <= 42
 
 
-def test_captions_come_again_under_new_ids():
+def test_captions_repeat_under_new_ids():
     corpus = list(memory.stream(TEXTS, 8))
-    assert len({c.caption_id for c in corpus}) == 8 and [c.text for c in corpus[:3]] == [c.text for c in corpus[3:6]] == TEXTS
+    assert len({c.caption_id for c in corpus}) == 8
+    assert [c.text for c in corpus[:3]] == [c.text for c in corpus[3:6]] == TEXTS
 
 
-def test_pairs_say_what_followed():
+def test_bigram_model_fills_gaps_with_words_that_followed():
     lm = memory.Pairs(["a dog runs", "a dog sleeps", "a cat runs"])
     assert [dict(r) for r in lm.fill([f"the dog {MASK}", f"a {MASK} runs", f"zebra {MASK}"])] == [
         {"runs": .5, "sleeps": .5}, {"dog": 2/3, "cat": 1/3}, {}]
     assert lm.fill([f"a {MASK} runs"], 1) == [[("dog", 2/3)]]
 
 
-def test_peak_grows_with_what_is_held():
+def test_peak_grows_with_memory_in_use():
     before = memory.peak()
     held = bytearray(b"x")*(before_bytes := int((before + 64)*2**20))
     assert memory.peak() >= before + 50 and len(held) == before_bytes

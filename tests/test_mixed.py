@@ -1,4 +1,4 @@
-"Negatives by rules, by a language model, and by turns: typed, undone, and the same in whatever company."
+"Negatives by rules, by a language model, and by both in turn: of a kind, undoable, independent of other captions."
 import os
 from collections import Counter
 from functools import partial
@@ -57,7 +57,7 @@ def parse(texts): return [parse_one(t) for t in texts]
 
 
 class Scripted:
-    "Says what it was told for a gap, by the word before it; notes what it was asked."
+    "A language model that fills a gap by the word before it, as scripted, and records its texts."
     name = "scripted"
     def __init__(self, default, **by_word): self.default, self.by_word, self.calls = default, by_word, []
     def fill(self, texts, top_k=20):
@@ -82,7 +82,7 @@ sentences = st.lists(st.sampled_from([*WORDS, "zebra", "Man", "A"]), max_size=12
 def draft(text, key="0", categories=CATEGORIES, name="c"): return Draft(name, text, key, tuple(categories))
 
 
-def test_categories_are_parts_of_speech_but_for_light_words():
+def test_categories_follow_parts_of_speech_except_for_light_words():
     found = words_of(parse_one("the old man begins running in a cave of the other dog outside quickly"))
     assert {c: [t.text for t in ts] for c, ts in found.items()} == {
         "action": ["running"], "attribute": ["old"], "relation": ["in", "outside"], "object": ["man", "cave", "dog"]}
@@ -91,15 +91,15 @@ def test_categories_are_parts_of_speech_but_for_light_words():
 
 
 @pytest.mark.parametrize("pos,tag", [("NOUN", "NN"), ("VERB", "VB"), ("ADJ", "JJ"), ("ADP", "IN")])
-def test_a_letter_is_no_word(pos, tag):
-    "Neither as what is replaced (the t of 't shirt', which parsers call a noun) nor as what replaces it."
+def test_a_single_letter_is_not_a_word(pos, tag):
+    "It is neither replaced (the t of 't shirt', which parsers call a noun) nor a replacement."
     letter = Token("t", "t", pos, tag, "", "compound", 1, 2, 3)
     assert category_of(letter) == "" and words_of(Parsed("a t shirt", (letter,), ())) == {}
     word = letter._replace(text="tea", lemma="tea", end=5)
     assert category_of(word) != "" and not same_class(word, Edit(2, 5, "tea", "t"), Parsed("a t shirt", (letter,), ()))
 
 
-def test_answers_are_asked_for_once():
+def test_fills_and_parses_are_computed_once():
     asked, scripted = [], Scripted(ALL)
     def noted(texts):
         asked.extend(texts)
@@ -112,7 +112,7 @@ def test_answers_are_asked_for_once():
     assert len(set(asked)) == len(asked) and len(set(filled)) == len(filled) and asked and filled
 
 
-def test_what_is_remembered_is_bounded(monkeypatch):
+def test_memory_of_fills_and_parses_is_bounded(monkeypatch):
     monkeypatch.setattr("vidneg.negatives.mlm.REMEMBERED", 5)
     lm = LmEditor(Scripted(ALL), parse)
     some = [Caption(f"c{i}", "v", f"the {w} sleeps") for i, w in enumerate(w for w in WORDS if WORDS[w][1] == "NOUN")]
@@ -121,7 +121,7 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     assert made == list(stream_negatives(some, MAKERS["lm"])) and REMEMBERED > 1000
 
 
-def test_words_of_leaves_parts_of_words_edited_words_and_texts_with_a_gap():
+def test_words_of_skips_parts_of_words_edited_words_and_texts_with_a_gap():
     man = Token("man", "man", "NOUN", "NN", "", "dep", 0, 2, 5)
     shirt = Parsed("t-man runs", (man, *parse_one("t-man runs").tokens[1:]), ())
     assert set(words_of(shirt)) == {"action"}
@@ -130,7 +130,7 @@ def test_words_of_leaves_parts_of_words_edited_words_and_texts_with_a_gap():
     assert words_of(parse_one(f"{MASK} man runs")) == {} == words_of(parse_one("<mask> man runs"))
 
 
-@pytest.mark.parametrize("word,why", [("man", "itself"), ("Man", "itself, capitalised"), ("men", "its lemma"),
+@pytest.mark.parametrize("word,why", [("man", "itself"), ("Man", "itself, capitalized"), ("men", "its lemma"),
                                       ("##er", "a sub-word"),
                                       ("wo-man", "not only letters"), ("m4n", "not only letters"), ("x", "a letter"),
                                       ("walked", "never a noun"), ("owls", "a plural"),
@@ -140,7 +140,7 @@ def test_fitting_refuses(word, why):
     assert [w for w, _ in fitting(man, [(word, .5), ("dog", .5)])] == ["dog"], why
 
 
-def test_fitting_can_let_synonyms_through():
+def test_fitting_may_keep_synonyms():
     man = parse_one("a man").tokens[1]
     assert fitting(man, [("person", .5)]) == [] and fitting(man, [("person", .5)], unlike=None) == [("person", .5)]
 
@@ -178,7 +178,7 @@ def test_rejected_by_the_parse_then_the_next_candidate():
     assert LmEditor(lm.fill_mask, parse, checks=2, sample=False).edit([d]) == {0: "other class"} and d.text == "the man"
 
 
-def test_one_call_a_round_and_equal_texts_once():
+def test_one_call_per_round_and_equal_texts_once():
     fill = Scripted(ALL)
     drafts = [draft("the man", name=n) for n in "abc"] + [draft("dog runs")]
     attempts(MixedGenerator(lm=LmEditor(fill, parse)), drafts, rounds=2)
@@ -192,7 +192,7 @@ def test_reasons(text, filled, why):
     assert attempts(MixedGenerator(lm=LmEditor(Scripted(filled), parse)), [draft(text)]) == [(None, why)]
 
 
-def test_coin_is_fair_and_the_other_is_the_remedy():
+def test_coin_is_fair_and_one_generator_replaces_the_other_on_failure():
     rng, generator = range(600), MAKERS["mixed"]
     rule_words = {"dog", "cat", "fish", "ape"}
     made = [attempts(generator, [draft("the man", name=f"c{i}")])[0][0] for i in rng]
@@ -200,8 +200,8 @@ def test_coin_is_fair_and_the_other_is_the_remedy():
     assert abs(share - 0.5) < 4*np.sqrt(.25/600)
     assert all(n.generator == "mixed" for n in made)
     silent = MixedGenerator(RULES, LmEditor(Scripted([]), parse))
-    assert all(attempts(silent, [draft("the man", name=f"c{i}")])[0][0] for i in range(40)) # rules for the model
-    assert all(attempts(generator, [draft("the owl", name=f"c{i}")])[0][0] for i in range(40)) # the model for rules
+    assert all(attempts(silent, [draft("the man", name=f"c{i}")])[0][0] for i in range(40)) # rules stand in for the model
+    assert all(attempts(generator, [draft("the owl", name=f"c{i}")])[0][0] for i in range(40)) # the model stands in for rules
     assert attempts(silent, [draft("the owl")]) == [(None, "no replacement")]
     assert attempts(silent, [draft("zebra")]) == [(None, "no match")]
     with pytest.raises(VidnegError, match="rules, a language model, or both"): MixedGenerator()
@@ -240,7 +240,7 @@ def test_the_model_changes_one_word_into_another_of_its_kind(text, seed):
 @each_maker
 @settings(max_examples=25)
 @given(texts=st.lists(sentences, max_size=8), shard=st.integers(1, 5), data=st.data())
-def test_results_do_not_depend_on_company(generator, texts, shard, data):
+def test_results_do_not_depend_on_other_captions(generator, texts, shard, data):
     captions = [Caption(f"c{i}", f"v{i}", t) for i, t in enumerate(texts)]
     how = dict(per_caption=2, rounds=2, mode="any")
     whole, _ = make_negatives(captions, generator, **how)
@@ -255,7 +255,7 @@ def test_results_do_not_depend_on_company(generator, texts, shard, data):
 @settings(max_examples=40)
 @given(texts=st.lists(st.one_of(st.text(max_size=30), sentences), max_size=6),
        mode=st.sampled_from(["each_category", "any"]))
-def test_all_is_counted(generator, texts, mode):
+def test_every_outcome_is_counted(generator, texts, mode):
     captions = [Caption(f"c{i}", f"v{i}", t) for i, t in enumerate(texts)]
     made, counts = make_negatives(captions, generator, mode=mode)
     if mode == "any": assert sum(counts.values()) == len(texts)
@@ -263,7 +263,7 @@ def test_all_is_counted(generator, texts, mode):
     assert {what for _, what in counts} <= {"made", "no match", "no replacement", "other class", "duplicate"}
 
 
-def test_each_category_takes_turns_and_counts_what_is_missing():
+def test_categories_take_turns_and_missing_ones_are_counted():
     made, counts = make_negatives([Caption("c", "v", "the red man runs")], MAKERS["lm"], per_caption=6)
     assert Counter(n.kind for n in made) == {"action": 2, "attribute": 2, "object": 2}
     assert len({n.text for n in made}) == 6 and counts["relation", "no match"] == 1
@@ -278,7 +278,7 @@ def test_rules_in_rounds_are_counted_as_rules_are():
     assert sum(n for k, n in new.items() if k[1] == "made") == sum(n for k, n in old.items() if k[1] == "made") == 3
 
 
-def test_what_the_oracle_refuses_is_drawn_again_or_counted():
+def test_rejected_negatives_are_redrawn_or_counted():
     ask = partial(make_negatives, [Caption("c", "v", "the man")], MAKERS["lm"], kinds=("object",), tries=40)
     [made], counts = ask(accept=lambda c, t: t == "the egg")
     assert made.text == "the egg" and counts == {("object", "made"): 1}
@@ -303,7 +303,7 @@ def test_only_a_shard_is_in_memory():
     assert taken == 30
 
 
-def test_aaro_has_one_item_a_clip_in_one_category():
+def test_aaro_has_one_item_per_clip_and_category():
     texts = ("the red man", "zebra", "the dog runs in a cave", "the owl", "a woman sleeps")
     captions = [Caption(f"c{i}", f"v{i//2}", t) for i, t in enumerate(texts)]
     seen = []
@@ -317,7 +317,7 @@ def test_aaro_has_one_item_a_clip_in_one_category():
     once = Counter((n.kind, by_id[n.caption_id].clip_id) for n in items)
     assert set(once.values()) == {1} and {k: sum(c == k for c, _ in once) for k in CATEGORIES} == {
         "action": 2, "attribute": 1, "relation": 1, "object": 3}
-    assert ("object", 5) in seen and ("object", 3) in seen # to see what is offered, then for those that were chosen
+    assert ("object", 5) in seen and ("object", 3) in seen # once for all offers, once for the chosen captions
 
 
 STRANGE = ("", " ", "dog", "🙂", "🙂 man", "\x00", "man\x00 runs", "\ud800 man", "собака бежит",

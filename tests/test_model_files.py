@@ -1,4 +1,4 @@
-"Files of models: what all models share."
+"Model folders: files that all models share."
 import json
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ def registered():
     del CLASSES["Line"]
 
 
-def test_what_is_written(tmp_path):
+def test_files_of_a_model(tmp_path):
     line = Line(Sizes())
     line.weight = nn.Parameter(line.weight.detach().T.contiguous().T) # safetensors refuses this layout
     assert save(line, tmp_path/"deep"/"model") == tmp_path/"deep"/"model"

@@ -38,8 +38,8 @@ def texts(*shape, length=8, seed=0):
 
 def video_of(model, x): return model.encode_video(model.frame_features(x))
 
-def randomise(module, seed=0):
-    "Fresh BEiTs have zero biases and positions: a checkpoint must not be equal by that."
+def randomize(module, seed=0):
+    "Randomize all parameters: fresh BEiTs have zero biases and positions, and zeros would hide errors."
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters(): p.add_(torch.randn(p.shape, generator=g)*.1)
@@ -67,8 +67,8 @@ def test_attend_is_a_plain_loop(mask):
 @pytest.mark.parametrize("absolute", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("mean_pooling", [False, True])
-def test_one_frame_is_beit(tmp_path, absolute, shared, mean_pooling):
-    original = randomise(BeitModel(BeitConfig(
+def test_one_frame_equals_beit(tmp_path, absolute, shared, mean_pooling):
+    original = randomize(BeitModel(BeitConfig(
         image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
         use_relative_position_bias=not shared, use_shared_relative_position_bias=shared, use_mean_pooling=mean_pooling,
         use_absolute_position_embeddings=absolute, use_mask_token=True, layer_scale_init_value=.1)))
@@ -102,8 +102,8 @@ def test_beit_of_another_size_is_refused(tmp_path, changes):
 
 
 @pytest.mark.parametrize("cls", [BertModel, BertForMaskedLM])
-def test_text_mode_is_bert(tmp_path, cls):
-    original = randomise(cls(BertConfig(vocab_size=60, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+def test_text_mode_equals_bert(tmp_path, cls):
+    original = randomize(cls(BertConfig(vocab_size=60, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
                                         intermediate_size=64, max_position_embeddings=40)))
     original.save_pretrained(tmp_path)
     model = navero_from_parts(TINY, text=str(tmp_path)).eval()
@@ -146,7 +146,7 @@ def test_gradient_reaches_every_parameter(frozen, init_temporal):
     for name, p in model.named_parameters():
         assert p.requires_grad != (frozen and name.startswith(lower)), name
         assert p.requires_grad == (p.grad is not None), name
-        # a branch at zero passes no gradient inside; a bias on all keys cancels in the softmax
+        # a branch at zero passes no gradient; a bias on all keys cancels in the softmax
         silent = init_temporal == "zero" and "temporal_attention" in name and "o_proj" not in name
         silent |= init_temporal == "zero" and "temporal_layernorm" in name
         if p.requires_grad and not silent and not name.endswith("key.bias"): assert p.grad.abs().max() > 0, name
@@ -261,7 +261,7 @@ def test_temperature_stays_in_bounds_and_learns(start, value):
 
 
 def test_save_and_load_exactly(tmp_path):
-    model = randomise(Navero(TINY))
+    model = randomize(Navero(TINY))
     again = load(save(model, tmp_path/"model"))
     assert again.config == TINY
     assert sorted(p.name for p in (tmp_path/"model").iterdir()) == ["config.json", "model.safetensors"]
@@ -325,7 +325,7 @@ def test_long_captions_are_cut(tmp_path):
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     tokenizer = train_tokenizer(CORPUS, 60, tmp_path_factory.mktemp("tokenizer")/"t.json")
-    model = randomise(Navero(TINY))
+    model = randomize(Navero(TINY))
     captions = ["a star spins", "a red ring", "a star spins", "a green star on a beach touches it"]
     return model, tokenizer, frames(5, 4), captions
 
@@ -362,7 +362,7 @@ def test_scorer_from_features_and_in_any_order(scored):
     with pytest.raises(VidnegError, match="aligned pairs"): scorer.match(V, T)
 
 
-def test_scorer_with_nothing_to_score(scored):
+def test_scorer_of_no_pairs(scored):
     scorer = NaveroScorer(*scored[:2])
     V, T = scorer.encode_video(scored[2]), scorer.encode_text(scored[3])
     assert scorer.match(V[:0], T[:0]).shape == (0,)
@@ -371,16 +371,16 @@ def test_scorer_with_nothing_to_score(scored):
 def still_targets(b, seed=0):
     g = torch.Generator().manual_seed(seed)
     shape = torch.randint(-1, 3, (b, 4), generator=g)
-    return {"shape": shape, "colour": shape, "offset": torch.rand(b, 4, 3, generator=g), "scene": torch.arange(b)}
+    return {"shape": shape, "color": shape, "offset": torch.rand(b, 4, 3, generator=g), "scene": torch.arange(b)}
 
 
 @pytest.mark.parametrize("cls_token", [False, True])
 def test_stills_against_a_loop(cls_token):
-    still = StillModel(Navero(dataclasses.replace(TINY, cls_token=cls_token)), {"shape": 3, "colour": 3}, 5)
+    still = StillModel(Navero(dataclasses.replace(TINY, cls_token=cls_token)), {"shape": 3, "color": 3}, 5)
     x, y = frames(4, 1), still_targets(4)
-    y["shape"][3], y["colour"][3] = -1, -1
+    y["shape"][3], y["color"][3] = -1, -1
     terms, out = still(x, **y), still.predict(x)
-    assert set(terms) == {"shape", "colour", "covered", "offset", "scene"}
+    assert set(terms) == {"shape", "color", "covered", "offset", "scene"}
     assert terms["offset"][3] == 0 and terms["shape"][3] == 0
     for b in range(4):
         on = [n for n in range(4) if y["shape"][b, n] >= 0]
@@ -396,7 +396,7 @@ def test_stills_against_a_loop(cls_token):
 
 def test_stills_train_the_shared_layers_and_nothing_else():
     model = Navero(TINY)
-    still = StillModel(model, {"shape": 3, "colour": 3}, 5)
+    still = StillModel(model, {"shape": 3, "color": 3}, 5)
     before = {k: p.clone() for k, p in model.named_parameters()}
     optimizer = torch.optim.AdamW(still.parameters(), 1e-2)
     sum(t.mean() for t in still(frames(4, 1), **still_targets(4)).values()).backward()

@@ -1,4 +1,4 @@
-"Moment-DETR and QD-DETR: matching and losses against loops, learning by heart, masks, files, bad input, sizes."
+"Moment-DETR and QD-DETR: matching and losses against loops, memorization, masks, files, bad input, sizes."
 from dataclasses import replace
 from itertools import permutations
 
@@ -97,7 +97,7 @@ def test_matching_is_the_best_of_all_assignments():
             assert np.isclose(sum(cost[p] for p in pairs), best)
 
 
-def test_places_depend_on_the_video_not_on_padding():
+def test_positions_depend_on_the_video_not_on_padding():
     mask = torch.tensor([[True]*4 + [False]*4, [True]*8])
     places = clip_places(mask)
     assert places[0, :4].tolist() == places[1, 1::2].tolist() == [.25, .5, .75, 1.]
@@ -124,7 +124,7 @@ def plain_moment(spans, logits, windows, exist, per):
 
 
 @pytest.mark.parametrize("per", ["window", "query"])
-def test_window_losses_are_their_loop_and_their_gradient(per):
+def test_window_losses_and_their_gradients_equal_plain_loops(per):
     spans = (normal(3, 5, 2, dtype=torch.float64).sigmoid()*.9 + .05).requires_grad_()
     logits = normal(3, 5, 2, key=1, dtype=torch.float64).requires_grad_()
     windows = normal(3, 2, 2, key=2, dtype=torch.float64).sigmoid().sort(-1).values
@@ -156,7 +156,7 @@ def plain_contrast(s, scores, negative, inside, levels, temperature):
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_contrast_is_its_loop_and_its_gradient(inside):
+def test_contrast_and_its_gradient_equal_a_plain_loop(inside):
     s, false = (normal(3, 6, key=k, dtype=torch.float64).requires_grad_() for k in (1, 2))
     scores = torch.tensor([[0., 1, 3, 12, 5, 5], [0]*6, [4, 0, 2, 9, 0, 0]])
     mask = torch.tensor([[True]*6]*2 + [[True]*3 + [False]*3])
@@ -170,7 +170,7 @@ def test_contrast_is_its_loop_and_its_gradient(inside):
     assert torch.autograd.gradcheck(loss, (s, false))
 
 
-def test_margin_and_negative_losses_are_their_loops():
+def test_margin_and_negative_losses_equal_plain_loops():
     s, pairs = normal(2, 5, dtype=torch.float64), torch.tensor([[[0, 1], [3, 4]], [[2, 0], [-1, -1]]])
     wanted = [sum(max(0., .2 + s[b, j].item() - s[b, i].item()) for i, j in pairs[b].tolist() if i >= 0)
               for b in range(2)]
@@ -205,7 +205,7 @@ def test_losses_cover_every_part_and_hold_in_bf16(cls):
 # models
 
 @each_model
-def test_padding_and_company_change_nothing(cls):
+def test_results_do_not_depend_on_padding_or_other_queries(cls):
     model, data = cls(SMALL).eval(), inputs()
     data["video"][1, 6:], data["text"][1, 2:] = torch.nan, torch.inf # never read
     whole = model(**data)
@@ -219,11 +219,11 @@ def test_padding_and_company_change_nothing(cls):
 
 
 @each_model
-def test_the_text_decides(cls):
+def test_predictions_depend_on_the_text(cls):
     model, data = cls(SMALL).eval(), inputs()
     other = model(**data | {"text": data["text"].flip(0), "text_mask": data["text_mask"].flip(0)})
     same = model(**data)
-    assert not torch.allclose(other.spans[-1], same.spans[-1], atol=1e-6) or cls is QDDETR # its anchors start at rest
+    assert not torch.allclose(other.spans[-1], same.spans[-1], atol=1e-6) or cls is QDDETR # its windows start at the anchors
     assert not torch.allclose(other.saliency[0], same.saliency[0], atol=1e-4)
 
 
@@ -262,7 +262,7 @@ def test_negative_pairs_are_videos_with_other_texts():
     assert saliency_negative(alone.negative_saliency)["saliency_negative"].item() == 0
 
 
-def test_anchors_start_at_rest_and_are_refined_layer_by_layer():
+def test_windows_start_at_the_anchors_and_each_layer_refines_them():
     config = replace(SMALL, decoder_layers=3)
     decoder, memory, mask = AnchorDecoder(config), normal(2, 7, 16), torch.ones(2, 7, dtype=torch.bool)
     spans, _ = decoder(memory, memory, mask)
@@ -275,12 +275,12 @@ def test_anchors_start_at_rest_and_are_refined_layer_by_layer():
     assert decoder.span_heads[0][-1].bias.grad.abs().sum() == 0 < decoder.span_heads[1][-1].bias.grad.abs().sum()
 
 
-# by heart
+# memorization
 
-TRAINING = {MomentDETR: (400, 5e-3), QDDETR: (300, 3e-3)} # steps, with room for how processors round; learning rate
+TRAINING = {MomentDETR: (400, 5e-3), QDDETR: (300, 3e-3)} # steps, with a margin for rounding on other processors; learning rate
 
 @each_model
-def test_learns_32_queries_by_heart_and_survives_files(cls, tmp_path):
+def test_memorizes_32_queries_and_survives_a_round_trip(cls, tmp_path):
     films = [make_film(f"train-{i}", WORLD) for i in range(8)]
     queries = [q for f in films for q in film_queries(f, WORLD)][:32]
     batch = moment_batch(queries, {f.clip_id: oracle_features(f) for f in films},
@@ -308,8 +308,8 @@ def test_learns_32_queries_by_heart_and_survives_files(cls, tmp_path):
 
 
 @each_model
-def test_features_of_any_encoder_will_do(cls, tmp_path):
-    "Films on disk, cut into clips of 2 seconds, through a video encoder of the project, to windows."
+def test_features_of_any_encoder_are_accepted(cls, tmp_path):
+    "Films are read in clips of 2 seconds, encoded by another model, and localized."
     clips = write_films(tmp_path, {"val": 1}, WORLD, FilmConfig(events=(2, 3), seconds=(6., 8.), shot=2.))
     pieces = cut(clips[0])
     frames = read_clips(pieces, tmp_path, tmp_path/"frames", 2, desc="").frames
@@ -323,10 +323,10 @@ def test_features_of_any_encoder_will_do(cls, tmp_path):
     assert output.saliency.shape == (1, len(pieces)) and output.saliency.isfinite().all()
 
 
-# what is wrong is said
+# the error names the input
 
 @each_model
-def test_bad_input_says_what_is_wrong(cls):
+def test_bad_input_is_named(cls):
     model, data = cls(SMALL), inputs()
     def error(message, **changes):
         with pytest.raises(VidnegError, match=message): model(**data | changes)
@@ -338,7 +338,7 @@ def test_bad_input_says_what_is_wrong(cls):
     error(r"must be \(B, S, 12\)", video=data["video"][..., :5])
     error(r"mask \(3, 2\)", video_mask=data["video_mask"][:, :2])
     error("3 videos, 1 texts", text=data["text"][:1], text_mask=data["text_mask"][:1])
-    one = model(**{k: v[:1] for k, v in data.items()}) # a batch of one is nothing special
+    one = model(**{k: v[:1] for k, v in data.items()}) # a batch of one works
     assert one.spans.shape == (2, 1, 5, 2)
     with pytest.raises(VidnegError, match="NaN or infinite"):
         exist = torch.ones(1, 1, dtype=torch.bool)
@@ -346,7 +346,7 @@ def test_bad_input_says_what_is_wrong(cls):
     with pytest.raises(VidnegError, match="divisible"): MomentConfig(width=30, heads=4)
 
 
-def test_windows_are_cut_rounded_and_sorted():
+def test_windows_are_clipped_rounded_and_sorted():
     spans = torch.tensor([[[[.5, .3], [.05, .3], [.99, .01]]]])
     logits, mask = torch.tensor([[[[0., 0.], [2., 0.], [-2., 0.]]]]), torch.ones(1, 5, dtype=torch.bool)
     output = MomentOutput(spans, logits, torch.zeros(1, 5), torch.zeros(1, 5, 4), mask)
@@ -360,7 +360,7 @@ def test_windows_are_cut_rounded_and_sorted():
 # sizes
 
 def test_moment_detr_has_the_papers_parts_in_torchs_own_sizes():
-    "Encoder, decoder and heads built of torch's layers at the paper's sizes have exactly as many parameters."
+    "Encoder, decoder and heads have as many parameters as torch's own layers at the paper's sizes."
     c = MomentConfig.paper()
     def size(*modules): return sum(p.numel() for m in modules for p in m.parameters())
     def project(n): return [nn.LayerNorm(n), nn.Linear(n, 256), nn.LayerNorm(256), nn.Linear(256, 256)]

@@ -1,4 +1,4 @@
-"Moments: films and their true windows against brute force; the evaluator against its definition and the official file."
+"Moment retrieval: windows of films against brute force; the evaluator against its definition and official scores."
 import json
 import os
 from dataclasses import replace
@@ -68,7 +68,7 @@ def plain_highlight_ap(relevant, scores):
 
 @st.composite
 def cases(draw):
-    "Queries with predictions on a coarse grid, so that ties and touching windows are frequent."
+    "Draw queries with predictions on a coarse grid, so that ties and touching windows are frequent."
     queries, predictions = [], []
     for i in range(draw(st.integers(1, 4))):
         clips = draw(st.integers(2, 20))
@@ -87,7 +87,7 @@ def cases(draw):
 
 @given(cases())
 @settings(max_examples=25)
-def test_moment_values_are_their_definition(case):
+def test_moment_values_equal_their_definition(case):
     queries, predictions = case
     rows = {(r["length"], r["query_id"]): r for r in moment_values(predictions[::-1], queries).to_dict("records")}
     wanted = 0
@@ -96,13 +96,13 @@ def test_moment_values_are_their_definition(case):
         if not true: continue
         wanted, row, top = wanted + 1, rows[length, q.query_id], p["pred_relevant_windows"][:10]
         assert row["iou"] == max([plain_iou(w, t) for w in top[:1] for t in true], default=0)
-        for t in THRESHOLDS: assert np.isclose(row[f"AP@{t:g}"], plain_ap(top, true[::-1], t)) # of equal ones the last
+        for t in THRESHOLDS: assert np.isclose(row[f"AP@{t:g}"], plain_ap(top, true[::-1], t)) # the last one of equal scores
     assert wanted == len(rows)
 
 
 @given(cases())
 @settings(max_examples=25)
-def test_highlight_values_are_their_definition(case):
+def test_highlight_values_equal_their_definition(case):
     queries, predictions = case
     rows = {(r["level"], r["query_id"]): r for r in highlight_values(predictions, queries).to_dict("records")}
     for (level, least), (q, p) in product(LEVELS.items(), zip(queries, predictions)):
@@ -140,7 +140,7 @@ def predicted(windows=((4., 10., .9),), saliency=(0.,)*10, qid="q"):
     return dict(qid=qid, pred_relevant_windows=[list(w) for w in windows], pred_saliency_scores=list(saliency))
 
 
-def test_the_truth_scores_full_marks_and_constant_scores_do_not():
+def test_ground_truth_scores_100_and_constant_scores_do_not():
     best = evaluate_moments([predicted(saliency=[s for s, in QUERY.saliency])], [QUERY])
     assert best["full"]["MR-mAP"]["average"] == best["full"]["MR-R1"]["0.95"] == best["HL-min-Good"]["HL-mAP"] == 100
     flat = evaluate_moments([predicted(((0., 20., .5),)*10)], [QUERY])
@@ -159,17 +159,17 @@ def test_a_part_without_predictions_or_windows_is_left_out():
     ([predicted(saliency=[np.nan]*10)], "saliency is missing, NaN"), ([predicted(saliency=[])], "saliency is missing"),
     ([predicted(), predicted()], "twice"), ([predicted(qid="x")], "queries or the predictions but not both"),
     ([], "neither"), ([dict(qid="q")], "neither")])
-def test_bad_predictions_say_what_is_wrong(made, message):
+def test_bad_predictions_are_named(made, message):
     with pytest.raises(VidnegError, match=message): evaluate_moments(made, [QUERY])
 
 
-def test_intervals_contain_their_value_and_predictions_survive_files(tmp_path):
+def test_intervals_contain_their_value_and_predictions_survive_a_round_trip(tmp_path):
     queries = [replace(QUERY, query_id=str(i), clip_id=str(i//2)) for i in range(8)]
     made = [predicted(((4., 10. + i, .9),), range(10), qid=str(i)) for i in range(8)]
     table = moments_table(moment_values(made, queries), highlight_values(made, queries), n=100)
     assert (table.low <= table.value).all() and (table.value <= table.high).all() and (table.clips == 4).all()
     each = query_values(moment_values(made, queries)).set_index("query_id")
-    share = [6/(6 + i) for i in range(8)] # of the union, that the true window is
+    share = [6/(6 + i) for i in range(8)] # IoU of prediction i with the true window
     assert each.length.isin(LENGTHS).all()
     for length, part in each.groupby("length"):
         said = table[table["part"] == length].set_index("metric").value
@@ -183,7 +183,7 @@ def test_intervals_contain_their_value_and_predictions_survive_files(tmp_path):
 
 # films
 
-def test_films_are_what_was_asked_for():
+def test_films_follow_their_configuration():
     for film in FILMS:
         used = {e for g in film.groups for e in g}
         assert 6 <= len(used) <= 10 and 30 <= film.duration <= 60 and film.duration % CLIP_SECONDS == 0
@@ -196,7 +196,7 @@ def test_films_are_what_was_asked_for():
 
 
 def brute_windows(meaning, graph):
-    "By trying all stretches: those in which the sentence holds of the events inside, and in no shorter one."
+    "Return all windows whose events make the sentence true, if no shorter window inside does."
     times = sorted({t for e in graph.events for t in (e.start, e.end)})
     def inside(a, b): return replace(graph, events=tuple(e for e in graph.events if a <= e.start and e.end <= b))
     def true(a, b): return holds(meaning, inside(a, b))
@@ -204,7 +204,7 @@ def brute_windows(meaning, graph):
     return {w for w in ok if not any(w != k and w[0] <= k[0] and k[1] <= w[1] for k in ok)}
 
 
-def test_true_windows_are_the_shortest_stretches_that_make_a_sentence_true():
+def test_true_windows_are_the_shortest_that_make_a_sentence_true():
     small = FilmConfig(events=(3, 5), seconds=(10., 20.))
     several = 0
     for i in range(30):
@@ -212,15 +212,15 @@ def test_true_windows_are_the_shortest_stretches_that_make_a_sentence_true():
         for q in film_queries(film, WORLD, small):
             shortest = brute_windows(parse(q.text), film.graph)
             covered = [any(a <= s and e <= b for a, b in q.windows) for s, e in shortest]
-            assert all(covered) and q.windows # every shortest stretch lies in a window ...
-            for a, b in q.windows: # ... and every window begins and ends with a stretch in which the sentence is true
+            assert all(covered) and q.windows # every shortest span lies in a window ...
+            for a, b in q.windows: # ... and the sentence is true of every window
                 assert holds(parse(q.text), replace(film.graph, events=tuple(
                     e for e in film.graph.events if a <= e.start and e.end <= b)))
             several += len(q.windows) > 1
     assert several
 
 
-def test_the_oracle_of_moments_knows_its_queries():
+def test_the_moment_oracle_agrees_with_the_queries():
     oracle = MomentOracle({f.clip_id: f.graph for f in FILMS})
     asked = [Caption(q.query_id, q.clip_id, q.text) for f in FILMS for q in film_queries(f, WORLD)]
     truth = {q.query_id: q.windows for f in FILMS for q in film_queries(f, WORLD)}
@@ -228,7 +228,7 @@ def test_the_oracle_of_moments_knows_its_queries():
     assert all(oracle.same(q, q.text) and not oracle.nowhere(q, q.text) for q in asked)
     others = [(q, other.text) for q, other in zip(asked, asked[1:] + asked[:1]) if other.clip_id != q.clip_id]
     graphs = {f.clip_id: f.graph for f in FILMS}
-    for q, text in others: # of another film: true here or not
+    for q, text in others: # queries of other films may be true here too
         assert oracle.nowhere(q, text) == (not brute_windows(parse(text), graphs[q.clip_id]))
     assert 0 < sum(oracle.nowhere(q, text) for q, text in others)
     assert oracle.nowhere(asked[0], "nothing of the kind") and not oracle.same(asked[0], "nothing of the kind")
@@ -246,7 +246,7 @@ def test_queries_agree_with_the_oracle_and_their_saliency_with_the_windows():
 
 
 @given(st.lists(st.integers(0, 40), min_size=2, max_size=8, unique=True))
-def test_overlap_is_what_counting_in_quarters_of_seconds_says(edges):
+def test_overlap_equals_counting_quarters_of_seconds(edges):
     edges = [e/4 for e in sorted(edges)]
     windows = list(zip(edges[::2], edges[1::2]))
     quarters = [any(a <= t/4 < b for a, b in windows) for t in range(40)]
@@ -269,7 +269,7 @@ def test_films_on_disk(tmp_path):
 
 # batches
 
-def test_batches_do_not_depend_on_the_company_they_come_in():
+def test_rows_do_not_depend_on_the_other_rows_of_a_batch():
     queries = [q for f in FILMS[:3] for q in film_queries(f, WORLD)]
     videos, texts = {f.clip_id: oracle_features(f) for f in FILMS}, {q.query_id: word_features(q.text) for q in queries}
     whole = moment_batch(queries, videos, texts)
@@ -294,7 +294,7 @@ def test_saliency_pairs_are_in_order():
     assert (saliency_pairs(everywhere, 10, stable_rng(0)) == -1).all()
 
 
-def test_bad_input_says_what_is_wrong(tmp_path):
+def test_bad_input_is_named(tmp_path):
     features = {"v": np.zeros((10, 4), np.float32)}, {"q": np.zeros((3, 4), np.float32)}
     with pytest.raises(VidnegError, match="no queries"): moment_batch([], *features)
     with pytest.raises(VidnegError, match="features of 10 clips, scores of 4"):
