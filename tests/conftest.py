@@ -1,4 +1,4 @@
-"Hypothesis: the same examples every time, and no judgement of how fast or how often an input is thrown away."
+"Settings of hypothesis: the same examples every time, no deadline, no health check of speed or filtering."
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("vidneg", derandomize=True, deadline=None,

@@ -1,9 +1,9 @@
-"What one process of a group makes of its rows of a batch, for the tests that compare it with one process on all rows."
+"Losses and gradients of one process of a group, for tests that compare groups with a single process."
 import torch
 
 
 def share_of(task, batch):
-    "Terms of this process's rows, and gradients averaged over processes, as DDP does."
+    "Return the terms of this process's rows, and gradients averaged over processes as in DDP."
     rank, n = torch.distributed.get_rank(), torch.distributed.get_world_size()
     terms = task({k: v[rank::n] for k, v in batch.items()})
     sum(v.mean() for v in terms.values()).backward()

@@ -1,4 +1,4 @@
-"A stage of the pipeline in the test's own process."
+"Runs stages of the pipeline in the test's own process."
 import ast
 
 import nbformat
@@ -7,9 +7,9 @@ from vidneg.core.files import project_root
 
 
 def run(stage, root, monkeypatch, **parameters):
-    "The notebook's cells in this process, with other parameters."
+    "Run the cells of a stage with other parameters; return its variables."
     monkeypatch.chdir(root)
-    monkeypatch.setenv("VIDNEG_STAGE", stage) # whose parameters are put in here
+    monkeypatch.setenv("VIDNEG_STAGE", stage) # `begin` keeps the parameters that are set below
     monkeypatch.setenv("VIDNEG_WORKERS", "1")
     monkeypatch.delenv("VIDNEG_SCALE", raising=False)
     shown = []

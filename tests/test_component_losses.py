@@ -48,7 +48,7 @@ def inputs(b, j, seed):
 
 @settings(max_examples=30)
 @given(batch, kinds, seeds, temperatures, st.floats(0, 2))
-def test_the_three_losses_are_the_loop(b, j, seed, t, bonus):
+def test_the_three_losses_equal_plain_loops(b, j, seed, t, bonus):
     pos, neg, mask, logits = inputs(b, j, seed)
     want = {"simple": [], "discernible": [], "adaptive": [], "entropy": []}
     for i in range(b):
@@ -148,7 +148,7 @@ def look(c, t):
 
 @settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 4), seeds, st.floats(0.05, 10), st.booleans())
-def test_attention_similarity_is_the_loop(n, m, seed, t, normalize):
+def test_attention_similarity_equals_a_plain_loop(n, m, seed, t, normalize):
     a, b = normal(seed, 2, n, 3), normal(seed + 1, 2, m, 3)
     if not normalize: a, b = a / 3, b / 3
     mask_a, mask_b = exists(seed, 2, n), exists(seed + 1, 2, m)
@@ -185,7 +185,7 @@ def test_negatives_are_compared_in_one_call():
     assert cosine(anchor[:, 0][:, None], negatives[:, :, 0]).shape == (4, 2)
 
 
-def test_importance_is_the_loop():
+def test_importance_equals_a_plain_loop():
     torch.manual_seed(0)
     module = Importance(width=3, hidden=2).double()
     anchor, words, mask = normal(0, 2, 3), normal(1, 2, 3, 3, 3), exists(0, 2, 3, 3)
@@ -214,7 +214,7 @@ def test_importance_weights_sum_to_one(b, j, seed):
 
 @settings(max_examples=25)
 @given(batch, seeds, temperatures)
-def test_auxiliary_is_the_loop(b, seed, t):
+def test_auxiliary_equals_a_plain_loop(b, seed, t):
     s, mask, same = normal(seed, b, b) / 2, exists(seed, b), exists(seed + 1, b, b, share=0.3)
     want = []
     for i in range(b):

@@ -63,7 +63,7 @@ def test_every_word_can_be_inflected_and_every_fallback_exists():
             if slot.pos == "noun" and not slot.mass: assert inflect(group[0], "noun").get("NNS"), group[0]
 
 
-def test_replacements_never_may_be_true_with_the_word():
+def test_replacements_exclude_words_that_may_be_true_too():
     for slot in WORDS.slots.values():
         for word in (w for group in slot.groups for w in group):
             for other, _ in WORDS.options(slot.name, word): assert not WORDS.alike(slot.pos, word, other), (word, other)
@@ -246,7 +246,7 @@ def test_bad_captions_are_counted(parser):
     assert sum(counts.values()) == len(texts)*len(KINDS)
     assert counts["verb", "empty"] == 3
     assert len(made) == sum(n for (_, why), n in counts.items() if why == "made")
-    with pytest.raises(VidnegError, match="colour"): make_negatives([], ComponentGenerator(parser), kinds=("colour",))
+    with pytest.raises(VidnegError, match="shade"): make_negatives([], ComponentGenerator(parser), kinds=("shade",))
 
 
 def test_accept_functions_decide_which_negatives_are_kept(parser):

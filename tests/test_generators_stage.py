@@ -100,7 +100,7 @@ def test_tables_and_pages_agree(done):
     table, rates = pd.read_csv(out/"audit.csv"), pd.read_csv(out/"generators.csv")
     assert {f"{s.replace('/', '-')}.html" for s in table.set} == {p.name for p in out.glob("*.html")}
     assert "train/finetune" in set(table.set) and "train/finetune" in set(rates.part + "/" + rates["set"])
-    assert "train/rules-balanced" not in set(table.set), "the training negatives are audited once, under the name finetune"
+    assert "train/rules-balanced" not in set(table.set), "audited as train/finetune"
     assert table.before.between(0, 1).all() and (table.kept_items <= table.measured).all()
     assert (table.before_low <= table.before).all() and (table.before <= table.before_high).all()
     tested = rates[rates.part == "test"]

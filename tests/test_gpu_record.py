@@ -57,7 +57,7 @@ def test_flops_of_a_linear_map_equal_the_formula():
             self.layer = torch.nn.Linear(5, 7)
         def forward(self, x): return {"loss": self.layer(x)}
     x = torch.randn(3, 5)
-    assert gpu.flops_of_a_step(Linear(), x) == 2*2*3*5*7 # forward, and the gradient of the weights; x needs none
+    assert gpu.flops_of_a_step(Linear(), x) == 2*2*3*5*7 # forward and the gradient of the weights; x needs no gradient
     assert gpu.flops_of_a_step(Linear(), x.requires_grad_()) == 3*2*3*5*7
 
 

@@ -60,7 +60,7 @@ scopes = st.sampled_from(["own", "all"])
 
 @settings(max_examples=30)
 @given(batch, kinds, seeds, temperatures, scopes, st.floats(0, 2), st.floats(0, 2), st.booleans())
-def test_hn_nce_is_the_loop(b, k, seed, t, scope, alpha, beta, detach):
+def test_hn_nce_equals_a_plain_loop(b, k, seed, t, scope, alpha, beta, detach):
     d = data(b, k, seed)
     texts, videos = rows_and_columns(d, scope)
     pos = d["similarity"].diagonal().tolist()
@@ -72,7 +72,7 @@ def test_hn_nce_is_the_loop(b, k, seed, t, scope, alpha, beta, detach):
 
 @settings(max_examples=30)
 @given(batch, kinds, seeds, temperatures, scopes)
-def test_negclip_is_the_loop(b, k, seed, t, scope):
+def test_negclip_equals_a_plain_loop(b, k, seed, t, scope):
     d = data(b, k, seed)
     texts, videos = rows_and_columns(d, scope)
     pos = d["similarity"].diagonal().tolist()
@@ -84,7 +84,7 @@ def test_negclip_is_the_loop(b, k, seed, t, scope):
 
 @settings(max_examples=30)
 @given(batch, kinds, seeds, temperatures, st.floats(0, 1))
-def test_vfc_is_the_loop(b, k, seed, t, beta):
+def test_vfc_equals_a_plain_loop(b, k, seed, t, beta):
     d = data(b, k, seed)
     texts, videos = rows_and_columns(d, "own")
     plain, normed = [], []
@@ -99,7 +99,7 @@ def test_vfc_is_the_loop(b, k, seed, t, beta):
 
 @settings(max_examples=30)
 @given(batch, kinds, seeds, temperatures)
-def test_svlc_is_the_loop(b, k, seed, t):
+def test_svlc_equals_a_plain_loop(b, k, seed, t):
     pos, neg, mask = normal(seed, b), normal(seed + 1, b, k), exists(seed, b, k)
     want = np.array([loop(pos[i].item(), [neg[i, j].item() for j in range(k) if mask[i, j]], t, 1, 0)
                      for i in range(b)])
@@ -290,7 +290,7 @@ def test_results_stay_on_the_device_of_the_input():
     assert duplicate_negatives(torch.zeros(4, 3, device="meta"), torch.zeros(4, 2, 3, device="meta")).is_meta
 
 
-def test_duplicates_are_the_loop():
+def test_duplicates_equal_plain_loops():
     rng = np.random.default_rng(0)
     ids, neg = torch.from_numpy(rng.integers(0, 2, (5, 3))), torch.from_numpy(rng.integers(0, 2, (5, 4, 3)))
     for same in (None, exists(0, 5, 5, share=0.3)):

@@ -50,7 +50,7 @@ def test_first_and_last_entries_of_lists():
     assert "man-made fibers" in read_list(LISTS/"material.txt")
 
 def test_missing_list():
-    with pytest.raises(VidnegError, match="no word list"): read_list(LISTS/"colour.txt")
+    with pytest.raises(VidnegError, match="no word list"): read_list(LISTS/"shade.txt")
 
 def test_action_lists():
     slots = lambda which: set(Lexicon.navero(which).slots)
@@ -60,7 +60,7 @@ def test_action_lists():
     with pytest.raises(VidnegError, match="enlarged, old, both"): Lexicon.navero("larger")
 
 @pytest.mark.parametrize("lists, message", [
-    ({"color": ("colour", "", ["red"])}, "no category 'colour'"),
+    ({"color": ("shade", "", ["red"])}, "no category 'shade'"),
     ({"color": ("attribute", "adjective", ["red"])}, "inflect is 'adjective'"),
     ({"color": ("attribute", "", ["red", " "])}, "empty entry")])
 def test_wrong_lists(lists, message):

@@ -428,7 +428,7 @@ def test_local_chat_draws_from_the_softmax(causal):
         assert abs(np.mean([s == word for s in said]) - float(p[i])) < 4*math.sqrt(float(p[i]*(1 - p[i]))/n)
 
 
-def test_local_chat_refuses_prompts_that_it_cannot_encode(causal, masked):
+def test_local_chat_refuses_prompts_that_it_cannot_read(causal, masked):
     with pytest.raises(VidnegError, match="0 has .* tokens"): TransformersChat(causal).chat([talk("dog "*500)])
     with pytest.raises(VidnegError, match="no chat template"): TransformersChat(masked["wordpiece"]).chat([talk("a")])
 

@@ -33,7 +33,7 @@ seeds = st.integers(0, 10_000)
 
 @settings(max_examples=30, deadline=None)
 @given(batch, seeds, st.floats(0.05, 1))
-def test_vtc_is_the_loop(b, seed, t):
+def test_vtc_equals_a_plain_loop(b, seed, t):
     s, same = normal(seed, b, b), exists(seed, b, b) & exists(seed + 1, b, b)
     for mask in (None, same):
         skip = lambda i, j: i == j or (mask is not None and bool(mask[i, j]))
@@ -44,7 +44,7 @@ def test_vtc_is_the_loop(b, seed, t):
 
 @settings(max_examples=30, deadline=None)
 @given(batch, st.integers(0, 4), seeds, st.floats(0.05, 1))
-def test_neg_vtc_is_the_loop(b, k, seed, t):
+def test_neg_vtc_equals_a_plain_loop(b, k, seed, t):
     pos, neg, mask = normal(seed, b), normal(seed + 1, b, k), exists(seed, b, k)
     joint, mean = [], []
     for i in range(b):
@@ -57,7 +57,7 @@ def test_neg_vtc_is_the_loop(b, k, seed, t):
 
 @settings(max_examples=30, deadline=None)
 @given(batch, st.integers(1, 4), seeds)
-def test_vtm_and_neg_vtm_are_the_loop(b, p, seed):
+def test_vtm_and_neg_vtm_equal_plain_loops(b, p, seed):
     logits, mask = normal(seed, b, p, 2), exists(seed, b, p)
     labels = exists(seed + 1, b, p).long()
     for i in range(b):
@@ -71,7 +71,7 @@ def test_vtm_and_neg_vtm_are_the_loop(b, p, seed):
 
 @settings(max_examples=20, deadline=None)
 @given(batch, st.integers(1, 5), seeds)
-def test_mlm_is_the_loop(b, length, seed):
+def test_mlm_equals_a_plain_loop(b, length, seed):
     logits, asked = normal(seed, b, length, 7), exists(seed, b, length)
     labels = torch.where(asked, torch.arange(length) % 7, -100)
     for i in range(b):

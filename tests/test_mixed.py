@@ -200,8 +200,9 @@ def test_coin_is_fair_and_one_generator_replaces_the_other_on_failure():
     assert abs(share - 0.5) < 4*np.sqrt(.25/600)
     assert all(n.generator == "mixed" for n in made)
     silent = MixedGenerator(RULES, LmEditor(Scripted([]), parse))
-    assert all(attempts(silent, [draft("the man", name=f"c{i}")])[0][0] for i in range(40)) # rules stand in for the model
-    assert all(attempts(generator, [draft("the owl", name=f"c{i}")])[0][0] for i in range(40)) # the model stands in for rules
+    # rules stand in for the model, and the model for rules
+    assert all(attempts(silent, [draft("the man", name=f"c{i}")])[0][0] for i in range(40))
+    assert all(attempts(generator, [draft("the owl", name=f"c{i}")])[0][0] for i in range(40))
     assert attempts(silent, [draft("the owl")]) == [(None, "no replacement")]
     assert attempts(silent, [draft("zebra")]) == [(None, "no match")]
     with pytest.raises(VidnegError, match="rules, a language model, or both"): MixedGenerator()

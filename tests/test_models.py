@@ -49,7 +49,7 @@ def close(a, b, atol=1e-5): return torch.allclose(a, b, atol=atol, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mask", [None, "words", "bias"])
-def test_attend_is_a_plain_loop(mask):
+def test_attend_equals_a_plain_loop(mask):
     q, k, v = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     words = torch.tensor([1, 1, 0, 1, 0]).bool().expand(2, 1, 1, 5)
     m = {None: None, "words": words, "bias": torch.randn(2, 3, 5)}[mask]

@@ -223,7 +223,7 @@ def test_predictions_depend_on_the_text(cls):
     model, data = cls(SMALL).eval(), inputs()
     other = model(**data | {"text": data["text"].flip(0), "text_mask": data["text_mask"].flip(0)})
     same = model(**data)
-    assert not torch.allclose(other.spans[-1], same.spans[-1], atol=1e-6) or cls is QDDETR # its windows start at the anchors
+    assert not torch.allclose(other.spans[-1], same.spans[-1], atol=1e-6) or cls is QDDETR # starts at anchors
     assert not torch.allclose(other.saliency[0], same.saliency[0], atol=1e-4)
 
 
@@ -277,7 +277,8 @@ def test_windows_start_at_the_anchors_and_each_layer_refines_them():
 
 # memorization
 
-TRAINING = {MomentDETR: (400, 5e-3), QDDETR: (300, 3e-3)} # steps, with a margin for rounding on other processors; learning rate
+# (steps, learning rate); the steps leave a margin for rounding on other processors
+TRAINING = {MomentDETR: (400, 5e-3), QDDETR: (300, 3e-3)}
 
 @each_model
 def test_memorizes_32_queries_and_survives_a_round_trip(cls, tmp_path):

@@ -96,7 +96,8 @@ def test_moment_values_equal_their_definition(case):
         if not true: continue
         wanted, row, top = wanted + 1, rows[length, q.query_id], p["pred_relevant_windows"][:10]
         assert row["iou"] == max([plain_iou(w, t) for w in top[:1] for t in true], default=0)
-        for t in THRESHOLDS: assert np.isclose(row[f"AP@{t:g}"], plain_ap(top, true[::-1], t)) # the last one of equal scores
+        for t in THRESHOLDS: # the last of equal windows wins, hence the reversal
+            assert np.isclose(row[f"AP@{t:g}"], plain_ap(top, true[::-1], t))
     assert wanted == len(rows)
 
 

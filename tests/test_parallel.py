@@ -1,4 +1,4 @@
-"Processes that work side by side end with the one that began them."
+"Worker processes end with their parent, and results come back in order."
 import os
 import signal
 import subprocess
@@ -18,7 +18,7 @@ def note_and_sleep(folder):
 
 
 def alive(pid):
-    "Is there such a process, and is it more than an entry that nobody has collected?"
+    "Return True if the process exists and is no zombie."
     try: return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError: return False
 
@@ -64,7 +64,7 @@ def test_jobs_come_back_in_order_and_name_the_one_that_fails():
         run_jobs([jobs[0], (divide, {"x": 1, "by": 0})])
 
 
-def test_a_function_of_a_script_may_be_mapped_and_one_of_a_session_not():
+def test_functions_of_scripts_may_be_mapped_and_interactive_ones_not():
     assert parallel_map(abs, [-1, 2], workers=2) == [1, 2]
     code = "from vidneg.core.parallel import parallel_map\ndef f(x): return x\nparallel_map(f, [1, 2], workers=2)"
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}

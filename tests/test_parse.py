@@ -1,4 +1,4 @@
-"Parsing: the pipeline, its training, noun phrases, other labels, parses at rest, and the captions parsed by hand."
+"Parsing: the pipeline, its training, noun phrases, other labels, stored parses, and captions parsed by hand."
 import json
 import os
 from collections import Counter
@@ -55,7 +55,7 @@ def tokens_of(rows):
     return tuple(tokens)
 
 def is_tree(heads, root):
-    "Does every word lead up to the one root?"
+    "Return True if every word leads up to the only root."
     if sum(root(i, h) for i, h in enumerate(heads)) != 1: return False
     for i in range(len(heads)):
         for _ in heads:
@@ -68,7 +68,7 @@ def tree(sentence): return is_tree([w.head for w in sentence], lambda i, h: h < 
 
 @st.composite
 def heads(draw, least=1, most=12):
-    "A random tree: the heads of its words, the root its own."
+    "Draw a random tree as the heads of its words; the root is its own head."
     n = draw(st.integers(least, most))
     order = draw(st.permutations(range(n)))
     found = [0]*n
@@ -98,7 +98,7 @@ def test_captions_by_hand_are_well_formed(name):
         assert tree(s), text
         assert all(w.dep in RELATIONS and w.upos in POS_OF[w.xpos] for w in s), text
 
-def test_captions_by_hand_are_of_a_kind():
+def test_captions_by_hand_keep_one_scheme():
     texts = [text_of(s) for s in ALL]
     assert len(set(texts)) == len(texts)
     for s in ALL:
@@ -115,9 +115,9 @@ def test_captions_by_hand_are_of_a_kind():
             if w.dep in ("cc", "mark", "case") and w.form != "'s": assert i < w.head, (text_of(s), w)
             if w.dep == "conj": assert w.head < i
             a, b = min(i, w.head), max(i, w.head)
-            assert a < 0 or all(a <= s[k].head <= b for k in range(a + 1, b)), "arcs that cross"
+            assert a < 0 or all(a <= s[k].head <= b for k in range(a + 1, b)), "arcs cross"
 
-def test_words_by_hand_are_said_the_same_way_everywhere():
+def test_words_by_hand_have_one_lemma_per_form_and_tag():
     seen = {}
     for w in (w for s in ALL for w in s): seen.setdefault((w.form, w.upos, w.xpos), Counter())[w.lemma] += 1
     assert all(len(lemmas) == 1 for lemmas in seen.values())
@@ -125,7 +125,7 @@ def test_words_by_hand_are_said_the_same_way_everywhere():
 
 # The pipeline
 
-def test_pipeline_is_small_licensed_and_says_where_it_is_from():
+def test_pipeline_is_small_and_states_license_and_source():
     files = [p for p in PIPELINE.rglob("*") if p.is_file()]
     assert 2e6 < sum(p.stat().st_size for p in files) < 10e6
     meta = json.loads((PIPELINE/"meta.json").read_text(encoding="utf-8"))
@@ -140,13 +140,13 @@ def test_pipeline_is_packaged():
     shipped = {p for pattern in patterns for p in root.glob(pattern)}
     assert not [str(p.relative_to(root)) for p in PIPELINE.rglob("*") if p.is_file() and p not in shipped]
 
-def test_scores_on_captions_are_those_of_the_meta_data():
+def test_scores_on_captions_equal_the_metadata():
     meta = json.loads((PIPELINE/"meta.json").read_text(encoding="utf-8"))
     measured = accuracy(load_parser(), CAPTIONS["caption_parses"])
     assert {k: pytest.approx(v, abs=0.2) for k, v in measured.items()} == meta["performance"]["captions"]
     assert measured["UPOS"] > 94 and measured["UAS"] > 88 and measured["lemma"] > 97
 
-def test_scores_on_the_treebank_are_those_of_the_meta_data():
+def test_scores_on_the_treebank_equal_the_metadata():
     root = os.environ.get("VIDNEG_REAL_DATA")
     if not root: pytest.skip("VIDNEG_REAL_DATA is not set")
     meta = json.loads((PIPELINE/"meta.json").read_text(encoding="utf-8"))["performance"]["EWT test"]
@@ -154,13 +154,13 @@ def test_scores_on_the_treebank_are_those_of_the_meta_data():
     assert {k: pytest.approx(v, abs=0.2) for k, v in measured.items()} == meta
 
 def check(parsed, text):
-    "What holds of every parse."
+    "Check what holds of every parse."
     assert parsed.text == text
     assert all(text[t.start:t.end] == t.text and t.text.strip() for t in parsed.tokens)
     assert all(a.end <= b.start for a, b in zip(parsed.tokens, parsed.tokens[1:]))
     outside = list(text)
     for t in parsed.tokens: outside[t.start:t.end] = " "*(t.end - t.start)
-    assert not "".join(outside).strip(), "characters that no token holds"
+    assert not "".join(outside).strip(), "tokens leave characters out"
     found = [t.head for t in parsed.tokens]
     for i, t in enumerate(parsed.tokens):
         assert 0 <= t.head < len(found) and (t.dep == "root") == (t.head == i) and t.lemma and t.pos
@@ -183,14 +183,14 @@ def test_odd_texts_are_parsed(text):
 def test_any_text_is_parsed(text):
     check(load_parser()(text), text)
 
-def test_parse_does_not_depend_on_company():
+def test_parse_does_not_depend_on_other_texts():
     texts = [text_of(s) for s in ALL[:40]] + [t for t in ODD if len(t) < 500]
     alone = [load_parser()(t) for t in texts]
     assert list(load_parser().pipe(texts, batch_size=7)) == alone
     assert list(load_parser().pipe(iter(texts[::-1]), batch_size=1000)) == alone[::-1]
 
-def test_numpys_products_change_no_parse():
-    "spaCy's own products differ from numpy's in the last digits, and in no decision."
+def test_matrix_products_of_numpy_change_no_parse():
+    "Matrix products of spaCy and numpy differ in the last digits but lead to the same parses."
     texts = [text_of(words) for words in ALL]
     own = spacy.load(PIPELINE).pipe(texts)
     def seen(doc): return [(t.pos_, t.tag_, str(t.morph), t.dep_, t.head.i) for t in doc]
@@ -202,7 +202,7 @@ def test_workers_change_nothing(monkeypatch):
     texts = [text_of(s) for s in ALL[:130]] + ["", "\ud83d"]
     assert list(load_parser().pipe(iter(texts), workers=2)) == load_parser().parse(texts)
 
-def test_pipe_takes_no_more_than_it_needs():
+def test_pipe_reads_its_input_lazily():
     taken = []
     def source():
         for k in range(10**9):
@@ -211,9 +211,9 @@ def test_pipe_takes_no_more_than_it_needs():
     next(iter(load_parser().pipe(source())))
     assert len(taken) <= 2000
 
-def test_words_of_captions_do_not_pile_up():
+def test_new_words_do_not_grow_the_string_store():
     parser = load_parser()
-    for _ in parser.pipe(f"heard{k} of{k}" for k in range(300)): pass # labels may be new
+    for _ in parser.pipe(f"heard{k} of{k}" for k in range(300)): pass # the first parses may add labels
     before = len(parser.nlp.vocab.strings)
     for _ in parser.pipe(f"unheard{k} of{k}" for k in range(300, 900)): pass
     assert len(parser.nlp.vocab.strings) - before < 10
@@ -271,7 +271,7 @@ def test_word_classes():
 def test_every_word_has_a_lemma(word, pos):
     assert isinstance(dictionary_lemma(word, pos), str) and len(encodable(word)) == len(word)
 
-def test_lemma_table_holds_only_what_the_dictionary_would_get_wrong():
+def test_lemma_table_holds_only_errors_of_the_dictionary():
     table = json.loads((PIPELINE/"lemmas.json").read_text(encoding="utf-8"))
     assert table["n't|RB"] == "not" and table["an|DT"] == "a" and table["leaves|NNS"] == "leaf"
     assert "dogs|NNS" not in table
@@ -305,7 +305,8 @@ def test_noun_chunks_hold_nouns_and_do_not_overlap(found, data):
     chunks = noun_chunks(some)
     for a, b in chunks:
         out = [i for i in range(a, b) if some[i].head == i or not a <= some[i].head < b]
-        assert len(out) == 1 and some[out[0]].pos in ("NOUN", "PROPN", "PRON"), "one word leads out of a chunk"
+        # only the head noun has its own head outside the chunk
+        assert len(out) == 1 and some[out[0]].pos in ("NOUN", "PROPN", "PRON")
     assert list(chunks) == sorted(chunks) and all(b <= c for (_, b), (c, _) in zip(chunks, chunks[1:]))
 
 def chunks_of(sentence):
@@ -394,9 +395,9 @@ def test_installed_model_with_other_labels(tmp_path):
     assert [(t.dep, t.head) for t in parsed.tokens] == [("det", 1), ("nsubj", 2), ("root", 2), ("case", 4), ("obl", 2)]
 
 
-# Parses at rest
+# Stored parses
 
-def test_parses_come_back_as_they_were(tmp_path):
+def test_parses_survive_a_round_trip(tmp_path):
     parses = load_parser().parse([text_of(s) for s in ALL[:30]] + ODD)
     assert write_parses(tmp_path/"a.parquet", iter(parses), "embedded 1") == len(parses)
     assert list(read_parses(tmp_path/"a.parquet")) == parses
@@ -449,7 +450,7 @@ CHANGES = [lambda s, r: lower_case(s), lambda s, r: drop_final_stop(s), drop_art
            lambda s, r: to_present(s), lambda s, r: to_participles(s), fragment, augment]
 
 @pytest.mark.parametrize("change", CHANGES, ids="lower stop articles subjects present participles fragment all".split())
-def test_changed_sentences_are_sentences(change):
+def test_changed_sentences_are_trees_and_repeat(change):
     for k, s in enumerate(ALL):
         made = change(s, stable_rng(0, k))
         assert made and tree(made) and all((w.head < 0) == (w.dep == "root") for w in made)
@@ -467,15 +468,15 @@ def test_changed_sentences_are_sentences(change):
      "a man singing and dancing", [1, -1, 1, 4, 2]),
     ("men/NNS/NOUN/nsubj/2 sing/VBP/VERB/root/0 and/CC/CCONJ/cc/6 women/NNS/NOUN/nsubj/6 are/VBP/AUX/aux/6 "
      "dancing/VBG/VERB/conj/2", "men singing and women dancing", [-1, 0, 3, 0, 3])])
-def test_participles(before, after, heads):
+def test_sentences_become_participles(before, after, heads):
     made = to_participles(written(before))
     assert text_of(made) == after and [w.head for w in made] == heads
 
 @pytest.mark.parametrize("line", [
     "he/PRP/PRON/nsubj/3 is/VBZ/AUX/aux/3 running/VBG/VERB/root/0", # a pronoun
-    "men/NNS/NOUN/nsubj/4 are/VBP/AUX/aux/4 not/RB/PART/advmod/4 running/VBG/VERB/root/0", # denied
+    "men/NNS/NOUN/nsubj/4 are/VBP/AUX/aux/4 not/RB/PART/advmod/4 running/VBG/VERB/root/0", # negated
     "is/VBZ/AUX/aux/3 water/NN/NOUN/nsubj/3 boiling/VBG/VERB/root/0", # a question
-    "men/NNS/NOUN/nsubj/3 will/MD/AUX/aux/3 run/VB/VERB/root/0", # to come
+    "men/NNS/NOUN/nsubj/3 will/MD/AUX/aux/3 run/VB/VERB/root/0", # future
     "men/NNS/NOUN/nsubj/2 ran/VBD/VERB/root/0 and/CC/CCONJ/cc/5 will/MD/AUX/aux/5 run/VB/VERB/conj/2"])
 def test_no_participle_where_it_would_be_wrong(line):
     assert to_participles(written(line)) == written(line)
@@ -487,10 +488,10 @@ def test_no_participle_where_it_would_be_wrong(line):
     ("man/NN/NOUN/nsubj/4 and/CC/CCONJ/cc/3 boy/NN/NOUN/conj/1 had/VBD/VERB/root/0", "man and boy have"),
     ("men/NNS/NOUN/root/0 who/WP/PRON/nsubj/3 sang/VBD/VERB/acl:relcl/1", "men who sing"),
     ("I/PRP/PRON/nsubj/2 ran/VBD/VERB/root/0", "I ran")])
-def test_present(before, after):
+def test_past_tense_becomes_present(before, after):
     assert text_of(to_present(written(before))) == after
 
-def test_fragments_stand_alone():
+def test_fragments_are_whole_noun_phrases():
     s = written("they/PRP/PRON/nsubj/2 saw/VBD/VERB/root/0 the/DT/DET/det/5 old/JJ/ADJ/amod/5 house/NN/NOUN/obj/2 "
                 "by/IN/ADP/case/8 a/DT/DET/det/8 lake/NN/NOUN/nmod/5")
     assert {text_of(fragment(s, stable_rng(0, k))) for k in range(9)} == {"the old house by a lake"}
@@ -513,7 +514,7 @@ def test_training_repeats(tmp_path):
     assert (parser.lemma("Dogs", "NOUN", "NNS"), parser.lemma("cats", "NOUN", "NNS")) == ("hound", "cat")
     assert [(t.tag_, t.dep_) for t in parser.nlp("dogs run")] == [(t.tag_, t.dep_) for t in nlp("dogs run")]
 
-def test_scores_count_what_is_wrong():
+def test_scores_count_errors():
     s = written("he/PRP/PRON/nsubj/2 runs/VBZ/VERB/root/0")
     right = tokens_of([("he", "PRON", "PRP", "nsubj", 1), ("runs", "VERB", "VBZ", "root", 1)])
     right = tuple(t._replace(lemma=w.lemma) for t, w in zip(right, s))

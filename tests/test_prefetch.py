@@ -14,14 +14,14 @@ from vidneg.train.tasks import Task
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(), max_size=20))
-def test_it_gives_what_map_gives(items):
+def test_ahead_equals_map(items):
     assert list(ahead(lambda x: [x], items)) == [[x] for x in items]
 
 
 def test_one_ahead_and_no_further():
     made = []
     coming = ahead(lambda k: made.append(k) or k, range(100))
-    assert made == [] # nothing before it is asked for
+    assert made == [] # nothing is made before the first request
     for k in range(5):
         assert next(coming) == k and len(made) in (k + 1, k + 2)
     coming.close()
@@ -34,7 +34,7 @@ def test_the_next_is_made_while_the_last_is_in_use():
         begun[k].set()
         return k
     for k in ahead(make, range(4)):
-        assert k == 3 or begun[k + 1].wait(20) # though nobody has asked for it
+        assert k == 3 or begun[k + 1].wait(20) # although it was not requested
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -74,7 +74,7 @@ class Watched(Batches):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_batches_are_made_once_in_order_beside_the_training(accumulate, tmp_path):
+def test_batches_are_made_once_in_order_in_another_thread(accumulate, tmp_path):
     task, batches, plain = Square(), Watched(batch_size=2), Watched(batch_size=2)
     config = TrainConfig(epochs=3, accumulate=accumulate, device="cpu", prefetch=True)
     fit(task, batches, config, tmp_path, progress=False)
@@ -82,7 +82,7 @@ def test_batches_are_made_once_in_order_beside_the_training(accumulate, tmp_path
     assert batches.asked == want # each once, none beyond the last
     assert task.seen == [plain.batch(*w)["clip"].tolist() for w in want]
     assert set(task.threads) == {threading.main_thread()} and threading.main_thread() not in batches.threads
-    assert len(set(batches.threads)) == 1 and not batches.threads[0].is_alive() # and it is gone
+    assert len(set(batches.threads)) == 1 and not batches.threads[0].is_alive() # the thread has ended
 
 
 def test_leftover_batches_of_an_epoch_are_not_used(tmp_path):
@@ -113,7 +113,7 @@ def test_resuming_begins_with_the_batch_of_its_step(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(task.parameters(), whole.parameters()))
 
 
-def test_without_a_gpu_it_is_asked_for(tmp_path):
+def test_without_a_gpu_prefetching_is_off_by_default(tmp_path):
     batches = Watched(batch_size=2)
     fit(Square(), batches, TrainConfig(epochs=1, device="cpu"), tmp_path, progress=False)
     assert set(batches.threads) == {threading.main_thread()} and batches.asked == [(0, i) for i in range(6)]

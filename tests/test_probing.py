@@ -25,7 +25,7 @@ from vidneg.evaluate.accuracy import (
 
 
 class MockScorer:
-    "Scores depend on the two ids alone; counts what it is asked for."
+    "A scorer whose scores depend on the two ids only; it counts its calls."
     supports = frozenset({"similarity", "match"})
     def __init__(self): self.texts, self.pairs = [], 0
     def encode_video(self, frames): return np.asarray(frames).reshape(len(frames), -1)[:, 0].astype(int)
@@ -49,7 +49,7 @@ def make_items(n=60, clips=7):
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 1000])
-def test_score_pairs_is_one_pair_at_a_time(chunk):
+def test_score_pairs_equals_scoring_one_pair_at_a_time(chunk):
     items, scorer = make_items(), MockScorer()
     V = scorer.encode_video(np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1, 1))
     got = score_pairs(scorer, V, [f"c{i}" for i in range(7)], items, "mock", chunk)
@@ -62,7 +62,7 @@ def test_score_pairs_is_one_pair_at_a_time(chunk):
             assert p == pytest.approx(MockScorer().match(v, t)[0])
 
 
-def test_each_text_and_pair_is_seen_once():
+def test_each_text_and_pair_is_scored_once():
     items, scorer = make_items(), MockScorer()
     score_pairs(scorer, np.arange(7), [f"c{i}" for i in range(7)], items, "mock")
     unique = pd.concat([items[["clip_id", "caption"]].set_axis(["c", "t"], axis=1),
@@ -71,7 +71,7 @@ def test_each_text_and_pair_is_seen_once():
     assert scorer.pairs == len(unique)
 
 
-def test_a_scorer_of_pairs_is_asked_for_pairs_alone():
+def test_a_pairwise_scorer_scores_only_pairs():
     class Pairs(MockScorer):
         supports = MockScorer.supports | {"pairwise"}
         def similarity(self, V, T): raise AssertionError("all with all")
@@ -95,7 +95,7 @@ def test_unknown_clip_is_named():
 
 
 def table_of(rows):
-    "Scores from (kind, clip, p_pos, p_neg)."
+    "Make scores from (kind, clip, p_pos, p_neg)."
     return pd.DataFrame([(str(i), clip, "r", kind, "balanced", "g", p, q, p, q)
                          for i, (kind, clip, p, q) in enumerate(rows)], columns=SCORE_COLUMNS)
 
@@ -107,7 +107,7 @@ def test_metrics_by_hand():
     assert acc_hat(scores).tolist() == [1, .5, .5, 0, 0] # equation (6)
 
 
-def test_average_weighs_categories_not_items():
+def test_average_is_over_categories_not_items():
     rows = [("action", "a", 1, 0)] * 6 + [("attribute", "b", 0, 1)] * 2
     rows += [("relation", "a", 0, 1), ("object", "b", 1, 0)]
     table = accuracy_table(table_of(rows), ["acc"]).set_index("kind")
@@ -151,7 +151,7 @@ def test_runs_on_different_items_are_not_compared():
 
 
 def pairs(n, seed, wrong=None):
-    "One-word edits: both verbs from one list, or the negative's from `wrong`."
+    "Make one-word edits of verbs; the negative's verb is from the same list, or from `wrong`."
     verbs, nouns = ["spins", "jumps", "slides", "grows", "waits"], ["star", "ring", "heart"]
     rng = stable_rng(seed, "pairs")
     rows = []
@@ -162,18 +162,18 @@ def pairs(n, seed, wrong=None):
     return pd.DataFrame(rows, columns=ITEM_COLUMNS)
 
 
-def test_blind_is_at_chance_on_exchangeable_pairs():
+def test_blind_ranker_is_at_chance_on_exchangeable_pairs():
     e = accuracy_table(score_blind(pairs(2000, 0), pairs(1500, 1)), ["acc"]).iloc[0]
     assert .45 < e.value < .55 and e.low < .5 < e.high + .02
 
 
-def test_blind_finds_a_tell_tale():
-    tell = ["melts", "implodes", "rusts"]
-    e = accuracy_table(score_blind(pairs(200, 0, tell), pairs(300, 1, tell)), ["acc", "acc_hat"])
+def test_blind_ranker_finds_words_of_negatives_only():
+    odd = ["melts", "implodes", "rusts"]
+    e = accuracy_table(score_blind(pairs(200, 0, odd), pairs(300, 1, odd)), ["acc", "acc_hat"])
     assert (e.value == 1).all()
 
 
-def test_blind_has_no_bias():
+def test_blind_ranker_is_antisymmetric_without_bias():
     train, test = pairs(300, 0), pairs(100, 1)
     swapped = test.rename(columns={"caption": "negative", "negative": "caption"})
     a, b = score_blind(train, test), score_blind(train, swapped)
@@ -185,7 +185,7 @@ def test_blind_has_no_bias():
 
 
 def test_the_audit_prints_the_same_number():
-    "One family of rankers: the blind row of a table is the audit's bag, given the same items and training pairs."
+    "The blind row of a table equals the audit's bag of words on the same items and training pairs."
     train, test = pairs(300, 0, ["melts", "jumps"]), pairs(200, 1)
     known, asked = ([Pair(r.item, r.clip_id, r.kind, r.caption, r.negative) for r in t.itertuples()]
                     for t in (train, test))
@@ -197,7 +197,7 @@ def test_the_audit_prints_the_same_number():
 def test_blind_scores_do_not_depend_on_order():
     train, test = pairs(300, 0, ["melts", "jumps"]), pairs(50, 1)
     a, b = score_blind(train, test), score_blind(train[::-1], test[::-1])[::-1].reset_index(drop=True)
-    pd.testing.assert_frame_equal(a, b, check_exact=True) # to the last digit that is written
+    pd.testing.assert_frame_equal(a, b, check_exact=True) # to the last written digit
 
 
 def test_blind_errors():

@@ -1,4 +1,4 @@
-"The answer decoder and its evaluation: learning by heart, files, padding, both heads against loops, ties, bad input."
+"The answer decoder and its evaluation: memorization, files, padding, both heads against loops, ties, bad input."
 from dataclasses import replace
 
 import numpy as np
@@ -34,7 +34,7 @@ def model_of(head, **changes): return AnswerDecoder(replace(SMALL, head=head, **
 
 
 def questions_of(n=32):
-    "Two questions about each clip; each text is asked of four clips and has another answer each time."
+    "Make two questions per clip; each text is asked of four clips, with a different answer each time."
     return [Question(f"{i}", f"c{i % 16}", f"where is {i//4}?", ANSWERS[(i + i//4) % 4],
                      "relation" if i % 3 else "temporal", "where", "where", ANSWERS) for i in range(n)]
 
@@ -50,7 +50,7 @@ def features_of(questions):
 
 
 @each_head
-def test_learns_32_questions_by_heart_and_survives_a_file(head, tmp_path):
+def test_memorizes_32_questions_and_survives_a_round_trip(head, tmp_path):
     questions = questions_of()
     features = features_of(questions)
     model = AnswerDecoder(replace(SMALL, head=head, width=32))
@@ -66,7 +66,7 @@ def test_learns_32_questions_by_heart_and_survives_a_file(head, tmp_path):
     assert all(torch.equal(a, e.states) for a, e in zip(before, (features.video, features.text)))
 
 
-def test_blind_cannot_learn_what_only_the_clip_tells(tmp_path):
+def test_blind_model_cannot_learn_answers_that_only_the_clip_shows(tmp_path):
     questions = questions_of()
     features, model = features_of(questions), AnswerDecoder(replace(SMALL, width=32))
     batches = QABatches(questions, features, ANSWERS, 16, blind=True)
@@ -109,10 +109,10 @@ def test_the_loss_is_the_negative_log_probability(head):
         assert np.isclose(loss, -np.log(p), atol=1e-4)
     losses = torch.stack([model(answer=torch.tensor([a]), **x)["answer"][0] for a in range(len(ANSWERS))])
     total = (-losses).exp().sum().item()
-    assert np.isclose(total, 1, atol=1e-5) if head == "classify" else total < 1 # other word orders have the rest
+    assert np.isclose(total, 1, atol=1e-5) if head == "classify" else total < 1 # other word sequences have the rest
 
 
-def test_later_words_are_not_seen():
+def test_decoding_does_not_see_later_words():
     model = model_of("generate")
     memory, mask = model.memory(**inputs(1))
     a, b = (model.decode(memory, mask, torch.tensor([[1, w, 2]])) for w in (2, 3))
@@ -125,7 +125,7 @@ def test_spelling():
     assert all(row[row >= 0][-1] == 0 and (row == 0).sum() == 1 for row in rows)
 
 
-def test_generating_says_the_words_with_the_highest_probability_until_the_end():
+def test_generation_is_greedy_until_the_end_token():
     model, x = model_of("generate"), inputs()
     memory, mask = model.memory(**x)
     for i, text in enumerate(model.predict(**x)):
@@ -176,7 +176,7 @@ def test_unknown_answers():
 
 
 class Toy:
-    "An encoder that gives tokens."
+    "An encoder that returns tokens."
     def __init__(self, states): self.states = states
     def encode_video(self, frames):
         return Encoding(self.states(len(frames)), normal(len(frames), 4), None, np.arange(len(frames)))
@@ -226,7 +226,7 @@ def test_bad_files(tmp_path):
 
 # evaluation
 
-def test_right():
+def test_right_compares_predictions_with_the_ground_truth():
     questions = questions_of(4)
     true = [q.answer for q in questions]
     assert right(questions, true).all() and right(questions, {"0": true[0]}).tolist() == [True, False, False, False]

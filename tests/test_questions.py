@@ -1,4 +1,4 @@
-"Questions: each answer against a reader of its text that knows only the graph, balance, a blind model, AnetQA's files."
+"Questions: answers against a reader that knows only the text and the graph; balance; blind models; AnetQA's files."
 import json
 import os
 from collections import Counter, defaultdict
@@ -35,18 +35,18 @@ ENDS = {"at the beginning of the video": 0, "at the end of the video": 1}
 
 
 class Reader:
-    "Reads a question word by word and gives every answer that the graph allows."
+    "A reader of questions, word by word, that returns every answer that the graph allows."
     def __init__(self, text, graph):
         self.words, self.graph, self.at = text.rstrip("?").split(), graph, 0
         self.end = max(a.end for e in graph.entities for a in e.attributes)
         bounds = {a.start for e in graph.entities for a in e.attributes} | {0, self.end}
         self.times = [(a + b)/2 for a, b in zip(sorted(bounds), sorted(bounds)[1:])]
-        self.deeds = [e for e in graph.events if e.kind != "relation"]
+        self.events = [e for e in graph.events if e.kind != "relation"]
 
     def left(self): return " ".join(self.words[self.at:])
 
     def take(self, *phrases):
-        "The longest of the phrases that comes next, or None."
+        "Take the longest phrase that comes next; return it, or None."
         for p in sorted(phrases, key=len, reverse=True):
             if (self.left() + " ").startswith(p + " "):
                 self.at += len(p.split())
@@ -55,7 +55,7 @@ class Reader:
     def has(self, e, kind, time): return {a.value for a in e.attributes if a.kind == kind and a.start <= time < a.end}
 
     def name(self):
-        "The one entity of a noun phrase: no other fits at any time, and this one always does."
+        "Return the entity of a noun phrase that fits at all times, if no other fits at any time."
         assert self.take("the")
         said = []
         while v := self.take(*KIND_OF): said.append(v)
@@ -70,7 +70,7 @@ class Reader:
         return entity
 
     def verb(self, third):
-        "A function from an entity to its deeds that the verb phrase describes."
+        "Return a function from an entity to its events that the verb phrase describes."
         changes = {"turns": "turn", "becomes": "become"} if third else {"turn": "turn", "become": "become"}
         actions = {v: k for k, v in ACTIONS.items()} if third else {k: k for k in ACTIONS}
         contacts = {v[0]: k for k, v in CONTACTS.items()} if third else {k: k for k in CONTACTS}
@@ -78,7 +78,7 @@ class Reader:
         value = self.take(*KIND_OF) if word in changes else None
         obj = self.name().entity_id if word in contacts else None
         predicate = (changes | actions | contacts)[word]
-        return lambda e: [d for d in self.deeds if d.subject == e.entity_id and d.predicate == predicate
+        return lambda e: [d for d in self.events if d.subject == e.entity_id and d.predicate == predicate
                           and obj in (None, d.object) and value in (None, d.object_attribute)]
 
     def done(self, answers):
@@ -114,7 +114,7 @@ class Reader:
         if self.take("is"): return self.done({self.name().name})
         contact = self.take(*(third for third, _ in CONTACTS.values()))
         e = self.name()
-        return self.done({s.name for s in self.graph.entities for d in self.deeds if d.subject == s.entity_id
+        return self.done({s.name for s in self.graph.entities for d in self.events if d.subject == s.entity_id
                           and CONTACTS.get(d.predicate, ("",))[0] == contact and d.object == e.entity_id})
 
     def _ever(self, color, shape):
@@ -122,7 +122,7 @@ class Reader:
 
     def _what_does(self):
         e = self.name()
-        mine = [d for d in self.deeds if d.subject == e.entity_id]
+        mine = [d for d in self.events if d.subject == e.entity_id]
         if self.take("do to"):
             o = self.name()
             return self.done(d.predicate for d in mine if d.object == o.entity_id)
@@ -170,8 +170,8 @@ def test_exactly_one_answer_is_right():
     assert not wrong, wrong[:3]
 
 
-def test_the_reader_notices_wrong_answers():
-    "The oracle is not one that agrees with everything: of another clip it gives another answer or cannot read."
+def test_the_reader_disagrees_on_other_clips():
+    "The reader does not agree with everything: for most other clips it finds another answer or none."
     def agrees(q, graph):
         try: return Reader(q.text, graph).answers() == {q.answer}
         except (ValueError, AssertionError): return False
@@ -189,7 +189,7 @@ def graph_of(*events, change=()):
 def said(graph, name): return {(q.text, q.answer) for q in ask_clip(graph) if q.template == name}
 
 
-def test_what_before_it_turns_blue():
+def test_questions_about_a_change_of_color():
     graph = graph_of(Event("a", "", "grow", "", "", 0., 1., "action"),
                      Event("a", "", "turn", "", "blue", 1., 2., "attribute"),
                      change=(Attribute("color", "blue", 1., 2.),))
@@ -200,7 +200,7 @@ def test_what_before_it_turns_blue():
     assert Counter(a for _, a in said(graph, "order")) == {"yes": 1, "no": 1}
 
 
-def test_what_is_ambiguous_is_not_asked():
+def test_ambiguous_questions_are_not_asked():
     twice = graph_of(Event("a", "", "grow", "", "", 0., 1., "action"), Event("a", "", "grow", "", "", 1., 2., "action"))
     assert not any(said(twice, t) for t in ("do before or after", "order", "before or after", "do"))
     graph = graph_of(Event("a", "", "push", "b", "", 0., 2., "contact"))
@@ -226,14 +226,14 @@ def test_balance(rows, random):
     assert {q.question_id for q in balance(shuffled, per_clip=100)} == {q.question_id for q in kept}
 
 
-def test_a_clip_is_asked_the_same_whatever_the_others():
+def test_questions_of_a_clip_do_not_depend_on_other_clips():
     alone = {q.question_id: (q.text, q.answer) for q in ask_clip(GRAPHS[7])}
     kept = [q for q in BALANCED if q.clip_id == GRAPHS[7].clip_id]
     assert kept and all(alone[q.question_id] == (q.text, q.answer) for q in kept)
     assert ask_clip(GRAPHS[7], 1) != ask_clip(GRAPHS[7], 0)
 
 
-def test_templates_are_thinned():
+def test_frequent_templates_are_subsampled():
     counts, groups = Counter(q.template for q in BALANCED), defaultdict(set)
     for q in BALANCED: groups[q.template] |= {(q.group, q.answer)}
     assert all(n <= max(N, len(groups[t])) for t, n in counts.items())
@@ -241,7 +241,7 @@ def test_templates_are_thinned():
 
 
 def test_a_blind_model_is_at_chance():
-    "Cross-fitted over two sets of clips, each balanced by itself."
+    "The model is cross-fitted over two sets of clips, each balanced separately."
     other = ask_questions(make_clip("test", i, WORLD).graph for i in range(N))
     questions, answers = [*other, *BALANCED], [*blind_answers(BALANCED, other), *blind_answers(other, BALANCED)]
     for kind in KINDS:
@@ -260,7 +260,7 @@ def test_without_balance_a_blind_model_is_above_chance():
     assert above_chance(test, blind_answers(train, test)).low > .1
 
 
-def test_records_survive(tmp_path):
+def test_records_survive_a_round_trip(tmp_path):
     questions = ask_questions(GRAPHS[:20])
     assert read_records(write_records(tmp_path/"q.parquet", questions), Question) == questions
     assert 0 < chance(questions) < .5 and set(answer_vocabulary(questions)) == {q.answer for q in questions}
@@ -319,7 +319,7 @@ def test_real_anetqa_files():
     assert set(read_anetqa_answers(folder/"fake_res.json").values()) == {"red", "yes"}
 
 
-def test_graphs_in_other_words_are_refused():
+def test_graphs_with_words_outside_the_world_are_refused():
     assert all(map(askable, GRAPHS))
     graph = GRAPHS[0]
     for other in (replace(graph, events=(replace(graph.events[0], predicate="chew"), *graph.events[1:])),

@@ -1,4 +1,4 @@
-"README.md from a notebook: what is shown, what is hidden, and whether it is current."
+"README.md is made from a notebook: shown and hidden cells, links, tables, and whether it is current."
 import base64
 
 import nbformat
@@ -26,13 +26,13 @@ def test_warnings_are_left_out():
     assert "careful" not in shown(new_code_cell("f()", outputs=[new_output("stream", name="stderr", text="careful")]))
 
 
-def test_links_are_seen_from_the_readme():
+def test_links_are_relative_to_the_readme():
     text = shown(new_markdown_cell(
         '[t](../reports/t.csv) <img src="../reports/f.svg"> [web](https://x.org/../y) `../`'))
     for wanted in ("(reports/t.csv)", 'src="reports/f.svg"', "https://x.org/../y", "`../`"): assert wanted in text
 
 
-def test_tables_come_as_markdown_and_pictures_as_files():
+def test_tables_become_markdown_and_images_become_files():
     table = new_output("display_data", {"text/html": "<table>", "text/markdown": "| a |\n|---|", "text/plain": "a"})
     picture = new_output("display_data", {"image/png": PNG, "text/plain": "<Figure>"})
     files = to_markdown(new_notebook(cells=[new_code_cell("show()", outputs=[table, picture])]))
@@ -65,7 +65,7 @@ def test_readme_follows_the_results(root, capsys):
     assert "README.md; run `make readme`" in capsys.readouterr().err
 
 
-def test_failing_notebook_leaves_the_readme(root, capsys):
+def test_failing_notebook_keeps_the_readme(root, capsys):
     (root/"README.md").write_text("as it was")
     write_index(root, "1/0")
     assert main([]) == 1 and "ZeroDivisionError" in capsys.readouterr().err

@@ -41,17 +41,17 @@ def problem_of(seed, n=30, m=3, d=4):
 
 @given(st.integers(0, 20), st.sampled_from([.3, .6, .9]))
 @settings(max_examples=8)
-def test_balanced_and_as_many_as_asked(seed, keep):
+def test_choice_is_balanced_and_of_the_wanted_size(seed, keep):
     Phi, item = problem_of(seed)
     x = balance(Phi, item, keep, ridge=1e-3)
     q, _ = _choose(x, Phi, np.arange(0, 90, 3), item)
-    np.testing.assert_allclose(Phi.T @ q, 1e-3*x[:-1], atol=.02) # the ridge leaves ρλ
+    np.testing.assert_allclose(Phi.T @ q, 1e-3*x[:-1], atol=.02) # the ridge leaves a residual of ρλ
     assert q.sum() == pytest.approx(keep*30, abs=.02)
     assert (np.add.reduceat(q, np.arange(0, 90, 3)) < 1 + 1e-9).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_it_is_the_choice_of_greatest_entropy(seed):
+def test_balance_is_the_choice_of_greatest_entropy(seed):
     Phi, item = problem_of(seed, n=6, m=3, d=2)
     x = balance(Phi, item, .5, ridge=1e-6)
     q, _ = _choose(x, Phi, np.arange(0, 18, 3), item)
@@ -72,13 +72,13 @@ def test_cells_change_sign_with_the_texts():
     assert list(abs(_cells(v, edges).toarray()).sum(1)) == [1, 0, 1, 1]
 
 
-def test_before_and_after(pool):
+def test_refinement_lowers_blind_accuracy_to_chance(pool):
     before = blind_solvability([p for k, p in enumerate(pool) if k == 0 or p.item != pool[k - 1].item])
     kept = refine(pool, .6)
-    after = blind_solvability(kept, seed=3) # folds that refinement has not seen
+    after = blind_solvability(kept, seed=3) # refinement used other folds
     assert before[before.scorer == "bag"].accuracy.min() > .75
     assert after.accuracy.max() < .6 and after[after.kind == "all"].accuracy.max() < .56
-    assert after[after.kind == "all"].accuracy.min() > .4 # not learnable the other way round either
+    assert after[after.kind == "all"].accuracy.min() > .4 # nor learnable with the sign reversed
     items = {(p.item, p.kind) for p in pool}
     assert len({p.item for p in kept}) == len(kept) and set(kept) <= set(pool)
     for kind in ("action", "object"):
@@ -86,7 +86,7 @@ def test_before_and_after(pool):
         assert abs(share - .6) < .06
 
 
-def test_one_candidate_each_is_dropping_only():
+def test_with_one_candidate_per_item_refinement_only_drops():
     rng = stable_rng(0, "lengths")
     pairs = []
     for k in range(400):
@@ -106,7 +106,7 @@ def test_a_fitted_tilt_chooses_the_same_alone_and_in_any_order(pool):
         assert choose(tilt, [p for p in some if p.item == item]) == together.get(item)
 
 
-def test_a_tilt_serves_captions_it_has_not_seen(pool):
+def test_a_tilt_applies_to_unseen_captions(pool):
     half = [[p for p in pool if int(p.clip_id[4:]) % 2 == h] for h in (0, 1)]
     tilt, by_item = Problem(half[0]).fit(.5), {}
     for p in half[1]: by_item.setdefault(p.item, []).append(p)
@@ -118,13 +118,13 @@ def test_a_tilt_serves_captions_it_has_not_seen(pool):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_curve_of_few_items_leaves_out_shares_that_are_none(n):
+def test_curve_of_few_items_skips_empty_shares(n):
     some = [Pair(f"{i}", f"c{i}", "object", f"a {w} dog runs", f"a {w} cat runs") for i, w in enumerate("abcde"[:n])]
     table = curve(some, (.9, .1))
     assert table.kept.gt(0).all() and {1.} <= set(table.keep) <= {1., .9} and (table[table.keep == 1].n == n).all()
 
 
-def test_curve_begins_with_what_was_given(pool):
+def test_curve_begins_with_the_given_items(pool):
     some = [p for p in pool if int(p.clip_id[4:]) < 300]
     table = curve(some, (.8, .5), audit=lambda pairs: blind_solvability(pairs, ["bag"]))
     assert table[table.keep == 1].kept.eq(1).all() and sorted(set(table.keep)) == [.5, .8, 1]
@@ -134,7 +134,7 @@ def test_curve_begins_with_what_was_given(pool):
     assert np.isnan(best_share(table, margin=-1))
 
 
-def test_redraw_keeps_category_and_refuses(pool):
+def test_redraw_keeps_the_kind_and_rejects(pool):
     assert all(p.kind in p.item and p.caption != p.negative for p in pool)
     lexicon = Lexicon.from_lists(LISTS)
     corpus = [Caption("1", "c", "a man walks")]

@@ -1,4 +1,4 @@
-"Drawing: area, order, visibility and cropping; files: the same bytes, colors that survive."
+"Rendering: area, order, visibility and cropping; files: equal bytes, and colors that survive the codec."
 import hashlib
 from functools import partial
 
@@ -23,7 +23,7 @@ def tracks(shape=(0,), x=.5, y=.5, size=.2, color=0, material=0, angle=0., alpha
 
 
 def opacity(t, side=64):
-    "What t covers: the difference that the canvas below makes."
+    "Return the opacity of t, measured on two canvases."
     black, white = np.zeros((1, 3, side, side), np.float32), np.full((1, 3, side, side), 255, np.float32)
     for canvas in (black, white):
         for e in np.argsort(t.depth, kind="stable"): r._draw(canvas, t, e)
@@ -31,7 +31,7 @@ def opacity(t, side=64):
 
 
 def busy(i):
-    "A clip in which much goes on."
+    "Make a clip with many events."
     n, t = 2 + i % 3, np.linspace(0, 1, 24)
     k = np.arange(n)
     walk = lambda f, s: .5 + .4*f(s + i + k[:, None] + 3*t)
@@ -62,7 +62,7 @@ def test_area_does_not_depend_on_place_or_angle(shape, x, y, angle):
 
 @pytest.mark.parametrize("shape", range(8))
 def test_edge_matches_supersampling(shape):
-    "Antialiased coverage is near the mean of 8×8 samples inside each pixel."
+    "Antialiased coverage is close to the mean of 8×8 samples per pixel."
     t = tracks((shape,), x=.51, y=.48, angle=.4)
     fine = opacity(t, 512) > .5
     assert abs(opacity(t) - fine.reshape(64, 8, 64, 8).mean((1, 3))).max() < .3
@@ -78,18 +78,18 @@ def test_reach_holds_every_shape(shape):
 @given(st.floats(-.5, 1.5), st.floats(-.5, 1.5), st.floats(0, .9))
 @settings(max_examples=40, deadline=None)
 def test_entities_may_leave_the_frame(x, y, size):
-    "An entity partly outside is the middle of a larger drawing, cut out."
+    "An entity partly outside the frame equals a crop of a larger image."
     got = opacity(tracks((3,), x=x, y=y, size=size), 32)
     large = opacity(tracks((3,), x=(x + 2)/5, y=(y + 2)/5, size=size/5), 160)
     if 1.3*size*32 > 1: assert np.allclose(got, large[64:96, 64:96], atol=.15)
 
 
 def test_depth_decides_and_ties_go_to_the_later():
-    near = lambda depth: render_centre(tracks((1, 1), color=[0, 5], depth=depth))
+    near = lambda depth: render_center(tracks((1, 1), color=[0, 5], depth=depth))
     assert near([0, 1])[2] > 200 and near([1, 0])[0] > 200 and near([3, 3])[2] > 200
 
 
-def render_centre(t): return r.render(t)[0, 36, 32].astype(int)
+def render_center(t): return r.render(t)[0, 36, 32].astype(int)
 
 
 def test_invisible_draws_nothing():
@@ -108,7 +108,7 @@ def test_attributes_change_in_time():
 @pytest.mark.parametrize("shape", range(8))
 @pytest.mark.parametrize("material", range(4))
 def test_turning_shows(shape, material):
-    "An eighth of a turn changes every shape in every material, at the small size."
+    "An eighth of a turn changes every shape in every material, even at the small size."
     before, after = (tracks((shape,), material=material, size=r.SIZES["small"], angle=a) for a in (0, .785))
     assert abs(r.render(before)[0].astype(int) - r.render(after)[0]).sum() > 1500
 

@@ -1,4 +1,4 @@
-"Small tables worked out by hand, the paper's numbers, verdicts, and files that come out the same each time."
+"Tables checked by hand, the papers' numbers, verdicts of claims, and files with the same bytes each time."
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,8 +81,8 @@ def test_paper_tables_by_name():
         assert set(table[table.run == "Baseline"].model) == set(table.model)
 
 
-def test_gains_that_the_paper_on_components_announces():
-    "Its abstract: R@1 8.3 % and 1.4 % better, average mAP 2.0 to 13.7 %; its text: what Table 4 says of objects."
+def test_gains_stated_by_the_paper_on_components():
+    "Its abstract states gains of 8.3 % and 1.4 % in R@1 and of 2.0 to 13.7 % in average mAP; its text, of Table 4."
     def gain(number, column):
         table = paper_table(number, "components").pivot(index="model", columns="run", values=column)
         return (100*(table.Adaptive/table.Baseline - 1)).round(1).to_dict()
@@ -96,7 +96,7 @@ def test_gains_that_the_paper_on_components_announces():
 
 
 def test_paper_tables_of_gaps():
-    "Cells of Tables 8 to 10 read off the paper; two gaps for each of eight kinds, six models, two directions."
+    "Cells of Tables 8 to 10 of the paper: two gaps for each of eight kinds, six models, two directions."
     eight, nine, ten = (paper_table(n, "spot") for n in (8, 9, 10))
     for table, data in ((eight, "ActivityNet"), (nine, "MovieGraphs")):
         assert table.shape == (12, 3 + 16) and set(table.dataset) == {data} and not table.isna().any(axis=None)
@@ -121,7 +121,7 @@ def test_paper_tables_of_gaps():
 # tables
 
 def by_hand():
-    "Two clips, one item per category and clip. Vanilla: 1 right of 8; NAVERO: 7 right of 8."
+    "Make scores of two clips with one item per category; vanilla has 1 of 8 right, NAVERO 7 of 8."
     rows, every = [], {(kind, clip) for kind in KINDS for clip in "ab"}
     for run, right in {"vanilla": {("action", "a")}, "navero": every - {("object", "b")}}.items():
         for kind in KINDS:
@@ -237,7 +237,7 @@ def test_figures_have_the_same_bytes(tmp_path):
     assert b"<dc:date>" not in (tmp_path/"one"/"accuracy.svg").read_bytes()
 
 
-def test_no_text_leaves_a_figure_or_meets_another():
+def test_texts_stay_inside_figures_and_do_not_overlap():
     for name, fig in every_figure(toy_scores({"blind": 0, "vanilla": .3, "negvidl": .5, "navero": 1}, 40)).items():
         fig.draw_without_rendering()
         box, (width, height) = fig.get_tightbbox(), fig.get_size_inches()
@@ -258,7 +258,7 @@ def test_cases_are_chosen_by_the_rule():
     with pytest.raises(VidnegError, match="negvidl"): choose_cases(scores, right="negvidl")
 
 
-def test_marked_words_give_the_texts_back():
+def test_marked_words_join_to_the_texts():
     a, b = marked_words("the red star pushes a ring", "the star follows a small ring")
     assert " ".join(w for w, _ in a) == "the red star pushes a ring" and [w for w, m in a if m] == ["red", "pushes"]
     assert [w for w, m in b if m] == ["follows", "small"]
@@ -302,15 +302,15 @@ def test_a_verdict_is_decided_by_the_interval_alone(low, high, above, below):
     inside = [above < x < below for x in np.linspace(low, high, 50)]
     if word == "holds": assert all(inside)
     if word == "reversed": assert not any(inside)
-    assert word == verdict(Estimate(high, low, high, 10, 10), above, below) # where in the interval does not matter
+    assert word == verdict(Estimate(high, low, high, 10, 10), above, below) # whatever the value
     wider = verdict(Estimate(low, low - .5, high + .5, 10, 10), above, below)
-    assert wider in (word, "open") # less evidence never turns a verdict round
+    assert wider in (word, "open") # less evidence never reverses a verdict
     mirror = verdict(Estimate(low, -high, -low, 10, 10), -below, -above)
     assert mirror == word
 
 
 def some_answers(hn, plain, n=150):
-    "Questions of two kinds, three to a clip, and how many of ten each run answers."
+    "Make questions of two kinds, three per clip; each run has so many of ten right."
     rows = [(f"c{i // 3}", kind, i * 7 % 10 < hn, i * 3 % 10 < plain)
             for kind in ("temporal", "counterfactual") for i in range(n)]
     return pd.DataFrame(rows, columns=["clip_id", "kind", "hn", "plain"])
@@ -338,7 +338,7 @@ def some_events(within, counterfactual):
 
 
 def all_true():
-    "Evidence by which every claim holds."
+    "Make evidence by which every claim holds."
     vanilla = dict(zip(KINDS, (0, 1, 0, 1)))
     scores = toy_scores({"blind": 0, "vanilla": vanilla, "negvidl": .9, "navero": 2.4, "navero_k1": 2.2,
                          "mixed_5r": 1.5, "rule_5r": .7, "lm_5r": .7, "mixed_5r_old": .5}, 400, forms=["balanced"])
@@ -358,7 +358,7 @@ def all_true():
 
 
 def all_false():
-    "Evidence by which every claim is reversed."
+    "Make evidence by which every claim is reversed."
     vanilla = dict(zip(KINDS, (3, 1.5, 3, 1.5)))
     scores = toy_scores({"blind": .5, "vanilla": vanilla, "negvidl": 1, "navero": -.6, "navero_negvtc": .6,
                          "navero_k1": -.8, "mixed_5r": .5, "mixed_1r": 0, "rule_5r": 1.5, "lm_5r": 1.5,
@@ -391,7 +391,7 @@ def test_every_claim_follows_its_evidence(evidence, word, tmp_path):
     assert (kept.verdict == word).all() and np.allclose(kept[numbers], decided[numbers], atol=1e-4)
 
 
-def test_without_evidence_all_is_open(tmp_path):
+def test_without_evidence_all_claims_are_open(tmp_path):
     decided = decide(Evidence())
     assert set(decided.verdict) == {"open"} and (decided.n == 0).all()
     assert set(decided.reason.str.extract(r"\(stage (\w+)\)$")[0]) == {"score", "ablation", "spot", "qa", "moments",
@@ -400,10 +400,10 @@ def test_without_evidence_all_is_open(tmp_path):
     assert counts.loc["all"].tolist() == [len(CLAIMS), 0, 0, len(CLAIMS), len(CLAIMS)]
     assert counts.loc["navero", "claims"] == len(PAPERS["navero"])
     assert claims_markdown(decided).count("*open*: ") == len(CLAIMS)
-    assert read_evidence(tmp_path, n=5) == Evidence(settings={"n": 5}) # no files are no evidence
+    assert read_evidence(tmp_path, n=5) == Evidence(settings={"n": 5}) # missing files are no evidence
     (tmp_path/"spot").mkdir()
     pd.DataFrame(columns=["run", "rank"]).to_parquet(tmp_path/"spot/ranks.parquet")
-    assert read_evidence(tmp_path, n=5) == Evidence(settings={"n": 5}) # nor is a table of a stage that was skipped
+    assert read_evidence(tmp_path, n=5) == Evidence(settings={"n": 5}) # nor are empty tables of skipped stages
 
 
 def test_missing_runs_leave_their_claims_open():
@@ -426,7 +426,7 @@ def test_a_gap_that_is_not_defined_leaves_its_claims_open():
     assert decided.n["spot-spatial"] == 40 and decided.reason["spot-spatial"] == ""
 
 
-def test_evidence_is_what_the_stages_left(tmp_path):
+def test_evidence_is_read_from_the_outputs_of_stages(tmp_path):
     scores = toy_scores({"vanilla": .3, "mixed_5r": 1}, 5, forms=["balanced"])
     for name, part in (("scores/scores-test", scores[scores.run == "vanilla"]),
                        ("ablation/scores", scores[scores.run == "mixed_5r"]),
@@ -447,7 +447,7 @@ def test_evidence_is_what_the_stages_left(tmp_path):
     assert marked(asked, said).equals(evidence.answers)
 
 
-def test_gains_of_directions_are_taken_together():
+def test_gains_of_directions_combine_linearly():
     ranks = toy_ranks({"a": 3, "b": 2}, 60)
     e = Evidence(components=ranks)
     both = e.retrieval("a", "b", "R@5", {"v2t": 1, "t2v": -1}, "components").value

@@ -20,7 +20,7 @@ from vidneg.evaluate.retrieval import (
 
 
 def loop_ranks(similarity, query, candidate):
-    "Put the best true candidate behind all wrong ones that score as much."
+    "Compute ranks by a loop: the best true candidate comes after all wrong ones with the same score."
     out = []
     for row, q in zip(similarity, query):
         best = max(s for s, c in zip(row, candidate) if c == q)
@@ -31,7 +31,7 @@ def loop_ranks(similarity, query, candidate):
 @settings(max_examples=60, deadline=None)
 @given(arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(6, 9)), elements=st.sampled_from([-1., 0., .5, 1.])),
        st.integers(1, 4), st.integers(0, 99))
-def test_ranks_are_the_plain_loop(similarity, chunk, seed):
+def test_ranks_equal_the_plain_loop(similarity, chunk, seed):
     q, c = similarity.shape
     candidate = np.concatenate([np.arange(q), stable_rng(seed, "ids").integers(q, size=c - q)])
     assert ranks(similarity, range(q), candidate, chunk).tolist() == loop_ranks(similarity, range(q), candidate)
@@ -43,9 +43,9 @@ def test_ranks_without_ties_are_positions_in_the_sorted_list():
     assert ranks(s, range(30), range(30), chunk=7).tolist() == expected
 
 
-def test_constant_scores_are_worst():
+def test_constant_scores_get_the_worst_rank():
     assert (ranks(np.ones((5, 5)), range(5), range(5)) == 5).all()
-    assert (ranks(np.ones((2, 6)), [0, 1], [0, 0, 0, 1, 1, 1]) == 4).all() # three wrong ones, all before
+    assert (ranks(np.ones((2, 6)), [0, 1], [0, 0, 0, 1, 1, 1]) == 4).all() # three wrong candidates, all ranked before
     assert (ranks(np.full((3, 3), -np.inf), range(3), range(3)) == 3).all()
 
 

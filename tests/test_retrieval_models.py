@@ -1,4 +1,4 @@
-"The published retrieval models: they memorize, they keep, they count as published, and bad input has a defined end."
+"The published retrieval models: memorization, files, parameter counts, invariances, and bad input."
 import json
 import subprocess
 import sys
@@ -57,7 +57,7 @@ def words(*shape, length=8, seed=0):
     return ids, torch.ones_like(ids)
 
 def shaken(module, scale=.1, seed=0):
-    "Fresh weights are zero in places: equality must not come from that."
+    "Add noise to all parameters: fresh weights are partly zero, and zeros would hide errors."
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters(): p.add_(scale*torch.randn(p.shape, generator=g))
@@ -104,7 +104,7 @@ def test_files_are_the_same_each_time_and_broken_ones_are_refused(name, tmp_path
     with pytest.raises(VidnegError, match="no tokenizer"): load_scorer(second)
 
 
-def test_a_folder_of_save_and_a_tokenizer_beside_it_are_found(tmp_path, tokenizer):
+def test_a_saved_folder_with_a_tokenizer_is_found(tmp_path, tokenizer):
     model = MODELS["navero"]("tiny")
     save(model, tmp_path)
     tokenizer.backend_tokenizer.save(str(tmp_path/"tokenizer.json"))
@@ -115,7 +115,7 @@ def test_a_folder_of_save_and_a_tokenizer_beside_it_are_found(tmp_path, tokenize
 
 
 @each_model
-def test_what_a_model_supports_it_has(name):
+def test_models_have_what_they_support(name):
     model = MODELS[name]("tiny", **({"entities": 3} if name == "alpro" else {})).eval()
     assert {"similarity"} <= model.supports <= CAPABILITIES and model.supports is type(model).supports
     grid = (model.config.image_size//model.config.patch_size)**2
@@ -179,8 +179,8 @@ def test_gradient_reaches_every_parameter(name):
 @each_model
 def test_an_absent_text_a_batch_of_one_and_one_frame_are_finite(name):
     model, (ids, mask) = MODELS[name]("tiny"), words(2)
-    mask[1] = 0 # nothing is visible
-    for b, t in ((1, 1), (2, 2), (2, 5)): # 5: more frames than have embeddings of their own
+    mask[1] = 0 # no token is visible
+    for b, t in ((1, 1), (2, 2), (2, 5)): # 5: more frames than temporal embeddings
         video, text = video_of(model, frames(b, t)), model.encode_text(ids*mask, mask)
         s = model.similarity(video, text, mask)
         assert s.shape == (b, 2) and s.isfinite().all()
@@ -194,7 +194,7 @@ def test_an_absent_text_a_batch_of_one_and_one_frame_are_finite(name):
 
 
 @each_model
-def test_padding_and_company_change_nothing(name):
+def test_results_do_not_depend_on_padding_or_other_rows(name):
     model, (ids, mask) = shaken(MODELS[name]("tiny"), .02), words(2)
     x = frames(3, 2)
     with torch.no_grad():
@@ -258,22 +258,22 @@ def test_scorer_against_the_model(name, tokenizer):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_are_as_many_as_published(name):
+def test_parameter_counts_equal_the_published_ones(name):
     layers = {"temporal_layers": 1} if name == "singularity-temporal" else {} # the published count has one; see zoo
     assert count(name, **layers)/1e6 == pytest.approx(PUBLISHED[name][0], rel=.02)
 
 
 def test_exact_counts_of_clip():
     assert count("clip4clip-mean") == 151_277_313
-    assert count("internvideo") - 8*1024 == 427_616_513 # eight embeddings of time
+    assert count("internvideo") - 8*1024 == 427_616_513 # eight temporal embeddings
     assert count("clip4clip-transformer") == count("xclip") == 151_277_313 + 77*512 + 4*(12*512**2 + 13*512)
     assert count("singularity-temporal") - count("singularity-temporal", temporal_layers=0) == 2*(12*768**2 + 13*768)
 
 
-def test_registry_and_configs_say_what_they_know():
+def test_registry_and_config_errors_list_the_choices():
     with pytest.raises(VidnegError, match="alpro, clip4clip-mean"): MODELS["nothing"]
     with pytest.raises(VidnegError, match="tiny, laptop, paper"): MODELS["alpro"]("huge")
-    with pytest.raises(VidnegError, match="Alpro.*colour"): MODELS["alpro"]("tiny", colour=3)
+    with pytest.raises(VidnegError, match="Alpro.*shade"): MODELS["alpro"]("tiny", shade=3)
     with pytest.raises(VidnegError, match="temporal must be one of"): ClipVideoConfig(temporal="none")
     with pytest.raises(VidnegError, match="at most 4"): ClipVideoConfig(temporal="transformer", temporal_layers=9)
     with pytest.raises(VidnegError, match="B/32"): ClipVideoConfig.paper("H/14")
@@ -283,7 +283,7 @@ def test_registry_and_configs_say_what_they_know():
 
 @settings(max_examples=30)
 @given(a=st.integers(1, 5), b=st.integers(1, 6), t=st.sampled_from([.01, .1, 1.]), seed=st.integers(0, 10**6))
-def test_attention_over_similarity_is_a_loop(a, b, t, seed):
+def test_attention_over_similarity_equals_a_plain_loop(a, b, t, seed):
     rng = stable_rng(seed, "aosm")
     matrix, there = torch.tensor(rng.uniform(-1, 1, (a, b))), torch.tensor(rng.random(b) < .7)
     there[0] = True
@@ -298,7 +298,7 @@ def test_attention_over_similarity_is_a_loop(a, b, t, seed):
     assert attention_over_vector(matrix[0], t, there).item() == pytest.approx(rows[0], abs=1e-5)
 
 
-def test_xclip_is_the_mean_of_four_loops():
+def test_xclip_equals_the_mean_of_four_loops():
     model = shaken(XClip(MODELS["xclip"].config("tiny")), .05)
     ids, mask = words(3)
     mask[1, 5:] = 0
@@ -318,7 +318,7 @@ def test_xclip_is_the_mean_of_four_loops():
     assert close(*grains) # the matrices start as the identity
 
 
-def test_published_xclip_sees_its_padding(tokenizer):
+def test_published_xclip_attends_to_padding(tokenizer):
     ids, mask = words(2)
     x, pad = frames(2, 2), (0, 6)
     with torch.no_grad():
@@ -328,7 +328,7 @@ def test_published_xclip_sees_its_padding(tokenizer):
             longer, longer_mask = F.pad(ids, pad), F.pad(mask, pad)
             b = model.similarity(video_of(model, x), model.encode_text(longer, longer_mask), longer_mask)
             assert close(a, b) == masked
-    scorer = DualScorer(model, tokenizer, batch_size=1) # all texts padded alike, so company does not matter
+    scorer = DualScorer(model, tokenizer, batch_size=1) # all texts have the same padding, so other texts do not matter
     alone, together = scorer.encode_text(CAPTIONS[:1]), scorer.encode_text(CAPTIONS)
     assert together.states.shape[1] == alone.states.shape[1] == 24
     V = scorer.encode_video(x)
@@ -348,7 +348,7 @@ def test_order_of_frames_matters(name):
 
 
 @pytest.mark.parametrize("temporal", ["mean", "joint"])
-def test_one_frame_is_clip(tmp_path, temporal):
+def test_one_frame_equals_clip(tmp_path, temporal):
     original = shaken(MODELS["clip4clip-mean"]("tiny").clip, .02)
     original.save_pretrained(tmp_path)
     model = from_clip(ClipVideo, str(tmp_path), temporal=temporal, max_frames=4).eval()
@@ -377,7 +377,7 @@ def test_temperature_of_clip_stays_in_bounds_and_learns(start, value):
 
 
 @pytest.mark.parametrize("n", [1, 3, 4])
-def test_timesformer_is_the_one_of_transformers(tmp_path, n):
+def test_timesformer_equals_that_of_transformers(tmp_path, n):
     config = timesformer_config(AlproConfig(image_size=32, width=32, heads=4, video_layers=2, max_frames=n))
     original = shaken(TimesformerModel(config))
     original.save_pretrained(tmp_path)
@@ -408,14 +408,14 @@ def test_published_parts_load_by_name(tmp_path):
     assert torch.equal(s.text.embeddings.word_embeddings.weight, bert.embeddings.word_embeddings.weight)
     assert torch.equal(a.fusion[0].attention.self.query.weight, bert.encoder.layer[1].attention.self.query.weight)
     assert torch.equal(a.text.embeddings.word_embeddings.weight, bert.embeddings.word_embeddings.weight)
-    # words alone, through both halves, are BERT
+    # text only, through both halves, equals BERT
     (ids, mask), empty = words(2), torch.zeros(2, 0, 64)
     with torch.no_grad():
         ours = a.eval().read(empty, a.encode_text(ids, mask)[0], mask)
         assert close(ours, bert.eval()(ids, mask).last_hidden_state, 1e-4)
 
 
-def test_singularity_of_one_frame_and_without_layers_has_no_time():
+def test_singularity_of_one_frame_or_without_temporal_layers_ignores_time():
     model = shaken(MODELS["singularity-temporal"]("tiny"))
     x = model.video.layernorm(model.frame_features(frames(2, 1)))
     assert torch.equal(model.over_time(x), x)
@@ -424,7 +424,7 @@ def test_singularity_of_one_frame_and_without_layers_has_no_time():
     assert torch.equal(none.over_time(y), y)
 
 
-def test_singularity_over_time_is_a_loop_over_places():
+def test_singularity_over_time_equals_a_loop_over_patches():
     model, x = shaken(MODELS["singularity-temporal"]("tiny"), .05), torch.randn(2, 2, 4, 64)
     with torch.no_grad():
         out = model.over_time(x)
@@ -433,7 +433,7 @@ def test_singularity_over_time_is_a_loop_over_places():
 
 @settings(max_examples=40)
 @given(n=st.integers(1, 5), grid=st.integers(1, 14), seed=st.integers(0, 10**6))
-def test_regions_lie_inside(n, grid, seed):
+def test_regions_lie_inside_the_grid(n, grid, seed):
     regions = random_regions(n, grid, stable_rng(seed, "regions"))
     top, left, bottom, right = regions.T
     assert (0 <= top).all() and (top < bottom).all() and (bottom <= grid).all()
@@ -444,14 +444,14 @@ def test_regions_lie_inside(n, grid, seed):
     if grid == 14: assert (mask.flatten(1).float().mean(1) - .4).abs().max() < .15
 
 
-def test_a_crop_of_everything_is_everything():
+def test_a_crop_of_the_whole_frame_is_the_frame():
     x = frames(2, 2)
     assert torch.equal(crop_regions(x, np.array([[0, 0, 2, 2]]*2), 2), x)
     x[:, :, 16:, 16:] = 77
     assert (crop_regions(x, np.array([[1, 1, 2, 2]]*2), 2) == 77).all()
 
 
-def test_entities_are_learnt_from_prompts(tokenizer):
+def test_entities_are_learned_from_prompts(tokenizer):
     model = MODELS["alpro"]("tiny", entities=3)
     other = MODELS["alpro"]("tiny", seed=1)
     prompter = EntityPrompter(other, tokenizer, ["star", "ring", "beach"], ["a {}", "a red {}"])

@@ -29,7 +29,7 @@ _POS = {"DT": "DET", "NN": "NOUN", "NNS": "NOUN", "NNP": "PROPN", "JJ": "ADJ", "
 
 
 def hand(text, analysis):
-    "A parse by hand: for each token tag/relation/head, heads counted from 1, 0 for the root."
+    "Make a parse from tag/relation/head per token; heads count from 1, and 0 is the root."
     tokens = []
     words = re.finditer(r"n't|[\w-]+?(?=n't)|[\w-]+|[^\w\s]", text)
     for i, (m, row) in enumerate(zip(words, analysis.split(), strict=True)):
@@ -90,11 +90,11 @@ def test_components(parsed, subject, acted_on, verb):
     assert (named(parsed, subjects), named(parsed, objects), named(parsed, verbs)) == (subject, acted_on, verb)
 
 
-def test_modifiers_are_adjectives_and_adverbs_that_say_something():
+def test_modifiers_are_adjectives_and_adverbs_with_content():
     assert [named(p, modifiers) for p in (KICK, HAPPY, SLOWLY, STILL)] == [["small"], ["happy"], ["slowly"], []]
 
 
-def test_a_group_of_people_are_the_people_but_one_group():
+def test_the_noun_of_a_group_of_people_is_people_in_the_singular():
     tree = Tree(GROUP)
     assert tree.tokens[noun_part(tree, 1).head].text == "people" and not is_plural(tree, 1)
 
@@ -130,7 +130,7 @@ groups = st.builds(a_group, st.sampled_from(["kick", "run", "cut", "be", "sing",
 
 
 def tagged(group, plural):
-    "A verb group's words with the tags and relations that a parser should find."
+    "Parse the words of a verb group as a perfect parser would."
     words = conjugate(group, plural).split()
     verbs = [w for w in words if w != "not"]
     chain = ["MD"]*bool(group.modal) + ["have"]*group.perfect + ["be"]*group.progressive + ["be"]*group.passive
@@ -209,25 +209,25 @@ def test_negations(parsed):
     assert next(iter(negations(Tree(parsed)).values())) == DENIED[parsed]
 
 
-def test_what_is_denied_already_or_has_no_verb_is_left_alone():
+def test_captions_with_a_negation_or_without_a_verb_stay():
     assert negations(Tree(STILL)) == negations(Tree(RED)) == {}
 
 
-def test_number_is_taken_from_the_verb_where_it_shows():
+def test_number_is_that_of_the_verb_if_visible():
     assert negations(Tree(GROUP))["plain"] == "A group of people do not ride horses while a dog watches."
 
 
-def test_a_verb_that_its_analysis_does_not_give_back_is_not_conjugated():
+def test_a_verb_group_that_its_analysis_does_not_reproduce_stays():
     assert negations(Tree(FALSE_TAG)) == {} and "turn" not in rewrites(Tree(FALSE_TAG))
 
 
-def test_a_shared_subject_is_not_torn_from_its_second_verb():
+def test_a_shared_subject_stays_with_its_second_verb():
     assert not [k for k in rewrites(Tree(TWO)) if "turn" in k]
 
 
 @pytest.mark.parametrize("parsed", ALL, ids=lambda p: p.text)
 def test_nothing_is_lost_or_added(parsed):
-    "Every word of the caption but verbs stays; what comes is of the closed list."
+    "All words except verb forms stay, and new words are from a closed list."
     frame = set("there is are was were be been being by who that it do does did not".split())
     form = lambda w: getLemma(w, "VERB")[0]
     found = lambda text: re.findall(r"[a-z]+", text.lower().replace("n't", " not"))
@@ -238,7 +238,7 @@ def test_nothing_is_lost_or_added(parsed):
         assert (text[-1] == ".") == (parsed.text[-1] == ".")
 
 
-def test_margins_stay():
+def test_surrounding_spaces_stay():
     tokens = tuple(t._replace(start=t.start + 2, end=t.end + 2) for t in SLICE.tokens)
     made = rewrites(Tree(Parsed("  " + SLICE.text + " ", tokens, ())))
     assert made["front"] == "  In the kitchen, a man is slicing onions. "
@@ -255,7 +255,7 @@ def test_empty_and_endless_texts():
 
 
 def treebank(path):
-    "Sentences of a CoNLL-U file."
+    "Yield the sentences of a CoNLL-U file."
     rows, text = [], ""
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("# text ="): text = line[9:]
@@ -273,8 +273,8 @@ def treebank(path):
 
 
 @pytest.mark.skipif("VIDNEG_REAL_DATA" not in os.environ, reason="VIDNEG_REAL_DATA names no folder with real data")
-def test_verb_groups_of_the_treebank_are_given_back():
-    "With the annotators' parses, nearly every main verb conjugates to the very words that stand there."
+def test_verb_groups_of_the_treebank_are_reproduced():
+    "With gold parses, conjugation reproduces the verb group of most main clauses."
     path = Path(os.environ["VIDNEG_REAL_DATA"])/"ud_english_ewt/en_ewt-ud-dev.conllu"
     found = [c for p in treebank(path) if (c := main_clause(Tree(p))) and c.verb and c.shape == "plain"
              and c.tree.tokens[c.subject].text.lower() not in ("i", "you") and "'" not in c.said]

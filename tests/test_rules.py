@@ -82,7 +82,7 @@ def test_one_category(category):
     negative = PUBLISHED(FIGURE3, "fig3", 0, categories=(category,))
     assert negative.kind == category and len(negative.edits) == 1 == negative.rounds
 
-def test_words_come_from_the_slot_and_are_others():
+def test_new_words_are_from_the_slot_and_differ():
     for seed in range(60):
         [edit] = PUBLISHED("the man walks", "c", seed, categories=("action",)).edits
         [r] = [r for r in NAVERO.readings[edit.new] if r.form == "VBZ"]
@@ -127,7 +127,7 @@ def test_odd_captions(text, rounds):
 
 # Many captions
 
-def test_independent_of_order_and_company():
+def test_negatives_do_not_depend_on_order_or_other_captions():
     g = rules_published(TOY)
     together = make_negatives(TOYS, g, per_caption=3, rounds=2)[0]
     backwards = make_negatives(TOYS[::-1], g, per_caption=3, rounds=2)[0]
@@ -164,7 +164,7 @@ def test_accept():
     assert sum(n for (_, why), n in counts.items() if why == "rejected") == 3
 
 @pytest.mark.parametrize("wrong, message", [
-    (dict(kinds=("colour",)), "no kind colour"), (dict(mode="all"), "no mode 'all'"),
+    (dict(kinds=("shade",)), "no kind shade"), (dict(mode="all"), "no mode 'all'"),
     (dict(per_caption=0), "at least 1")])
 def test_wrong_arguments(wrong, message):
     with pytest.raises(VidnegError, match=message): make_negatives([CAVE], PUBLISHED, **wrong)
@@ -208,7 +208,7 @@ def test_joint_of_equals_is_uniform():
 # Balance
 
 def expected_flows(generator, captions, categories):
-    "Expected number of times that each spelling goes out and comes in, by listing all that may happen."
+    "Compute how often each spelling is expected to be replaced and put in, by enumeration."
     out, into = Counter(), Counter()
     for c in captions:
         offered = [o for k in categories if (o := choices(TOY.match(c.text), generator.choice.usable, k))]
@@ -223,7 +223,7 @@ def expected_flows(generator, captions, categories):
 
 @pytest.mark.parametrize("categories", [CATEGORIES, ("attribute",), ("action", "object")])
 @pytest.mark.parametrize("skew", [.3, .5, .8]) # at .8 the first word of each list has to be thinned
-def test_words_go_out_as_often_as_they_come_in(categories, skew):
+def test_words_are_replaced_as_often_as_they_are_put_in(categories, skew):
     captions = toy_corpus(300, skew)
     generator = rules_balanced(TOY, SlotFrequencies.count(captions, TOY, categories))
     out, into = expected_flows(generator, captions, categories)
@@ -235,7 +235,7 @@ def test_thinning_is_counted():
     negatives, counts = make_negatives(captions, rules_balanced(TOY, SlotFrequencies.count(captions, TOY)))
     assert counts_table(counts).unbalanced.sum() > 50 and len(negatives) > 50
 
-def test_unseen_words_are_never_written():
+def test_words_unseen_in_captions_are_never_put_in():
     captions = captions_of(["a red star", "a blue star", "a red ring"]*5)
     generator = rules_balanced(TOY, SlotFrequencies.count(captions, TOY))
     for seed in range(40):
@@ -245,7 +245,7 @@ def test_unseen_words_are_never_written():
     assert generator.attempt("a teal cross", "c", 0) == (None, "no replacement")
 
 def blind_accuracy(train, test):
-    "How often a bag of words, trained on one set of (caption, negative), ranks the captions of the other first."
+    "Return the accuracy on `test` of a bag-of-words ranker trained on the (caption, negative) of `train`."
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
     words = CountVectorizer(token_pattern=r"\w+").fit([t for pair in train for t in pair])
@@ -264,7 +264,7 @@ def pairs_of(name, captions, categories, **kwargs):
 @pytest.mark.parametrize("categories, kwargs", [
     *(((c,), {}) for c in CATEGORIES),
     (CATEGORIES, dict(per_caption=4, distinct=False)), (CATEGORIES, dict(mode="any"))])
-def test_balanced_leaves_a_blind_reader_at_chance(categories, kwargs):
+def test_balanced_negatives_leave_a_blind_ranker_at_chance(categories, kwargs):
     sets = toy_corpus(1000, seed=1), toy_corpus(1000, seed=2)
     train, test = (pairs_of("rules-balanced", s, categories, **kwargs) for s in sets)
     assert len(test) > 400

@@ -1,4 +1,4 @@
-"The runner: parameters, the kernel's environment, live output, the executed notebook, the end of DVC."
+"The runner: parameters, the kernel's environment, live output, the executed notebook, and interruption."
 import io
 import json
 import os
@@ -172,7 +172,7 @@ def test_command_line_errors_are_one_line(root, monkeypatch, capsys, argv, messa
     assert message in error and error.count("\n") == 1
 
 
-def test_log_shows_a_bar_once_in_a_while():
+def test_log_shows_progress_bars_rarely():
     log = LiveStream(io.StringIO(), every=1000)
     for i in range(100): log.write(f"\rclips: {i:3d}% ")
     log.write("\rclips: 100%\nsaved")
@@ -180,7 +180,7 @@ def test_log_shows_a_bar_once_in_a_while():
     assert log.stream.getvalue() == "clips: 100%\nsaved all\n"
 
 
-def test_terminal_gets_what_the_kernel_wrote():
+def test_terminal_gets_the_output_of_the_kernel_unchanged():
     class Terminal(io.StringIO):
         def isatty(self): return True
     live = LiveStream(Terminal())
@@ -188,7 +188,7 @@ def test_terminal_gets_what_the_kernel_wrote():
     assert live.stream.getvalue() == "\r 1%\r 2%\n"
 
 
-def test_stage_runs_in_the_folder_that_it_is_called_in(root, monkeypatch):
+def test_stage_runs_in_the_folder_of_the_call(root, monkeypatch):
     folder = root/"scales/small"
     folder.mkdir(parents=True)
     (folder/"params.yaml").write_text("draw: {count: 2}\n")
@@ -199,7 +199,7 @@ def test_stage_runs_in_the_folder_that_it_is_called_in(root, monkeypatch):
     assert (folder/"count.txt").read_text() == "2" and not (root/"count.txt").exists()
 
 
-def test_by_hand_a_stage_takes_the_scale_that_is_named(root, monkeypatch):
+def test_a_stage_run_by_hand_uses_the_scale_of_the_environment(root, monkeypatch):
     (root/"scales/small/data/films").mkdir(parents=True)
     (root/"scales/small/params.yaml").write_text("draw: {count: 2, kind: films}\n")
     monkeypatch.setenv("VIDNEG_SCALE", "small")
@@ -214,7 +214,7 @@ def test_by_hand_a_stage_takes_the_scale_that_is_named(root, monkeypatch):
     with pytest.raises(VidnegError, match="make reproduce SCALE=huge"): scale_folder(root)
 
 
-def test_stage_says_which_stage_comes_before_it(root, monkeypatch):
+def test_missing_input_names_the_stage_that_writes_it(root, monkeypatch):
     (root/"params.yaml").write_text("draw: {kind: films}\n")
     write_stage(root, "cut", parameters="kind = 'films'")
     nb = nbformat.read(root/"nbs/stages/cut.ipynb", 4)
@@ -225,7 +225,7 @@ def test_stage_says_which_stage_comes_before_it(root, monkeypatch):
         begin("draw", {"reads": ["data/{kind}"], "writes": []})
 
 
-def test_stage_that_was_run_by_hand_is_saved_as_it_was(monkeypatch):
+def test_saving_a_stage_run_by_hand_keeps_it_clean(monkeypatch):
     path = "nbs/stages/frames.ipynb"
     before = json.loads((ROOT/path).read_text())
     content = json.loads((ROOT/path).read_text())

@@ -1,4 +1,4 @@
-"Scene graphs: JSON that names its errors, AnetQA frames joined to spans, and a pickle reader that nothing gets out of."
+"Scene graphs: errors of JSON, AnetQA frames joined to spans, and a pickle reader that runs no code."
 import codecs
 import functools
 import io
@@ -71,7 +71,7 @@ EVENT = {"subject": "p", "predicate": "run", "kind": "action"}
 WRONG = [
     ([], "graph: wants an object, got list"), ({}, "graph: 'clip_id' is missing"),
     ({"clip_id": 3}, "graph.clip_id: wants text, got int"),
-    ({"clip_id": "c", "colour": 1}, "graph: no field 'colour'"),
+    ({"clip_id": "c", "shade": 1}, "graph: no field 'shade'"),
     ({"clip_id": "c", "duration": "long"}, "graph.duration: wants a number"),
     ({"clip_id": "c", "duration": True}, "graph.duration: wants a number, got bool"),
     ({"clip_id": "c", "entities": {}}, "graph.entities: wants a list, got dict"),
@@ -103,7 +103,7 @@ def test_files_that_are_no_list_of_graphs(tmp_path, text):
 # --- AnetQA -----------------------------------------------------------------------------------------------------------
 
 def anetqa(seen, shown=()):
-    "A video with one red box per (frame, id) and a relationship for each (frame, id, id) of `shown`."
+    "Make a video with one red box per (frame, id) and one relationship per (frame, id, id) of `shown`."
     keys = {(f, i): f"v/0/{f}/{i}" for f, i in seen}
     return {"objects": {k: {"object_id": i, "object_class": f"thing{i}"} for (f, i), k in keys.items()},
             "attributes": {k: {"attribute_class": "object", "color": ["red"], "shape": "none"} for k in keys.values()},
@@ -113,14 +113,14 @@ def anetqa(seen, shown=()):
 
 @given(st.sets(st.tuples(st.integers(0, 12), st.integers(1, 3)), min_size=1))
 def test_frames_become_spans(seen):
-    "By brute force: a thing is red at the time of a frame exactly if that frame shows it."
+    "A thing is red at the time of a frame if and only if the frame shows it."
     times = {f"v/0/{f}": 2.0*f + 0.5 for f, _ in seen}
     graph = anetqa_graph("v", anetqa(seen), times)
     for e in graph.entities:
         for f in {f for f, _ in seen}:
             red = any(a.start <= times[f"v/0/{f}"] < a.end for a in e.attributes)
             assert red == ((f, int(e.entity_id)) in seen)
-        for a, b in zip(e.attributes, e.attributes[1:]): assert a.end < b.start  # neighbours are joined
+        for a, b in zip(e.attributes, e.attributes[1:]): assert a.end < b.start  # adjacent spans are joined
 
 
 def test_anetqa_links_and_statuses():
@@ -132,7 +132,7 @@ def test_anetqa_links_and_statuses():
     assert [e.entity_id for e in linked.entities] == ["bike", "wall"]
     assert [(e.predicate, e.kind, e.start, e.end) for e in linked.events] == [
         ("parked", "action", 0.0, 1.0), ("holding", "contact", 1.0, 2.0)]
-    raw["objects"]["v/0/1/9"] = {"object_id": 9, "object_class": "bike"}  # now a frame shows two bikes
+    raw["objects"]["v/0/1/9"] = {"object_id": 9, "object_class": "bike"}  # now one frame shows two bikes
     assert {e.entity_id for e in anetqa_graph("v", raw, link="class").entities} == {"1", "2", "9", "wall"}
 
 
@@ -148,7 +148,7 @@ def test_anetqa_errors():
 
 
 def readme_sample():
-    "The sample of the dataset's README, whose braces and commas are not quite JSON."
+    "Return the sample of the dataset's README as JSON; its braces and commas need repair."
     if not REAL: pytest.skip("VIDNEG_REAL_DATA is not set")
     text = (Path(REAL)/"anetqa/dataset_README.md").read_text()
     block = next(b for b in re.findall(r"```json\n(.*?)```", text, re.S) if '"objects"' in b)
@@ -158,7 +158,7 @@ def readme_sample():
 
 def test_anetqas_own_sample(tmp_path):
     raw = readme_sample()
-    raw["v_onFddYAkyyc"]["relationships"].pop()  # it names a box that the sample leaves out
+    raw["v_onFddYAkyyc"]["relationships"].pop()  # it names a box that the sample lacks
     (tmp_path/"sg.json").write_text(json.dumps(raw))
     (tmp_path/"times.json").write_text(json.dumps({"v_onFddYAkyyc/0/4": 10.0}))
     (graph,) = read_graphs(tmp_path/"sg.json", "anetqa", times=tmp_path/"times.json")
@@ -173,7 +173,7 @@ def test_anetqas_own_sample(tmp_path):
 # --- MovieGraphs ------------------------------------------------------------------------------------------------------
 
 def classes(monkeypatch):
-    "Stand-ins for the modules that the file was pickled with, networkx 1 included."
+    "Make stand-ins for the modules that the file was pickled with, among them networkx 1."
     made = {}
     for module, name in [("GraphClasses", "MovieGraph"), ("GraphClasses", "ClipGraph"),
                          ("networkx.classes.digraph", "DiGraph")]:
@@ -234,7 +234,7 @@ def test_python_2_writes_ordered_dicts_as_lists_of_lists():
     assert load_inert(old) == {"od": {"a": "é"}, "s": {1}, "b": "é", "i": 5}
 
 
-def test_arrays_need_to_be_let_through(monkeypatch, tmp_path):
+def test_arrays_are_refused_unless_allowed(monkeypatch, tmp_path):
     "Propagated nodes of the real file may have an array as position: refused by name, and read as nothing on demand."
     made = classes(monkeypatch)
     (tmp_path/"mg.pkl").write_bytes(pickle.dumps(movie(made, position=np.array([3.0, 4.0])), 3))
@@ -266,7 +266,7 @@ def test_a_file_that_is_too_long_is_not_read(tmp_path):
 # --- hostile pickles --------------------------------------------------------------------------------------------------
 
 class Call:
-    "Pickles as the call of a function, with further parts of a reduce value."
+    "An object that pickles as the call of a function, with more parts of a reduce value."
     def __init__(self, *parts): self.parts = parts
     def __reduce__(self): return self.parts
     def __call__(self): raise NotImplementedError("the pickler only wants to see that it can be called")
@@ -337,7 +337,7 @@ BYTES = {
 def test_calls_are_refused_and_nothing_happens(what, protocol, tmp_path):
     canary, modules = tmp_path/"canary", set(sys.modules)
     stream = io.BytesIO()
-    try: pickle._Pickler(stream, protocol).dump(CALLS[what](canary))  # the Python pickler writes what the C one checks
+    try: pickle._Pickler(stream, protocol).dump(CALLS[what](canary))  # the Python pickler skips checks of the C pickler
     except (pickle.PicklingError, AttributeError, TypeError): pytest.skip("cannot be written under this protocol")
     with pytest.raises(VidnegError, match="was refused"): load_inert(stream.getvalue())
     assert not canary.exists() and set(sys.modules) == modules
@@ -353,8 +353,8 @@ def test_hostile_bytes_are_refused_in_little_memory(what):
     assert peak < 100*len(BYTES[what]) + 10**6
 
 
-def test_hostile_calls_would_have_worked(tmp_path):
-    "The test above means something: Python's own reader does what these pickles say."
+def test_hostile_calls_work_with_the_standard_reader(tmp_path):
+    "Without this, the test above would prove nothing: Python's own reader runs these calls."
     for what in ("os.system", "exec", "getattr chain"):
         pickle.loads(pickle.dumps(CALLS[what](tmp_path/what.replace(" ", ""))))
         assert (tmp_path/what.replace(" ", "")).exists()
@@ -367,7 +367,7 @@ def test_deep_and_sparse_pickles_do_no_harm(data):
 
 
 def plain(value):
-    "Whether there is nothing in a value but plain things; without recursion."
+    "Return True if a value holds only plain values; works without recursion."
     todo, seen = [value], set()
     while todo:
         v = todo.pop()
@@ -409,5 +409,5 @@ values = st.recursive(
 
 
 @given(values, st.integers(3, 5))
-def test_plain_values_come_through(value, protocol):
+def test_plain_values_are_read(value, protocol):
     assert load_inert(pickle.dumps(value, protocol)) == value

@@ -1,4 +1,4 @@
-"Sets of negatives: what the oracle says of them, on disk and back, what an audit gets to see, and rates by hand."
+"Sets of negatives: verdicts of the oracle, round trips to disk, pairs for the audit, and rates by hand."
 import pickle
 from functools import partial
 
@@ -19,14 +19,14 @@ from vidneg.world.script import WorldConfig, captions as world_captions, make_cl
 
 CONFIG = WorldConfig()
 SCRIPTS = [make_clip("test", i, CONFIG) for i in range(30)]
-TOLD = [c for s in SCRIPTS for c in world_captions(s, CONFIG) if c.grain == "fine"]
-MADE, _ = make_negatives(TOLD, rules_published(lexicon_named("world")), per_caption=3)
+CORPUS = [c for s in SCRIPTS for c in world_captions(s, CONFIG) if c.grain == "fine"]
+MADE, _ = make_negatives(CORPUS, rules_published(lexicon_named("world")), per_caption=3)
 ORACLE = WorldOracle({s.clip_id: s.graph for s in SCRIPTS}, CONFIG)
-TEXTS = {c.caption_id: c for c in TOLD}
+TEXTS = {c.caption_id: c for c in CORPUS}
 
 
 @pytest.mark.parametrize("verdicts", [("false",), ("true",), ("false", "outside")])
-def test_what_is_allowed(verdicts):
+def test_oracle_decides_which_negatives_are_allowed(verdicts):
     allowed = 0
     for n in MADE:
         c = TEXTS[n.caption_id]
@@ -42,8 +42,8 @@ def test_what_is_allowed(verdicts):
     assert (allowed > 0) == (verdicts != ("true",)) or allowed < 10
 
 
-def test_where_nothing_is_known():
-    c, nothing = TOLD[0], Nobody()
+def test_without_an_oracle_everything_is_allowed_and_unknown():
+    c, nothing = CORPUS[0], Nobody()
     assert allows(nothing, c, "whatever", ("true",)) and nothing.judge(c.clip_id, c.text) == "outside"
     pair = Pair("i", c.clip_id, "object", c.text, "whatever")
     assert is_true(nothing, pair) is None is is_wrong(nothing, pair)
@@ -52,30 +52,31 @@ def test_where_nothing_is_known():
     assert not allows(few, Caption("x", SCRIPTS[1].clip_id, ""), SCRIPTS[1].clip_id)
 
 
-def test_an_oracle_and_its_methods_travel():
+def test_an_oracle_can_be_pickled():
     accept = pickle.loads(pickle.dumps(partial(allows, ORACLE, verdicts=("true",))))
-    assert all(accept(c, c.text) for c in TOLD)
+    assert all(accept(c, c.text) for c in CORPUS)
 
 
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("n", [1, 40, 10_000])
 def test_a_set_is_read_back(tmp_path, own, n):
     path = set_file(tmp_path, "test", "rules")
-    positives = [Negative(c.caption_id, c.text + " indeed", "positive", "g", (Edit(0, 0, "", ""),), 1, 0) for c in TOLD]
-    write_set(path, MADE + positives, TOLD if own else None)
-    found = read_set("test/rules", path, [] if own else TOLD, n)
-    assert found.captions == TOLD and found.negatives == MADE
+    positives = [Negative(c.caption_id, c.text + " indeed", "positive", "g", (Edit(0, 0, "", ""),), 1, 0)
+                 for c in CORPUS]
+    write_set(path, MADE + positives, CORPUS if own else None)
+    found = read_set("test/rules", path, [] if own else CORPUS, n)
+    assert found.captions == CORPUS and found.negatives == MADE
     first = {}
     for m in MADE: first.setdefault((m.caption_id, m.kind), m.text)
     assert {p.item: p.negative for p in found.items} == {"/".join(k): text for k, text in first.items()}
     assert found.measured == min(n, len(first)) and len(found.items) == len(first)
     measured = {p.item for p in found.candidates}
     wanted = [m.text for m in MADE if f"{m.caption_id}/{m.kind}" in measured]
-    assert [p.negative for p in found.candidates] == wanted # all candidates, the taken one first
+    assert [p.negative for p in found.candidates] == wanted # all candidates, the chosen one first
     assert all(p.caption == TEXTS[p.item.split("/")[0]].text for p in found.candidates)
 
 
-def test_files_of_parts_differ(tmp_path):
+def test_files_of_train_and_test_differ(tmp_path):
     assert set_file("a", "train", "lm").name == "lm.parquet" and set_file("a", "test", "lm").name == "test-lm.parquet"
 
 

@@ -1,4 +1,4 @@
-"SPOT: what is said is true, what is made of it is false, and nothing but the change tells them apart."
+"SPOT: captions are true, negatives are false, and they differ only by the manipulation."
 import json
 import os
 import re
@@ -82,7 +82,7 @@ def test_every_kind_and_mode_occurs(made):
 
 
 def without(statement, *fields):
-    "The tuples with these fields blanked."
+    "Return the tuples with these fields blanked."
     return [replace(t, **{f: None for f in fields}) for t in statement.tuples]
 
 
@@ -142,7 +142,7 @@ def test_accept_and_only(graphs):
         make_spot(graphs[:1], SpotGenerator(WORLD, vocabulary, GRAMMAR, ("shuffle",)))
 
 
-def test_what_the_world_says_is_read_back(made):
+def test_sentences_of_the_world_grammar_parse_to_their_statement(made):
     for f in made.pairs:
         for s in (f.original, f.manipulated):
             meaning = world_meaning(s, f.scene)
@@ -158,14 +158,14 @@ def mirrored(f): return replace(f, original=f.manipulated, manipulated=f.origina
 
 
 @pytest.mark.parametrize("grammar", [WorldGrammar(), TemplateGrammar()], ids=["world", "template"])
-def test_the_decorator_does_not_know_which_is_false(made, grammar):
+def test_the_decorator_treats_caption_and_negative_alike(made, grammar):
     decorate, keys = GrammarDecorator(grammar), [n.caption_id for n in made.negatives]
     pairs, swapped = decorate(made.pairs, keys), decorate([mirrored(f) for f in made.pairs], keys)
     assert [(p.caption, p.negative) for p in pairs] == [(p.negative, p.caption) for p in swapped]
 
 
 def test_phrasings_are_as_frequent_among_negatives(made):
-    "Words that no slot has, and the place of the scene, occur exactly as often on both sides."
+    "Function words and the position of the scene occur equally often in captions and negatives."
     pairs = [(c.text, n.text) for f, c, n in zip(made.pairs, made.captions, made.negatives)
              if f.mode != "relabel_connective"]
     for marker in (r"^in the", r"in the \w+( \w+)?$", r"\bthere is\b", r"\bis \w+( over)? by\b", r"\bafter\b",
@@ -204,7 +204,7 @@ ALL = {"temporal contact": {"⟨person, painting, bike⟩ before ⟨person, touc
 
 @pytest.mark.parametrize("kind", ALL)
 def test_manipulations_by_hand(kind):
-    "Everything that can come out, listed by hand."
+    "All possible outcomes are listed by hand."
     vocabulary = count_vocabulary([STREET], QUIET, modes=MODES)
     vocabulary.weights["counterfactual contact", "contact", "with object"]["holding"] = 1
     vocabulary.weights["counterfactual spatial relationship", "spatial", "with object"]["on"] = 1
@@ -214,7 +214,7 @@ def test_manipulations_by_hand(kind):
     assert found == ALL[kind]
 
 
-def test_reasons():
+def test_reasons_of_failures():
     vocabulary, rng = count_vocabulary([STREET], QUIET), np.random.default_rng(0)
     empty = SceneGraph("e", "", (), ())
     assert manipulate(empty, rng, vocabulary, QUIET, "temporal contact") == (None, "nothing of this type")
@@ -231,7 +231,7 @@ def test_reasons():
     assert set(why) <= {"made", "unbalanced"} and why["unbalanced"] > 180
 
 
-def test_the_pure_functions_are_pure(graphs):
+def test_manipulations_depend_only_on_their_arguments(graphs):
     vocabulary = count_vocabulary(graphs, WORLD)
     for change in manipulations(WORLD).values():
         once, again = ([change(g, np.random.default_rng(5), vocabulary) for g in graphs[:20]] for _ in range(2))
@@ -250,7 +250,7 @@ def test_kinds_are_named_as_in_the_papers_tables(name):
 # --- truth ------------------------------------------------------------------------------------------------------------
 
 def small_graph(rng):
-    "A few facts at whole seconds, so that many coincide."
+    "Draw a few facts at whole seconds, so that many coincide."
     def pick(*words): return str(rng.choice(words))
     def when():
         start, length = rng.integers(0, 5), rng.integers(1, 4)
@@ -264,7 +264,7 @@ def small_graph(rng):
 
 
 def claim(rng):
-    "A statement in the same few words."
+    "Draw a statement in the same few words."
     def pick(*words): return str(rng.choice(words))
     def one():
         if rng.random() < 0.4:
@@ -280,7 +280,7 @@ def claim(rng):
 
 
 def true_by_hand(statement, graph):
-    "Strict truth by plain loops over all facts."
+    "Return strict truth by plain loops over all facts."
     def covers(e, wanted, start, end):
         return all(any((a.kind, a.value) == w and a.start <= start and a.end >= end for a in e.attributes)
                    for w in wanted)
@@ -305,7 +305,7 @@ def true_by_hand(statement, graph):
     return False
 
 
-def test_truth_by_plain_loops_and_the_wide_sense_is_wider():
+def test_strict_truth_equals_plain_loops_and_implies_wide_truth():
     seen = Counter()
     for seed in range(4000):
         rng = np.random.default_rng(seed)
@@ -317,7 +317,7 @@ def test_truth_by_plain_loops_and_the_wide_sense_is_wider():
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_on_any_graph_the_original_holds_and_the_other_does_not(balanced):
+def test_on_random_graphs_originals_hold_and_manipulated_do_not(balanced):
     scheme = Scheme("test", {"action": "action"}, {"action": "action"}, ("color",), states=True)
     reasons = Counter()
     for seed in range(150):
@@ -336,7 +336,7 @@ def test_on_any_graph_the_original_holds_and_the_other_does_not(balanced):
 # --- replacements -----------------------------------------------------------------------------------------------------
 
 def flows(vocabulary, slot, n=4000):
-    "How often word a is replaced by word b, when originals come as often as their weights say."
+    "Count how often word a is replaced by word b, with originals drawn by their weights."
     weights = vocabulary.weights[slot]
     p, rng, counts = np.array(list(weights.values())), np.random.default_rng(0), Counter()
     for old in rng.choice(list(weights), n, p=p/p.sum()): counts[str(old), vocabulary.draw(slot, str(old), rng)[0]] += 1
@@ -376,7 +376,7 @@ def clause(text, t): return text, Statement((t,))
 
 
 RED, OLD = (("color", "red"),), (("age", "old"),)
-SAID = [  # the only phrasing, or the first
+PHRASED = [  # the only or the first phrasing
     clause("an orange cat pushes a box", spot("cat", "push", "box", (("color", "orange"),), kind="contact")),
     clause("scissors are on a table", spot("scissors", "on", "table", kind="spatial")),
     clause("red trousers are worn by a man", spot("trousers", "worn by", "man", RED)),
@@ -392,18 +392,18 @@ SAID = [  # the only phrasing, or the first
 ]
 
 
-@pytest.mark.parametrize("text, statement", SAID, ids=[t for t, _ in SAID])
+@pytest.mark.parametrize("text, statement", PHRASED, ids=[t for t, _ in PHRASED])
 def test_templates_by_hand(text, statement):
     assert TemplateGrammar().say(statement, "", np.random.default_rng(0)) == text
     assert faithful(text, statement) == ""
 
 
-def test_every_phrasing_keeps_its_statement_and_not_the_other(made):
-    "The check accepts what the grammars say of a statement, and sees that its counterpart says something else."
+def test_every_phrasing_is_faithful_to_its_statement_only(made):
+    "The check accepts all phrasings of a statement and rejects those of its counterpart."
     for f, c, n in zip(made.pairs, made.captions, made.negatives):
         if f.kind == "temporal attribute": continue  # the world's "turns" does not repeat the word "is"
         names = [t.subject for t in f.original.tuples]
-        if len(set(names)) < len(names) and not f.original.same: continue  # without attributes no text tells them apart
+        if len(set(names)) < len(names) and not f.original.same: continue  # only attributes distinguish them
         def say(s, i): return TemplateGrammar().say(s, "", np.random.default_rng(i))
         for caption, negative in [(c.text, n.text), *((say(f.original, i), say(f.manipulated, i)) for i in range(2))]:
             assert not faithful(caption, f.original) and not faithful(negative, f.manipulated), (caption, negative)
@@ -438,7 +438,7 @@ def test_reading_by_hand(statement, text, why):
 
 
 class Scripted:
-    "A chat model whose answers are given, by attempt."
+    "A chat model with scripted replies per attempt."
     name = "scripted"
     def __init__(self, *answers): self.answers, self.calls = answers, []
     def chat(self, conversations, temperature=0.0, max_tokens=256, seed=0):
@@ -455,7 +455,7 @@ def good(said):
     return f"1. A {first} person is holding a {second} mop.\n2) The {first} person holds the {second} mop"
 
 
-def test_chat_answers_are_used_where_they_are_faithful():
+def test_chat_replies_are_used_if_faithful():
     chat = Scripted(good)
     decorate = ChatDecorator(chat, GrammarDecorator(TemplateGrammar()), temperature=0.3)
     made = decorate([SWAP, mirrored(SWAP)]*6, [str(i//2) for i in range(12)])
@@ -463,21 +463,21 @@ def test_chat_answers_are_used_where_they_are_faithful():
     assert {m.caption for m in made if "grey" in m.caption} == {
         "A red person is holding a grey mop", "The red person holds the grey mop"}
     for m, back in zip(made[::2], made[1::2]):
-        assert (m.caption, m.negative) == (back.negative, back.caption)  # the same sentence of both answers
+        assert (m.caption, m.negative) == (back.negative, back.caption)  # both replies give the same sentence
         assert m.negative == m.caption.replace("grey", "blue")
     system, user = chat.calls[0][2][0]
     assert system["role"] == "system" and "please generate 10 sentences" in system["content"]
     assert user == {"role": "user", "content": "red person holding grey mop"}
 
 
-def test_a_bad_answer_for_one_text_replaces_both():
+def test_a_bad_reply_for_one_text_replaces_both():
     bad = Scripted(lambda said: good(said) if "grey" in said else "a person holds something")
     made = ChatDecorator(bad, GrammarDecorator(TemplateGrammar()), attempts=2)([SWAP, mirrored(SWAP)], ["a", "b"])
     assert [m.origin for m in made] == ["grammar after 2"]*2 and [seed for _, seed, _ in bad.calls] == [0, 1]
     assert made[0][:2] == ("a red person is holding a grey mop", "a red person is holding a blue mop")
 
 
-def test_only_failures_are_asked_again():
+def test_only_failures_are_retried():
     chat = Scripted(lambda said: "" if "red" in said else said, good)
     cat = Statement((spot("cat", "sleeping"),))
     other = StatementPair("c", "k", "m", cat, Statement((spot("cat", "eating"),)))
@@ -486,7 +486,7 @@ def test_only_failures_are_asked_again():
     assert [len(c) for _, _, c in chat.calls] == [4, 2]
 
 
-def test_an_answer_that_says_both_is_refused():
+def test_a_reply_that_states_both_is_refused():
     both = Scripted(lambda said: "a red person is holding a grey mop and a red person is holding a blue mop")
     made = ChatDecorator(both, GrammarDecorator(TemplateGrammar()), attempts=1)([SWAP], ["a"])
     assert made[0].origin == "grammar after 1"
@@ -502,7 +502,7 @@ def test_sample_of_anetqa():
     block = next(b for b in re.findall(r"```json\n(.*?)```", text, re.S) if '"objects"' in b)
     block = re.sub(r'("relationships":)\s*\{(.*?)\},(\s*"actions")', r"\1[\2],\3", block, flags=re.S)
     raw = json.loads(re.sub(r",(\s*[}\]])", r"\1", block))["v_onFddYAkyyc"]
-    raw["relationships"].pop()  # it names a box that the sample leaves out
+    raw["relationships"].pop()  # it names a box that the sample lacks
     graph = anetqa_graph("v_onFddYAkyyc", raw)
     extra = Vocabulary({("counterfactual contact", "contact", "with object"): {"sweeping": 1, "painting": 1},
                         ("counterfactual action", "action", "alone"): {"working": 1, "dancing": 1, "lying": 1},
@@ -536,7 +536,7 @@ def test_a_movie():
         assert set(text.split()) - {"after", "before", "then"} == {*"Tommy talks to Bianca hugs".split()}
     assert set(texts) == {"temporal interaction", "temporal attribute", "neighborhood attribute",
                           "counterfactual attribute", "counterfactual relationship"}
-    assert made.counts["counterfactual interaction", "true of the graph"] == 4  # he does both of the two that there are
+    assert made.counts["counterfactual interaction", "true of the graph"] == 4  # Tommy does both existing interactions
     assert made.counts["temporal action", "nothing of this type"] == 4
 
 

@@ -9,7 +9,7 @@ from vidneg.evaluate.stats import Estimate, bootstrap, clip_weights, contrast, e
 
 
 def loop_bootstrap(values, groups, statistic, strata=None, coefficients=None, n=50, seed=0):
-    "Every resample written out: each clip's items as often as the clip was drawn."
+    "Compute the interval by writing out every resample: items of a clip repeat as often as the clip is drawn."
     out, names = [], sorted(set(groups))
     items = [np.flatnonzero(np.array(groups) == name) for name in names]
     for counts in clip_weights(len(names), n, seed, 0):
@@ -28,7 +28,7 @@ def data(seed, items=40, clips=9):
 
 @pytest.mark.parametrize("statistic", ["mean", "median"])
 @pytest.mark.parametrize("seed", range(4))
-def test_bootstrap_is_the_plain_loop(statistic, seed):
+def test_bootstrap_equals_the_plain_loop(statistic, seed):
     values, groups, _ = data(seed)
     if seed % 2: values = np.round(values) # ties among the values
     e = bootstrap(values, groups, statistic, n=50)
@@ -38,7 +38,7 @@ def test_bootstrap_is_the_plain_loop(statistic, seed):
 
 
 @pytest.mark.parametrize("coefficients", [{"x": 1 / 3, "y": 1 / 3, "z": 1 / 3}, {"x": 1, "y": -1}, {"z": 1}])
-def test_contrast_is_the_plain_loop(coefficients):
+def test_contrast_equals_the_plain_loop(coefficients):
     values, groups, strata = data(7, items=90)
     e = contrast(values, groups, strata, coefficients, n=50)
     assert e.value == pytest.approx(sum(c * values[strata == k].mean() for k, c in coefficients.items()))
@@ -53,7 +53,7 @@ def test_contrast_of_one_stratum_is_bootstrap():
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=30), st.integers(0, 3))
-def test_proportion_is_inside_its_interval_and_0_1(pairs, seed):
+def test_intervals_of_proportions_contain_them_and_stay_in_0_1(pairs, seed):
     right, groups = zip(*pairs)
     e = bootstrap(np.array(right), groups, n=200, seed=seed)
     assert e.value == np.mean(right)
@@ -83,18 +83,18 @@ def test_coverage():
     assert .90 <= np.mean([inside(t) for t in range(300)]) <= .985
 
 
-def test_all_right_is_not_certainty():
+def test_intervals_of_constant_values_have_width():
     e = bootstrap([True] * 30, range(30))
     assert (e.value, e.high) == (1, 1) and e.low == pytest.approx(.025 ** (1 / 30))
     e = bootstrap([False] * 30, range(30))
     assert (e.value, e.low) == (0, 0) and e.high == pytest.approx(1 - .025 ** (1 / 30))
-    assert bootstrap([1., 1., 1.], range(3)).low == 1 # a mean rank of 1 has no bound to pass
+    assert bootstrap([1., 1., 1.], range(3)).low == 1 # a mean rank has no upper bound
     assert bootstrap([1., 1., 1.], range(3), bounds=(0, 1)).low < 1
     assert contrast([True] * 4, range(4), list("xyxy")).low < 1
     assert contrast([True] * 4, range(4), list("xyxy"), {"x": 1, "y": -1}).low == 0
 
 
-def test_pairing_removes_what_runs_share():
+def test_pairing_removes_variance_shared_by_runs():
     rng = stable_rng(0, "pairs")
     common = rng.normal(size=300)
     a, b, clips = common + .3, common + rng.normal(0, .1, 300), np.arange(300)

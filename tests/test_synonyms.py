@@ -1,4 +1,4 @@
-"Synonyms: what the table says, what WordNet says, and that both read their files right."
+"Synonyms: verdicts of the table and of WordNet, and the readers of their files."
 import os
 from itertools import product
 from pathlib import Path
@@ -10,7 +10,7 @@ from vidneg.core.errors import VidnegError
 from vidneg.text.lexicon import LISTS, read_list
 from vidneg.text.synonyms import Thesaurus, WordNet, lemmas, load_thesaurus, related
 
-# Judged by eye, one word for another in the sentence of a caption.
+# Judged by hand: may one word replace the other in a caption of the same clip?
 SAME = """man/person | men/people | guy/man | woman/lady | kid/child | boy/child | boy/kid | girl/child
 baby/child | toddler/kid | car/vehicle | bus/vehicle | bicycle/bike | motorcycle/bike | truck/car
 boat/canoe | dog/animal | puppy/dog | horse/animal | bird/parrot | run/jog | runs/sprinting
@@ -48,7 +48,7 @@ def test_kinds_on_one_line_exclude_each_other():
     assert t.is_a("apple", "fruit") and not t.related("apple", "banana")
 
 
-def test_going_up_is_transitive_and_going_down_is_not():
+def test_hypernyms_are_transitive_and_not_symmetric():
     t = load_thesaurus()
     assert t.is_a("puppy", "dog") and t.is_a("dog", "animal") and t.is_a("puppy", "animal")
     assert not t.is_a("animal", "puppy") and not t.is_a("person", "man")
@@ -77,12 +77,12 @@ def test_bad_tables_are_refused(lines, what):
 
 
 @given(st.text(), st.text())
-def test_any_text_is_answered_symmetrically(a, b):
+def test_any_text_gets_a_symmetric_verdict(a, b):
     assert related(a, b) == related(b, a)
     assert related(a, a) == bool(a.split())
 
 
-def test_every_caption_word_of_the_package_lists_is_answered():
+def test_every_caption_word_of_the_package_lists_is_known():
     for name in ("color", "size", "relation"):
         unknown = [w for w in read_list(LISTS/f"{name}.txt") if not load_thesaurus().knows(w)]
         assert len(unknown) <= 1, unknown
@@ -90,7 +90,7 @@ def test_every_caption_word_of_the_package_lists_is_answered():
 
 @pytest.mark.parametrize("phrase, base", [
     ("hot dogs", "hot dog"), ("picked up", "pick up"), ("SLIDES left", "slide left"), ("hoverboards", "hoverboard")])
-def test_phrases_come_to_their_base_form(phrase, base):
+def test_phrases_are_reduced_to_their_base_form(phrase, base):
     assert base in lemmas(phrase)
 
 

@@ -1,4 +1,4 @@
-"Tasks put together of providers, losses that declare their tensors, and batches in order."
+"Tasks are composed of providers, losses declare their tensors, and batches keep their order."
 import inspect
 
 import numpy as np
@@ -17,7 +17,7 @@ from vidneg.train.tasks import LossTask, Provider, with_parts
 
 
 @pytest.mark.parametrize("name", sorted(set(LOSSES) - {"moment_retrieval"}))
-def test_a_declaration_says_what_the_signature_says(name):
+def test_declarations_agree_with_signatures(name):
     parameters = inspect.signature(LOSSES[name]).parameters
     needed, optional, option, by = LOSSES[name].wants
     assert set(needed) == {k for k, p in parameters.items() if p.default is p.empty}
@@ -25,7 +25,7 @@ def test_a_declaration_says_what_the_signature_says(name):
     assert all(parameters[k].default is None for k in others)
     if option: assert parameters[option].default == next(iter(by))
     left = {k for k, p in parameters.items() if p.default is None and "Tensor" in str(p.annotation)}
-    assert left == others # it takes no tensor in silence
+    assert left == others # no tensor is undeclared
 
 
 def test_an_option_decides_which_tensors_a_loss_takes():
@@ -47,7 +47,7 @@ def test_importing_the_names_imports_no_loss():
     assert all(LOSSES[loss] for some in LOSS_SETS.values() for loss in some["losses"])
 
 
-def test_only_what_is_wanted_is_made():
+def test_only_wanted_tensors_are_made():
     made_of = {"a": (), "b": ("a",), "c": ("b", "outside"), "d": ("c",), "e": ()}
     assert with_parts(["c", "nobody's"], made_of) == {"a", "b", "c"}
     ran = []
@@ -87,8 +87,8 @@ def test_each_text_is_encoded_once_and_only_if_wanted(losses, encoded, ran):
     assert [type(p).__name__ for p in task.providers] == ran.split() and rows == [encoded*len(batch["clip"])]
 
 
-# What the tasks before this one, a class for NAVERO and one for all others, said of the same models and batches.
-SAID = {
+# Terms of an earlier implementation, with one class for NAVERO and one for all others, on the same models and batches.
+EARLIER = {
     ("navero", ("hn_nce", "component_adaptive", "importance_entropy", "auxiliary"), "all"):
         (2.5149, 1.4626, .5776, 1.5802),
     ("navero", ("vtc", "vtm", "neg_vtm", "mlm", "component_adaptive", "auxiliary"), ""):
@@ -106,17 +106,17 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("name, losses, scope", SAID)
-def test_the_terms_are_those_of_the_tasks_before(name, losses, scope):
+@pytest.mark.parametrize("name, losses, scope", EARLIER)
+def test_terms_equal_those_of_an_earlier_implementation(name, losses, scope):
     more = {"compare": "attention", "options": {"hn_nce": {"scope": scope}}} if scope else {"mask": MLM}
     task = ContrastiveTask(tiny(name).train(), losses, **more)
     torch.manual_seed(0)
     terms = task(data().batch(0, 0) | {"seed": 5})
     assert list(terms) == list(losses)
-    assert [v.mean().item() for v in terms.values()] == pytest.approx(SAID[name, losses, scope], abs=2e-3)
+    assert [v.mean().item() for v in terms.values()] == pytest.approx(EARLIER[name, losses, scope], abs=2e-3)
 
 
-def test_batches_come_in_the_orders_that_they_had():
+def test_order_of_batches_is_fixed_by_the_seed():
     arrays = ArrayBatches({"x": np.arange(10)}, batch_size=3, seed=7)
     for epoch in (0, 5):
         order = stable_rng(7, "still order", epoch).permutation(10)
@@ -127,7 +127,7 @@ def test_batches_come_in_the_orders_that_they_had():
     assert len(batches) == 2 and len(batches.batch(0, 1)["text"]) == 2
 
 
-def test_what_a_source_is_of_decides_its_fingerprint():
+def test_fingerprint_depends_on_data_and_settings():
     arrays = {"x": np.arange(10), "y": np.zeros(10)}
     prints = {ArrayBatches(arrays, 3).fingerprint(), ArrayBatches(arrays, 4).fingerprint(),
               ArrayBatches(arrays, 3, seed=1).fingerprint(), ArrayBatches(arrays | {"y": np.ones(10)}, 3).fingerprint()}

@@ -37,7 +37,7 @@ D, VOCAB = 8, 30
 
 
 class Stub(DualEncoder):
-    "The interface of Navero in a few small layers, with dropout and a tied table."
+    "A small model with the interface of NAVERO, with dropout and a tied embedding table."
     supports = frozenset({"similarity", "match", "mlm"})
     widths = Widths(D, D)
     def __init__(self, seed=0):
@@ -106,7 +106,7 @@ def same(a, b):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 7), st.integers(0, 4), st.integers(0, 5), st.booleans(), st.booleans(), st.integers(1, 5))
-def test_batches_hold_what_was_given(size, k, epoch, shuffle, drop_last, round_to):
+def test_batches_hold_the_given_data(size, k, epoch, shuffle, drop_last, round_to):
     features, captions, negatives = make_data()
     b = Batches(features, captions, negatives, batch_size=size, negatives_per_clip=k, shuffle=shuffle,
                 drop_last=drop_last, round_to=round_to)
@@ -163,7 +163,7 @@ def test_captions_and_negatives_change_with_the_epoch():
     assert len(set(drawn)) > 15 and all(len(set(d)) == 3 for d in drawn)
 
 
-def test_memory_maps_travel_by_name(tmp_path):
+def test_memory_maps_are_pickled_by_path(tmp_path):
     features, captions, negatives = make_data()
     np.save(tmp_path/"features.npy", features)
     b = Batches(np.load(tmp_path/"features.npy", mmap_mode="r"), captions, negatives, batch_size=5)
@@ -173,7 +173,7 @@ def test_memory_maps_travel_by_name(tmp_path):
     assert same(b.batch(0, 1), c.batch(0, 1)) and b.fingerprint() == c.fingerprint()
 
 
-def test_fingerprint_tells_data_and_settings_apart():
+def test_fingerprint_depends_on_data_and_settings():
     features, captions, negatives = make_data()
     data = features, captions, negatives
     prints = [Batches(*x, batch_size=5, **k).fingerprint() for x, k in [
@@ -197,7 +197,7 @@ def test_records_become_batches():
     with pytest.raises(VidnegError, match="v9"): batches_of(features, ["v0", "v1", "v2"], stray, None, tokenize)
 
 
-def test_impossible_data_is_refused():
+def test_invalid_data_is_refused():
     features, captions, negatives = make_data()
     with pytest.raises(VidnegError, match="one to one"): Batches(features[:-1], captions, negatives)
     with pytest.raises(VidnegError, match="one to one"): Batches(features, captions, negatives[:-1])
@@ -207,7 +207,7 @@ def test_impossible_data_is_refused():
 
 # Tasks
 
-def test_terms_are_what_the_losses_say_of_the_models_outputs():
+def test_terms_equal_the_losses_of_the_models_outputs():
     task, batch = make_task().eval(), make_batches().batch(0, 0) | {"seed": 7}
     terms, m = task(batch), task.model
     tokens, v = m.encode_video(batch["features"].float())
@@ -221,7 +221,7 @@ def test_terms_are_what_the_losses_say_of_the_models_outputs():
     logits = m.match_logits(m.fuse(tokens, neg_hidden, batch["neg_attention_mask"]))
     assert torch.allclose(terms["neg_vtm"], neg_vtm(logits, batch["neg_mask"])["neg_vtm"], atol=1e-6)
     g = torch.Generator().manual_seed(7)
-    mask_tokens(batch["input_ids"], batch["input_ids"] < 4, g, 3, VOCAB, first_word=4) # what MLM draws before
+    mask_tokens(batch["input_ids"], batch["input_ids"] < 4, g, 3, VOCAB, first_word=4) # MLM draws first
     texts, videos = hard_negatives(s, m.temperature, g)
     pairs = [(tokens, hidden, mask), (tokens, hidden[texts], mask[texts]), (tokens[videos], hidden, mask)]
     logits = torch.stack([m.match_logits(m.fuse(x, h.view(5, 1, *h.shape[1:]), a))[:, 0] for x, h, a in pairs], 1)
@@ -237,7 +237,7 @@ def test_terms_are_what_the_losses_say_of_the_models_outputs():
     (("neg_vtm",), [("video", 5), ("text", 15), ("fuse", 2)]),
     (("vtc", "vtm", "mlm"), [("video", 5), ("text", 10), ("fuse", 3), ("fuse", 1)]),
 ])
-def test_only_what_the_losses_want_is_computed_and_once(losses, want):
+def test_only_tensors_of_the_losses_are_computed_and_only_once(losses, want):
     task = make_task(losses)
     terms = task(make_batches().batch(0, 0))
     assert task.model.calls == want and tuple(terms) == losses
@@ -275,7 +275,7 @@ def test_a_new_loss_is_one_function():
     finally: del LOSSES["margin for a test"]
 
 
-def test_mistaken_tasks_are_refused():
+def test_invalid_tasks_are_refused():
     with pytest.raises(VidnegError, match="neg_vtm"): make_task(("vtc",), weights={"neg_vtm": 1.0})
     with pytest.raises(VidnegError, match="nothing"): make_task(("nothing",))
     with pytest.raises(VidnegError, match="mask_id"): ContrastiveTask(Stub(), ("mlm",))
@@ -283,7 +283,7 @@ def test_mistaken_tasks_are_refused():
     with pytest.raises(VidnegError, match="need negatives"): make_task()(plain.batch(0, 0))
 
 
-# Optimisation
+# Optimization
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 500), st.floats(0, 1))
@@ -306,7 +306,7 @@ def test_decay_spares_norms_biases_tables_and_temperature():
 
 
 def bare_loop(task, batches, config, steps):
-    "The training loop without any of its comforts."
+    "Train by a bare loop, as an oracle for `fit`."
     optimizer = torch.optim.AdamW(parameter_groups(task, config.weight_decay), betas=config.betas, fused=True)
     for step in range(steps):
         torch.manual_seed(stable_seed(config.seed, "step", step, 0))
@@ -319,7 +319,7 @@ def bare_loop(task, batches, config, steps):
         optimizer.zero_grad()
 
 
-def test_fit_is_the_bare_loop_bit_for_bit(tmp_path):
+def test_fit_equals_the_bare_loop_bit_for_bit(tmp_path):
     config, weights = TrainConfig(epochs=2, learning_rate=1e-2), {"neg_vtm": 0.5}
     task, bare = make_task(weights=weights), make_task(weights=weights)
     out = fit(task, make_batches(), config, tmp_path, progress=False)
@@ -348,7 +348,7 @@ def test_accumulation_sums_gradients_of_consecutive_batches(tmp_path):
     assert models[0] == pytest.approx(models[1], abs=1e-6) and models[0] != pytest.approx(0.1)
 
 
-def test_accumulating_more_than_there_is_is_refused(tmp_path):
+def test_accumulating_more_batches_than_exist_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="accumulate fewer"):
         fit(make_task(), make_batches(), TrainConfig(accumulate=9), tmp_path, progress=False)
 
@@ -371,7 +371,7 @@ def test_steps_instead_of_epochs(tmp_path):
     assert out["steps"] == 6 and [r["step"] for r in out["history"]] == [4, 6]
 
 
-def test_the_rest_of_the_process_is_left_as_it_was(tmp_path):
+def test_global_state_is_restored(tmp_path):
     torch.manual_seed(5)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     fit(make_task(), make_batches(), TrainConfig(steps=2), tmp_path, progress=False)
@@ -380,7 +380,7 @@ def test_the_rest_of_the_process_is_left_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("bad", ["neg_vtm", "gradient"])
-def test_not_finite_stops_before_the_model_is_spoiled(bad, tmp_path):
+def test_non_finite_values_stop_training_before_an_update(bad, tmp_path):
     class Bad(StubTask):
         count = 0
         def forward(self, batch):
@@ -397,7 +397,7 @@ def test_not_finite_stops_before_the_model_is_spoiled(bad, tmp_path):
 # Resuming
 
 class Stops(Batches):
-    "Batches that fail when a step begins."
+    "Batches that raise an interrupt at one step."
     stop = None
     def batch(self, epoch, index):
         if epoch * len(self) + index == self.stop: raise KeyboardInterrupt
@@ -419,7 +419,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stop", [1, 2, 5, 8, 11])
-def test_stop_and_resume_is_bitwise_the_uninterrupted_run(stop, whole, tmp_path):
+def test_stopped_and_resumed_runs_equal_whole_runs_bit_for_bit(stop, whole, tmp_path):
     for at in (stop, None):
         batches = Stops(*make_data(), batch_size=5, negatives_per_clip=2, seed=3)
         batches.stop = at
@@ -431,7 +431,7 @@ def test_stop_and_resume_is_bitwise_the_uninterrupted_run(stop, whole, tmp_path)
     assert files(tmp_path) == whole and out["steps"] == 12 - stop // 2 * 2
 
 
-def test_kill_and_resume_is_bitwise_the_uninterrupted_run(whole, tmp_path):
+def test_killed_and_resumed_runs_equal_whole_runs_bit_for_bit(whole, tmp_path):
     code = "import sys; sys.path.insert(0, sys.argv[1]); import test_train; test_train.slow_run(sys.argv[2])"
     process = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)])
     limit = time.time() + 60
@@ -489,7 +489,7 @@ def double(x, path=None):
     return 2 * x, torch.get_num_threads()
 
 
-def test_many_runs_give_what_single_runs_give(whole, tmp_path):
+def test_parallel_runs_equal_single_runs(whole, tmp_path):
     one = dict(task=make_task(), batches=make_batches(), config=CONFIG, folder=tmp_path/"a", progress=False)
     first, second = train_many([(fit, one), (double, {"x": 4})], workers=2)
     assert second == (8, 1) and first["steps"] == 12 and files(tmp_path/"a") == whole
@@ -515,7 +515,7 @@ SCOPES = {"hn_nce": {"scope": "all", "alpha": 0.5, "beta": 0.5}}
 
 
 def exact_task():
-    "Without dropout and in double precision, so that only the order of sums may differ."
+    "Make a task without dropout in double precision, so that only the order of sums may differ."
     task = StubTask(Stub(), JOINT, options=SCOPES).double()
     task.model.drop = nn.Identity()
     return task
@@ -523,7 +523,7 @@ def exact_task():
 
 def joint_batch():
     features, captions, negatives = make_data(8)
-    captions[1] = captions[0] # a pair off the diagonal that is true, on another process
+    captions[1] = captions[0] # a true pair off the diagonal, on another process
     negatives[1] = negatives[0]
     b = Batches(features, captions, negatives, batch_size=8, negatives_per_clip=2, shuffle=False).batch(0, 0)
     return b | {"features": b["features"].double()}
@@ -534,7 +534,7 @@ def share_of_the_joint_batch(): return share_of(exact_task(), joint_batch())
 
 @pytest.mark.parametrize("line, terminal, wanted", [
     (None, False, {"mininterval": 0.5}), (1, True, {"position": 1}), (1, False, {"mininterval": 15.0})])
-def test_bars_side_by_side_are_lines_in_a_log(monkeypatch, line, terminal, wanted):
+def test_progress_bars_of_parallel_runs_become_lines_in_a_log(monkeypatch, line, terminal, wanted):
     log = io.StringIO()
     log.isatty = lambda: terminal
     monkeypatch.setattr(parallel, "_LINE", line)

@@ -23,7 +23,7 @@ LOSSES = ("component_simple", "component_adaptive", "importance_entropy")
 
 
 def data(n=6, with_texts=True, **settings):
-    "Queries on three films; the second query has no positive, the third no negatives."
+    "Make queries on three films; the second query has no positive, the third no negatives."
     rng = np.random.default_rng(0)
     at = [2.*i % 12 for i in range(n)]
     queries = [MomentQuery(f"q{i}", f"film{i % 3}", f"query {i}", 20., ((a, a + 4.),)) for i, a in enumerate(at)]
@@ -36,7 +36,7 @@ def data(n=6, with_texts=True, **settings):
     return queries, videos, words, MomentBatches(queries, videos, words, *more, **{"batch_size": n, **settings})
 
 
-def test_batches_are_those_of_moment_batch_with_the_texts_beside_them():
+def test_batches_equal_moment_batch_plus_positives_and_negatives():
     queries, videos, words, batches = data(batch_size=4)
     assert len(batches) == 2
     seen = []
@@ -60,7 +60,7 @@ def test_batches_are_those_of_moment_batch_with_the_texts_beside_them():
     assert not torch.equal(batches.batch(0, 0)["windows"], batches.batch(1, 0)["windows"])
 
 
-def test_the_fingerprint_notices_what_changes():
+def test_fingerprint_depends_on_data_and_settings():
     base = data()[3].fingerprint()
     assert base == data()[3].fingerprint()
     others = [data(with_texts=False)[3], data(seed=1)[3], data(batch_size=3)[3], data(n=5)[3], data(compared=2)[3]]
@@ -80,7 +80,7 @@ def test_components_are_compared_on_joint_embeddings(cls, pooling):
         film = batch["video"], batch["video_mask"]
         out = model(*film, batch["text"], batch["text_mask"], batch["negative"])
         def joint(words, mask): return pool_joint(model(*film, words, mask).joint, out.video_mask, pooling)
-        def alone(text, mask): # one text at a time; where there is none any will do
+        def alone(text, mask): # one text at a time; a missing text may have any value
             text, mask = text.clone(), mask.clone()
             mask[~mask.any(1), 0] = True
             return joint(text, mask)
@@ -98,7 +98,7 @@ def test_components_are_compared_on_joint_embeddings(cls, pooling):
 
 
 @pytest.mark.parametrize("cls", MODELS)
-def test_some_rows_are_compared_as_if_all_were(cls):
+def test_comparing_some_rows_equals_those_rows_of_comparing_all(cls):
     task, every, some = MomentTask(cls(SIZES), LOSSES).eval(), data()[3].batch(0, 0), data(compared=4)[3].batch(0, 0)
     with torch.no_grad(): want, got = task(every), task(some)
     for k, v in want.items(): assert torch.allclose(got[k], v[:4] if k in LOSSES else v, atol=1e-5), k
@@ -142,7 +142,7 @@ def test_a_batch_in_which_no_query_has_negatives():
 def test_films_are_read_in_clips_of_two_seconds(tmp_path):
     rng = np.random.default_rng(0)
     frames = np.repeat(rng.integers(0, 256, (3, 1, 1, 3), np.uint8), 16, 0) * np.ones((1, 32, 32, 1), np.uint8)
-    encode_mp4(frames, tmp_path/"film.mp4", 8, 10) # six seconds, each two of one colour
+    encode_mp4(frames, tmp_path/"film.mp4", 8, 10) # six seconds, each two of one color
     tokenizer = train_tokenizer(["a red star spins", "it grows"], 60, tmp_path/"words.json")
     sizes = NaveroConfig(image_size=32, width=32, heads=2, stem=(8, 16, 32), embed_dim=8, vocab_size=len(tokenizer))
     scorer = NaveroScorer(Navero(sizes), tokenizer)

@@ -41,7 +41,7 @@ def tokens(rng, n=5): return [1, *rng.integers(5, 60, n).tolist(), 2]
 
 
 def data(clips=6, k=2, positives=True, captions=1, batch_size=None, **settings):
-    "Clips with captions, negatives that change one word, and positives that are longer; the third has no positive."
+    "Make clips with captions, one-word negatives and longer positives; the third clip has no positive."
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (clips, 2, 32, 32, 3), np.uint8)
     said = [[tokens(rng) for _ in range(captions)] for _ in range(clips)]
@@ -58,7 +58,7 @@ def tiny(name, **changes): return MODELS[name]("tiny", **changes)
 
 
 def scores_of(model, batch, ids, mask):
-    "All pairs, each by itself, in a plain loop."
+    "Score all pairs in a plain loop, one at a time."
     video = model.encode_video(model.frame_features(batch["features"]))
     text = model.encode_text(ids, mask)
     out = torch.zeros(len(video[1]), len(ids))
@@ -72,7 +72,7 @@ def scores_of(model, batch, ids, mask):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_hn_nce_is_that_of_the_models_own_similarity(name):
+def test_hn_nce_uses_the_models_own_similarity(name):
     model, batch = tiny(name).eval(), data().batch(0, 0)
     with torch.no_grad():
         s = scores_of(model, batch, batch["input_ids"], batch["attention_mask"])
@@ -95,7 +95,7 @@ def test_hn_nce_without_negatives_is_vtc(name):
         assert torch.allclose(a, ContrastiveTask(model, ["vtc"])(batch)["vtc"], atol=1e-5)
 
 
-def test_features_and_frames_say_the_same():
+def test_features_and_frames_give_the_same_losses():
     model, batch = tiny("navero").eval(), data(positives=False).batch(0, 0) | {"seed": 3}
     task = ContrastiveTask(model, ["vtc", "vtm", "neg_vtm", "neg_vtc", "mlm", "hn_nce"], mask=MLM)
     with torch.no_grad(): want, got = task(batch), task(batch | {"features": model.frame_features(batch["features"])})
@@ -153,7 +153,7 @@ def test_auxiliary_is_vtc_with_positives():
     assert torch.allclose(got[keep], want[keep], atol=1e-4) and got[~keep] == 0
 
 
-def test_the_importance_module_learns_and_its_entropy_is_only_watched(tmp_path):
+def test_the_importance_module_learns_and_its_entropy_is_only_logged(tmp_path):
     task = ContrastiveTask(tiny("clip4clip-mean"), ["vtc", "component_adaptive", "importance_entropy"])
     assert task.weights["importance_entropy"] == 0
     before = [p.clone() for p in task.importance.parameters()]
@@ -165,7 +165,7 @@ def test_the_importance_module_learns_and_its_entropy_is_only_watched(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["xclip", "navero"])
-def test_weights_of_components_are_those_of_the_task(name, tmp_path):
+def test_component_weights_equal_those_of_the_task(name, tmp_path):
     said = [Caption(c, c, f"a {c} star spins") for c in ("red", "green", "blue")]
     new = {"verb": "a {} star grows", "object": "a {} ring spins", "modifier": "a gray star spins"}
     false = [Negative(c.caption_id, text.format(c.text.split()[1]), kind, "", (), 1, 0)
@@ -193,7 +193,7 @@ def test_weights_of_components_are_those_of_the_task(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["xclip", "navero"])
-def test_a_saved_model_scores_as_it_does_itself(name, tmp_path):
+def test_a_saved_model_scores_like_the_model_in_memory(name, tmp_path):
     said = [Caption(c, c, f"a {c} star spins") for c in ("red", "green", "blue")]
     false = [Negative(c.caption_id, c.text.replace("star", "ring"), "object", "", (), 1, 0) for c in said]
     tokenizer = train_tokenizer([t.text for t in (*said, *false)], 60, tmp_path/"words.json")
@@ -202,7 +202,7 @@ def test_a_saved_model_scores_as_it_does_itself(name, tmp_path):
     shape = model.frame_features(data(clips=3).batch(0, 0)["features"]).shape if name == "navero" else (3, 2, 4, 64)
     patches = torch.from_numpy(np.random.default_rng(0).normal(size=(3, *shape[1:])).astype(np.float32))
     asked = dict(clip_ids=[c.clip_id for c in said], queries=said, items=items_table(false, said, "balanced"), run="it")
-    scorer = pickle.loads(pickle.dumps(PatchScorer(load(tmp_path), tokenizer, 2)))  # as it travels to other processes
+    scorer = pickle.loads(pickle.dumps(PatchScorer(load(tmp_path), tokenizer, 2)))  # pickled, as for other processes
     assert ("match" in scorer.supports) == ("match" in model.supports)
     scores, ranks = score_model(scorer, patches.numpy(), **asked)
     with torch.no_grad():
@@ -218,7 +218,7 @@ def test_a_saved_model_scores_as_it_does_itself(name, tmp_path):
 
 
 @pytest.mark.parametrize("losses", [["negclip"], ["vtc", "svlc_neg"], ["vfc"], ["vtc", "neg_vtc"]])
-def test_neighbours_train_on_a_dual_encoder(losses, tmp_path):
+def test_losses_of_related_papers_train_a_dual_encoder(losses, tmp_path):
     model = tiny("clip4clip-transformer")
     fit(ContrastiveTask(model, losses), data(), TrainConfig(steps=25, learning_rate=3e-3, device="cpu"), tmp_path,
         progress=False)
@@ -252,7 +252,7 @@ def prompter(tmp_path):
     return EntityPrompter(tiny("clip4clip-mean", seed=1), words, ["star", "red"], ["a video of a {}"])
 
 
-def test_alpro_learns_what_the_prompter_sees(tmp_path):
+def test_alpro_learns_from_the_prompter(tmp_path):
     model, asked = tiny("alpro", entities=2), prompter(tmp_path)
     task = ContrastiveTask(model, ["vtc", "pem"], prompter=asked, threshold=0.)
     batch = data(positives=False).batch(0, 0)
@@ -270,7 +270,7 @@ NAMED = {"entities": ["star", "red"], "templates": ["a {}"]}
 
 
 def patch_data(tmp_path):
-    "Patches of a backbone with the frames that they are of, both memory maps; the words; the backbone's folder."
+    "Return batches of patches with their frames, both memory-mapped; the tokenizer; the folder of the backbone."
     words = train_tokenizer(["a red star"], 60, tmp_path/"words.json")
     backbone, rng = tiny("navero", seed=5), np.random.default_rng(3)
     frames = (rng.integers(0, 236, (8, 1, 1, 1, 3)) + rng.integers(0, 20, (8, 4, 32, 32, 3))).astype(np.uint8)
@@ -283,20 +283,20 @@ def patch_data(tmp_path):
     return WithFrames(batches, frames), words, save(backbone, tmp_path/"backbone")
 
 
-def test_frames_are_those_that_the_features_are_of(tmp_path):
+def test_frames_belong_to_the_features(tmp_path):
     batches, _, folder = patch_data(tmp_path)
-    backbone, travelled = load(folder), pickle.dumps(batches)
+    backbone, pickled = load(folder), pickle.dumps(batches)
     for epoch, index in ((0, 0), (0, 1), (3, 1)):
-        b, c = batches.batch(epoch, index), pickle.loads(travelled).batch(epoch, index)
+        b, c = batches.batch(epoch, index), pickle.loads(pickled).batch(epoch, index)
         with torch.no_grad(): assert torch.allclose(backbone.frame_features(b["frames"]), b["features"], atol=1e-5)
         assert b.keys() == c.keys() and all(torch.equal(b[k], c[k]) for k in b)
-    assert len(travelled) < batches.pixels.features.nbytes and len(batches) == 2
-    assert batches.batches.features.shape[2:] == (4, 64) # its own are left alone
+    assert len(pickled) < batches.pixels.features.nbytes and len(batches) == 2
+    assert batches.batches.features.shape[2:] == (4, 64) # the wrapped batches keep theirs
     other = WithFrames(batches.batches, 255 - batches.pixels.features)
     assert batches.fingerprint() != other.fingerprint() and batches.fingerprint() != batches.batches.fingerprint()
 
 
-def test_on_patches_the_prompter_sees_crops_through_the_backbone(tmp_path):
+def test_with_patches_the_prompter_encodes_crops_by_the_backbone(tmp_path):
     batches, words, folder = patch_data(tmp_path)
     backbone, dual = load(folder), tiny("alpro", vocab_size=len(words), seed=2)
     asked = load_prompter(save(dual, tmp_path/"dual"), words, backbone=folder, **NAMED)
@@ -331,7 +331,7 @@ def test_pem_is_a_loss_by_name_and_its_prompter_comes_first(tmp_path):
     assert load(tmp_path/"a"/"prompter").config.entities == 0
     prompter = (tmp_path/"a"/"prompter"/"model.safetensors").read_bytes()
     train_retrieval(start, batches, config, tmp_path/"b", ["vtc"], **common)
-    assert (tmp_path/"b"/"model.safetensors").read_bytes() == prompter # it has learned with VTC alone
+    assert (tmp_path/"b"/"model.safetensors").read_bytes() == prompter # it has learned with VTC only
     train_retrieval(start, batches, config, tmp_path/"c", ["vtc", "pem"], asked | {"folder": tmp_path/"b"}, **common)
     assert (tmp_path/"c"/"model.safetensors").read_bytes() == (tmp_path/"a"/"model.safetensors").read_bytes()
     assert not (tmp_path/"c"/"prompter").exists()
@@ -342,12 +342,12 @@ def test_pem_is_a_loss_by_name_and_its_prompter_comes_first(tmp_path):
 
 
 def test_the_head_learns_the_prompters_labels(tmp_path):
-    "Cross-entropy falls to the entropy of the labels, which is the least it can be."
+    "Cross-entropy falls towards the entropy of the labels, its lower bound."
     batches, words, folder = patch_data(tmp_path)
     asked = load_prompter(save(tiny("alpro", vocab_size=len(words)), tmp_path/"dual"), words, backbone=folder, **NAMED)
     model = tiny("alpro", vocab_size=len(words), entities=2)
     task = ContrastiveTask(model, ["pem"], prompter=asked, threshold=0., patches=True)
-    asked.prompts = asked.prompts*20 # surer, so that there is something to learn
+    asked.prompts = asked.prompts*20 # sharper labels leave more to learn
     batch, seeds = batches.batch(0, 0), range(8)
     def loss():
         with torch.no_grad(): return np.mean([task(batch | {"seed": s})["pem"].mean().item() for s in seeds])
@@ -411,7 +411,7 @@ def joint_task(name): return ContrastiveTask(tiny(name).double(), JOINT, options
 def share_of_the_joint_batch(name): return share_of(joint_task(name), data().batch(0, 0))
 
 
-def test_two_processes_say_of_x_clip_what_one_says():
+def test_two_processes_train_x_clip_like_one():
     task = joint_task("xclip")
     terms = task(data().batch(0, 0))
     sum(v.mean() for v in terms.values()).backward()

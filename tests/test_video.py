@@ -33,7 +33,7 @@ def test_segment_stays_in_its_segments(n, k, seed):
 
 
 @given(counts)
-def test_as_many_as_there_are_is_all(n):
+def test_sampling_all_frames_returns_every_frame(n):
     every = list(range(n))
     assert v.sample_indices(n, n).tolist() == v.sample_indices(n, mode="all").tolist() == every
     assert v.sample_indices(n, n, "segment", stable_rng(0)).tolist() == every
@@ -60,7 +60,7 @@ def write(path, frames, fps=8, faststart=False, codec="libx264"):
 
 
 def ramp(n=24, height=48, width=64, seed=0):
-    "Frame i is i steps brighter than black, with a little noise in one corner."
+    "Make frames: frame i is i steps brighter than black, with little noise in one corner."
     frames = np.repeat(np.arange(n, dtype=np.uint8)[:, None, None, None]*8, height, 1).repeat(width, 2).repeat(3, 3)
     frames[:, :16, :16] += stable_rng(seed).integers(0, 40, frames[:, :16, :16].shape).astype(np.uint8)
     return np.ascontiguousarray(frames)
@@ -125,7 +125,7 @@ def test_backends_agree(folder, name):
     assert np.array_equal(read[0][0], read[1][0]) and np.allclose(read[0][1], read[1][1], atol=1e-3)
 
 
-def test_pyav_steps_in(folder, monkeypatch):
+def test_pyav_replaces_a_failing_decord(folder, monkeypatch):
     want = v.read_frames(folder/"good.mp4", 5)
     def fail(self, path): raise RuntimeError("decord cannot")
     monkeypatch.setattr(v._Decord, "__init__", fail)
@@ -142,7 +142,7 @@ BROKEN = {"missing.mp4": "no such file", "empty.mp4": "empty", "folder.mp4": "fo
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_files_say_what_is_wrong(folder, name):
+def test_broken_files_are_named(folder, name):
     with pytest.raises(v.VideoError) as e: v.read_frames(folder/name, indices=[0])
     assert BROKEN[name] in e.value.cause and name in str(e.value) and name not in e.value.cause
     copy = pickle.loads(pickle.dumps(e.value))
@@ -153,8 +153,8 @@ def test_no_frames(folder, monkeypatch):
     with pytest.raises(v.VideoError, match="no frames"): v._check("x.mp4", v.VideoInfo(0, 8., 4, 4, 0.), np.zeros(0))
 
 
-def test_noise_never_escapes_as_another_error(folder):
-    "Damage at any place gives frames or a VideoError."
+def test_damaged_files_give_frames_or_a_video_error(folder):
+    "The damage may be at any position."
     data = bytearray((folder/"whole.mp4").read_bytes())
     for i in range(25):
         rng, broken = stable_rng(0, "damage", i), bytearray(data)
@@ -208,12 +208,12 @@ def test_bad_clips_are_skipped_and_listed(folder):
 @pytest.mark.parametrize("start, end, want", [
     (0, 0, [3, 9, 15, 21]), (0, float("nan"), [3, 9, 15, 21]), (0, -1, [3, 9, 15, 21]), (1, 2, [9, 11, 13, 15]),
     (1, 99, [10, 14, 18, 22]), (1.3, 1.31, [10]*4), (float("nan"), 1, [1, 3, 5, 7])])
-def test_stretches(folder, start, end, want):
+def test_clips_with_start_and_end(folder, start, end, want):
     cache = v.read_clips([Clip("a", "good.mp4", start, end, "val")], folder, folder/"cache", 4, desc="")
     assert step(cache[0]) == want
 
 
-def test_stretch_outside(folder):
+def test_clips_outside_the_video_are_refused(folder):
     for start, end in ((5, 6), (2, 1)):
         with pytest.raises(v.VideoError, match="the video lasts 3 s"):
             v.read_clips([Clip("a", "good.mp4", start, end, "val")], folder, folder/"cache", 4, desc="")
@@ -240,7 +240,7 @@ def test_strip():
 
 REAL = os.environ.get("VIDNEG_REAL_DATA")
 real = pytest.mark.skipif(not REAL, reason="VIDNEG_REAL_DATA is not set")
-# decord counts packets; these declare more frames than decode, and decord repeats the last one
+# These files declare more frames than they hold: decord counts packets and repeats the last frame.
 SHORT = {"cotracker_pillow.mp4": 2, "cotracker_teddy.mp4": 1}
 
 

@@ -1,4 +1,4 @@
-"The world: its language reads what it writes, its captions are true, and no word tells a false one."
+"The world: its language parses its own sentences, its captions are true, and its oracle agrees with brute force."
 from collections import Counter
 
 import numpy as np
@@ -25,13 +25,13 @@ scenes = st.sampled_from(("", *SCENES))
 
 
 @given(scenes, clauses, st.integers(0, 99))
-def test_single_clauses_come_back(scene, clause, seed):
+def test_single_clauses_survive_a_round_trip(scene, clause, seed):
     meaning = Meaning(scene, (clause,))
     assert parse(say(meaning, np.random.default_rng(seed))) == meaning
 
 
 @given(scenes, clauses, clauses, st.sampled_from(("before", "while")), st.booleans(), st.integers(0, 99))
-def test_pairs_come_back(scene, a, b, order, same, seed):
+def test_two_clauses_survive_a_round_trip(scene, a, b, order, same, seed):
     if same: b = Clause(b.predicate, IT, b.object, b.value)
     back = parse(say(Meaning(scene, (a, b), order), np.random.default_rng(seed)))
     assert (back.scene, back.order, [c.predicate for c in back.clauses]) == (scene, order, [a.predicate, b.predicate])
@@ -43,12 +43,12 @@ def test_pairs_come_back(scene, a, b, order, same, seed):
 @pytest.mark.parametrize("text", [
     "", "star", "a star", "a star is", "a star pushes it", "it spins", "a dog runs", "a star spins in the soil",
     "astar spins", "a red blue star spins", "a star spins and spins", "a star 星 spins", "a star\0spins", "and " * 500])
-def test_other_texts_are_outside(text):
+def test_other_texts_are_outside_the_language(text):
     with pytest.raises(OutsideLanguage): parse(text)
 
 
 def brute_force(meaning, graph):
-    "Try every assignment of events to clauses and check the definition word for word."
+    "Return True if some assignment of events to clauses satisfies the definition."
     entities = {e.entity_id: e for e in graph.entities}
     def fits(phrase, entity_id, time):
         if phrase == IT: return True
@@ -75,7 +75,7 @@ SCRIPTS = [make_clip("train", i, SMALL) for i in range(40)]
 
 
 def test_oracle_agrees_with_brute_force():
-    "Captions of one clip tried on all others: with few words in use, many are true by chance."
+    "Captions of one clip are judged on all others; with few words in use, many are still true."
     verdicts = Counter()
     for s in SCRIPTS[:20]:
         for c in captions(s, SMALL)[:3]:
@@ -94,8 +94,8 @@ def test_captions_are_true(shortcut):
         assert all(holds(parse(c.text), s.graph) for c in captions(s, config))
 
 
-def test_relations_are_exclusive_and_complementary():
-    "At every moment each ordered pair stands in exactly one relation, and its converse is the converse."
+def test_each_pair_has_one_relation_and_its_converse():
+    "At any time each ordered pair has exactly one relation, and the reversed pair has its converse."
     converse = {"to the left of": "to the right of", "above": "below", "in front of": "behind", "inside": "behind"}
     converse |= {v: k for k, v in converse.items() if k != "inside"}
     for s in SCRIPTS:
@@ -107,7 +107,7 @@ def test_relations_are_exclusive_and_complementary():
             assert all(now[b, a] in (converse[r], "inside" if r == "behind" else "") for (a, b), r in now.items())
 
 
-def test_scripts_do_not_depend_on_others():
+def test_scripts_do_not_depend_on_other_scripts():
     assert make_clip("val", 3, SMALL).graph == make_clip("val", 3, SMALL).graph
     many = [make_clip("val", i, SMALL).graph for i in (5, 3)]
     assert many[1] == make_clip("val", 3, SMALL).graph
@@ -127,8 +127,8 @@ def test_splits_keep_combinations_apart():
     assert held and not held & (combos("train") | combos("test"))
 
 
-def test_words_follow_zipf_whatever_can_be_staged():
-    "Labels come before geometry: in scripts each predicate is as frequent as its place in the list says."
+def test_predicates_follow_zipf():
+    "Predicates are drawn before geometry, so their frequencies follow their rank in the list."
     count = Counter(e.predicate for i in range(400) for e in make_script(f"even{i}", WorldConfig()).groups[0])
     for words in (lang.ACTIONS, lang.CONTACTS):
         n, zipf = np.array([count[w] for w in words]), 1/np.arange(1, len(words) + 1)
@@ -142,7 +142,7 @@ def test_everything_stays_in_the_frame():
     assert outside <= 2  # two movers in a crowded scene may be centered although their paths are too long
 
 
-def test_dial_is_monotone():
+def test_vocabulary_in_use_grows_with_the_shortcut():
     sizes = [[len(v) for v in in_use(WorldConfig(shortcut=s)).values()] for s in (0, .25, .5, .75, 1)]
     assert all((np.diff(s) >= 0).all() for s in np.array(sizes).T)
     with pytest.raises(VidnegError, match="shortcut"): WorldConfig(shortcut=1.5)

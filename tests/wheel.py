@@ -1,4 +1,4 @@
-"Run by `.ci/wheel` in an environment that holds the wheel and what it needs, and nothing else."
+"Checks a wheel; `.ci/wheel` runs this in an environment with only the wheel and its dependencies."
 import importlib
 import pkgutil
 import sys
@@ -25,5 +25,5 @@ for found in pkgutil.walk_packages(vidneg.__path__, "vidneg."):
     except ModuleNotFoundError as error: # an extra that is not installed; anything else is missing from the wheel
         assert error.name and error.name.split(".")[0] in EXTRAS, f"{found.name}: {error}"
         print(f"{found.name} waits for {error.name}")
-    except vidneg.VidnegError as error: # what an extra holds is named with the way to get it
+    except vidneg.VidnegError as error: # a missing extra is named with the way to install it
         assert "pip install 'vidneg[" in str(error), error
