@@ -74,8 +74,8 @@ RULES = rules_published(Lexicon.from_lists({
     "color": ("attribute", "", ["red", "blue", "orange"]),
     "relation": ("relation", "", ["in", "in front of", "under"])}))
 LM = LmEditor(Scripted(ALL), parse)
-MAKERS = {"rules": MixedGenerator(RULES), "lm": MixedGenerator(lm=LM), "mixed": MixedGenerator(RULES, LM)}
-each_maker = pytest.mark.parametrize("generator", MAKERS.values(), ids=MAKERS)
+BY_NAME = {"rules": MixedGenerator(RULES), "lm": MixedGenerator(lm=LM), "mixed": MixedGenerator(RULES, LM)}
+each_generator = pytest.mark.parametrize("generator", BY_NAME.values(), ids=BY_NAME)
 sentences = st.lists(st.sampled_from([*WORDS, "zebra", "Man", "A"]), max_size=12).map(" ".join)
 
 
@@ -118,7 +118,7 @@ def test_memory_of_fills_and_parses_is_bounded(monkeypatch):
     some = [Caption(f"c{i}", "v", f"the {w} sleeps") for i, w in enumerate(w for w in WORDS if WORDS[w][1] == "NOUN")]
     made = list(stream_negatives(some, MixedGenerator(lm=lm), size=2))
     assert max(len(lm._parses), len(lm._fills)) < 20 and len(some) > 8
-    assert made == list(stream_negatives(some, MAKERS["lm"])) and REMEMBERED > 1000
+    assert made == list(stream_negatives(some, BY_NAME["lm"])) and REMEMBERED > 1000
 
 
 def test_words_of_skips_parts_of_words_edited_words_and_texts_with_a_gap():
@@ -193,7 +193,7 @@ def test_reasons(text, filled, why):
 
 
 def test_coin_is_fair_and_one_generator_replaces_the_other_on_failure():
-    rng, generator = range(600), MAKERS["mixed"]
+    rng, generator = range(600), BY_NAME["mixed"]
     rule_words = {"dog", "cat", "fish", "ape"}
     made = [attempts(generator, [draft("the man", name=f"c{i}")])[0][0] for i in rng]
     share = np.mean([n.text.split()[-1] in rule_words for n in made])
@@ -208,7 +208,7 @@ def test_coin_is_fair_and_one_generator_replaces_the_other_on_failure():
     with pytest.raises(VidnegError, match="rules, a language model, or both"): MixedGenerator()
 
 
-@each_maker
+@each_generator
 @settings(max_examples=60)
 @given(text=sentences, rounds=st.integers(1, 5), seed=st.integers(0, 99))
 def test_undo_gives_the_caption_and_no_word_is_edited_twice(generator, text, rounds, seed):
@@ -229,7 +229,7 @@ def test_undo_gives_the_caption_and_no_word_is_edited_twice(generator, text, rou
 @settings(max_examples=60)
 @given(text=sentences, seed=st.integers(0, 99))
 def test_the_model_changes_one_word_into_another_of_its_kind(text, seed):
-    (negative, kind), = attempts(MAKERS["lm"], [draft(text)], 1, seed)
+    (negative, kind), = attempts(BY_NAME["lm"], [draft(text)], 1, seed)
     if negative is None: return
     before, after = parse_one(text).tokens, parse_one(negative.text).tokens
     changed = [(a, b) for a, b in zip(before, after, strict=True) if a.text != b.text and a.pos != "DET"]
@@ -238,7 +238,7 @@ def test_the_model_changes_one_word_into_another_of_its_kind(text, seed):
     assert lemmas(a.text).isdisjoint(lemmas(b.text)) and b.text.isalpha()
 
 
-@each_maker
+@each_generator
 @settings(max_examples=25)
 @given(texts=st.lists(sentences, max_size=8), shard=st.integers(1, 5), data=st.data())
 def test_results_do_not_depend_on_other_captions(generator, texts, shard, data):
@@ -252,7 +252,7 @@ def test_results_do_not_depend_on_other_captions(generator, texts, shard, data):
     assert alone == whole
 
 
-@each_maker
+@each_generator
 @settings(max_examples=40)
 @given(texts=st.lists(st.one_of(st.text(max_size=30), sentences), max_size=6),
        mode=st.sampled_from(["each_category", "any"]))
@@ -265,7 +265,7 @@ def test_every_outcome_is_counted(generator, texts, mode):
 
 
 def test_categories_take_turns_and_missing_ones_are_counted():
-    made, counts = make_negatives([Caption("c", "v", "the red man runs")], MAKERS["lm"], per_caption=6)
+    made, counts = make_negatives([Caption("c", "v", "the red man runs")], BY_NAME["lm"], per_caption=6)
     assert Counter(n.kind for n in made) == {"action": 2, "attribute": 2, "object": 2}
     assert len({n.text for n in made}) == 6 and counts["relation", "no match"] == 1
 
@@ -274,13 +274,13 @@ def test_rules_in_rounds_are_counted_as_rules_are():
     texts = ("a man runs", "the red owl", "zebra", "", "a dog in a cave")
     captions = [Caption(f"c{i}", "v", t) for i, t in enumerate(texts)]
     _, old = make_negatives(captions, RULES)
-    _, new = make_negatives(captions, MAKERS["rules"])
+    _, new = make_negatives(captions, BY_NAME["rules"])
     assert {k: n for k, n in new.items() if k[1] != "made"} == {k: n for k, n in old.items() if k[1] != "made"}
     assert sum(n for k, n in new.items() if k[1] == "made") == sum(n for k, n in old.items() if k[1] == "made") == 3
 
 
 def test_rejected_negatives_are_redrawn_or_counted():
-    ask = partial(make_negatives, [Caption("c", "v", "the man")], MAKERS["lm"], kinds=("object",), tries=40)
+    ask = partial(make_negatives, [Caption("c", "v", "the man")], BY_NAME["lm"], kinds=("object",), tries=40)
     [made], counts = ask(accept=lambda c, t: t == "the egg")
     assert made.text == "the egg" and counts == {("object", "made"): 1}
     assert ask(accept=lambda c, t: False) == ([], {("object", "rejected"): 1})
@@ -299,7 +299,7 @@ def test_only_a_shard_is_in_memory():
         for i in range(10**6):
             taken += 1
             yield Caption(f"c{i}", "v", "the man runs")
-    made = stream_negatives(captions(), MAKERS["lm"], size=10)
+    made = stream_negatives(captions(), BY_NAME["lm"], size=10)
     for _ in range(25): next(made)
     assert taken == 30
 
@@ -310,7 +310,7 @@ def test_aaro_has_one_item_per_clip_and_category():
     seen = []
     def generator_for(some, category):
         seen.append((category, len(some)))
-        return MAKERS["mixed"]
+        return BY_NAME["mixed"]
     items, counts = aaro(captions, generator_for, accept=lambda c, t: "egg" not in t)
     by_id = {c.caption_id: c for c in captions}
     assert all(len(n.edits) == 1 and undo(n.text, n.edits) == by_id[n.caption_id].text for n in items)
@@ -325,7 +325,7 @@ STRANGE = ("", " ", "dog", "🙂", "🙂 man", "\x00", "man\x00 runs", "\ud800 m
            f"a {MASK} runs", "man "*2000, "\n")
 
 
-@each_maker
+@each_generator
 def test_strange_captions_are_counted(generator):
     captions = [Caption(str(i), "v", t) for i, t in enumerate(STRANGE)]
     made, counts = make_negatives(captions, generator, rounds=5, mode="any")
