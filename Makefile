@@ -16,7 +16,10 @@ export MKL_NUM_THREADS ?= $(OMP_NUM_THREADS)
 export TOKENIZERS_PARALLELISM := false
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: help .venv lock reproduce dvc test check lab export clean-notebooks readme bench bench-memory gpu-record
+# Only root has to be asked whether a server may run as root.
+ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
+
+.PHONY: help .venv lock reproduce dvc test check rules types wheel lab export clean-notebooks readme bench bench-memory gpu-record
 
 help: ## list the targets
 	@sed -nE 's/^([a-z.-]+):[^#]*## /\1\t/p' Makefile | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -37,19 +40,29 @@ reproduce: .venv ## every table and figure; SCALE=smoke|gpu|paper in scales/SCAL
 dvc: .venv ## dvc.yaml, from what the stages' notebooks say and import
 	@python -m vidneg.pipeline.dvc
 
-test: check ## export in sync, notebooks clean, README current, nbdev_test, pytest
-# A process for each notebook: one that registers a loss and the module made from it must not meet in the same process.
-	@find nbs -name '*.ipynb' -not -path 'nbs/stages/*' -not -name index.ipynb -not -path '*/.*' -print0 | sort -z \
-	  | xargs -0 -P 2 -I{} nbdev_test --path {} --n_workers 0
-	@python -m pytest -q tests
+test: rules ## everything but types, the wheel and whole reproductions: house rules, notebooks, pytest
+	@python tests/notebooks.py
+	@python -m pytest -q -n auto tests --ignore tests/test_house.py
 
-check: .venv ## the quick part of `make test`
-	@python -m pytest -q tests/test_house.py
+check: rules ## in a minute: house rules, the changed notebooks, the quick tests
+	@python tests/notebooks.py --changed
+	@python -m pytest -q -n auto -m "not slow" tests --ignore tests/test_house.py
+
+rules: .venv ## ruff, typos; modules, dvc.yaml and README as their notebooks say
+	@ruff check -q nbs tests bench
+	@typos
 	@python -m vidneg.pipeline.dvc --check
+	@python -m pytest -q -n auto tests/test_house.py
 	@python -m vidneg.pipeline.readme --check
 
+types: .venv ## the type checker, in its basic mode
+	@basedpyright
+
+wheel: .venv ## the wheel, alone in an empty environment
+	@.ci/wheel
+
 lab: .venv ## JupyterLab; notebooks are cleaned as they are saved. VIDNEG_SCALE=smoke: stages of that scale
-	@jupyter lab --ContentsManager.pre_save_hook=vidneg.pipeline.stage.clean_on_save
+	@jupyter lab $(ROOT) --ContentsManager.pre_save_hook=vidneg.pipeline.stage.clean_on_save
 
 export: .venv ## notebooks to modules
 	@python -m vidneg.pipeline.export

@@ -34,3 +34,15 @@ def __dir__(): return sorted({*globals(), *__all__})
 # %% ../nbs/vidneg.ipynb #cebc5080
 if TYPE_CHECKING:
     from vidneg import audit
+    from vidneg.audit.page import audit_negatives
+    from vidneg.core.errors import VidnegError
+    from vidneg.core.packages import get_package
+    from vidneg.core.records import Caption, Clip, Edit, Negative, read_records, write_records
+    from vidneg.data.dataset import read_dataset
+    from vidneg.data.pairs import Pair, read_captions, read_pairs
+    from vidneg.data.video import read_frames
+    from vidneg.models.zoo import load_scorer
+    from vidneg.negatives.generate import make_negatives
+    from vidneg.negatives.rules import SlotFrequencies, rules_balanced, rules_published
+    from vidneg.text.lexicon import Lexicon
+    from vidneg.text.parse import load_parser

@@ -228,7 +228,7 @@ def _place(p, rng, tries=80, at_once=16):
     low, high = (p.path - margin).min(1), (p.path + margin).max(1)  # (E, 2)
     a = np.stack([-low[group == g].min(0) for g in range(len(groups))])  # (G, 2)
     b = np.stack([1 - high[group == g].max(0) for g in range(len(groups))])
-    a, b = np.minimum(a, (a + b)/2), np.maximum(b, (a + b)/2)  # a path too long for the frame is centerd
+    a, b = np.minimum(a, (a + b)/2), np.maximum(b, (a + b)/2)  # a path too long for the frame is centered
     one, two = np.nonzero(np.triu(group[:, None] != group))  # pairs that must keep apart
     for _ in range(0, tries, at_once):
         before = rng.bit_generator.state
