@@ -101,7 +101,7 @@ def audit(texts, n):
 
 
 def peak():
-    "Of this process, in MiB. What a process was before it became this one does not count in the first of the two."
+    "Return the peak memory of this process (MiB); VmHWM, unlike ru_maxrss, leaves out the parent before exec."
     status = Path("/proc/self/status")
     if status.exists(): return int(status.read_text().split("VmHWM:")[1].split()[0])/1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == "darwin" else 2**10)

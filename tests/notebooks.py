@@ -1,7 +1,7 @@
 """Execute the library's notebooks as tests: `python tests/notebooks.py [--changed] [notebook ...]`.
 
-Each runs in a process of its own, since a notebook that registers a name and the module made from it must not meet. The
-processes come from a server that has imported the large packages once.
+Each runs in its own process, because a notebook and the module made from it would register the same names twice. The
+processes are forked from a server that has imported the large packages once.
 """
 import argparse
 import os
@@ -22,7 +22,7 @@ def lessons():
 
 
 def changed(base):
-    "List the notebooks that differ from a commit, those that git does not know yet included."
+    "List the notebooks that differ from a commit, new files included."
     def git(*words): return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     names = git("diff", "--name-only", "-z", base, "--", "nbs") + git("ls-files", "-oz", "--exclude-standard", "nbs")
     return {Path(name) for name in names.split("\0") if name}
@@ -39,7 +39,8 @@ def run(path):
 def main():
     parser = argparse.ArgumentParser(description="Execute the library's notebooks as tests.")
     parser.add_argument("notebooks", nargs="*", type=Path, help="paths from the root; default: all")
-    parser.add_argument("--changed", metavar="COMMIT", nargs="?", const="HEAD", help="only those that differ from COMMIT")
+    parser.add_argument("--changed", metavar="COMMIT", nargs="?", const="HEAD",
+                        help="only those that differ from COMMIT")
     args = parser.parse_args()
     paths = args.notebooks or lessons()
     if args.changed: paths = [p for p in paths if p in changed(args.changed)]
@@ -47,7 +48,7 @@ def main():
     context.set_forkserver_preload(LARGE)
     with context.Pool(len(os.sched_getaffinity(0)), maxtasksperchild=1) as pool:
         results = list(pool.imap_unordered(run, paths, chunksize=1))
-    for path, ok, seconds in sorted(results, key=lambda r: -r[2])[:5]: print(f"{seconds:6.1f} s  {path}")
+    for path, _, seconds in sorted(results, key=lambda r: -r[2])[:5]: print(f"{seconds:6.1f} s  {path}")
     failed = sorted(str(path) for path, ok, _ in results if not ok)
     print(f"{len(results)} notebooks, {len(failed)} failed" + "".join(f"\n  {path}" for path in failed))
     return bool(failed)

@@ -266,7 +266,7 @@ def test_page_is_self_contained(tmp_path):
     assert validity.write_page(tmp_path/"a.html", text).read_text(encoding="utf-8") == text
 
 
-def test_guard():
+def test_guard_finds_negatives_that_may_be_true():
     assert guarded(Pair("1", "c", "k", "a man runs", "a person runs"))
     assert not guarded(Pair("1", "c", "k", "a man runs", "a man sits"))
 

@@ -66,7 +66,8 @@ def test_every_word_can_be_inflected_and_every_fallback_exists():
 def test_replacements_exclude_words_that_may_be_true_too():
     for slot in WORDS.slots.values():
         for word in (w for group in slot.groups for w in group):
-            for other, _ in WORDS.options(slot.name, word): assert not WORDS.alike(slot.pos, word, other), (word, other)
+            for other, _ in WORDS.options(slot.name, word):
+                assert not WORDS.alike(slot.pos, word, other), (word, other)
 
 
 @pytest.mark.parametrize("pos, a, b", [("noun", "child", "boy"), ("noun", "person", "man"), ("verb", "hold", "carry"),

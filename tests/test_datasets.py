@@ -121,7 +121,7 @@ def test_lines_of_records_end_at_line_feeds_only(tmp_path):
     some = [Caption("1", "a", "a\u2028b\x85c\x1cd"), Caption("2", "a", "e\r\nf")]
     assert read_records(write_records(tmp_path/"c.jsonl", some), Caption) == some
 
-def test_only_some_clips(tmp_path):
+def test_only_keeps_the_given_clips(tmp_path):
     write_world(tmp_path/"world", {"train": 3, "test": 2}, WorldConfig(frames=8))
     world = read_dataset(tmp_path/"world")
     kept = [c.clip_id for c in world.clips if c.split == "test"]

@@ -75,7 +75,7 @@ def test_every_generator_and_kind_is_there(done):
     assert set(whole.among) == {len(FINE)}
 
 
-def test_test_negatives_are_false_of_their_clips(done):
+def test_negatives_for_testing_are_false_of_their_clips(done):
     folder, graphs = done[0]/"data/generated", {s.clip_id: s.graph for s in SCRIPTS["test"]}
     for name in ("aaro-lm", "aaro-mixed", "components", "spot-balanced"):
         own = folder/f"test-{name}-captions.parquet"

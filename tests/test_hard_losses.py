@@ -265,7 +265,8 @@ def test_finite_at_extreme_similarities(dtype, temperature, sign):
     terms |= svlc_neg(s.diagonal(), own, mask, t)
     for i, beta in enumerate((0.0, 0.25, 4.0)):
         terms[f"hn_nce {i}"] = hn_nce(s, t, own, mask, every, beta=beta, scope="all")["hn_nce"]
-    for value in terms.values(): assert value.dtype == torch.float32 and value.isfinite().all() and (value >= 0).all()
+    for value in terms.values():
+        assert value.dtype == torch.float32 and value.isfinite().all() and (value >= 0).all()
     sum(v.sum() for v in terms.values()).backward()
     assert s.grad.isfinite().all() and every.grad.isfinite().all() and t.grad.isfinite()
 
@@ -286,7 +287,8 @@ def test_small_losses_keep_their_digits():
 def test_results_stay_on_the_device_of_the_input():
     d = {k: v.to("meta") for k, v in data(4, 2, 0).items()} # a tensor on another device would be refused
     for loss, more in ((hn_nce, ("neg", "neg_similarity")), (negclip, ("neg", "neg_similarity")), (vfc, ("neg",))):
-        for value in loss(temperature=0.1, **only(d, *more)).values(): assert value.shape == (4,) and value.is_meta
+        for value in loss(temperature=0.1, **only(d, *more)).values():
+            assert value.shape == (4,) and value.is_meta
     assert duplicate_negatives(torch.zeros(4, 3, device="meta"), torch.zeros(4, 2, 3, device="meta")).is_meta
 
 

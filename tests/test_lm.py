@@ -118,7 +118,8 @@ def test_fill_equals_a_search_of_the_whole_vocabulary(style, masked):
         marked = mark if space or (style == "metaspace" and not left) else ""
         want = {}
         for token, i in tok.get_vocab().items():
-            if not token.startswith(marked) or (mark and not marked and mark + token not in tok.get_vocab()): continue
+            if not token.startswith(marked) or (mark and not marked and mark + token not in tok.get_vocab()):
+                continue
             word = tok.convert_tokens_to_string([token]).strip()
             if is_word(word) and token not in tok.all_special_tokens: want[word] = float(p[i])
         assert len(want) >= 10 and dict(found).keys() == want.keys()

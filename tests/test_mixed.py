@@ -168,7 +168,7 @@ def test_articles_capitals_and_class():
 
 
 def test_rejected_by_the_parse_then_the_next_candidate():
-    "'running' and 'red' may be nouns, but are not read as such; two failures are too many for two checks."
+    "'running' and 'red' may be nouns but are parsed otherwise; after two failures no check is left."
     lm = LmEditor(Scripted(["running", "red", "woman"]), parse, sample=False)
     d = draft("the man", categories=("object",))
     d.rng = stable_rng(0)

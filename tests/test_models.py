@@ -149,7 +149,8 @@ def test_gradient_reaches_every_parameter(frozen, init_temporal):
         # a branch at zero passes no gradient; a bias on all keys cancels in the softmax
         silent = init_temporal == "zero" and "temporal_attention" in name and "o_proj" not in name
         silent |= init_temporal == "zero" and "temporal_layernorm" in name
-        if p.requires_grad and not silent and not name.endswith("key.bias"): assert p.grad.abs().max() > 0, name
+        if p.requires_grad and not silent and not name.endswith("key.bias"):
+            assert p.grad.abs().max() > 0, name
 
 
 def test_many_texts_equal_single_texts():

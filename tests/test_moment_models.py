@@ -131,7 +131,8 @@ def test_window_losses_and_their_gradients_equal_plain_loops(per):
     exist = torch.tensor([[True, True], [True, False], [True, True]])
     terms = moment(spans, logits, windows, exist, per=per)
     wanted = plain_moment(spans, logits, windows, exist, per)
-    for k, column in zip(("span", "giou", "label"), zip(*wanted)): assert torch.allclose(terms[k], torch.stack(column))
+    for k, column in zip(("span", "giou", "label"), zip(*wanted)):
+        assert torch.allclose(terms[k], torch.stack(column))
     assert torch.autograd.gradcheck(lambda s, l: tuple(moment(s, l, windows, exist, per=per).values()), (spans, logits))
     with pytest.raises(VidnegError, match="per 'window' or per 'query'"):
         moment(spans, logits, windows, exist, per="batch")
@@ -296,7 +297,8 @@ def test_memorizes_32_queries_and_survives_a_round_trip(cls, tmp_path):
         loss = sum(moment_losses(vars(model(**data)), batch, levels=4).values()).mean()
         optimizer.zero_grad(); loss.backward(); optimizer.step(); decay.step()
     def answer(model):
-        with torch.no_grad(): return predictions(model.eval()(**data), [q.query_id for q in queries], batch["duration"])
+        with torch.no_grad():
+            return predictions(model.eval()(**data), [q.query_id for q in queries], batch["duration"])
     made = answer(model)
     assert len(queries) == 32 and evaluate_moments(made, queries)["full"]["MR-R1"]["0.7"] == 100
     save(model, tmp_path)

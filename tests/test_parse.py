@@ -47,7 +47,7 @@ ALL = [s for some in CAPTIONS.values() for s in some]
 
 
 def tokens_of(rows):
-    "Tokens from (word, part of speech, tag, relation, head)."
+    "Make tokens from (word, part of speech, tag, relation, head)."
     tokens, at = [], 0
     for word, pos, tag, dep, head in rows:
         tokens.append(Token(word, word, pos, tag, "", dep, head, at, at + len(word)))
@@ -105,7 +105,8 @@ def test_captions_by_hand_keep_one_scheme():
         for i, w in enumerate(s):
             above = s[w.head] if w.head >= 0 else None
             assert (w.dep == "root") == (above is None)
-            if w.dep in ("aux", "aux:pass", "cop"): assert w.upos == "AUX" and above.upos in ("VERB", "ADJ", "NOUN")
+            if w.dep in ("aux", "aux:pass", "cop"):
+                assert w.upos == "AUX" and above.upos in ("VERB", "ADJ", "NOUN")
             if w.upos == "AUX": assert w.dep in ("aux", "aux:pass", "cop"), text_of(s)
             if w.dep in ("nmod", "acl", "acl:relcl", "amod", "det", "nmod:poss", "nummod", "compound"):
                 assert above.upos in ("NOUN", "PROPN", "PRON", "DET"), (text_of(s), w)

@@ -1,4 +1,4 @@
-"What a machine can hold of the page of words in CONTRIBUTING: docstrings, comments and lines of the package."
+"The style of docstrings, comments and lines of the package, as far as a program can check it; README and imports."
 import ast
 import io
 import re
@@ -38,7 +38,7 @@ def test_docstrings_start_with_a_verb_and_end_with_a_full_stop(path):
     assert not found
 
 
-def test_such_docstrings_are_found():
+def test_faulty_docstrings_are_found():
     texts = ["What comes back", "The mean.", "Return the mean."]
     nodes = [ast.parse(f'def f():\n    "{text}"').body[0] for text in texts]
     found = [list(faults(node, text)) for node, text in zip(nodes, texts)]
@@ -73,7 +73,7 @@ def test_readme_is_short():
     assert len((ROOT/"README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-def test_lines_of_the_readme_print_what_it_shows(tmp_path):
+def test_code_of_the_readme_prints_the_output_shown_there(tmp_path):
     cells = nbformat.read(ROOT/"nbs/index.ipynb", 4).cells
     code = next(c.source for c in cells if c.cell_type == "code" and c.source.startswith("import vidneg"))
     readme = (ROOT/"README.md").read_text(encoding="utf-8")
@@ -83,7 +83,7 @@ def test_lines_of_the_readme_print_what_it_shows(tmp_path):
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 4 and shown in readme
 
 
-def test_the_door_shows_the_same_names_to_people_and_to_type_checkers():
+def test_the_package_offers_the_same_names_to_users_and_type_checkers():
     tree = ast.parse((ROOT/"vidneg/__init__.py").read_text(encoding="utf-8"))
     assigned = {ast.unparse(n.targets[0]): n.value for n in tree.body if isinstance(n, ast.Assign)}
     places = ast.literal_eval(assigned["_PLACES"])
@@ -93,7 +93,7 @@ def test_the_door_shows_the_same_names_to_people_and_to_type_checkers():
     assert seen == places
 
 
-def test_importing_vidneg_imports_nothing_large():
+def test_importing_vidneg_imports_no_large_package():
     code = ("import sys, vidneg\nassert not {'numpy', 'pandas', 'torch', 'spacy'} & {*sys.modules}\n"
             "caption = vidneg.Caption('c', 'v', 'a dog runs')\n"
             "negatives, _ = vidneg.make_negatives([caption], vidneg.rules_published(vidneg.Lexicon.navero()))\n"

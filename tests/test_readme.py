@@ -29,7 +29,8 @@ def test_warnings_are_left_out():
 def test_links_are_relative_to_the_readme():
     text = shown(new_markdown_cell(
         '[t](../reports/t.csv) <img src="../reports/f.svg"> [web](https://x.org/../y) `../`'))
-    for wanted in ("(reports/t.csv)", 'src="reports/f.svg"', "https://x.org/../y", "`../`"): assert wanted in text
+    for wanted in ("(reports/t.csv)", 'src="reports/f.svg"', "https://x.org/../y", "`../`"):
+        assert wanted in text
 
 
 def test_tables_become_markdown_and_images_become_files():

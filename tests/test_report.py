@@ -272,7 +272,8 @@ def test_lines_are_wrapped():
 
 
 def test_a_run_has_one_color():
-    for runs in (["navero", "new"], ["vanilla", "navero"]): assert run_colors(runs)["navero"] == RUN_COLORS["navero"]
+    for runs in (["navero", "new"], ["vanilla", "navero"]):
+        assert run_colors(runs)["navero"] == RUN_COLORS["navero"]
     assert len(set(run_colors(["x", "y", "vanilla"]).values())) == 3
 
 

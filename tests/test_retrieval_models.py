@@ -95,7 +95,8 @@ def test_memorizes_32_pairs_and_scores_the_same_after_a_reload(name, tmp_path, t
 def test_files_are_the_same_each_time_and_broken_ones_are_refused(name, tmp_path):
     model = MODELS[name]("tiny")
     first, second = (save(m, tmp_path/str(i)) for i, m in enumerate([model, load(save(model, tmp_path/"0"))]))
-    for file in ("config.json", "model.safetensors"): assert (first/file).read_bytes() == (second/file).read_bytes()
+    for file in ("config.json", "model.safetensors"):
+        assert (first/file).read_bytes() == (second/file).read_bytes()
     weights, config = (first/"model.safetensors"), json.loads((first/"config.json").read_text())
     (first/"config.json").write_text(json.dumps(config | {"max_tokens": config["max_tokens"] + 1}))
     with pytest.raises(VidnegError, match=str(first)): load(first)

@@ -97,7 +97,8 @@ def test_only_what_the_kind_names_is_changed(graphs, made):
         elif f.mode == "swap_predicate":
             assert without(a, "predicate") == without(b, "predicate")
             assert [t.predicate for t in a.tuples] == [t.predicate for t in b.tuples][::-1]
-        elif f.mode == "relabel_connective": assert a.tuples == b.tuples and {a.order, b.order} == {"before", "while"}
+        elif f.mode == "relabel_connective":
+            assert a.tuples == b.tuples and {a.order, b.order} == {"before", "while"}
         elif f.mode == "replace_predicate":
             assert without(a, "predicate") == without(b, "predicate")
             assert words[f.old] == words[f.new] == f.type and f.old != f.new

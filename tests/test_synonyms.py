@@ -102,5 +102,6 @@ def test_wordnet_itself():
     w = WordNet(WORDNET)
     for a, b in [("men", "person"), ("puppies", "dog"), ("cars", "vehicle"), ("couch", "sofa"), ("maroon", "red"),
                  ("big", "huge"), ("ice cream", "dessert")]: assert w.related(a, b) and w.related(b, a), (a, b)
-    for a, b in [("man", "woman"), ("dog", "cat"), ("red", "blue"), ("hot dog", "dog")]: assert not w.related(a, b)
+    for a, b in [("man", "woman"), ("dog", "cat"), ("red", "blue"), ("hot dog", "dog")]:
+        assert not w.related(a, b)
     assert related("spatula", "implement", wordnet=WORDNET) and not w.knows("zyzzyx")

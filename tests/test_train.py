@@ -551,7 +551,8 @@ def test_two_processes_have_the_loss_and_gradients_of_one_on_the_joint_batch():
     sum(v.mean() for v in terms.values()).backward()
     shares = train_together(share_of_the_joint_batch, {}, 2)
     for name, want in terms.items():
-        for rank, (own, _) in enumerate(shares): assert np.allclose(own[name], want.detach()[rank::2], rtol=1e-9), name
+        for rank, (own, _) in enumerate(shares):
+            assert np.allclose(own[name], want.detach()[rank::2], rtol=1e-9), name
     want = {k: p.grad for k, p in task.named_parameters() if p.grad is not None}
     assert want.keys() == shares[0][1].keys() and len(want) >= 3
     for k, g in want.items():

@@ -288,7 +288,8 @@ def test_frames_belong_to_the_features(tmp_path):
     backbone, pickled = load(folder), pickle.dumps(batches)
     for epoch, index in ((0, 0), (0, 1), (3, 1)):
         b, c = batches.batch(epoch, index), pickle.loads(pickled).batch(epoch, index)
-        with torch.no_grad(): assert torch.allclose(backbone.frame_features(b["frames"]), b["features"], atol=1e-5)
+        with torch.no_grad():
+            assert torch.allclose(backbone.frame_features(b["frames"]), b["features"], atol=1e-5)
         assert b.keys() == c.keys() and all(torch.equal(b[k], c[k]) for k in b)
     assert len(pickled) < batches.pixels.features.nbytes and len(batches) == 2
     assert batches.batches.features.shape[2:] == (4, 64) # the wrapped batches keep theirs
@@ -417,6 +418,7 @@ def test_two_processes_train_x_clip_like_one():
     sum(v.mean() for v in terms.values()).backward()
     shares = train_together(share_of_the_joint_batch, {"name": "xclip"}, 2)
     for k, want in terms.items():
-        for rank, (own, _) in enumerate(shares): assert np.allclose(own[k], want.detach()[rank::2], rtol=1e-6), k
+        for rank, (own, _) in enumerate(shares):
+            assert np.allclose(own[k], want.detach()[rank::2], rtol=1e-6), k
     for k, p in task.named_parameters():
         if p.grad is not None: assert np.allclose(shares[0][1][k], p.grad, rtol=1e-4, atol=1e-7), k
