@@ -54,7 +54,7 @@ def flops_of_a_step(task, batch):
 
 
 def train(task, batches, config, folder):
-    "Train once; return the output of `fit`, the peak memory of the GPU or the process (bytes) and a hash of the weights."
+    "Train once; return the output of `fit`, peak memory of GPU or process (bytes) and a hash of the weights."
     cuda = torch.cuda.is_available() and config.device != "cpu"
     if cuda: torch.cuda.reset_peak_memory_stats()
     out = fit(task, batches, config, folder)

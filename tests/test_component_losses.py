@@ -1,3 +1,4 @@
+"Losses of sentence components against plain loops, their properties, gradients, masks and errors."
 import math
 
 import numpy as np

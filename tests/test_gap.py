@@ -1,3 +1,4 @@
+"Relative gaps of retrieval: ranks, intervals and tables against plain loops, and bad input."
 import numpy as np
 import pandas as pd
 import pytest

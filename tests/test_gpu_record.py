@@ -1,3 +1,4 @@
+"The record of bench/gpu.py, made on the CPU."
 import importlib.util
 import json
 import sys

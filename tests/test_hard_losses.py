@@ -1,3 +1,4 @@
+"Losses with hard negatives against plain loops, their reductions, gradients, masks, precision and errors."
 import math
 
 import numpy as np

@@ -154,7 +154,8 @@ ALLOWED = {("models.hf", "has_features")} # the only function that may inspect a
 
 
 def test_no_code_guesses_the_abilities_of_an_object():
-    found = {name: [f"{f}: {what}" for f, what in guesses(tree) if (name, f) not in ALLOWED] for name, tree in modules()}
+    found = {name: [f"{f}: {what}" for f, what in guesses(tree) if (name, f) not in ALLOWED]
+             for name, tree in modules()}
     assert not {name: places for name, places in found.items() if places}
 
 

@@ -1,3 +1,4 @@
+"Contrastive, matching and masked language losses against plain loops, gradients, masks and errors."
 import math
 
 import numpy as np

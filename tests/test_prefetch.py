@@ -1,3 +1,4 @@
+"Batches made ahead of the training step, in another thread."
 import dataclasses
 import threading
 

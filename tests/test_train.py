@@ -1,3 +1,4 @@
+"Batches, tasks, the training loop, resuming, and several processes."
 import io
 import os
 import pickle

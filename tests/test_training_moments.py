@@ -1,3 +1,4 @@
+"Training of moment retrieval with component losses."
 import numpy as np
 import pytest
 import torch

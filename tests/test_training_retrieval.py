@@ -1,3 +1,4 @@
+"Training of the retrieval models with all losses, on frames and on patches."
 import pickle
 
 import numpy as np
