@@ -34,7 +34,7 @@ lock: .venv ## requirements.lock from pyproject.toml; versions that are there st
 
 # Quoted through the environment, so that a path may hold anything.
 export SCALE DATA LIKE
-reproduce: .venv ## every table and figure; SCALE=smoke|gpu|paper in scales/SCALE, DATA=/a/folder on clips of yours
+reproduce: .venv ## every table and figure; SCALE=smoke|gpu|paper in scales/SCALE, DATA=/a/folder on your own clips
 	@python -m vidneg.pipeline.scales reproduce --scale "$$SCALE" --data "$$DATA" --like "$${LIKE:-laptop}"
 
 dvc: .venv ## dvc.yaml, from what the stages' notebooks say and import
@@ -48,7 +48,7 @@ check: rules ## in a minute: house rules, the changed notebooks, the quick tests
 	@python tests/notebooks.py --changed
 	@python -m pytest -q -n auto -m "not slow" tests --ignore tests/test_house.py
 
-rules: .venv ## ruff, typos; modules, dvc.yaml and README as their notebooks say
+rules: .venv ## ruff, typos; do modules, dvc.yaml and README match their notebooks?
 	@ruff check -q nbs tests bench
 	@typos
 	@python -m vidneg.pipeline.dvc --check
@@ -76,7 +76,7 @@ readme: .venv ## README.md from nbs/index.ipynb
 bench: .venv ## speeds on this machine
 	@python bench/bench.py
 
-bench-memory: .venv ## peak memory of what streams captions, at 10,000 and at many more
+bench-memory: .venv ## peak memory of the functions that stream captions, at 10,000 and at many more
 	@python bench/memory.py
 
 gpu-record: .venv ## after `make reproduce SCALE=gpu`: speed, memory and repeatability on this GPU
