@@ -10,6 +10,7 @@ from vidneg.core.errors import VidnegError
 from vidneg.core.parallel import in_background, parallel_map
 from vidneg.data.video import read_frames
 from vidneg.world import render as r
+from vidneg.world.words import SIZES
 
 BACK = "room"
 
@@ -41,7 +42,7 @@ def busy(i):
 
 def test_vocabularies():
     assert len(r.SHAPES) == len(r.COLORS) == 8 and len(r.MATERIALS) == 4 and len(r.PLACES) == 14 and len(r.SCENES) == 98
-    words = [*r.SHAPES, *r.COLORS, *r.MATERIALS, *r.SIZES, *r.PLACES, *filter(None, r.LIGHTS)]
+    words = [*r.SHAPES, *r.COLORS, *r.MATERIALS, *SIZES, *r.PLACES, *filter(None, r.LIGHTS)]
     assert len(set(words)) == len(words) and all(w.isalpha() and w.islower() for w in words)
 
 
@@ -109,12 +110,12 @@ def test_attributes_change_in_time():
 @pytest.mark.parametrize("material", range(4))
 def test_turning_shows(shape, material):
     "An eighth of a turn changes every shape in every material, even at the small size."
-    before, after = (tracks((shape,), material=material, size=r.SIZES["small"], angle=a) for a in (0, .785))
+    before, after = (tracks((shape,), material=material, size=SIZES["small"], angle=a) for a in (0, .785))
     assert abs(r.render(before)[0].astype(int) - r.render(after)[0]).sum() > 1500
 
 
 @pytest.mark.parametrize("shape", range(8))
-@pytest.mark.parametrize("size", r.SIZES.values())
+@pytest.mark.parametrize("size", SIZES.values())
 def test_materials_differ(shape, size):
     look = [r.render(tracks((shape,), material=m, size=size))[0].astype(int) for m in range(4)]
     assert min(abs(look[a] - look[b]).sum() for a in range(4) for b in range(a)) > 1500
@@ -136,7 +137,7 @@ def test_tracks_are_checked():
 
 @pytest.mark.parametrize("color", range(8))
 def test_color_survives_the_codec(tmp_path, color):
-    for size in r.SIZES.values():
+    for size in SIZES.values():
         frames = r.render(tracks(color=color, n=24, size=size))
         back = read_frames(r.encode_mp4(frames, tmp_path/"c.mp4", 8))
         assert back.shape == frames.shape
