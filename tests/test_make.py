@@ -19,7 +19,7 @@ RECORD = '#!/bin/sh\nprintf "%s\\n" "$PWD" >> "$RECORD"\n'
 def checkout(tmp_path):
     "Copy the files that make needs, beside folders named like the first words of the path."
     root = tmp_path/"it's a café"/"vid neg"
-    for name in ("Makefile", ".ci", "requirements.lock", "nbs/core/files.ipynb"):
+    for name in ("Makefile", ".ci", "pyproject.toml", "requirements.lock", "nbs/core/files.ipynb"):
         (root/name).parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if (ROOT/name).is_dir() else shutil.copy)(ROOT/name, root/name)
     for beside in (tmp_path/"it's", tmp_path/"it's a café"/"vid"):
@@ -67,7 +67,8 @@ def test_environment_is_made_at_the_given_path(checkout, venv, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (where/"bin/python").exists() and (where/".made-by-vidneg").exists()
     calls = (tmp_path/"record").read_text().splitlines()
-    assert len(calls) == 2 and all(c.startswith(f"{where} ") for c in calls)
+    assert len(calls) == 3 and all(c.startswith(f"{where} ") for c in calls)
+    assert calls[0].endswith("install -qq torch==2.13.0"), "first, and on its own"
     assert "installing" not in make(checkout, ".venv", *words).stdout, "it is up to date"
 
 
