@@ -44,9 +44,9 @@ test: rules ## everything but types, the wheel and whole reproductions: house ru
 	@python tests/notebooks.py
 	@python -m pytest -q -n auto tests --ignore tests/test_house.py
 
-check: rules ## in a minute: house rules, the changed notebooks, the quick tests
+check: rules ## in a minute: house rules, the changed notebooks, the quick tests of what changed
 	@python tests/notebooks.py --changed
-	@python -m pytest -q -n auto -m "not slow" tests --ignore tests/test_house.py
+	@files=$$(python tests/changed.py); [ -z "$$files" ] || python -m pytest -q -n auto -m "not slow" $$files
 
 rules: .venv ## ruff, typos; do modules, dvc.yaml and README match their notebooks?
 	@ruff check -q nbs tests bench

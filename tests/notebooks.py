@@ -5,11 +5,13 @@ processes are forked from a server that has imported the large packages once.
 """
 import argparse
 import os
-import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+
+from changed import changed
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGE = ["torch", "transformers", "spacy", "pandas", "scipy.stats", "matplotlib.pyplot", "nbdev.test"]
@@ -19,13 +21,6 @@ def lessons():
     "List the notebooks that are lessons; stages run in the pipeline, and index.ipynb becomes the README."
     found = sorted(p.relative_to(ROOT) for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
     return [p for p in found if p.parts[1] != "stages" and p != Path("nbs/index.ipynb")]
-
-
-def changed(base):
-    "List the notebooks that differ from a commit, new files included."
-    def git(*words): return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    names = git("diff", "--name-only", "-z", base, "--", "nbs") + git("ls-files", "-oz", "--exclude-standard", "nbs")
-    return {Path(name) for name in names.split("\0") if name}
 
 
 def run(path):
@@ -46,8 +41,9 @@ def main():
     if args.changed: paths = [p for p in paths if p in changed(args.changed)]
     context = get_context("forkserver")
     context.set_forkserver_preload(LARGE)
-    with context.Pool(len(os.sched_getaffinity(0)), maxtasksperchild=1) as pool:
-        results = list(pool.imap_unordered(run, paths, chunksize=1))
+    # the processes of multiprocessing's own pool may not start processes, as some notebooks do
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, max_tasks_per_child=1) as pool:
+        results = list(pool.map(run, paths))
     for path, _, seconds in sorted(results, key=lambda r: -r[2])[:5]: print(f"{seconds:6.1f} s  {path}")
     failed = sorted(str(path) for path, ok, _ in results if not ok)
     print(f"{len(results)} notebooks, {len(failed)} failed" + "".join(f"\n  {path}" for path in failed))

@@ -33,6 +33,7 @@ def world():
     return corpus, graphs, items
 
 
+@pytest.mark.slow
 def test_items_are_false_single_edits_of_their_captions(world):
     corpus, graphs, items = world
     caption = {c.caption_id: c for c in corpus["test"]}
@@ -46,6 +47,7 @@ def test_items_are_false_single_edits_of_their_captions(world):
     assert min(share["object"], share["attribute"]) > 0.9 and min(share.values()) > 0.3
 
 
+@pytest.mark.slow
 def test_every_word_is_as_frequent_in_captions_as_in_negatives(world):
     "All differences are within chance for that many words."
     corpus, _, items = world
@@ -56,6 +58,7 @@ def test_every_word_is_as_frequent_in_captions_as_in_negatives(world):
     assert max(map(abs, z.values())) < 4, sorted(z.items(), key=lambda x: -abs(x[1]))[:5]
 
 
+@pytest.mark.slow
 def test_blind_ranker_is_at_chance_on_balanced_and_not_on_published(world):
     corpus, graphs, items = world
     generator = GENERATORS["rules-balanced"](WORLD, SlotFrequencies.count(corpus["train"], WORLD))
@@ -73,6 +76,7 @@ def test_blind_ranker_is_at_chance_on_balanced_and_not_on_published(world):
     assert open_.low > 0.8
 
 
+@pytest.mark.slow
 def test_training_negatives_are_rarely_true(world):
     corpus, graphs, _ = world
     generator = GENERATORS["rules-balanced"](WORLD, SlotFrequencies.count(corpus["train"], WORLD))
@@ -81,6 +85,7 @@ def test_training_negatives_are_rarely_true(world):
     assert (judged.verdict == "true").mean() < 0.02 and (judged.verdict != "outside").all()
 
 
+@pytest.mark.slow
 def test_one_caption_per_clip_does_not_depend_on_other_clips(world):
     corpus, _, _ = world
     some = corpus["test"][:40]
@@ -90,11 +95,13 @@ def test_one_caption_per_clip_does_not_depend_on_other_clips(world):
     assert all_of_them == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "soil", "a star runs", "\0", "a star spins"])
 def test_verdict_takes_any_text(text, world):
     assert verdict(text, next(iter(world[1].values()))) in ("true", "false", "outside")
 
 
+@pytest.mark.slow
 def test_lexicons_by_name():
     assert len(lexicon_named("world+navero")) == len(WORLD) + len(lexicon_named("navero"))
     with pytest.raises(VidnegError, match="no lexicon 'word'"): lexicon_named("word")

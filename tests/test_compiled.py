@@ -44,6 +44,7 @@ def bf16(monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_compiled_parts_in_bf16_learn_the_same(name, bf16, tmp_path):
     plain, compiled, again = (trained(name, tmp_path/str(i), i > 0) for i in range(3))
@@ -53,6 +54,7 @@ def test_compiled_parts_in_bf16_learn_the_same(name, bf16, tmp_path):
     assert all(p.dtype == torch.float32 for p in compiled[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_both_towers_of_every_model_are_compiled(name):
     torch._dynamo.reset()
@@ -75,6 +77,7 @@ def test_both_towers_of_every_model_are_compiled(name):
     assert torch.allclose(video, want[0], atol=1e-5) and torch.allclose(text, want[1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layers_compute_in_bf16(bf16, tmp_path):
     task, seen = ContrastiveTask(MODELS["navero"]("tiny"), ["vtc"]), []
     task.model.video_proj.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))

@@ -168,6 +168,7 @@ def test_still_batches_show_every_still_once_an_epoch():
     with pytest.raises(VidnegError, match="no batch"): still_batches(draw_stills(3), 4, batch_size=4)
 
 
+@pytest.mark.slow
 def test_film_labels_name_the_events_of_the_script():
     config = WorldConfig()
     films = draw_films(30, 8, 4, config)

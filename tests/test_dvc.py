@@ -149,6 +149,7 @@ def changed(before, root):
     return sorted({*stale(before, moved), *lists})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path, stages", [
     ("vidneg/report/figures.py", {"audit", "figures", "scoreboard", "published", "events"}),
     ("nbs/stages/events.ipynb", {"events"}), ("nbs/stages/report.ipynb", {"report"}), ("nbs/index.ipynb", {"readme"})])

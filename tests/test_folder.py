@@ -87,6 +87,7 @@ def done(tmp_path_factory):
     return root, left
 
 
+@pytest.mark.slow
 def test_broken_files_are_listed_and_never_scored(done):
     cache = FrameCache(done[0]/"data/frames")
     assert len(cache) == 24 - len(BROKEN) == 24 - len(cache.bad)
@@ -97,11 +98,13 @@ def test_broken_files_are_listed_and_never_scored(done):
     assert set(scores.run) == {"blind", "pretrain", "vanilla", "negvidl", "navero"} and scores.score_pos.notna().all()
 
 
+@pytest.mark.slow
 def test_captions_without_a_word_are_listed_apart(done):
     left = done[1]["data"]["data"]
     assert [c.caption_id for c in left.wordless] == ["odd"] and len(read_dataset(done[0]/"data/dataset").captions) == 46
 
 
+@pytest.mark.slow
 def test_negatives_of_all_generators(done):
     made = done[0]/"data/generated"
     rates = pd.read_parquet(made/"rates.parquet")
@@ -118,6 +121,7 @@ def test_negatives_of_all_generators(done):
     assert all((done[0]/f"reports/audit/{name.replace('/', '-')}.html").exists() for name in audit.set)
 
 
+@pytest.mark.slow
 def test_stages_without_scene_graphs_are_skipped_with_empty_tables(done):
     for name, table in (("spot", "gaps"), ("spot", "accuracy"), ("spot", "ranks"), ("spot", "scores"), ("qa", "table"),
                         ("qa", "differences"), ("qa", "answers"), ("dial", "scores"), ("dial", "ranks")):
@@ -127,6 +131,7 @@ def test_stages_without_scene_graphs_are_skipped_with_empty_tables(done):
     assert isinstance(done[1]["score"], dict)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_error, says", [
     ("raise", "train-1.mp4: .*cut off.*skip"), ("skip", "none of the 1 clips could be read")])
 def test_broken_files_stop_the_run_if_wanted(done, tmp_path, monkeypatch, on_error, says):
@@ -151,6 +156,7 @@ def checkout(root):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["laptop", "smoke", "gpu", "paper", "own", "own like paper"])
 def test_every_scale_declares_what_the_notebooks_take(tmp_path, scale):
     root = checkout(tmp_path)
@@ -174,6 +180,7 @@ def test_every_scale_declares_what_the_notebooks_take(tmp_path, scale):
                    for k, v in values.items() if k.endswith("batch_size"))
 
 
+@pytest.mark.slow
 def test_scales_of_custom_data_are_kept_and_never_mixed(tmp_path):
     root = checkout(tmp_path)
     own = folder(tmp_path/"my clips", {"train": 4, "val": 2, "test": 2})
@@ -191,11 +198,13 @@ def test_scales_of_custom_data_are_kept_and_never_mixed(tmp_path):
     assert "laptop, on the embedded world" in remarks(root)[0]
 
 
+@pytest.mark.slow
 def test_overlays_merge_like_json_merge_patches():
     assert merge({"a": {"b": 1, "c": [1, 2]}, "d": 1}, {"a": {"b": None, "c": [3], "e": {"f": None, "g": 1}}}) == {
         "a": {"c": [3], "e": {"g": 1}}, "d": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("VIDNEG_REAL_DATA" not in os.environ, reason="VIDNEG_REAL_DATA names no folder with real clips")
 def test_real_clips_as_a_folder(tmp_path, monkeypatch):
     source = Path(os.environ["VIDNEG_REAL_DATA"])/"clips"

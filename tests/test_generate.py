@@ -161,6 +161,7 @@ def every_task(folder):
             "spot": [Task(job_of(spot), graphs)], "nothing": [Task(job_of(both), [])]}
 
 
+@pytest.mark.slow
 @needs_pipeline
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_results_do_not_depend_on_the_size_of_shards(tmp_path, size):
@@ -210,6 +211,7 @@ def test_finished_shards_are_not_made_again(tmp_path, monkeypatch):
     assert make_all(other, size=3, folder=tmp_path) != found, "another plan has its own shards"
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_negatives():
     tasks = {"rules": [Task(job_of(rules_published(lexicon_named("world")), per_caption=2), FINE)]}
     assert make_all(tasks, workers=2, size=8) == make_all(tasks)

@@ -58,11 +58,13 @@ def done(tmp_path_factory):
     return roots
 
 
+@pytest.mark.slow
 def test_stages_write_the_same_bytes_again(done):
     one, two = (written(root/"data/generated", root/"reports/audit") for root in done)
     assert one == two and len(one) > 30
 
 
+@pytest.mark.slow
 def test_every_generator_and_kind_is_there(done):
     rates = pd.read_parquet(done[0]/"data/generated/rates.parquet")
     kinds = rates.groupby(["part", "set"]).kind.agg(set)
@@ -75,6 +77,7 @@ def test_every_generator_and_kind_is_there(done):
     assert set(whole.among) == {len(FINE)}
 
 
+@pytest.mark.slow
 def test_negatives_for_testing_are_false_of_their_clips(done):
     folder, graphs = done[0]/"data/generated", {s.clip_id: s.graph for s in SCRIPTS["test"]}
     for name in ("aaro-lm", "aaro-mixed", "components", "spot-balanced"):
@@ -87,6 +90,7 @@ def test_negatives_for_testing_are_false_of_their_clips(done):
         assert all(undo(n.text, n.edits) == known[n.caption_id].text for n in negatives)
 
 
+@pytest.mark.slow
 def test_training_negatives_undo_to_their_captions(done):
     made = read_records(done[0]/"data/generated/navero-mixed.parquet", Negative)
     texts = {c.caption_id: c.text for c in FINE}
@@ -95,6 +99,7 @@ def test_training_negatives_undo_to_their_captions(done):
     assert all(undo(n.text, n.edits) == texts[n.caption_id] for n in made)
 
 
+@pytest.mark.slow
 def test_tables_and_pages_agree(done):
     out = done[0]/"reports/audit"
     table, rates = pd.read_csv(out/"audit.csv"), pd.read_csv(out/"generators.csv")
@@ -110,6 +115,7 @@ def test_tables_and_pages_agree(done):
     assert len((out/"audit.md").read_text().splitlines()) == len(table) + 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [str, lambda folder: {"name_or_folder": str(folder), "batch_size": 3}])
 def test_a_named_model_equals_the_model_itself(done, given):
     spec = given(done[0]/"data/lm")
@@ -119,6 +125,7 @@ def test_a_named_model_equals_the_model_itself(done, given):
     assert known._backend() is NamedLm(spec)._backend() # loaded once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", range(1, 60))
 def test_interval_contains_its_value(n):
     "Rounding must not put an end of the interval inside a share of 0 or 1."

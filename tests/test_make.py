@@ -58,6 +58,7 @@ open(os.environ["RECORD"], "a").write(sys.prefix + " " + " ".join(sys.argv[1:]) 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("venv", [None, "my env", "absolute"])
 def test_environment_is_made_at_the_given_path(checkout, venv, tmp_path):
     where = {None: checkout/".venv", "my env": checkout/"my env", "absolute": tmp_path/"an env"}[venv]
@@ -82,6 +83,7 @@ def test_foreign_folder_is_not_taken_for_an_environment(checkout, content):
     assert [p.name for p in foreign.iterdir()] == [content] and (foreign/content).read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_interrupted_environment_is_completed(checkout, tmp_path):
     (checkout/".venv").mkdir()
     (checkout/".venv/.made-by-vidneg").touch()

@@ -281,6 +281,7 @@ def test_windows_start_at_the_anchors_and_each_layer_refines_them():
 # (steps, learning rate); the steps leave a margin for rounding on other processors
 TRAINING = {MomentDETR: (400, 5e-3), QDDETR: (300, 3e-3)}
 
+@pytest.mark.slow
 @each_model
 def test_memorizes_32_queries_and_survives_a_round_trip(cls, tmp_path):
     films = [make_film(f"train-{i}", WORLD) for i in range(8)]

@@ -198,6 +198,7 @@ def test_matrix_products_of_numpy_change_no_parse():
     assert [seen(d) for d in own] == [seen(d) for d in load_parser().nlp.pipe(texts)] and len(texts) > 100
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(monkeypatch):
     monkeypatch.setattr("vidneg.text.english.CHUNK", 30)
     texts = [text_of(s) for s in ALL[:130]] + ["", "\ud83d"]

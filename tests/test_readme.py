@@ -56,6 +56,7 @@ def write_index(root, *sources):
     nbformat.write(new_notebook(cells=[*map(new_code_cell, sources)]), root/"nbs/index.ipynb")
 
 
+@pytest.mark.slow
 def test_readme_follows_the_results(root, capsys):
     write_index(root, "print(open('../result.txt').read())")
     assert main([]) == 0 and "0.75" in (root/"README.md").read_text()

@@ -154,6 +154,7 @@ def test_nothing_to_refine():
     with pytest.raises(VidnegError, match="no candidates"): refine([], .5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL, reason="VIDNEG_REAL_DATA does not name the folder of real data")
 def test_real_captions_after_refinement():
     videos = json.loads((Path(REAL)/"activitynet_captions/val.json").read_text(encoding="utf-8"))

@@ -227,6 +227,7 @@ def every_figure(scores):
             "cases": case_study(chosen, scores, items, frames)}
 
 
+@pytest.mark.slow
 def test_figures_have_the_same_bytes(tmp_path):
     scores = toy_scores({"blind": 0, "vanilla": .3, "navero": 1}, 40)
     for folder in ("one", "two"):

@@ -72,6 +72,7 @@ def tokenizer(tmp_path_factory):
     return train_tokenizer(CAPTIONS, 60, tmp_path_factory.mktemp("tokenizer")/"tokenizer.json")
 
 
+@pytest.mark.slow
 @each_model
 def test_memorizes_32_pairs_and_scores_the_same_after_a_reload(name, tmp_path, tokenizer):
     model = MODELS[name]("tiny")
@@ -138,6 +139,7 @@ def test_models_have_what_they_support(name):
     with pytest.raises(VidnegError, match="change its sizes"): model.read_patches(patches[..., 1:])
 
 
+@pytest.mark.slow
 def test_naming_a_model_imports_that_model_alone():
     code = "from vidneg.models.registry import MODELS; import sys; MODELS['navero']; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -250,6 +250,7 @@ Path("data/late").write_text("1")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("dvc"), reason="no dvc on the PATH")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_killing_dvc_ends_its_stage(root, how):

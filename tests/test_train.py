@@ -432,6 +432,7 @@ def test_stopped_and_resumed_runs_equal_whole_runs_bit_for_bit(stop, whole, tmp_
     assert files(tmp_path) == whole and out["steps"] == 12 - stop // 2 * 2
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_runs_equal_whole_runs_bit_for_bit(whole, tmp_path):
     code = "import sys; sys.path.insert(0, sys.argv[1]); import test_train; test_train.slow_run(sys.argv[2])"
     process = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)])

@@ -247,6 +247,7 @@ SHORT = {"cotracker_pillow.mp4": 2, "cotracker_teddy.mp4": 1}
 def real_clips(): return sorted(p for p in Path(REAL, "clips").iterdir() if p.suffix != ".jsonl") if REAL else []
 
 
+@pytest.mark.slow
 @real
 def test_all_real_clips_can_be_cached(tmp_path):
     clips = [Clip(p.stem, p.name, 0, 0, "test") for p in real_clips()]
