@@ -206,4 +206,4 @@ def test_blind_errors():
 
 
 def test_metrics_registry_names():
-    assert list(METRICS) == ["acc", "acc_hat", "acc_vtc"]
+    assert {"acc", "acc_hat", "acc_vtc"} <= set(METRICS)
