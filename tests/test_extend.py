@@ -109,7 +109,7 @@ def margin(scores):
 claims = Claims("A toy paper")
 
 @claims.claim("toy-better", "NAVERO has the larger margin.", "page 1", "margin, NAVERO minus Vanilla", above=0)
-def better(e): return e.accuracy({"navero": 1, "vanilla": -1}, metric="margin")
+def better(e): return e.accuracy({"navero": 1, "vanilla": -1}, metric="toy-margin")
 
 
 class Letters:
@@ -118,7 +118,7 @@ class Letters:
 '''
 
 LINES = [(MODELS, "bag", "bag"), (LOSSES, "squared", "squared"), (PAIR_SETS, "two-a-line", "PAIRS"),
-         (GENERATORS, "first-word", "first_word"), (METRICS, "margin", "margin"), (PAPERS, "toy", "claims"),
+         (GENERATORS, "first-word", "first_word"), (METRICS, "toy-margin", "margin"), (PAPERS, "toy", "claims"),
          (EMBEDDERS, "letters", "Letters")]
 
 
@@ -181,7 +181,7 @@ def test_a_generator_makes_negatives(added):
 def test_a_metric_appears_in_tables_and_decides_a_claim(added):
     scores = toy_scores({"vanilla": 0, "navero": 1.5}, clips=100, forms=("balanced",))
     table = accuracy_table(scores, n=50)
-    assert {"acc", "acc_hat", "acc_vtc", "margin"} == set(table.metric)
+    assert {"acc", "acc_hat", "acc_vtc", "toy-margin"} <= set(table.metric)
     decided = decide(Evidence(scores, settings={"n": 50}), ["toy"]).set_index("key")
     assert decided.loc["toy-better"].verdict == "holds" and list(decided.index) == ["toy-better"]
     everything = decide(Evidence(scores, settings={"n": 50}))
