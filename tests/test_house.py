@@ -85,7 +85,7 @@ def test_notebook_is_clean(path):
 
 @each_notebook
 def test_notebook_is_light(path):
-    assert (ROOT/path).stat().st_size <= 300_000
+    assert (ROOT/path).stat().st_size <= 100*1024
     assert len(json.loads((ROOT/path).read_text())["cells"]) <= 80
 
 
