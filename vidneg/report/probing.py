@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 
 import vidneg
 from ..audit.blind import wide
+from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..core.records import Clip
 from ..data.video import VideoError, read_frames, strip
@@ -42,8 +43,8 @@ from .labels import KIND_LABELS
 from ..text.edits import changed
 
 # %% auto #0
-__all__ = ['CONTROL_LABELS', 'SMALL', 'PROTOCOL', 'metric_of', 'scored', 'probe_table', 'Effect', 'effects', 'verdict',
-           'probe_figure', 'mistakes', 'picture', 'case', 'Grid', 'ProbeReport', 'render', 'world_card']
+__all__ = ['CONTROL_LABELS', 'SMALL', 'PROTOCOL', 'metric_of', 'scored', 'unscored', 'probe_table', 'Effect', 'effects',
+           'verdict', 'probe_figure', 'mistakes', 'picture', 'case', 'Grid', 'ProbeReport', 'render', 'world_card']
 
 # %% ../../nbs/report/probing.ipynb #9be10006
 CONTROL_LABELS = {
@@ -62,18 +63,30 @@ def metric_of(scores: pd.DataFrame) -> str:
     return "acc" if has_head(scores) else "acc_vtc"
 
 def scored(scores: pd.DataFrame) -> pd.DataFrame:
-    """Select the items that every run could score.
+    """Select the scored items. Raises `VidnegError` with the reasons if there are none.
 
     Args:
         scores: result of `score_clips`: SCORE_COLUMNS and `status`
 
     Returns:
-        items with a score, with the column `right`: 0 or 1; a tie is wrong
+        rows with a score, with the column `right`: 0 or 1; a tie is wrong
     """
-    bad = set(scores.item[scores.status != ""])
-    kept = scores[~scores.item.isin(bad)]
-    if not len(kept): return kept.assign(right=np.zeros(0))
+    kept = scores[scores.status == ""]
+    if not len(kept): raise VidnegError(f"no item could be scored; {unscored(scores)}")
     return kept.assign(right=METRICS[metric_of(kept)](kept).astype(float))
+
+def unscored(scores: pd.DataFrame) -> str:
+    """Count the items that the model's run could not score.
+
+    Args:
+        scores: result of `score_clips`
+
+    Returns:
+        reasons with their counts of items, the most frequent first; "none" if all items were scored
+    """
+    own = scores[scores.run == scores.run.iloc[0]] if len(scores) else scores
+    why = own.status[own.status != ""].str.replace(r":.*", "", regex=True).value_counts()
+    return "; ".join(f"{k}: {n}" for k, n in why.items()) or "none"
 
 def probe_table(scores: pd.DataFrame, **kwargs) -> pd.DataFrame:
     """Compute the accuracy of the model and of its controls, per kind and for all items.
@@ -116,13 +129,14 @@ def effects(scores: pd.DataFrame, **kwargs) -> list[Effect]:
         one per control, in the order of the runs
     """
     kept = scored(scores)
-    wide = kept.pivot(index="item", columns="run", values="right")
-    clips = kept.drop_duplicates("item").set_index("item").clip_id.reindex(wide.index)
+    values = kept.pivot(index="item", columns="run", values="right")
+    clip_of = kept.drop_duplicates("item").set_index("item").clip_id
     run, *controls = dict.fromkeys(kept.run)
     found = []
     for control in controls:
-        gap = (wide[run] - wide[control]).to_numpy()
-        difference = paired_difference(wide[run], wide[control], clips, **kwargs)
+        both = values[[run, control]].dropna()
+        clips, gap = clip_of.reindex(both.index), (both[run] - both[control]).to_numpy()
+        difference = paired_difference(both[run], both[control], clips, **kwargs)
         spread = max(float((gap != 0).mean()), 1/len(gap))
         visible = visible_difference(len(gap), difference.clips, spread, intraclass_correlation(gap, clips))
         found.append(Effect(control, difference, visible))
@@ -173,6 +187,8 @@ def verdict(model: str, accuracy: Estimate, blind: Estimate | None = None, contr
     return said + _about_blind(e, blind) + [_about_control(c) for c in controls]
 
 # %% ../../nbs/report/probing.ipynb #9be10017
+def _label(kind): return {**KIND_LABELS, "all": "All"}.get(kind, kind)
+
 def _color(run, first): return {first: "#0072B2", "blind": "#000000"}.get(run, "#777777")
 
 @styled
@@ -197,7 +213,7 @@ def probe_figure(table: pd.DataFrame) -> Figure:
                     mfc=_color(run, runs[0]) if run in (runs[0], "blind") else "white",
                     label="blind (text only)" if run == "blind" else CONTROL_LABELS.get(run, run))
     ax.axvline(50, color="#777777", lw=.9, ls=(0, (4, 3)), zorder=0)
-    ax.set(yticks=range(len(kinds)), yticklabels=[KIND_LABELS.get(k, k) for k in kinds], xlim=(-2, 102),
+    ax.set(yticks=range(len(kinds)), yticklabels=[_label(k) for k in kinds], xlim=(-2, 102),
            xlabel="items in which the caption is preferred (%), with 95 % intervals; dashed: chance")
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
@@ -216,7 +232,6 @@ def mistakes(scores: pd.DataFrame, n: int = 8) -> pd.DataFrame:
         rows of the model's run, worst first, with the column `margin`: caption minus negative, 0 or less
     """
     kept = scored(scores)
-    if not len(kept): return kept.assign(margin=np.zeros(0))
     own = kept[(kept.run == kept.run.iloc[0]) & (kept.right == 0)]
     p = ("p_pos", "p_neg") if metric_of(kept) == "acc" else ("score_pos", "score_neg")
     own = own.assign(margin=own[p[0]] - own[p[1]]).sort_values(["margin", "item"], kind="stable")
@@ -314,7 +329,7 @@ class ProbeReport:
     def accuracy(self) -> pd.DataFrame:
         "Accuracies of the model, its controls and the best blind ranker, as from `probe_table`."
         table = probe_table(self.scores)
-        if self.rankers is None or not len(table): return table
+        if self.rankers is None: return table
         best = self.rankers[self.rankers.kind == "all"].sort_values("accuracy", kind="stable").scorer.iloc[-1]
         own = self.rankers[self.rankers.scorer == best].set_index("kind").reindex(table.kind.unique())
         clips = table.drop_duplicates("kind").set_index("kind").clips
@@ -329,15 +344,9 @@ class ProbeReport:
     @property
     def verdict(self) -> list[str]:
         "What the numbers show, in sentences."
-        if not len(self.accuracy): return [f"No item could be scored: {self._unscored()}."]
         of = {r.run: Estimate(r.value, r.low, r.high, r.n, r.clips) for r in self.accuracy.itertuples()
               if r.kind == "all"}
         return verdict(self.name, of[self.accuracy.run.iloc[0]], of.get("blind"), self.effects)
-
-    def _unscored(self):
-        own = self.scores[self.scores.run == self.scores.run.iloc[0]] if len(self.scores) else self.scores
-        why = own.status[own.status != ""].str.replace(r":.*", "", regex=True).value_counts()
-        return "; ".join(f"{k}: {n}" for k, n in why.items()) or "none"
 
 # %% ../../nbs/report/probing.ipynb #9be10027
 _ACCURACY = ("Percent of the items in which the model prefers the caption to the negative, with 95 % intervals by "
@@ -390,10 +399,10 @@ def table(self: ProbeReport) -> pd.DataFrame:
     """
     rows, of = {}, self.accuracy.set_index(["run", "kind"])
     kinds = list(dict.fromkeys(self.accuracy.kind))
-    first = self.accuracy.run.iloc[0] if len(self.accuracy) else ""
+    first = self.accuracy.run.iloc[0]
     for run in dict.fromkeys(self.accuracy.run):
         label = {first: self.name, "blind": "blind (best ranker of the texts)"}.get(run, CONTROL_LABELS.get(run, run))
-        rows[label] = {KIND_LABELS.get(k, k): fmt(estimate_of(of.loc[(run, k)])) for k in kinds}
+        rows[label] = {_label(k): fmt(estimate_of(of.loc[(run, k)])) for k in kinds}
         total = of.loc[(run, "all")]
         rows[label]["n (clips)"] = f"{int(total.n)} ({int(total.clips)})"
     return pd.DataFrame(rows).T.rename_axis("model or control")
@@ -412,7 +421,7 @@ def protocol(self: ProbeReport) -> pd.DataFrame:
         one row per entry of the protocol
     """
     own = self.scores.iloc[:1]
-    entries = {k: str(own[k].iloc[0]) for k in PROTOCOL if k in own and len(own)}
+    entries = {k: str(own[k].iloc[0]) for k in PROTOCOL if k in own}
     shown = {k: v for k, v in entries.items() if v not in ("", "nan", "None")}
     shown |= {"metric": metric_of(self.scores), "vidneg": vidneg.__version__}
     return pd.DataFrame({"value": shown}).rename_axis("protocol")
@@ -435,7 +444,7 @@ def sections(self: ProbeReport, n: int = 8) -> list[dict]:
     found.append(dict(title="Worst mistakes", cases=cases, text="" if cases else "There are none.", note=_MISTAKES))
     if self.rankers is not None: found.append(dict(title="Blind rankers", table=_grid(wide(self.rankers)), note=_BLIND))
     if self.counts is not None: found.append(dict(title="Negatives", table=_grid(self.counts), note=_COUNTS))
-    about = " ".join((f"Items that were not scored: {self._unscored()}.", *self.notes))
+    about = " ".join((f"Items that were not scored: {unscored(self.scores)}.", *self.notes))
     protocol = dict(title="Data and protocol", text=about, table=_grid(self.protocol()), left=True, note=_PROTOCOL)
     return [*found, protocol]
 
