@@ -138,7 +138,7 @@ class ModelScorer:
     @cached_property
     def protocol(self) -> dict[str, str | int | float | None]:
         "Return the choices behind the scores. The revision is a hash of the weights."
-        frames = getattr(self.model.config, "max_frames", None)
+        frames = vars(self.model.config).get("max_frames") # a config need not have it
         return {"model": type(self.model).__name__, "revision": weights_hash(self.model),
                 "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
                 "n_frames": frames and min(frames, 8), "size": self.model.config.image_size,
