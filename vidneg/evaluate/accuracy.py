@@ -114,7 +114,8 @@ def score_pairs(scorer: Scorer, videos, clip_ids, items: pd.DataFrame, run: str,
         columns SCORE_COLUMNS, one row per item; p_* are NaN without a VTM head
     """
     row = {clip: i for i, clip in enumerate(clip_ids)}
-    if len(row) < len(clip_ids): raise VidnegError("a clip id occurs twice among the videos: encode each clip once")
+    if len(row) < len(clip_ids):
+        raise VidnegError("a clip id occurs twice among the videos: encode each clip once")
     if unknown := sorted(set(check_items(items).clip_id) - row.keys()):
         raise VidnegError(f"{len(unknown)} clips of the items were not encoded, the first is {unknown[0]!r}: "
                           "encode the videos of all items")

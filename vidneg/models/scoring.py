@@ -41,7 +41,8 @@ def squared(videos: np.ndarray | torch.Tensor | Sequence[np.ndarray], side: int)
             return torch.as_tensor(video) # frames of another shape or type are refused by the model
         fitted = [Image.fromarray(f).resize((side, side), Image.Resampling.BILINEAR) for f in video]
         return torch.as_tensor(np.stack([np.asarray(f) for f in fitted]))
-    if not isinstance(videos, list) and tuple(videos.shape[2:4]) == (side, side): return torch.as_tensor(videos)
+    if not isinstance(videos, list) and tuple(videos.shape[2:4]) == (side, side):
+        return torch.as_tensor(videos)
     return torch.stack([one(v) for v in videos])
 
 def weights_hash(model: torch.nn.Module) -> str:
