@@ -21,53 +21,32 @@ __all__ = ['SPLITS', 'Dataset', 'read_dataset', 'take_dataset']
 # %% ../../nbs/data/dataset.ipynb #5fd5da62
 @dataclass(frozen=True)
 class Dataset:
-    """Clips with their captions and, if known, their scene graphs.
+    "Clips with their captions and, if known, their scene graphs."
+    clips: tuple[Clip, ...] # clips with paths relative to the working folder
+    captions: tuple[Caption, ...] # captions that have a letter or a digit
+    graphs: dict[str, SceneGraph] # clip_id → scene graph; empty if no graphs are known
+    wordless: tuple[Caption, ...] = () # captions without a letter or a digit, which are left out of `captions`
 
-    Attributes:
-        clips: clips with paths relative to the working folder
-        captions: captions that have a letter or a digit
-        graphs: clip_id → scene graph; empty if no graphs are known
-        wordless: captions without a letter or a digit, which are left out of `captions`
-    """
-    clips: tuple[Clip, ...]
-    captions: tuple[Caption, ...]
-    graphs: dict[str, SceneGraph]
-    wordless: tuple[Caption, ...] = ()
-
-    def of(self, split: str, grain: str | None = None) -> list[Caption]:
-        """Select the captions of a split.
-
-        Args:
-            split: name of the split
-            grain: "fine" or "broad"; None: both
-
-        Returns:
-            captions in the order of their clips
-        """
+    def of(self,
+        split: str, # name of the split
+        grain: str | None = None, # "fine" or "broad"; None: both
+    ) -> list[Caption]: # captions in the order of their clips
+        "Select the captions of a split."
         order = {c.clip_id: i for i, c in enumerate(self.clips) if c.split == split}
         found = [c for c in self.captions if c.clip_id in order and grain in (None, c.grain)]
         return sorted(found, key=lambda c: order[c.clip_id])
 
-    def only(self, clip_ids: Iterable[str]) -> Dataset:
-        """Select clips with their captions and graphs.
-
-        Args:
-            clip_ids: ids to keep, such as those of a frame cache, which skips broken files
-
-        Returns:
-            the dataset without the other clips
-        """
+    def only(self,
+        clip_ids: Iterable[str], # ids to keep, such as those of a frame cache, which skips broken files
+    ) -> Dataset: # the dataset without the other clips
+        "Select clips with their captions and graphs."
         kept = set(clip_ids)
         return Dataset(tuple(c for c in self.clips if c.clip_id in kept),
                        tuple(c for c in self.captions if c.clip_id in kept),
                        {i: g for i, g in self.graphs.items() if i in kept}, self.wordless)
 
-    def splits(self) -> dict[str, int]:
-        """Count the clips of each split.
-
-        Returns:
-            split → number of clips
-        """
+    def splits(self) -> dict[str, int]: # split → number of clips
+        "Count the clips of each split."
         return dict(Counter(c.split for c in self.clips))
 
 # %% ../../nbs/data/dataset.ipynb #8c97b38e
@@ -112,15 +91,10 @@ def _readable(caption):
     text = re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", " ", caption.text)
     return caption if text == caption.text else dataclasses.replace(caption, text=text)
 
-def read_dataset(folder: str | Path) -> Dataset:
-    """Read a dataset from disk. Raises `VidnegError` for malformed tables, repeated ids and captions without a clip.
-
-    Args:
-        folder: folder with the tables of clips and captions
-
-    Returns:
-        the dataset, with paths relative to the working folder
-    """
+def read_dataset(
+    folder: str | Path, # folder with the tables of clips and captions
+) -> Dataset: # the dataset, with paths relative to the working folder
+    "Read a dataset from disk. Raises `VidnegError` for malformed tables, repeated ids and captions without a clip."
     folder = Path(folder)
     clips, every = _table(folder, "clips", Clip), [*map(_readable, _table(folder, "captions", Caption))]
     _check(clips, every, folder)
@@ -142,17 +116,12 @@ def _check_splits(data, folder):
             raise VidnegError(f"{folder}: no clip of split {split!r} has a fine caption, but training and testing need "
                               f"one; clips by split: {there}")
 
-def take_dataset(source: str | Path, folder: str | Path, counts: dict[str, int]) -> Dataset:
-    """Copy the tables of a dataset into the pipeline's data folder, with absolute paths to its videos.
-
-    Args:
-        source: folder of the dataset, as `read_dataset` reads it
-        folder: folder for the copied tables; the videos stay where they are
-        counts: split → largest number of clips, 0: all
-
-    Returns:
-        the copied dataset, with its wordless captions, which are not written
-    """
+def take_dataset(
+    source: str | Path, # folder of the dataset, as `read_dataset` reads it
+    folder: str | Path, # folder for the copied tables; the videos stay where they are
+    counts: dict[str, int], # split → largest number of clips, 0: all
+) -> Dataset: # the copied dataset, with its wordless captions, which are not written
+    "Copy the tables of a dataset into the pipeline's data folder, with absolute paths to its videos."
     folder = Path(folder)
     if not Path(source).is_dir():
         raise VidnegError(f"data.source is {str(source)!r}: neither \"world\" nor an existing folder")

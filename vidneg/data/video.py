@@ -22,22 +22,17 @@ from ..core.records import Clip, read_records, write_records
 from ..core.seeds import stable_rng
 
 # %% auto #0
-__all__ = ['strip', 'sample_indices', 'VideoError', 'VideoInfo', 'probe', 'read_frames', 'FrameRow', 'BadClip',
-           'FrameCache', 'read_clips']
+__all__ = ['strip', 'sample_indices', 'VideoError', 'VideoInfo', 'probe', 'read_frames', 'FrameRow', 'BadClip', 'FrameCache',
+           'read_clips']
 
 # %% ../../nbs/data/video.ipynb #060e6850
-def strip(frames: np.ndarray, every: int = 1, scale: int = 1, columns: int = 0) -> Image.Image:
-    """Draw frames side by side.
-
-    Args:
-        frames: frames (T, H, W, 3), uint8
-        every: step between shown frames, at least 1
-        scale: enlargement, an integer of at least 1
-        columns: frames per row; 0: all in one row
-
-    Returns:
-        image in 256 colors, which keeps notebooks small
-    """
+def strip(
+    frames: np.ndarray, # frames (T, H, W, 3), uint8
+    every: int = 1, # step between shown frames, at least 1
+    scale: int = 1, # enlargement, an integer of at least 1
+    columns: int = 0, # frames per row; 0: all in one row
+) -> Image.Image: # image in 256 colors, which keeps notebooks small
+    "Draw frames side by side."
     frames = np.asarray(frames)[::every]
     columns = columns or len(frames)
     blank = np.full_like(frames[:1], 255).repeat(-len(frames) % columns, 0)
@@ -48,22 +43,12 @@ def strip(frames: np.ndarray, every: int = 1, scale: int = 1, columns: int = 0) 
 
 # %% ../../nbs/data/video.ipynb #09f1be92
 def sample_indices(
-    n_frames: int,
-    n_sample: int | None = None,
-    mode: str = "uniform",
-    rng: np.random.Generator | None = None,
-) -> np.ndarray:
-    """Choose frames of a video.
-
-    Args:
-        n_frames: frames of the video, at least 1
-        n_sample: frames to choose, at least 1; ignored for "all"
-        mode: "uniform": middle of each of n_sample equal segments; "segment": random in each; "all"
-        rng: source of the random frames, needed for "segment"
-
-    Returns:
-        frame numbers (n_sample,), or (n_frames,) for "all", ascending int
-    """
+    n_frames: int, # frames of the video, at least 1
+    n_sample: int | None = None, # frames to choose, at least 1; ignored for "all"
+    mode: str = "uniform", # "uniform": middle of each of n_sample equal segments; "segment": random in each; "all"
+    rng: np.random.Generator | None = None, # source of the random frames, needed for "segment"
+) -> np.ndarray: # frame numbers (n_sample,), or (n_frames,) for "all", ascending int
+    "Choose frames of a video."
     if n_frames < 1: raise VidnegError(f"cannot sample from a video of {n_frames} frames")
     if mode == "all": return np.arange(n_frames)
     if not n_sample or n_sample < 1:
@@ -78,13 +63,11 @@ def sample_indices(
 
 # %% ../../nbs/data/video.ipynb #05393a88
 class VideoError(VidnegError):
-    """The error for a video that cannot be read, with its path and the cause.
-
-    Args:
-        path: path of the video
-        cause: cause of the failure
-    """
-    def __init__(self, path: str | Path, cause: str):
+    "The error for a video that cannot be read, with its path and the cause."
+    def __init__(self,
+        path: str | Path, # path of the video
+        cause: str, # cause of the failure
+    ):
         super().__init__(f"{path}: {cause}")
         self.path, self.cause = str(path), cause
 
@@ -93,20 +76,12 @@ class VideoError(VidnegError):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """The header of a video file; 0 stands for missing numbers.
-
-    Attributes:
-        n_frames: number of frames
-        fps: mean frame rate per second
-        width: width in pixels
-        height: height in pixels
-        duration: length in seconds
-    """
-    n_frames: int
-    fps: float
-    width: int
-    height: int
-    duration: float
+    "The header of a video file; 0 stands for missing numbers."
+    n_frames: int # number of frames
+    fps: float # mean frame rate per second
+    width: int # width in pixels
+    height: int # height in pixels
+    duration: float # length in seconds
 
 # %% ../../nbs/data/video.ipynb #fcba9004
 def _open(path):
@@ -132,15 +107,10 @@ def _seconds(file, stream):
         return 3600*int(h) + 60*int(m) + float(s)
     return file.duration/av.time_base if file.duration and len(file.streams) == 1 else 0.
 
-def probe(path: str | Path) -> VideoInfo:
-    """Read a video's header only. Raises `VideoError` if the file is missing, empty or not a video.
-
-    Args:
-        path: video file in any format that ffmpeg reads
-
-    Returns:
-        content of the header
-    """
+def probe(
+    path: str | Path, # video file in any format that ffmpeg reads
+) -> VideoInfo: # content of the header
+    "Read a video's header only. Raises `VideoError` if the file is missing, empty or not a video."
     with _open(path) as file:
         stream = file.streams.video[0]
         fps, seconds = float(stream.average_rate or 0), _seconds(file, stream)
@@ -217,23 +187,13 @@ def _read_any(path, pick, size):
 
 # %% ../../nbs/data/video.ipynb #e7446c96
 def read_frames(
-    path: str | Path,
-    n_frames: int | None = None,
-    size: int | tuple[int, int] | None = None,
+    path: str | Path, # video file in any format that ffmpeg reads
+    n_frames: int | None = None, # number T of frames, taken evenly by uniform sampling; None: all, or `indices`
+    size: int | tuple[int, int] | None = None, # side, or (height, width), to resize to; None: the size of the file
     *,
-    indices: Sequence[int] | Callable[[int], Sequence[int]] | None = None,
-) -> np.ndarray:
-    """Decode frames of a video. Raises `VideoError` if the file is missing, empty, truncated or not a video.
-
-    Args:
-        path: video file in any format that ffmpeg reads
-        n_frames: number T of frames, taken evenly by uniform sampling; None: all, or `indices`
-        size: side, or (height, width), to resize to; None: the size of the file
-        indices: frame numbers, or a function of their count
-
-    Returns:
-        RGB frames (T, H, W, 3), uint8
-    """
+    indices: Sequence[int] | Callable[[int], Sequence[int]] | None = None, # frame numbers, or a function of their count
+) -> np.ndarray: # RGB frames (T, H, W, 3), uint8
+    "Decode frames of a video. Raises `VideoError` if the file is missing, empty, truncated or not a video."
     if n_frames is not None and not isinstance(n_frames, (int, np.integer)):
         raise VidnegError(f"n_frames is {n_frames!r}, not a number of frames: pass frame numbers as indices=")
     if n_frames is not None and indices is not None:
@@ -248,37 +208,24 @@ def read_frames(
 # %% ../../nbs/data/video.ipynb #7a661f81
 @dataclass(frozen=True)
 class FrameRow:
-    """A row of a frame cache.
-
-    Attributes:
-        clip_id: id of the clip
-        times: seconds from the file's start, one per frame
-    """
-    clip_id: str
-    times: tuple[float, ...]
+    "A row of a frame cache."
+    clip_id: str # id of the clip
+    times: tuple[float, ...] # seconds from the file's start, one per frame
 
 
 @dataclass(frozen=True)
 class BadClip:
-    """A clip that was left out of a frame cache.
-
-    Attributes:
-        clip_id: id of the clip
-        path: path of its file
-        cause: cause of the failure
-    """
-    clip_id: str
-    path: str
-    cause: str
+    "A clip that was left out of a frame cache."
+    clip_id: str # id of the clip
+    path: str # path of its file
+    cause: str # cause of the failure
 
 
 class FrameCache:
-    """The decoded frames of a dataset, as `read_clips` wrote them; index it by row number or by clip id.
-
-    Args:
-        path: folder of the cache
-    """
-    def __init__(self, path: str | Path):
+    "The decoded frames of a dataset, as `read_clips` wrote them; index it by row number or by clip id."
+    def __init__(self,
+        path: str | Path, # folder of the cache
+    ):
         path = Path(path)
         if not (path/"frames.npy").exists():
             raise VidnegError(f"{path} holds no frame cache: make one with `read_clips`, or run the stage frames")
@@ -291,15 +238,10 @@ class FrameCache:
 
     def __len__(self): return len(self.clip_ids)
 
-    def rows(self, clip_ids: Iterable[str]) -> np.ndarray:
-        """Return the rows of clips. Raises `VidnegError` for a clip that is not in the cache.
-
-        Args:
-            clip_ids: N ids of clips
-
-        Returns:
-            row numbers (N,), int
-        """
+    def rows(self,
+        clip_ids: Iterable[str], # N ids of clips
+    ) -> np.ndarray: # row numbers (N,), int
+        "Return the rows of clips. Raises `VidnegError` for a clip that is not in the cache."
         try: return np.array([self.row[c] for c in clip_ids], int)
         except KeyError as e:
             cause = next((b.cause for b in self.bad if b.clip_id == e.args[0]), "it was never decoded")
@@ -358,34 +300,18 @@ def _keep(path, good):
         new.flush()
 
 def read_clips(
-    clips: Iterable[Clip],
-    root: str | Path,
-    out: str | Path,
-    n_frames: int = 8,
-    mode: str = "uniform",
-    size: int | tuple[int, int] | None = None,
-    on_error: str = "raise",
-    workers: int = 1,
-    seed: int = 0,
-    desc: str = "decode",
-) -> FrameCache:
-    """Decode the frames of a dataset into a cache. Raises `VideoError` for a bad clip, unless bad clips are skipped.
-
-    Args:
-        clips: clips with unique ids
-        root: folder to which their paths are relative
-        out: folder of the cache; an older cache there is replaced
-        n_frames: frames per clip, at least 1
-        mode: sampling mode, "uniform" or "segment" (see `sample_indices`)
-        size: side, or (height, width); None: all files must have the same size
-        on_error: "raise": stop at a bad clip; "skip": leave bad clips out and list them in `bad`
-        workers: number of threads; the result does not depend on it
-        seed: seed of the random frames, for "segment"
-        desc: label of the progress bar; "": no bar
-
-    Returns:
-        the finished cache
-    """
+    clips: Iterable[Clip], # clips with unique ids
+    root: str | Path, # folder to which their paths are relative
+    out: str | Path, # folder of the cache; an older cache there is replaced
+    n_frames: int = 8, # frames per clip, at least 1
+    mode: str = "uniform", # sampling mode, "uniform" or "segment" (see `sample_indices`)
+    size: int | tuple[int, int] | None = None, # side, or (height, width); None: all files must have the same size
+    on_error: str = "raise", # "raise": stop at a bad clip; "skip": leave bad clips out and list them in `bad`
+    workers: int = 1, # number of threads; the result does not depend on it
+    seed: int = 0, # seed of the random frames, for "segment"
+    desc: str = "decode", # label of the progress bar; "": no bar
+) -> FrameCache: # the finished cache
+    "Decode the frames of a dataset into a cache. Raises `VideoError` for a bad clip, unless bad clips are skipped."
     clips, out = list(clips), Path(out)
     _check_request(clips, out, n_frames, mode, on_error)
     with atomic_path(out, replaces=["frames.npy", "rows.parquet", "bad.parquet"]) as part:

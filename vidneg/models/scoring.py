@@ -19,14 +19,12 @@ __all__ = ['ModelScorer', 'cosines', 'NaveroScorer', 'DualScorer', 'scorer_of']
 
 # %% ../../nbs/models/scoring.ipynb #5c0e0006
 class ModelScorer:
-    """Base of scorers: a retrieval model with its tokenizer. A subclass adds the comparisons.
-
-    Args:
-        model: model on any device; it is put into evaluation mode
-        tokenizer: tokenizer with which the model was trained
-        batch_size: clips, texts or pairs per batch
-    """
-    def __init__(self, model: DualEncoder, tokenizer, batch_size: int = 64):
+    "Base of scorers: a retrieval model with its tokenizer. A subclass adds the comparisons."
+    def __init__(self,
+        model: DualEncoder, # model on any device; it is put into evaluation mode
+        tokenizer, # tokenizer with which the model was trained
+        batch_size: int = 64, # clips, texts or pairs per batch
+    ):
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
         self.device = next(model.parameters()).device
 
@@ -43,15 +41,10 @@ class ModelScorer:
         return tokenize(pad_to_context, texts, longest)
 
     @torch.no_grad()
-    def encode_video(self, frames: np.ndarray | torch.Tensor) -> Encoding:
-        """Encode videos.
-
-        Args:
-            frames: frames (N, T, H, W, 3), uint8, or features (N, T, P, d)
-
-        Returns:
-            encoding of N videos
-        """
+    def encode_video(self,
+        frames: np.ndarray | torch.Tensor, # frames (N, T, H, W, 3), uint8, or features (N, T, P, d)
+    ) -> Encoding: # encoding of N videos
+        "Encode videos."
         out = []
         for s in self._chunks(len(frames)):
             x = torch.as_tensor(frames[s]).to(self.device)
@@ -60,15 +53,10 @@ class ModelScorer:
         return Encoding(states, embedding, None, np.arange(len(frames)))
 
     @torch.no_grad()
-    def encode_text(self, texts: list[str]) -> Encoding:
-        """Encode texts, each unique one once, in batches of similar length.
-
-        Args:
-            texts: N texts
-
-        Returns:
-            encoding of N texts
-        """
+    def encode_text(self,
+        texts: list[str], # N texts
+    ) -> Encoding: # encoding of N texts
+        "Encode texts, each unique one once, in batches of similar length."
         unique, index = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
         order = np.argsort([len(t) for t in unique], kind="stable")
         out = []
@@ -81,16 +69,11 @@ class ModelScorer:
         return Encoding(states, torch.cat([e for _, e, _ in out]), mask, np.argsort(order)[index])
 
 # %% ../../nbs/models/scoring.ipynb #f51c765b
-def cosines(videos: Encoding, texts: Encoding) -> np.ndarray:
-    """Compare all videos with all texts by the cosine of their unit embeddings.
-
-    Args:
-        videos: encoding of Nv videos
-        texts: encoding of Nt texts
-
-    Returns:
-        similarities (Nv, Nt)
-    """
+def cosines(
+    videos: Encoding, # encoding of Nv videos
+    texts: Encoding, # encoding of Nt texts
+) -> np.ndarray: # similarities (Nv, Nt)
+    "Compare all videos with all texts by the cosine of their unit embeddings."
     s = videos.embedding @ texts.embedding.T # (Uv, Ut)
     return s.cpu().numpy()[np.ix_(videos.index, texts.index)]
 
@@ -98,29 +81,19 @@ class NaveroScorer(ModelScorer):
     "Scorer of NAVERO or another fusion model."
     supports = frozenset({"similarity", "match"})
 
-    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
-        """Compare all videos with all texts.
-
-        Args:
-            videos: encoding of Nv videos
-            texts: encoding of Nt texts
-
-        Returns:
-            cosines (Nv, Nt), in [-1, 1]
-        """
+    def similarity(self,
+        videos: Encoding, # encoding of Nv videos
+        texts: Encoding, # encoding of Nt texts
+    ) -> np.ndarray: # cosines (Nv, Nt), in [-1, 1]
+        "Compare all videos with all texts."
         return cosines(videos, texts)
 
     @torch.no_grad()
-    def match(self, videos: Encoding, texts: Encoding) -> np.ndarray:
-        """Return the VTM head's probability that text i is true of video i.
-
-        Args:
-            videos: encoding of N videos
-            texts: encoding of N texts; text i belongs to video i
-
-        Returns:
-            probabilities (N,), float64, in [0, 1]
-        """
+    def match(self,
+        videos: Encoding, # encoding of N videos
+        texts: Encoding, # encoding of N texts; text i belongs to video i
+    ) -> np.ndarray: # probabilities (N,), float64, in [0, 1]
+        "Return the VTM head's probability that text i is true of video i."
         check_aligned(videos, texts)
         def probability(v, t):
             "Return the probabilities of pairs; pairs of one video share its keys and values."
@@ -137,15 +110,10 @@ class DualScorer(ModelScorer):
     "Scorer of a dual encoder."
     supports = frozenset({"similarity"})
 
-    def encode_video(self, frames: np.ndarray | torch.Tensor) -> Encoding:
-        """Encode videos. Raises `VidnegError` if an embedding is not finite.
-
-        Args:
-            frames: frames (N, T, H, W, 3), uint8, or features from `frame_features`
-
-        Returns:
-            encoding of N videos
-        """
+    def encode_video(self,
+        frames: np.ndarray | torch.Tensor, # frames (N, T, H, W, 3), uint8, or features from `frame_features`
+    ) -> Encoding: # encoding of N videos
+        "Encode videos. Raises `VidnegError` if an embedding is not finite."
         encoded = super().encode_video(frames)
         bad = (~encoded.embedding.isfinite().all(-1)).nonzero()
         if len(bad):
@@ -154,16 +122,11 @@ class DualScorer(ModelScorer):
         return encoded
 
     @torch.no_grad()
-    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
-        """Compare all videos with all texts.
-
-        Args:
-            videos: encoding of Nv videos
-            texts: encoding of Nt texts
-
-        Returns:
-            similarities (Nv, Nt)
-        """
+    def similarity(self,
+        videos: Encoding, # encoding of Nv videos
+        texts: Encoding, # encoding of Nt texts
+    ) -> np.ndarray: # similarities (Nv, Nt)
+        "Compare all videos with all texts."
         (vu, v), (tu, t) = (np.unique(x.index, return_inverse=True) for x in (videos, texts)) # unique ones
         out = np.empty((len(vu), len(tu)), np.float32)
         for a in self._chunks(len(vu)):
@@ -174,15 +137,10 @@ class DualScorer(ModelScorer):
         return out[np.ix_(v, t)]
 
 # %% ../../nbs/models/scoring.ipynb #914ff8f1
-def scorer_of(model: DualEncoder | FusionModel, tokenizer, batch_size: int = 64) -> NaveroScorer | DualScorer:
-    """Make the scorer of a model.
-
-    Args:
-        model: model of this project
-        tokenizer: tokenizer with which the model was trained
-        batch_size: clips, texts or pairs per batch
-
-    Returns:
-        scorer of the model
-    """
+def scorer_of(
+    model: DualEncoder | FusionModel, # model of this project
+    tokenizer, # tokenizer with which the model was trained
+    batch_size: int = 64, # clips, texts or pairs per batch
+) -> NaveroScorer | DualScorer: # scorer of the model
+    "Make the scorer of a model."
     return (NaveroScorer if "match" in model.supports else DualScorer)(model, tokenizer, batch_size)

@@ -24,17 +24,12 @@ from ..text.tokenize import load_tokenizer
 __all__ = ['PUBLISHED', 'count', 'recall', 'random_pairs', 'memorize', 'recalls', 'load_scorer']
 
 # %% ../../nbs/models/zoo.ipynb #33eef899
-def count(name: str, size: str = "paper", **changes) -> int:
-    """Count the parameters of a model without allocating it.
-
-    Args:
-        name: name of the model, one of MODELS
-        size: one of SIZES
-        **changes: config fields to set
-
-    Returns:
-        number of parameters
-    """
+def count(
+    name: str, # name of the model, one of MODELS
+    size: str = "paper", # one of SIZES
+    **changes, # config fields to set
+) -> int: # number of parameters
+    "Count the parameters of a model without allocating it."
     with torch.device("meta"):
         return sum(p.numel() for p in MODELS[name](size, **changes).parameters())
 
@@ -46,59 +41,37 @@ PUBLISHED = { # name → (millions of parameters, source)
     "internvideo": (427.6, "CLIP ViT-L/14 as released: 427,616,513")}
 
 # %% ../../nbs/models/zoo.ipynb #322b667e
-def recall(scores: torch.Tensor) -> tuple[float, float]:
-    """Compute R@1 in both directions. A tie counts as wrong.
-
-    Args:
-        scores: scores of videos by texts (N, N), true pairs on the diagonal
-
-    Returns:
-        R@1 from videos to texts (v2t) and from texts to videos (t2v), in [0, 1]
-    """
+def recall(
+    scores: torch.Tensor, # scores of videos by texts (N, N), true pairs on the diagonal
+) -> tuple[float, float]: # R@1 from videos to texts (v2t) and from texts to videos (t2v), in [0, 1]
+    "Compute R@1 in both directions. A tie counts as wrong."
     true, off = scores.diagonal(), ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     def fraction(s):
         "Return the fraction of rows whose true score is the largest."
         return (s.masked_fill(~off, -torch.inf).max(1).values < true).double().mean().item()
     return fraction(scores), fraction(scores.T)
 
-def random_pairs(model: nn.Module, n: int, frames: int, seed: int) -> tuple[torch.Tensor, ...]:
-    """Make random videos and random captions of a model's size.
-
-    Args:
-        model: model from MODELS, whose sizes the pairs get
-        n: number of pairs
-        frames: frames per video
-        seed: seed of the pairs
-
-    Returns:
-        videos (n, frames, S, S, 3), uint8; token ids (n, 6); attention mask (n, 6)
-    """
+def random_pairs(
+    model: nn.Module, # model from MODELS, whose sizes the pairs get
+    n: int, # number of pairs
+    frames: int, # frames per video
+    seed: int, # seed of the pairs
+) -> tuple[torch.Tensor, ...]: # videos (n, frames, S, S, 3), uint8; token ids (n, 6); attention mask (n, 6)
+    "Make random videos and random captions of a model's size."
     c, g = model.config, torch.Generator().manual_seed(stable_seed(seed, "memorise"))
     clips = torch.randint(256, (n, frames, c.image_size, c.image_size, 3), dtype=torch.uint8, generator=g)
     ids = torch.randint(5, c.vocab_size - 2, (n, 6), generator=g)
     return clips, ids, torch.ones_like(ids)
 
 def memorize(
-    model: nn.Module,
-    n: int = 32,
-    frames: int = 2,
-    steps: int = 300,
-    learning_rate: float = 1e-3,
-    seed: int = 0,
-) -> dict:
-    """Train on a few random pairs until retrieval among them is perfect.
-
-    Args:
-        model: model from MODELS, trained in place
-        n: number of pairs
-        frames: frames per video
-        steps: largest number of training steps
-        learning_rate: learning rate of AdamW
-        seed: seed of the pairs
-
-    Returns:
-        number of "steps"; R@1 (v2t, t2v) of "similarity" and, for a model with a fusion head, of "match"
-    """
+    model: nn.Module, # model from MODELS, trained in place
+    n: int = 32, # number of pairs
+    frames: int = 2, # frames per video
+    steps: int = 300, # largest number of training steps
+    learning_rate: float = 1e-3, # learning rate of AdamW
+    seed: int = 0, # seed of the pairs
+) -> dict: # number of "steps"; R@1 (v2t, t2v) of "similarity" and, for a model with a fusion head, of "match"
+    "Train on a few random pairs until retrieval among them is perfect."
     clips, ids, mask = random_pairs(model, n, frames, seed)
     optimizer, own = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.), torch.arange(n)
     for step in range(1, steps + 1):
@@ -119,22 +92,12 @@ def memorize(
 
 @torch.no_grad()
 def recalls(
-    model: nn.Module,
-    clips: torch.Tensor,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-) -> dict[str, tuple[float, float]]:
-    """Compute R@1 among N pairs.
-
-    Args:
-        model: model from MODELS
-        clips: frames (N, T, H, W, 3), uint8
-        ids: token ids of the captions (N, L), int
-        mask: attention mask (N, L): 1 for tokens, 0 for padding
-
-    Returns:
-        R@1 (v2t, t2v) of "similarity" and, for a model with a fusion head, of "match"
-    """
+    model: nn.Module, # model from MODELS
+    clips: torch.Tensor, # frames (N, T, H, W, 3), uint8
+    ids: torch.Tensor, # token ids of the captions (N, L), int
+    mask: torch.Tensor, # attention mask (N, L): 1 for tokens, 0 for padding
+) -> dict[str, tuple[float, float]]: # R@1 (v2t, t2v) of "similarity" and, for a model with a fusion head, of "match"
+    "Compute R@1 among N pairs."
     video, text = model.eval().encode_video(model.frame_features(clips)), model.encode_text(ids, mask)
     found = {"similarity": recall(model.similarity(video, text, mask))}
     if "match" in model.supports:
@@ -145,22 +108,12 @@ def recalls(
 
 # %% ../../nbs/models/zoo.ipynb #914ff8f1
 def load_scorer(
-    name_or_folder: str | Path,
-    tokenizer: str | Path | None = None,
-    batch_size: int = 32,
-    device: str = "cpu",
-) -> Scorer:
-    """Load a saved model as a scorer. Raises `VidnegError` if there is no tokenizer.
-
-    Args:
-        name_or_folder: folder written by `save` or `save_pretrained`, or name of a checkpoint on the Hub
-        tokenizer: tokenizer: file, folder or name; None: the one saved beside the model
-        batch_size: clips, texts or pairs per batch
-        device: device of the model
-
-    Returns:
-        scorer of the model
-    """
+    name_or_folder: str | Path, # folder written by `save` or `save_pretrained`, or name of a checkpoint on the Hub
+    tokenizer: str | Path | None = None, # tokenizer: file, folder or name; None: the one saved beside the model
+    batch_size: int = 32, # clips, texts or pairs per batch
+    device: str = "cpu", # device of the model
+) -> Scorer: # scorer of the model
+    "Load a saved model as a scorer. Raises `VidnegError` if there is no tokenizer."
     folder = Path(name_or_folder)
     if not (folder/"config.json").is_file() or "model_type" in read_config(folder): # as `transformers` writes it
         return load_hf(name_or_folder, batch_size, device)

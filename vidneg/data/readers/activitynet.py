@@ -16,15 +16,10 @@ from .files import read_json, typed
 __all__ = ['CAPTIONS', 'file_captions']
 
 # %% ../../../nbs/data/readers/activitynet.ipynb #c71c7e7c
-def file_captions(path: Path) -> Iterator[Caption]:
-    """Yield the captions of one file.
-
-    Args:
-        path: JSON file of captions
-
-    Returns:
-        captions in the order of the file
-    """
+def file_captions(
+    path: Path, # JSON file of captions
+) -> Iterator[Caption]: # captions in the order of the file
+    "Yield the captions of one file."
     for video, row in typed(read_json(path), dict).items():
         for k, text in enumerate(row["sentences"]):
             yield Caption(f"{path.stem}/{video}/{k}", video, typed(text, str).strip())

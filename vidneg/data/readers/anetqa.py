@@ -77,18 +77,13 @@ def _activities(raw, ids):
             yield Event(*people, "", label, "", "", start, end, "activity")
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #181c794c
-def anetqa_graph(video: str, raw: dict, times: dict[str, float] | None = None, link: str = "id") -> SceneGraph:
-    """Make the scene graph of one AnetQA video.
-
-    Args:
-        video: id of the video
-        raw: the video's entry in sg_train.json
-        times: VIDEO/SEGMENT/FRAME → seconds; None: frames are numbered
-        link: "id": boxes with equal object ids are one entity; "class": so are the only boxes of a class
-
-    Returns:
-        the checked graph
-    """
+def anetqa_graph(
+    video: str, # id of the video
+    raw: dict, # the video's entry in sg_train.json
+    times: dict[str, float] | None = None, # VIDEO/SEGMENT/FRAME → seconds; None: frames are numbered
+    link: str = "id", # "id": boxes with equal object ids are one entity; "class": so are the only boxes of a class
+) -> SceneGraph: # the checked graph
+    "Make the scene graph of one AnetQA video."
     if link not in ("id", "class"): raise VidnegError(f"no link {link!r}; use id or class")
     if not need(raw, "objects", video): return SceneGraph(video, "", (), ())
     spans, ids = _frame_spans(raw, video, times), _entity_ids(raw, link)
@@ -100,17 +95,12 @@ def anetqa_graph(video: str, raw: dict, times: dict[str, float] | None = None, l
     seen = [Event(s, "", p, o, "", start, end, kind) for (s, p, o, kind), start, end in _lasting(events, spans)]
     return check_graph(SceneGraph(video, "", entities, (*seen, *_activities(raw, ids))), video)
 
-def read_anetqa(path: str | Path, times: str | Path | None = None, link: str = "id") -> list[SceneGraph]:
-    """Read AnetQA's scene graphs.
-
-    Args:
-        path: path of sg_train.json or sg_val.json
-        times: path of frames_trainval.json; None: frames are numbered
-        link: "id" or "class": rule that joins boxes to entities (see `anetqa_graph`)
-
-    Returns:
-        one graph per video, in the order of the file
-    """
+def read_anetqa(
+    path: str | Path, # path of sg_train.json or sg_val.json
+    times: str | Path | None = None, # path of frames_trainval.json; None: frames are numbered
+    link: str = "id", # "id" or "class": rule that joins boxes to entities (see `anetqa_graph`)
+) -> list[SceneGraph]: # one graph per video, in the order of the file
+    "Read AnetQA's scene graphs."
     seconds = read_json(times) if times else None
     raw = read_json(path)
     return [anetqa_graph(video, entry, seconds, link) for video, entry in raw.items()]
@@ -143,15 +133,10 @@ def _anetqa_question(row, where):
     return Question(row["qa_id"], row["video_id"], row["question"], answer, _anetqa_kind(row["taxonomy"], where),
                     str(row["taxonomy"].get("question_type", "")))
 
-def read_anetqa_questions(path: str | Path) -> list[Question]:
-    """Read AnetQA's questions.
-
-    Args:
-        path: path of qa_train.json, qa_val.json or q_test.json
-
-    Returns:
-        questions with AnetQA's video ids as clip ids; those of q_test.json have no answers
-    """
+def read_anetqa_questions(
+    path: str | Path, # path of qa_train.json, qa_val.json or q_test.json
+) -> list[Question]: # questions with AnetQA's video ids as clip ids; those of q_test.json have no answers
+    "Read AnetQA's questions."
     rows, name = read_json(path), Path(path).name
     if type(rows) is not list:
         raise VidnegError(f"{name} is not a file of questions: it should hold a list")
@@ -161,15 +146,10 @@ def read_anetqa_questions(path: str | Path) -> list[Question]:
     return out
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #22a8beb5
-def read_answer_vocabulary(path: str | Path) -> tuple[str, ...]:
-    """Read AnetQA's answer vocabulary.
-
-    Args:
-        path: path of anetqa_trainval_ans2label.json
-
-    Returns:
-        answers in the order of their labels; the first is UNKNOWN
-    """
+def read_answer_vocabulary(
+    path: str | Path, # path of anetqa_trainval_ans2label.json
+) -> tuple[str, ...]: # answers in the order of their labels; the first is UNKNOWN
+    "Read AnetQA's answer vocabulary."
     labels, name = read_json(path), Path(path).name
     if type(labels) is not dict or not labels:
         raise VidnegError(f"{name} should be a dictionary from answers to labels")
@@ -177,29 +157,19 @@ def read_answer_vocabulary(path: str | Path) -> tuple[str, ...]:
         raise VidnegError(f"{name}: the labels should be the numbers from 0 to {len(labels) - 1}, each once")
     return tuple(sorted(labels, key=labels.get))
 
-def write_anetqa_answers(path: str | Path, answers: dict[str, str]) -> Path:
-    """Write answers in the format of AnetQA's evaluation server.
-
-    Args:
-        path: path of the .json file to write
-        answers: question id → answer
-
-    Returns:
-        path of the file
-    """
+def write_anetqa_answers(
+    path: str | Path, # path of the .json file to write
+    answers: dict[str, str], # question id → answer
+) -> Path: # path of the file
+    "Write answers in the format of AnetQA's evaluation server."
     rows = [{"question_id": i, "answer": a} for i, a in answers.items()]
     with atomic_path(path) as part: part.write_text(json.dumps(rows, indent=2, ensure_ascii=False), encoding="utf-8")
     return Path(path)
 
-def read_anetqa_answers(path: str | Path) -> dict[str, str]:
-    """Read answers to AnetQA's questions.
-
-    Args:
-        path: path of a .json file in the format of `write_anetqa_answers`
-
-    Returns:
-        question id → answer
-    """
+def read_anetqa_answers(
+    path: str | Path, # path of a .json file in the format of `write_anetqa_answers`
+) -> dict[str, str]: # question id → answer
+    "Read answers to AnetQA's questions."
     rows, name = read_json(path), Path(path).name
     fits = type(rows) is list and all(type(r) is dict and {"question_id", "answer"} <= r.keys() for r in rows)
     if not fits:

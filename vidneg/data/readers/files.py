@@ -14,94 +14,59 @@ from ...core.errors import VidnegError
 __all__ = ['read_text', 'parse_json', 'read_json', 'typed', 'numbered_lines', 'json_lines', 'need']
 
 # %% ../../../nbs/data/readers/files.ipynb #d4897e93
-def read_text(path: str | Path) -> str:
-    """Read a text file. Raises `VidnegError` if it is missing or not UTF-8.
-
-    Args:
-        path: text file in UTF-8
-
-    Returns:
-        content without a byte-order mark
-    """
+def read_text(
+    path: str | Path, # text file in UTF-8
+) -> str: # content without a byte-order mark
+    "Read a text file. Raises `VidnegError` if it is missing or not UTF-8."
     path = Path(path)
     if not path.is_file():
         raise VidnegError(f"{path} does not exist: check the path of the annotations")
     try: return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError: raise VidnegError(f"{path} is not UTF-8: save it as UTF-8") from None
 
-def parse_json(text: str, where: str | Path):
-    """Parse JSON. Raises `VidnegError` if the text is not JSON.
-
-    Args:
-        text: text in JSON
-        where: name of the text in error messages
-
-    Returns:
-        parsed value
-    """
+def parse_json(
+    text: str, # text in JSON
+    where: str | Path, # name of the text in error messages
+): # parsed value
+    "Parse JSON. Raises `VidnegError` if the text is not JSON."
     try: return json.loads(text)
     except (ValueError, RecursionError) as e: raise VidnegError(f"{where} is not JSON: {e}") from None
 
-def read_json(path: str | Path):
-    """Read a JSON file. Raises `VidnegError` if it is missing or not JSON.
-
-    Args:
-        path: JSON file in UTF-8
-
-    Returns:
-        parsed value
-    """
+def read_json(
+    path: str | Path, # JSON file in UTF-8
+): # parsed value
+    "Read a JSON file. Raises `VidnegError` if it is missing or not JSON."
     return parse_json(read_text(path), Path(path).name)
 
-def typed(value, wanted: type):
-    """Return a value if it has the wanted type. Raises `TypeError` otherwise.
-
-    Args:
-        value: value from a file
-        wanted: type that the value should have
-
-    Returns:
-        the same value
-    """
+def typed(
+    value, # value from a file
+    wanted: type, # type that the value should have
+): # the same value
+    "Return a value if it has the wanted type. Raises `TypeError` otherwise."
     if not isinstance(value, wanted): raise TypeError(f"{value!r:.60} is not a {wanted.__name__}")
     return value
 
-def numbered_lines(path: str | Path) -> list[tuple[int, str]]:
-    """Read the lines of a file. Raises `VidnegError` if there are none.
-
-    Args:
-        path: text file in UTF-8
-
-    Returns:
-        pairs of a line's number, from 1, and the line without its end; blank lines are left out
-    """
+def numbered_lines(
+    path: str | Path, # text file in UTF-8
+) -> list[tuple[int, str]]: # pairs of a line's number, from 1, and the line without its end; blank lines are left out
+    "Read the lines of a file. Raises `VidnegError` if there are none."
     lines = [(i, line.rstrip("\r")) for i, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     if not lines: raise VidnegError(f"{path} is empty: download the annotations again")
     return lines
 
-def json_lines(path: str | Path) -> list:
-    """Read a JSON-lines file. Raises `VidnegError` with the number of a line that is not JSON.
-
-    Args:
-        path: file with one JSON value per line
-
-    Returns:
-        parsed values, one per line
-    """
+def json_lines(
+    path: str | Path, # file with one JSON value per line
+) -> list: # parsed values, one per line
+    "Read a JSON-lines file. Raises `VidnegError` with the number of a line that is not JSON."
     return [parse_json(line, f"{Path(path).name}, line {i}") for i, line in numbered_lines(path)]
 
 # %% ../../../nbs/data/readers/files.ipynb #cc4e5173
-def need(row, key: str, where: str):
-    """Return an entry of a JSON object. Raises `VidnegError` if it is missing.
-
-    Args:
-        row: JSON value that should be an object
-        key: name of the entry
-        where: name of the object in error messages
-
-    Returns:
-        value of the entry
-    """
+def need(
+    row, # JSON value that should be an object
+    key: str, # name of the entry
+    where: str, # name of the object in error messages
+): # value of the entry
+    "Return an entry of a JSON object. Raises `VidnegError` if it is missing."
     if not isinstance(row, dict) or key not in row:
         raise VidnegError(f"{where}: {key!r} is missing")
     return row[key]

@@ -15,15 +15,10 @@ from .files import read_json, typed
 __all__ = ['PAIRS', 'file_pairs']
 
 # %% ../../../nbs/data/readers/sugarcrepe.ipynb #25a39589
-def file_pairs(path: Path) -> Iterator[Pair]:
-    """Yield the pairs of one file.
-
-    Args:
-        path: JSON file of one kind
-
-    Returns:
-        pairs in the order of the file
-    """
+def file_pairs(
+    path: Path, # JSON file of one kind
+) -> Iterator[Pair]: # pairs in the order of the file
+    "Yield the pairs of one file."
     for key, row in typed(read_json(path), dict).items():
         yield Pair(f"{path.stem}/{key}", row["filename"], path.stem, row["caption"], row["negative_caption"])
 

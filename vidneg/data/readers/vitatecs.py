@@ -15,15 +15,10 @@ from .files import json_lines
 __all__ = ['PAIRS', 'file_pairs']
 
 # %% ../../../nbs/data/readers/vitatecs.ipynb #db917b90
-def file_pairs(path: Path) -> Iterator[Pair]:
-    """Yield the pairs of one file.
-
-    Args:
-        path: JSON-lines file of pairs
-
-    Returns:
-        pairs in the order of the file
-    """
+def file_pairs(
+    path: Path, # JSON-lines file of pairs
+) -> Iterator[Pair]: # pairs in the order of the file
+    "Yield the pairs of one file."
     for k, row in enumerate(json_lines(path)):
         yield Pair(f"{row['aspect']}/{k}", row["video_name"], row["aspect"], row["caption"], row["counterfactual"])
 

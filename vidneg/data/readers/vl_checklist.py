@@ -15,15 +15,10 @@ from .files import read_json
 __all__ = ['PAIRS', 'file_pairs']
 
 # %% ../../../nbs/data/readers/vl_checklist.ipynb #efe80a0e
-def file_pairs(path: Path) -> Iterator[Pair]:
-    """Yield the pairs of one file.
-
-    Args:
-        path: JSON file of one kind
-
-    Returns:
-        pairs in the order of the file
-    """
+def file_pairs(
+    path: Path, # JSON file of one kind
+) -> Iterator[Pair]: # pairs in the order of the file
+    "Yield the pairs of one file."
     for k, (image, texts) in enumerate(read_json(path)):
         for j, (true, false) in enumerate(zip(texts["POS"], texts["NEG"])):
             yield Pair(f"{path.stem}/{k}/{j}", image, path.stem, true, false)
