@@ -28,12 +28,12 @@ from ..core.parallel import bar_options, workers_here
 from ..core.records import Clip
 from ..core.seeds import stable_rng, stable_seed
 from ..data.video import VideoError, read_clip
-from .accuracy import ITEM_COLUMNS, SCORE_COLUMNS, check_items, score_aligned
+from .accuracy import ITEM_COLUMNS, SCORE_COLUMNS, check_items, one_each, score_aligned
 from .controls import CONTROLS, Control, changed
 from ..models.scorer import PROTOCOL, Encoding, Scorer, unique_texts
 
 # %% auto #0
-__all__ = ['EQUAL', 'REFERENCES', 'seeded_order', 'next_other', 'Plan', 'plan_of', 'fitted', 'frames_of',
+__all__ = ['EQUAL', 'REFERENCES', 'BLOCK', 'seeded_order', 'next_other', 'Plan', 'plan_of', 'fitted', 'frames_of',
            'decoded_ahead', 'equal_tokens', 'shown', 'together', 'score_rows', 'score_over', 'references',
            'seen_references', 'EncodingCache', 'ShardScorer', 'describe', 'claim', 'collect', 'processes',
            'score_clips']
@@ -187,26 +187,28 @@ def frames_of(clip: Clip, plan: Plan, limit: float = 600.) -> np.ndarray | str:
 
 def decoded_ahead(
     plan: Plan,
-    jobs: Sequence[tuple[int, Sequence[int]]],
+    shards: Sequence[range],
+    needed: Callable[[range], Sequence[int]],
     workers: int,
-) -> Iterator[tuple[int, dict[int, np.ndarray | str]]]:
+) -> Iterator[dict[int, np.ndarray | str]]:
     """Decode the clips of shards, one shard ahead.
 
     Args:
         plan: plan of the run
-        jobs: (number of a shard, numbers of the clips that it needs)
+        shards: shards to decode, as numbers of clips
+        needed: function from a shard to the numbers of the clips that it needs
         workers: clips decoded at a time
 
     Returns:
-        number of the shard; clip number → result of `frames_of`
+        for each shard: clip number → result of `frames_of`
     """
     pool = ThreadPoolExecutor(workers)
-    def start(job): return job[0], {i: pool.submit(frames_of, plan.clips[i], plan) for i in job[1]}
+    def start(shard): return {i: pool.submit(frames_of, plan.clips[i], plan) for i in needed(shard)}
     try:
-        ahead = start(jobs[0]) if jobs else None
-        for after in [*jobs[1:], None][:len(jobs)]:
-            (shard, futures), ahead = ahead, start(after) if after else None
-            yield shard, {i: f.result() for i, f in futures.items()}
+        ahead = start(shards[0]) if shards else {}
+        for after in [*shards[1:], ()][:len(shards)]:
+            futures, ahead = ahead, start(after) if after else {}
+            yield {i: f.result() for i, f in futures.items()}
     finally: pool.shutdown(cancel_futures=True)
 
 # %% ../../nbs/evaluate/shards.ipynb #2b62b87d
@@ -408,48 +410,60 @@ class ShardScorer:
         videos, paths = references(self.plan)
         return self.scorer.encode_video(together(videos)) if videos else None, paths
 
-    def encoded(self, run: str, shard: range, frames: dict, texts) -> tuple:
-        "Return the encoding of the videos that a run shows, the numbers of their clips, and the status of the others."
-        if not (plain := self.plan.runs[run] is None) or any(i in frames for i in shard):
-            views = {i: shown(self.plan, run, i, frames) for i in shard}
-            good = [i for i, v in views.items() if not isinstance(v, str)]
-            status = {i: v for i, v in views.items() if isinstance(v, str)}
-            videos = self.scorer.encode_video(together([views[i] for i in good])) if good else None
-            if plain and self.cache and good: self.cache.put(good, videos)
-            return videos, good, status
-        return self.cache.get(shard, texts.embedding.device), list(shard), {}
+    @cached_property
+    def device(self):
+        "Return the device of the encodings."
+        return self.scorer.encode_text([self.captions[0]]).embedding.device
+
+    def encoded(self, run: str, shard: range, frames: dict[int, np.ndarray | str]) -> tuple:
+        "Return the encoding of the videos that a run shows, clip number → its row, clip number → status of the others."
+        plain = self.plan.runs[run] is None
+        if plain and not all(i in frames for i in shard): # the cache has them
+            return self.cache.get(shard, self.device), {i: r for r, i in enumerate(shard)}, {}
+        views = {i: shown(self.plan, run, i, frames) for i in shard}
+        status = {i: v for i, v in views.items() if isinstance(v, str)}
+        good = [i for i in shard if i not in status]
+        videos = self.scorer.encode_video(together([views[i] for i in good])) if good else None
+        if plain and self.cache and good: self.cache.put(good, videos)
+        return videos, {i: r for r, i in enumerate(good)}, status
 
     def score(self, shard: range, frames: dict[int, np.ndarray | str]) -> pa.Table:
         "Score the items of a shard; return columns row, run, the four scores and status."
-        rows = self.plan.rows(shard)
+        rows, clip = self.plan.rows(shard), self.plan.clip
+        order = sorted(rows, key=lambda r: (clip[r], self.captions[r], self.negatives[r])) # not that of the table
+        runs = {run: None if c is not None and c.video == "none" else self.encoded(run, shard, frames)
+                for run, c in self.plan.runs.items()}
+        blocks = [np.array(order[i:i + BLOCK]) for i in range(0, len(order), BLOCK)]
+        return pa.concat_tables([part for rows in blocks for part in self._block(rows, runs)])
+
+    def _block(self, rows, runs):
+        "Score items of a shard in all runs; yield one table for each run."
         texts, text = unique_texts([*self.captions[rows], *self.negatives[rows]])
         text, encoded = text.reshape(2, -1), self.scorer.encode_text(texts)
-        equal, parts = equal_tokens(self.scorer, texts, text), []
-        for run, control in self.plan.runs.items():
+        equal = equal_tokens(self.scorer, texts, text)
+        for run, seen in runs.items():
             scores, status = np.full((4, len(rows)), np.nan), np.where(equal, EQUAL, "").astype(object)
-            if control is not None and control.video == "none": self._without(rows, texts, encoded, text, scores, status)
-            else: self._with(run, shard, frames, rows, encoded, text, scores, status)
-            bad = (status == "") & ~np.isfinite(scores[:2]).all(0)
-            status[bad] = "the score is not a finite number"
+            if seen is not None: self._with(seen, rows, encoded, text, scores, status)
+            else: self._without(rows, texts, encoded, text, scores, status)
+            status[(status == "") & ~np.isfinite(scores[:2]).all(0)] = "the score is not a finite number"
             scores[:, status != ""] = np.nan
-            parts.append(pa.table([rows, pa.array([run]*len(rows)), *scores, pa.array(status, pa.string())], _PART))
-        return pa.concat_tables(parts)
+            yield pa.table([rows, pa.array([run]*len(rows)), *scores, pa.array(status, pa.string())], _PART)
 
-    def _with(self, run, shard, frames, rows, encoded, text, scores, status):
+    def _with(self, seen, rows, encoded, text, scores, status):
         "Fill in the scores of a run that shows videos."
-        videos, clips, cause = self.encoded(run, shard, frames, encoded)
-        row, clip = {c: r for r, c in enumerate(clips)}, self.plan.clip[rows]
+        videos, row, cause = seen
+        clip = self.plan.clip[rows]
         for i, c in enumerate(clip):
             if c in cause: status[i] = cause[c]
         live = np.flatnonzero(status == "")
-        if len(live):
-            video = np.array([row[c] for c in clip[live]])
-            scores[:, live] = score_rows(self.scorer, videos, encoded, video, text[:, live])
+        if not len(live): return
+        video = np.array([row[c] for c in clip[live]])
+        scores[:, live] = score_rows(self.scorer, videos, encoded, video, text[:, live])
 
     def _without(self, rows, texts, encoded, text, scores, status):
-        "Fill in the scores of a run that shows no video."
+        "Fill in the scores of a run that shows no video: priors, or means over reference videos."
         if "prior" in self.scorer.supports:
-            scores[:2] = np.asarray(self.scorer.prior(texts), float)[text]
+            scores[:2] = one_each(self.scorer.prior(texts), len(texts), "prior")[text]
             return
         videos, paths = self.references
         seen = seen_references(paths, [self.plan.clips[c].path for c in self.plan.clip[rows]]) # (K, N)
@@ -457,6 +471,7 @@ class ShardScorer:
         live = np.flatnonzero(status == "")
         if len(live): scores[:, live] = score_over(self.scorer, videos, encoded, seen[:, live], text[:, live])
 
+BLOCK = 1024 # items whose texts are encoded at a time
 _PART = pa.schema([("row", pa.int64()), ("run", pa.string()), *((c, pa.float64()) for c in SCORE_COLUMNS[-4:]),
                    ("status", pa.string())])
 
@@ -497,8 +512,8 @@ def claim(folder: Path, about: dict) -> None:
     try: old = json.loads(path.read_text(encoding="utf-8"))
     except ValueError: old = {}
     if differ := [k for k in about if old.get(k) != about[k]]:
-        raise VidnegError(f"{folder} holds another run, which differs in {', '.join(differ)}: choose another folder, or "
-                          "delete this one to start anew")
+        raise VidnegError(f"{folder} holds another run, which differs in {', '.join(differ)}: choose another folder, "
+                          "or delete this one to start anew")
 
 def collect(folder: Path, items: pd.DataFrame, plan: Plan, protocol: dict) -> None:
     """Write the scores of all shards to one table, run by run, in the order of the items.
@@ -561,6 +576,7 @@ def score_clips(
     clips_per_shard: int = 32,
     workers: int | None = None,
     cache: str | Path | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Score items against their clips, shard by shard. Finished shards are not repeated.
 
@@ -578,6 +594,7 @@ def score_clips(
         clips_per_shard: clips that are held in memory at a time
         workers: clips decoded at a time; None: one per core
         cache: folder for encodings, to be used by other runs; None: encodings are not kept
+        progress: True: show a progress bar
 
     Returns:
         SCORE_COLUMNS, `status` ("": scored, otherwise the reason and NaN scores), protocol; run by run
@@ -593,7 +610,8 @@ def score_clips(
         missing = [i for i in range(len(shards)) if not _part(folder, i).exists()]
         wait() # all processes list the missing shards before one of them writes any
         kept = EncodingCache(cache, plan, scorer.protocol) if cache else None
-        _score_shards(ShardScorer(scorer, items, plan, kept), folder, missing[rank::world], workers, rank == 0)
+        _score_shards(ShardScorer(scorer, items, plan, kept), folder, missing[rank::world], workers,
+                      progress and rank == 0)
         wait()
         if rank == 0: collect(folder, items, plan, scorer.protocol)
         wait()
@@ -601,13 +619,13 @@ def score_clips(
 
 def _score_shards(scoring, folder, todo, workers, progress):
     "Score shards and write one file for each."
-    plan, shards = scoring.plan, scoring.plan.shards
-    jobs = [(i, scoring.needed(shards[i])) for i in todo]
-    left = sum(len(shards[i]) for i in todo)
+    plan, shards = scoring.plan, [scoring.plan.shards[i] for i in todo]
+    left = sum(map(len, shards))
     bar = tqdm(total=len(plan.clips), initial=len(plan.clips) - left, desc="score", unit="clip",
                disable=not progress or not left, **bar_options())
     with bar:
-        for i, frames in decoded_ahead(plan, jobs, workers or workers_here()):
-            table = scoring.score(shards[i], frames)
+        decoded = decoded_ahead(plan, shards, scoring.needed, workers or workers_here())
+        for i, shard, frames in zip(todo, shards, decoded):
+            table = scoring.score(shard, frames)
             with atomic_path(_part(folder, i)) as part: pq.write_table(table, part)
-            bar.update(len(shards[i]))
+            bar.update(len(shard))
