@@ -23,7 +23,7 @@ from ..text.tokenize import load_tokenizer
 __all__ = ['DTYPES', 'READ', 'ADAPTERS', 'device_of', 'dtype_of', 'revision_of', 'context_of', 'HFScorer', 'has_features',
            'adapter_of', 'load_hf', 'tried']
 
-# %% ../../nbs/models/hf.ipynb #97f97832
+# %% ../../nbs/models/hf.ipynb #a7e1220b
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16,
           "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -48,7 +48,7 @@ def dtype_of(
     if name not in DTYPES: raise VidnegError(f"no dtype {name!r}: choose float32, float16 or bfloat16")
     return DTYPES[name]
 
-# %% ../../nbs/models/hf.ipynb #27ff9303
+# %% ../../nbs/models/hf.ipynb #ae2c6034
 READ = {".safetensors", ".bin", ".json", ".txt", ".model", ".jinja"} # suffixes of the files of a checkpoint
 
 def revision_of(
@@ -62,7 +62,7 @@ def revision_of(
         with path.open("rb") as f: total.update(hashlib.file_digest(f, "sha256").digest())
     return f"sha256:{total.hexdigest()[:16]}"
 
-# %% ../../nbs/models/hf.ipynb #ce3695a6
+# %% ../../nbs/models/hf.ipynb #95b74168
 def context_of(
     model, # model of `transformers`
     tokenizer, # its tokenizer
@@ -181,7 +181,7 @@ class HFScorer:
         place = {ids: i for i, ids in enumerate(order)}
         return [seen[ids] for ids in order], np.array([place[ids] for ids in self.tokens(texts)])
 
-# %% ../../nbs/models/hf.ipynb #9c130cc4
+# %% ../../nbs/models/hf.ipynb #072cde4b
 ADAPTERS = Registry("adapter", { # architecture or `model_type` of a configuration → class
     "siglip": "vidneg.models.hf_dual:SiglipScorer",
     "siglip2": "vidneg.models.hf_dual:SiglipScorer",
@@ -190,7 +190,6 @@ ADAPTERS = Registry("adapter", { # architecture or `model_type` of a configurati
     "pe_video": "vidneg.models.hf_dual:PeVideoScorer",
     "pe_audio_video": "vidneg.models.hf_dual:PeVideoScorer",
     "BlipModel": "vidneg.models.hf_dual:DualEncoderScorer",
-    "BlipForConditionalGeneration": "vidneg.models.hf_generative:GenerativeScorer",
     "blip": "vidneg.models.hf_matching:BlipScorer",
     "Blip2ForImageTextRetrieval": "vidneg.models.hf_matching:Blip2Scorer",
     "blip-2": "vidneg.models.hf_generative:GenerativeScorer",
@@ -240,7 +239,7 @@ def load_hf(
         raise VidnegError(f"{adapter.__name__} has no option {sorted(unknown)[0]!r}; it has: "
                           f"{', '.join(adapter.options) or 'none'}")
     parts = _loaded(name, adapter.parts)
-    words = parts[-1](["the dog sits", "a man runs"])["input_ids"]
+    words = parts[-1](["the dog sits", "his cat runs"])["input_ids"] # words of equal lengths
     if words[0] == words[1]:
         raise VidnegError(f"{name!r} holds no tokenizer: all texts get the same tokens; save it beside the model")
     model, missing = _loaded(name, lambda n: adapter.model_class.from_pretrained(
