@@ -26,10 +26,12 @@ from .pretrained import Pretrained, clean
 __all__ = ['check_conversations', 'clean_messages', 'OpenAIChat', 'TransformersChat']
 
 # %% ../../nbs/lm/chat.ipynb #1a8317fb
-def check_conversations(
-    conversations: list[list[dict]], # conversations, each a list of messages with role and content
-):
-    "Refuse conversations that no model could answer."
+def check_conversations(conversations: list[list[dict]]):
+    """Refuse conversations that no model could answer.
+
+    Args:
+        conversations: conversations, each a list of messages with role and content
+    """
     for i, messages in enumerate(conversations):
         if not (messages and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages)):
             raise VidnegError(f"conversation {i} is not a list of messages with role and content: {str(messages)[:80]}")
@@ -38,10 +40,15 @@ def check_conversations(
         if not messages[-1]["content"].strip():
             raise VidnegError(f"conversation {i} ends with an empty message: leave it out")
 
-def clean_messages(
-    messages: list[dict], # messages with role and content
-) -> list[dict]: # messages whose text can be encoded, without other fields
-    "Keep the role and the cleaned content of each message."
+def clean_messages(messages: list[dict]) -> list[dict]:
+    """Keep the role and the cleaned content of each message.
+
+    Args:
+        messages: messages with role and content
+
+    Returns:
+        messages whose text can be encoded, without other fields
+    """
     return [{"role": m["role"], "content": clean(m["content"])} for m in messages]
 
 # %% ../../nbs/lm/chat.ipynb #b2a11844
@@ -58,17 +65,28 @@ _WAY_OUT = {
 }
 
 class OpenAIChat:
-    "A chat model behind an OpenAI-compatible endpoint."
+    """A chat model behind an OpenAI-compatible endpoint.
+
+    Args:
+        model: name of the model on the server
+        base_url: address of the endpoint
+        api_key_env: environment variable that holds the key; "": no key
+        concurrency: number of simultaneous requests, at least 1
+        timeout: longest wait for an answer in seconds
+        retries: number of retries after a temporary failure
+        revision: revision of the weights on the server, if known; part of the cache's key
+        extra: further fields of the request, such as {"top_p": 0.9}
+    """
     kind = "chat"
     def __init__(self,
-        model: str, # name of the model on the server
-        base_url: str = "http://localhost:8000/v1", # address of the endpoint
-        api_key_env: str = "", # environment variable that holds the key; "": no key
-        concurrency: int = 8, # number of simultaneous requests, at least 1
-        timeout: float = 60.0, # longest wait for an answer in seconds
-        retries: int = 5, # number of retries after a temporary failure
-        revision: str = "", # revision of the weights on the server, if known; part of the cache's key
-        extra: dict | None = None, # further fields of the request, such as {"top_p": 0.9}
+        model: str,
+        base_url: str = "http://localhost:8000/v1",
+        api_key_env: str = "",
+        concurrency: int = 8,
+        timeout: float = 60.0,
+        retries: int = 5,
+        revision: str = "",
+        extra: dict | None = None,
     ):
         self.name, self.base_url, self.api_key_env = model, base_url, api_key_env
         self.concurrency, self.timeout, self.retries, self.extra = concurrency, timeout, retries, dict(extra or {})
@@ -90,12 +108,22 @@ class OpenAIChat:
         return re.sub("//[^/@]*@", "//", self.base_url)
 
     def chat(self,
-        conversations: list[list[dict]], # conversations, each a list of messages
-        temperature: float = 0.0, # sampling temperature; 0: the most probable answer
-        max_tokens: int = 256, # largest number of tokens per answer
-        seed: int = 0, # seed of the sampling, which the server may ignore
-    ) -> list[str]: # one answer per conversation; "" for an answer without text
-        "Answer each conversation."
+        conversations: list[list[dict]],
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        seed: int = 0,
+    ) -> list[str]:
+        """Answer each conversation.
+
+        Args:
+            conversations: conversations, each a list of messages
+            temperature: sampling temperature; 0: the most probable answer
+            max_tokens: largest number of tokens per answer
+            seed: seed of the sampling, which the server may ignore
+
+        Returns:
+            one answer per conversation; "" for an answer without text
+        """
         check_conversations(conversations)
         settings = dict(temperature=temperature, max_tokens=max_tokens, seed=seed)
         client = self.client # made once, before there are threads
@@ -143,14 +171,23 @@ class _Gumbel(LogitsProcessor):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class TransformersChat(Pretrained):
-    "A causal language model of transformers with a chat template."
-    kind, auto = "chat", "AutoModelForCausalLM"
-    batch_size: int = 8 # conversations per batch
+    """A causal language model of transformers with a chat template.
 
-    def prompts(self,
-        conversations: list[list[dict]], # conversations, each a list of messages
-    ) -> list[list[int]]: # token ids, one list per conversation
-        "Encode conversations with the model's chat template, up to the beginning of its answer."
+    Attributes:
+        batch_size: conversations per batch
+    """
+    kind, auto = "chat", "AutoModelForCausalLM"
+    batch_size: int = 8
+
+    def prompts(self, conversations: list[list[dict]]) -> list[list[int]]:
+        """Encode conversations with the model's chat template, up to the beginning of its answer.
+
+        Args:
+            conversations: conversations, each a list of messages
+
+        Returns:
+            token ids, one list per conversation
+        """
         if not self.tokenizer.chat_template:
             raise VidnegError(f"{self.name} has no chat template: name a model that was trained for conversations")
         try: return [self.tokenizer.apply_chat_template(clean_messages(c), add_generation_prompt=True,
@@ -159,12 +196,22 @@ class TransformersChat(Pretrained):
             raise VidnegError(f"the chat template of {self.name} refuses this conversation: {e}") from None
 
     def chat(self,
-        conversations: list[list[dict]], # conversations, each a list of messages
-        temperature: float = 0.0, # sampling temperature; 0: the most probable answer
-        max_tokens: int = 256, # largest number of tokens per answer
-        seed: int = 0, # seed of the sampling, for a temperature above 0
-    ) -> list[str]: # one answer per conversation
-        "Answer each conversation."
+        conversations: list[list[dict]],
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        seed: int = 0,
+    ) -> list[str]:
+        """Answer each conversation.
+
+        Args:
+            conversations: conversations, each a list of messages
+            temperature: sampling temperature; 0: the most probable answer
+            max_tokens: largest number of tokens per answer
+            seed: seed of the sampling, for a temperature above 0
+
+        Returns:
+            one answer per conversation
+        """
         check_conversations(conversations)
         rows, out = self.prompts(conversations), {}
         for i, row in enumerate(rows):

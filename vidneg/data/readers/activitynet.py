@@ -10,19 +10,23 @@ from pathlib import Path
 
 from ...core.records import Caption
 from ..pairs import Source
-from .files import read_json, typed
+from .files import json_items
 
 # %% auto #0
 __all__ = ['CAPTIONS', 'file_captions']
 
 # %% ../../../nbs/data/readers/activitynet.ipynb #c71c7e7c
-def file_captions(
-    path: Path, # JSON file of captions
-) -> Iterator[Caption]: # captions in the order of the file
-    "Yield the captions of one file."
-    for video, row in typed(read_json(path), dict).items():
-        for k, text in enumerate(row["sentences"]):
-            yield Caption(f"{path.stem}/{video}/{k}", video, typed(text, str).strip())
+def file_captions(path: Path) -> Iterator[Caption]:
+    """Yield the captions of one file.
+
+    Args:
+        path: JSON file of captions
+
+    Returns:
+        captions in the order of the file
+    """
+    for video, row in json_items(path):
+        for k, text in enumerate(row.texts("sentences")): yield Caption(f"{path.stem}/{video}/{k}", video, text.strip())
 
 CAPTIONS = Source("ActivityNet Captions: sentences about successive moments of long videos",
                   "*.json", "annotations free for research; video rights remain with their owners", file_captions)

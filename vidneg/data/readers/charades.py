@@ -20,10 +20,15 @@ from .files import numbered_lines, read_text
 __all__ = ['CAPTIONS', 'file_captions', 'read_charades_sta']
 
 # %% ../../../nbs/data/readers/charades.ipynb #3eebf3bd
-def file_captions(
-    path: Path, # text file of annotations
-) -> Iterator[Caption]: # captions in the order of the file
-    "Yield the captions of one file."
+def file_captions(path: Path) -> Iterator[Caption]:
+    """Yield the captions of one file.
+
+    Args:
+        path: text file of annotations
+
+    Returns:
+        captions in the order of the file
+    """
     for k, line in enumerate(read_text(path).split("\n")):
         if not line.strip(): continue
         where, text = line.split("##", 1)
@@ -36,11 +41,20 @@ CAPTIONS = Source("Charades-STA: sentences about moments of household videos",
 _STA = re.compile(r"(?P<video>\S+) (?P<start>[\d.]+) (?P<end>[\d.]+)##(?P<text>.*\S)")
 
 def read_charades_sta(
-    path: str | Path, # path of charades_sta_train.txt or charades_sta_test.txt
-    durations: Mapping[str, float] | None = None, # video → length in seconds; None: not known
-    on_empty: str = "raise", # treatment of a window without duration inside the video, "raise" or "drop"
-) -> list[MomentQuery]: # queries in the order of the file, with ids "<name of the file>-<line>"
-    "Read the annotations of Charades-STA. Raises `VidnegError` with the number of the wrong line."
+    path: str | Path,
+    durations: Mapping[str, float] | None = None,
+    on_empty: str = "raise",
+) -> list[MomentQuery]:
+    """Read the annotations of Charades-STA. Raises `VidnegError` with the number of the wrong line.
+
+    Args:
+        path: path of charades_sta_train.txt or charades_sta_test.txt
+        durations: video → length in seconds; None: not known
+        on_empty: treatment of a window without duration inside the video, "raise" or "drop"
+
+    Returns:
+        queries in the order of the file, with ids "<name of the file>-<line>"
+    """
     if on_empty not in ("raise", "drop"):
         raise VidnegError(f"on_empty is {on_empty!r}: use 'raise' or 'drop'")
     out, path = [], Path(path)

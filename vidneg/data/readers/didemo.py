@@ -16,10 +16,15 @@ from .files import read_json
 __all__ = ['CAPTIONS', 'file_captions']
 
 # %% ../../../nbs/data/readers/didemo.ipynb #77304c04
-def file_captions(
-    path: Path, # JSON file of annotations
-) -> Iterator[Caption]: # captions in the order of the file
-    "Yield the captions of one file."
+def file_captions(path: Path) -> Iterator[Caption]:
+    """Yield the captions of one file.
+
+    Args:
+        path: JSON file of annotations
+
+    Returns:
+        captions in the order of the file
+    """
     for row in read_json(path):
         yield Caption(str(row["annotation_id"]), row["video"], row["description"])
 

@@ -16,10 +16,15 @@ from ..pairs import Source
 __all__ = ['CAPTIONS', 'file_captions']
 
 # %% ../../../nbs/data/readers/msrvtt.ipynb #df5ec5ac
-def file_captions(
-    path: Path, # CSV file of captions
-) -> Iterator[Caption]: # captions in the order of the file
-    "Yield the captions of one file."
+def file_captions(path: Path) -> Iterator[Caption]:
+    """Yield the captions of one file.
+
+    Args:
+        path: CSV file of captions
+
+    Returns:
+        captions in the order of the file
+    """
     with open(path, newline="", encoding="utf-8-sig") as f:
         for row in csv.DictReader(f): yield Caption(row["key"], row["video_id"], row["sentence"])
 

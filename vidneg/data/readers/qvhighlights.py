@@ -21,10 +21,15 @@ from .files import json_lines, numbered_lines
 __all__ = ['CAPTIONS', 'file_captions', 'read_qvhighlights']
 
 # %% ../../../nbs/data/readers/qvhighlights.ipynb #8e70fc1a
-def file_captions(
-    path: Path, # JSON-lines file of queries
-) -> Iterator[Caption]: # captions in the order of the file
-    "Yield the captions of one file."
+def file_captions(path: Path) -> Iterator[Caption]:
+    """Yield the captions of one file.
+
+    Args:
+        path: JSON-lines file of queries
+
+    Returns:
+        captions in the order of the file
+    """
     for row in json_lines(path): yield Caption(str(row["qid"]), row["vid"], row["query"])
 
 CAPTIONS = Source("QVHighlights: queries for moments of vlogs and news",
@@ -45,10 +50,15 @@ def _query(row):
     saliency = _saliency(row) if "saliency_scores" in row else ()
     return MomentQuery(str(row["qid"]), row["vid"], row["query"], float(row["duration"]), windows, saliency)
 
-def read_qvhighlights(
-    path: str | Path, # path of highlight_train_release.jsonl or the same for val or test
-) -> list[MomentQuery]: # queries in the order of the file; test queries have no windows
-    "Read the annotations of QVHighlights. Raises `VidnegError` with the number of the wrong line."
+def read_qvhighlights(path: str | Path) -> list[MomentQuery]:
+    """Read the annotations of QVHighlights. Raises `VidnegError` with the number of the wrong line.
+
+    Args:
+        path: path of highlight_train_release.jsonl or the same for val or test
+
+    Returns:
+        queries in the order of the file; test queries have no windows
+    """
     out = []
     for number, line in numbered_lines(path):
         try: out.append(_query(json.loads(line)))
