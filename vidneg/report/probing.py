@@ -151,8 +151,9 @@ def _about_blind(accuracy, blind):
     "Compare the model's accuracy with the blind baseline."
     if blind is None: return []
     text = f"The best ranker that reads only the texts is right in {fmt(blind, interval=True)} %"
-    if blind.high < .5: return [text + ": clearly below 50, so the texts reveal the negative to whoever reads them "
-                                "the other way round. Balance the negatives."]
+    if blind.high < .5:
+        return [text + ": clearly below 50, so the texts reveal the negative to whoever reads them the other way round. "
+                "Balance the negatives."]
     if blind.low <= .5: return [text + ": the texts alone do not visibly reveal the negatives."]
     better = "more" if accuracy.low > blind.high else "not visibly more"
     return [text + f": the texts reveal some of the negatives. The model is {better} accurate than this baseline."]
@@ -161,8 +162,10 @@ def _about_control(effect):
     "Say what one control shows."
     what, d = CONTROL_LABELS.get(effect.control, effect.control), effect.difference
     if np.isnan(d.low): return f"With {what}: one clip decides nothing."
-    if d.low > 0: return f"With {what}, the accuracy falls by {_points(d.value)} [{fmt(d)[fmt(d).index('[') + 1:]}."
-    if d.high < 0: return f"With {what}, the accuracy rises by {_points(d.value)}: the plain video misleads the model."
+    if d.low > 0:
+        return f"With {what}, the accuracy falls by {_points(d.value)} [{fmt(d)[fmt(d).index('[') + 1:]}."
+    if d.high < 0:
+        return f"With {what}, the accuracy rises by {_points(d.value)}: the plain video misleads the model."
     return (f"With {what}, no change is visible ({fmt(d, sign=True)} points; these items would show "
             f"{_points(effect.visible)} or more).")
 
@@ -512,8 +515,8 @@ def __str__(self: ProbeReport):
 _CARD = """# The model of the synthetic world
 
 A NAVERO model of half a million parameters, trained with NAVERO's recipe on clips of the synthetic world of vidneg
-{version}. It knows moving shapes and some 400 words, and nothing of real videos: `vidneg.probe("world", …)` uses it to
-show what a report looks like. It reads 8 frames of 64 × 64 pixels. License: Apache-2.0.
+{version}. It knows moving shapes and some 400 words, and nothing of real videos; `vidneg.probe("world", …)` shows with it
+what a report looks like. It reads 8 frames of 64 × 64 pixels. License: Apache-2.0.
 
 Accuracy (acc, percent) on the world's test split, with 95 % intervals by bootstrap over clips:
 
