@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -558,7 +559,7 @@ def processes() -> tuple[int, int, Callable[[], None]]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2: return 0, 1, lambda: None
     require("accelerate", "train")
     from accelerate import PartialState
-    state = PartialState()
+    state = PartialState(timeout=timedelta(days=30)) # the others may wait long for the last shard of one
     return state.process_index, state.num_processes, state.wait_for_everyone
 
 def score_clips(
