@@ -18,10 +18,13 @@ from vidneg.core.records import Clip
 from vidneg.core.seeds import stable_rng
 from vidneg.data.video import read_clip
 from vidneg.evaluate import shards
-from vidneg.evaluate.accuracy import ITEM_COLUMNS, SCORE_COLUMNS, accuracy_table
+from vidneg.evaluate.accuracy import ITEM_COLUMNS, SCORE_COLUMNS, accuracy_table, score_pairs
 from vidneg.evaluate.controls import CONTROLS, Control, changed, shuffled
 from vidneg.evaluate.shards import EQUAL, REFERENCES, fitted, next_other, score_clips, seeded_order
+from vidneg.models.registry import MODELS
 from vidneg.models.scorer import PROTOCOL, Encoding
+from vidneg.models.scoring import scorer_of
+from vidneg.text.tokenize import train_tokenizer
 
 ALL = list(CONTROLS)
 WORDS = "a red star jumps over two blue rings and waits".split()
@@ -259,6 +262,25 @@ def test_small_videos_are_not_enlarged(h, w, size):
     got = fitted(h, w, size)
     if min(h, w) <= size: assert got is None
     else: assert min(got) == size and abs(got[0]*w - got[1]*h) <= max(h, w)/2 + 1e-9
+
+
+@pytest.mark.parametrize("name", ["navero", "xclip"])
+def test_own_models_score_as_in_one_go(name, films, decoded, tmp_path):
+    "Clips of two sizes, a matching head, a cache: the same numbers as `score_pairs` on everything at once."
+    root, clips = films
+    good = [c for c in clips if c.clip_id not in ("c7", "c11")]
+    items = items_of(good, 40)
+    tokenizer = train_tokenizer([*items.caption, *items.negative], 80, tmp_path/"tokenizer.json")
+    torch.manual_seed(0)
+    scorer = scorer_of(MODELS[name]("tiny"), tokenizer, batch_size=4)
+    frames = [read_clip(c, root, 2, (43, 32) if c.path in ("1.mp4", "4.mp4", "7.mp4") else (32, 43))[0] for c in good]
+    want = score_pairs(scorer, scorer.encode_video(frames), [c.clip_id for c in good], items, "model")
+    for folder in ("first", "from the cache"):
+        got = score_clips(scorer, items, clips, tmp_path/folder, root=root, clips_per_shard=3, cache=tmp_path/"cache")
+        assert (got.status == "").all() and got.revision.eq(scorer.protocol["revision"]).all()
+        for column in SCORE_COLUMNS[-4:]: assert np.allclose(got[column], want[column], atol=1e-5, equal_nan=True)
+    assert (tmp_path/"first/scores.parquet").read_bytes() == (tmp_path/"from the cache/scores.parquet").read_bytes()
+    assert want.p_pos.notna().all() == (name == "navero")
 
 
 # the cache
