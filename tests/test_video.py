@@ -355,7 +355,8 @@ def test_frames_of_a_variable_rate_are_chosen_by_time(tmp_path, suffix):
     at = np.concatenate([np.arange(10)*1000, 10000 + np.arange(90)*11])
     images = ramp(11)[np.minimum(np.arange(100), 10)]
     path = timed(tmp_path/f"slow.{suffix}", images, at)
-    cache = v.read_clips([Clip("a", path.name), Clip("b", path.name, 8.5, 10.5)], tmp_path, tmp_path/"cache", 4, desc="")
+    clips = [Clip("a", path.name), Clip("b", path.name, 8.5, 10.5)]
+    cache = v.read_clips(clips, tmp_path, tmp_path/"cache", 4, desc="")
     assert cache.times[0] == pytest.approx([1, 4, 6, 9]) and step(cache[0]) == [1, 4, 6, 9]
     assert cache.times[1] == pytest.approx([8, 9, 9, 10.242], abs=1e-3) # on display at 8.75, 9.25, 9.75, 10.25 s
     assert step(v.read_frames(path, 4)) == [1, 4, 6, 9]
@@ -399,7 +400,8 @@ def test_missing_times_come_from_the_rate(times, want): assert v._mended(times, 
 
 
 def test_sizes_that_change_need_a_size(tmp_path):
-    parts = [write(tmp_path/f"{i}.h264", colored(20, h, w), 10).read_bytes() for i, (h, w) in enumerate([(48, 64), (32, 32)])]
+    sizes = [(48, 64), (32, 32)]
+    parts = [write(tmp_path/f"{i}.h264", colored(20, *s), 10).read_bytes() for i, s in enumerate(sizes)]
     (tmp_path/"change.h264").write_bytes(b"".join(parts))
     clips = [Clip("a", "change.h264"), Clip("b", "0.h264"), Clip("c", "change.h264", 0, 1)]
     cache = v.read_clips(clips, tmp_path, tmp_path/"cache", 4, on_error="skip", desc="")
@@ -433,7 +435,7 @@ def test_cover_pictures_are_no_video(tmp_path):
     with pytest.raises(v.VideoError, match="only a cover picture"): v.probe(tmp_path/"song.mp4")
 
 
-@pytest.mark.parametrize("name", ["10:30 walk.mp4", "file:a.mp4", "a%03d.mp4", "ein Weg – été.mp4", "-i.mp4", "a?b#c.mp4"])
+@pytest.mark.parametrize("name", ["10:30 walk.mp4", "file:a.mp4", "a%03d.mp4", "ein Weg – été.mp4", "-i.mp4", "?#.mp4"])
 def test_any_name_is_a_name(tmp_path, monkeypatch, name):
     write(tmp_path/"a.mp4", ramp()).rename(tmp_path/name)
     monkeypatch.chdir(tmp_path)
@@ -472,15 +474,16 @@ def test_stills_are_videos_of_one_frame(tmp_path, name):
 def test_other_formats(tmp_path):
     images = [Image.fromarray(f | np.uint8(i)) for i, f in enumerate(colored(12, 48, 64))]
     images[0].save(tmp_path/"a.gif", save_all=True, append_images=images[1:], duration=100)
-    for name, codec in (("a.gif", None), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4"), ("a.mov", "mpeg4"), ("a.ts", "libx264")):
+    codecs = {"a.gif": None, "a.webm": "libvpx-vp9", "a.avi": "mpeg4", "a.mov": "mpeg4", "a.ts": "libx264"}
+    for name, codec in codecs.items():
         if codec: write(tmp_path/name, colored(12, 48, 64), 10, codec=codec)
         frames, times = v.read_clip(Clip("a", name, 0.2, 0.8), tmp_path, 3)
         assert times == pytest.approx([.3, .5, .7], abs=2e-3) and corners(frames[1]) == list(CORNERS), name
 
 
 @pytest.mark.parametrize("name, codec, bframes", [
-    ("a.mp4", "libx264", 2), ("a.mkv", "libx264", 2), ("a.flv", "libx264", 2), ("a.avi", "mpeg4", 0), ("a.avi", "mpeg4", 2),
-    ("a.avi", "libx264", 2), ("a.ts", "libx264", 2), ("a.ts", "mpeg2video", 2), ("a.mpg", "mpeg2video", 2),
+    ("a.mp4", "libx264", 2), ("a.mkv", "libx264", 2), ("a.flv", "libx264", 2), ("a.avi", "mpeg4", 0),
+    ("a.avi", "mpeg4", 2), ("a.avi", "libx264", 2), ("a.ts", "libx264", 2), ("a.ts", "mpeg2video", 2), ("a.mpg", "mpeg2video", 2),
     ("a.wmv", "wmv2", 0), ("a.webm", "libvpx", 0)])
 def test_frames_are_the_ones_with_these_numbers(tmp_path, name, codec, bframes):
     "Long files with many keyframes; in some formats decord seeks to others."
@@ -502,8 +505,8 @@ def test_frames_are_the_ones_with_these_numbers(tmp_path, name, codec, bframes):
 
 def test_any_exception_of_a_decoder_is_a_video_error(folder, monkeypatch):
     path = folder/"good.mp4"
-    for e in (AttributeError("'VideoStream' object has no attribute 'width'"), UnicodeDecodeError("utf-8", b"x", 0, 1, "?"),
-              MemoryError(), ValueError("all input arrays must have the same shape")):
+    for e in (AttributeError("'VideoStream' object has no attribute 'width'"), MemoryError(),
+              UnicodeDecodeError("utf-8", b"x", 0, 1, "?"), ValueError("all input arrays must have the same shape")):
         def fail(*args, **named): raise e
         with monkeypatch.context() as m:
             m.setattr(v._Decord, "__init__", fail)
@@ -520,14 +523,14 @@ def test_headers_that_declare_more_frames_than_bytes_are_refused(tmp_path):
     at = data.index(b"stts") + 12
     data[at:at + 4] = (1 << 30).to_bytes(4, "big")
     (tmp_path/"many.mp4").write_bytes(data)
-    with pytest.raises(v.VideoError, match="more than the file has bytes|cut off"): v.read_frames(tmp_path/"many.mp4", 4)
+    with pytest.raises(v.VideoError, match="more than the file has bytes"): v.read_frames(tmp_path/"many.mp4", 4)
 
 
 @pytest.mark.parametrize("call, says", [
-    (dict(n_frames=True), "n_frames is True"), (dict(n_frames=2.0), "n_frames is 2.0"), (dict(n_frames=-1), "at least one"),
-    (dict(size=0), "size is 0"), (dict(size=(4, -4)), "size is -4"), (dict(size="224"), "size is '224'"),
+    (dict(n_frames=True), "n_frames is True"), (dict(n_frames=2.0), "n_frames is 2.0"),
+    (dict(n_frames=-1), "at least one"), (dict(size=0), "size is 0"), (dict(size=(4, -4)), "size is -4"), (dict(size="224"), "size is '224'"),
     (dict(size=(1, 2, 3)), "size is"), (dict(size=2.5), "size is 2.5"), (dict(indices=[0.5]), "whole numbers"),
-    (dict(indices=3), "whole numbers"), (dict(indices=["a"]), "whole numbers"), (dict(indices=[-1]), "frames -1 to -1")])
+    (dict(indices=3), "whole numbers"), (dict(indices=["a"]), "whole numbers"), (dict(indices=[-1]), "frames -1 to")])
 def test_numbers_that_are_none_are_refused(folder, call, says):
     with pytest.raises(VidnegError, match=says): v.read_frames(folder/"good.mp4", **call)
 
@@ -545,7 +548,8 @@ def test_first_clip_that_can_be_read_gives_the_size(folder):
     bad = write(folder/"bad.mp4", stable_rng(1).integers(0, 255, (24, 32, 32, 3)).astype(np.uint8), faststart=True)
     bad.write_bytes(bad.read_bytes()[:3000])
     assert v.probe(bad).width == 32
-    cache = v.read_clips([Clip("x", "bad.mp4"), Clip("y", "good.mp4")], folder, folder/"cache", 4, on_error="skip", desc="")
+    clips = [Clip("x", "bad.mp4"), Clip("y", "good.mp4")]
+    cache = v.read_clips(clips, folder, folder/"cache", 4, on_error="skip", desc="")
     assert cache.clip_ids == ["y"] and "cut off" in cache.bad[0].cause
 
 

@@ -230,7 +230,8 @@ def _source(path):
             fps = float((stream.guessed_rate if raw else stream.average_rate) or stream.guessed_rate or 0)
             start = (file.start_time or 0)/av.time_base
             late = float(stream.start_time*stream.time_base) - start if stream.start_time is not None else 0.
-            indexed = file.format.name in _INDEXED and (file.format.name != "avi" or not stream.codec_context.has_b_frames)
+            unordered = file.format.name == "avi" and stream.codec_context.has_b_frames
+            indexed = file.format.name in _INDEXED and not unordered
             alone = sum(s.type == "video" for s in file.streams) == 1
             count, size = stream.frames or round(seconds*fps), (stream.width, stream.height)
             if stream.frames > path.stat().st_size: # decord would reserve memory for them and crash
@@ -553,6 +554,10 @@ def _try_clip(clip, root, n_frames, size, mode, seed):
         return _read_any(_path_of(clip, root), pick, size)
     except VideoError as e: return e.cause
 
+def _hinted(error):
+    "Return an error with the way out."
+    return VideoError(error.path, f"{error.cause}; to leave such clips out, pass on_error=\"skip\"")
+
 def _decode_row(job, frames, read, skip):
     "Write one clip's frames into its row; return their times, or the cause of a failure."
     row, clip = job
@@ -563,7 +568,7 @@ def _decode_row(job, frames, read, skip):
             raise VideoError(clip.path, f"is {w}×{h}, but the first clip is {width}×{height}: pass size= to resize")
     except VideoError as e:
         if skip: return BadClip(_printable(clip.clip_id), _printable(clip.path), e.cause)
-        raise VideoError(e.path, f"{e.cause}; to leave such clips out, pass on_error=\"skip\"") from None
+        raise _hinted(e) from None
     frames[row] = got
     return FrameRow(clip.clip_id, tuple(times.tolist()))
 
@@ -575,7 +580,7 @@ def _first_size(clips, size, read, skip):
     for clip in clips:
         try: return read(clip)[0].shape[1:3]
         except VideoError as e: causes.append(e)
-        if not skip: raise VideoError(causes[0].path, f"{causes[0].cause}; to leave such clips out, pass on_error=\"skip\"")
+        if not skip: raise _hinted(causes[0])
     raise VidnegError(f"none of the {len(causes)} clips could be read; the first: {causes[0]}")
 
 def _array(path, shape):
