@@ -208,7 +208,7 @@ def _check_splits(data, folder):
             raise VidnegError(f"{folder}: no clip of split {split!r} has a fine caption, but training and testing need "
                               f"one; clips by split: {there}")
 
-_OFFICIAL = Registry("reader of official datasets", {"official": "vidneg.data.official:read_official"})
+_OFFICIAL = Registry("reader of official datasets", {"official": "vidneg.data.readers.official:read_official"})
 
 def _read_source(source):
     "Read a folder, or an official dataset given as \"name:folder\"; its reader is imported only then."

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...core.errors import VidnegError
 from ...core.records import Caption, Clip, MomentQuery
-from ..official import Files, Official
+from .official import Files, Official
 from ..pairs import Source
 from .files import json_items
 

@@ -16,7 +16,7 @@ from ...core.errors import VidnegError
 from ...core.files import atomic_path
 from ...core.records import Attribute, Caption, Clip, Entity, Event, Question, SceneGraph
 from ..graphs import check_graph
-from ..official import Files, Official
+from .official import Files, Official
 from .files import Row, json_items, read_json, readable, seconds
 
 # %% auto #0

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...core.errors import VidnegError
 from ...core.records import Caption, Clip, MomentQuery
-from ..official import Files, Official
+from .official import Files, Official
 from ..pairs import Source
 from .files import numbered_lines, read_text, readable
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ...core.errors import VidnegError
 from ...core.records import Attribute, Caption, Clip, Entity, Event, SceneGraph
 from ..graphs import check_graph
-from ..official import Files, Official
+from .official import Files, Official
 from ..pickles import Inert, load_inert
 from .files import Row, need, read_json, readable
 

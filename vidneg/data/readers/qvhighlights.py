@@ -15,7 +15,7 @@ import numpy as np
 from ...core.errors import VidnegError
 from ...core.records import Caption, Clip, MomentQuery
 from ..moments import CLIP_SECONDS
-from ..official import Files, Official
+from .official import Files, Official
 from ..pairs import Source
 from .files import line_rows
 

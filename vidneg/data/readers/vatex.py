@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...core.records import Caption, Clip
-from ..official import Files, Official
+from .official import Files, Official
 from .files import json_rows
 
 # %% auto #0

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.records import Clip
-from ..official import Files, Official
+from .official import Files, Official
 from ..pairs import Pair, Source, read_pairs
 from .files import line_rows
 

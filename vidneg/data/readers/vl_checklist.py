@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...core.errors import VidnegError
 from ...core.records import Clip
-from ..official import Files, Official
+from .official import Files, Official
 from ..pairs import Pair, Source, decidable
 from .files import Row, read_json
 
