@@ -30,7 +30,9 @@ def file_pairs(path: Path, kind: str = "") -> Iterator[Pair]:
         pairs in the order of the file
     """
     kind = kind or path.stem
-    for k, entry in enumerate(read_json(path)):
+    entries = read_json(path)
+    if not isinstance(entries, list): raise VidnegError(f"{path.name} should hold a list, not {entries!r:.60}")
+    for k, entry in enumerate(entries):
         where = f"{path.name}[{k}]"
         if not isinstance(entry, list) or len(entry) != 2:
             raise VidnegError(f"{where} should be an image and its texts, not {entry!r:.60}")
