@@ -20,7 +20,7 @@ from ..core.errors import VidnegError
 from ..core.records import Caption, Clip, MomentQuery, SceneGraph, read_records, write_records
 from ..core.registry import Registry
 from .pairs import Pair
-from .readers.files import readable, read_text
+from .readers.files import read_text, readable
 
 # %% auto #0
 __all__ = ['SPLITS', 'Dataset', 'assemble', 'read_dataset', 'take_dataset']

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ...core.errors import VidnegError
 from ...core.records import Caption, Clip, MomentQuery
-from .official import Files, Official
 from ..pairs import Source
 from .files import json_items
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['CAPTIONS', 'DATASET', 'file_captions', 'read']

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ...core.errors import VidnegError
 from ...core.records import Caption, Clip, MomentQuery
-from .official import Files, Official
 from ..pairs import Source
 from .files import json_rows
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['CAPTIONS', 'SEGMENT', 'DATASET', 'file_captions', 'read']

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from ...core.errors import VidnegError
 from ...core.records import Caption, Clip
-from .official import Files, Official
 from ..pickles import load_inert
 from .files import json_rows, numbered_lines, readable, table_rows
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['DATASET', 'read']

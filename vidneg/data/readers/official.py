@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from ...core.errors import VidnegError
-from ...core.records import Caption, Clip, MomentQuery, SceneGraph
+from ...core.records import Caption, Clip, SceneGraph
 from ...core.registry import Registry
 from ...core.seeds import stable_rng
 from ..dataset import SPLITS, Dataset, assemble
@@ -290,7 +290,7 @@ def check_official(
     Returns:
         findings, to print
     """
-    from vidneg.data.video import read_frames # slow to import, and needed for videos only
+    from vidneg.data.video import read_frames  # slow to import, and needed for videos only
     protocol, files = _protocol(name, protocol), Files(root)
     published, problem = DATASETS[name].published[protocol], ""
     try: records, queries = _gather(name, files, protocol)

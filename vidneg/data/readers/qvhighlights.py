@@ -15,9 +15,9 @@ import numpy as np
 from ...core.errors import VidnegError
 from ...core.records import Caption, Clip, MomentQuery
 from ..moments import CLIP_SECONDS
-from .official import Files, Official
 from ..pairs import Source
 from .files import line_rows
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['CAPTIONS', 'DATASET', 'file_captions', 'read_qvhighlights', 'read']

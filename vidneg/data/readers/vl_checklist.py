@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ...core.errors import VidnegError
 from ...core.records import Clip
-from .official import Files, Official
 from ..pairs import Pair, Source, decidable
 from .files import Row, read_json
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['PAIRS', 'DATASET', 'file_pairs', 'read']

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...core.records import Caption, Clip
-from .official import Files, Official
 from .files import table_rows
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['CC3M', 'WEBVID', 'read_cc3m', 'read_webvid']
