@@ -137,7 +137,7 @@ def _check(clips, captions, folder):
         if twice: raise VidnegError(f"{folder}: {what} {twice[0]!r} occurs more than once")
         if not ids:
             raise VidnegError(f"{folder}: the table of {what.removesuffix('_id')}s is empty")
-        if not all(i.strip() for i in ids): raise VidnegError(f"{folder}: a {what} is blank: give each one a name")
+        if not all(map(str.strip, ids)): raise VidnegError(f"{folder}: a {what} is blank: give each one a name")
     for c in clips:
         if c.start < 0 or c.end < 0 or 0 < c.end <= c.start:
             raise VidnegError(f"{folder}: clip {c.clip_id!r} is {c.start:g} to {c.end:g} s: the end must be later than "

@@ -28,7 +28,8 @@ def file_captions(path: Path) -> Iterator[Caption]:
     Returns:
         captions in the order of the file
     """
-    for row in json_rows(path): yield Caption(row.name("annotation_id"), row.name("video"), row.text("description"))
+    for row in json_rows(path):
+        yield Caption(row.name("annotation_id"), row.name("video"), row.text("description"))
 
 CAPTIONS = Source("DiDeMo: captions of five-second moments in personal videos",
                   "*_data.json", "BSD-2-Clause", file_captions)

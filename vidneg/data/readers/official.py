@@ -189,7 +189,7 @@ def read_official(name: str, root: str | Path, split: str | None = None, protoco
 # %% ../../../nbs/data/readers/official.ipynb #c1a0000f
 @dataclass(frozen=True)
 class Check:
-    """What a folder holds of an official dataset; print it.
+    """The findings about a folder with an official dataset; print them.
 
     Attributes:
         name: name of the dataset

@@ -76,7 +76,8 @@ def read_qvhighlights(path: str | Path, on_empty: str = "raise") -> list[MomentQ
     Returns:
         queries in the order of the file; test queries have no windows
     """
-    if on_empty not in ("raise", "drop"): raise VidnegError(f"on_empty is {on_empty!r}: use 'raise' or 'drop'")
+    if on_empty not in ("raise", "drop"):
+        raise VidnegError(f"on_empty is {on_empty!r}: use 'raise' or 'drop'")
     out = []
     for row in line_rows(path):
         duration = row.number("duration")

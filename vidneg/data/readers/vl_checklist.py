@@ -31,7 +31,8 @@ def file_pairs(path: Path, kind: str = "") -> Iterator[Pair]:
     """
     kind = kind or path.stem
     entries = read_json(path)
-    if not isinstance(entries, list): raise VidnegError(f"{path.name} should hold a list, not {entries!r:.60}")
+    if not isinstance(entries, list):
+        raise VidnegError(f"{path.name} should hold a list, not {entries!r:.60}")
     for k, entry in enumerate(entries):
         where = f"{path.name}[{k}]"
         if not isinstance(entry, list) or len(entry) != 2:
@@ -60,7 +61,8 @@ def read(files: Files, protocol: str) -> Iterator[Clip | Pair]:
         parts = path.relative_to(files.root).with_suffix("").parts
         tops = [i for i, p in enumerate(parts) if p.startswith(("Attribute", "Object", "Relation"))]
         if path.suffix == ".json" and tops: found["_".join(parts[tops[0]:])] = path
-    if not found: raise VidnegError(f"no {PAIRS.files} in {files.root}, and no folders Attribute, Object and Relation")
+    if not found:
+        raise VidnegError(f"no {PAIRS.files} in {files.root}, and no folders Attribute, Object and Relation")
     files.asked["[AOR]*_*.json"] = [*found.values()]
     for p in decidable((p for kind, path in found.items() for p in file_pairs(path, kind)), "vl-checklist"):
         yield from (Clip(p.clip_id, p.clip_id.rsplit("/", 1)[-1], split="test"), replace(p, generator="vl-checklist"))
