@@ -23,7 +23,7 @@ from ..text.tokenize import load_tokenizer
 __all__ = ['DTYPES', 'READ', 'ADAPTERS', 'device_of', 'dtype_of', 'revision_of', 'context_of', 'check_frames',
            'HFScorer', 'has_features', 'adapter_of', 'load_hf', 'tried']
 
-# %% ../../nbs/models/hf.ipynb #703dbd98
+# %% ../../nbs/models/hf.ipynb #21c9ff9e
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16,
           "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -58,7 +58,7 @@ def dtype_of(name: str | torch.dtype | None = None) -> torch.dtype | str:
     if name not in DTYPES: raise VidnegError(f"no dtype {name!r}: choose float32, float16 or bfloat16")
     return DTYPES[name]
 
-# %% ../../nbs/models/hf.ipynb #814eb0b0
+# %% ../../nbs/models/hf.ipynb #25e4aaec
 READ = {".safetensors", ".bin", ".json", ".txt", ".model", ".jinja"} # suffixes of the files of a checkpoint
 
 def revision_of(name: str | Path) -> str:
@@ -77,7 +77,7 @@ def revision_of(name: str | Path) -> str:
         with path.open("rb") as f: total.update(hashlib.file_digest(f, "sha256").digest())
     return f"sha256:{total.hexdigest()[:16]}"
 
-# %% ../../nbs/models/hf.ipynb #602484a7
+# %% ../../nbs/models/hf.ipynb #a8386079
 def context_of(model, tokenizer) -> int:
     """Return the length of the text context: what the position table and the tokenizer allow.
 
@@ -96,7 +96,7 @@ def context_of(model, tokenizer) -> int:
                 lengths.append(table - part.padding_idx - 1)
     return min([*lengths, tokenizer.model_max_length, 100_000])
 
-# %% ../../nbs/models/hf.ipynb #80cb2047
+# %% ../../nbs/models/hf.ipynb #933f652d
 def check_frames(frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> list[np.ndarray]:
     """Check frames, and turn images into videos of one frame. Raises `VidnegError` for other shapes or types.
 
@@ -256,7 +256,7 @@ class HFScorer:
         place = {tokens: i for i, tokens in enumerate(order)}
         return [seen[tokens] for tokens in order], np.array([place[tokens] for tokens in ids])[index]
 
-# %% ../../nbs/models/hf.ipynb #e9acde5b
+# %% ../../nbs/models/hf.ipynb #fcc283e7
 ADAPTERS = Registry("adapter", { # architecture or `model_type` of a configuration → class
     "siglip": "vidneg.models.hf_dual:SiglipScorer",
     "siglip2": "vidneg.models.hf_dual:SiglipScorer",
@@ -326,6 +326,8 @@ def load_hf(
         scorer of the checkpoint
     """
     name, device, dtype = str(name), device_of(device), dtype_of(dtype)
+    if name.count("/") != 1 and "/" in name and not Path(name).is_dir():
+        raise VidnegError(f"{name!r} cannot be loaded: there is no such folder")
     config = _loaded(name, AutoConfig.from_pretrained)
     adapter = adapter_of(config)
     if adapter is None:
