@@ -325,7 +325,9 @@ def test_half_precision(kind, dtype, folders, tmp_path):
         seen.append(np.concatenate([scorer.similarity(V, T).ravel(), scorer.pairwise(V[[0, 1, 0, 1]], T), *more]))
     name = str(dtype).removeprefix("torch.")
     assert asked.protocol["dtype"] == saved.protocol["dtype"] == name
-    assert (seen[1] == seen[2]).all() and abs(seen[0] - seen[1]).max() <= 3*TYPES[dtype]
+    exact = kind != "blip-2" # its Q-Former stays in single precision, with the weights of the checkpoint
+    assert (seen[1] == seen[2]).all() if exact else abs(seen[1] - seen[2]).max() <= 3*TYPES[dtype]
+    assert abs(seen[0] - seen[1]).max() <= 3*TYPES[dtype]
 
 
 @each_kind
