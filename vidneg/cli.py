@@ -8,6 +8,7 @@ __all__ = ['app', 'models', 'data', 'Videos', 'Split', 'Limit', 'Column', 'Skip'
            'list_models', 'main']
 
 # %% ../nbs/cli.ipynb #56a8773c
+import shlex
 import signal
 import sys
 import traceback
@@ -40,7 +41,7 @@ def _common(
         typer.echo(vidneg.__version__)
         raise typer.Exit()
 
-# %% ../nbs/cli.ipynb #2d4d3ece
+# %% ../nbs/cli.ipynb #72a51ef1
 Videos = Annotated[Path | None, typer.Option(help="Folder of the videos; default: the folder of the table.")]
 Split = Annotated[str | None, typer.Option(help="Split to read; default: all.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Largest number of clips, the first ones; default: all.")]
@@ -77,7 +78,7 @@ def _with_pairs(found):
     raise VidnegError(f"{found.name} has no column with negatives: name it negative, map it by --column negative=NAME, "
                       f"or make negatives by `vidneg negatives`")
 
-# %% ../nbs/cli.ipynb #4e5f4e04
+# %% ../nbs/cli.ipynb #616d5caa
 @app.command()
 def probe(
     model: Model,
@@ -113,7 +114,7 @@ def probe(
     typer.echo(report.summary())
     typer.echo(f"report: {report.save(out)}")
 
-# %% ../nbs/cli.ipynb #bbc0649d
+# %% ../nbs/cli.ipynb #ac889a35
 def _counts(counts, kinds):
     "Print the outcomes of all requests, kinds in rows."
     from vidneg.negatives.generate import counts_table
@@ -154,7 +155,7 @@ def negatives(
     _counts(counts, _names(kinds))
     typer.echo(f"{len(frame)} negatives of {frame.caption_id.nunique()} captions: {out}")
 
-# %% ../nbs/cli.ipynb #04d20516
+# %% ../nbs/cli.ipynb #e81a6127
 def _pairs(source, root, columns):
     "Return the name and the pairs of a published set or of a table."
     from vidneg.data.pairs import PAIR_SETS, read_pairs
@@ -206,7 +207,7 @@ def audit(
     typer.echo(f"{done.counts['pairs']} pairs, {len(done.sample)} audited; defects: {defects or 'none'}")
     typer.echo(f"page: {done.save(out or f'{name}-audit.html')}")
 
-# %% ../nbs/cli.ipynb #9c8ede4f
+# %% ../nbs/cli.ipynb #198bbb58
 def _accuracy(scores, pairs, seed):
     "Return the accuracy of scored items by kind, in percent, with a blind baseline."
     from vidneg.audit.blind import blind_solvability
@@ -252,7 +253,7 @@ def score(
     typer.echo(_accuracy(good, found.pairs, seed).to_string(index=False))
     typer.echo(f"scores: {out}")
 
-# %% ../nbs/cli.ipynb #552befe4
+# %% ../nbs/cli.ipynb #9aafc366
 def _undecodable(clips):
     "Return path → cause for the videos whose header cannot be read."
     from vidneg.data.video import VideoError, probe
@@ -285,7 +286,7 @@ def check(
     if bad: raise VidnegError(f"{len(bad)} of {len({c.path for c in found.clips})} videos cannot be read")
     typer.echo("all videos can be opened")
 
-# %% ../nbs/cli.ipynb #96553e57
+# %% ../nbs/cli.ipynb #a7cf3b88
 @app.command()
 def train(
     data: Annotated[str, typer.Option("--data", "-d", help="Folder, table, or NAME:FOLDER of a published set.")],
@@ -311,7 +312,7 @@ def train(
     history = train_own(found, out, recipe, start, epochs, batch_size, learning_rate, seed, say=_say)
     last = {k: v for k, v in history[-1].items() if k not in ("learning_rate",)}
     typer.echo(", ".join(f"{k} {v:.3g}" for k, v in last.items()))
-    typer.echo(f"model: {out}; probe it: vidneg probe --model {out} --data ...")
+    typer.echo(f"model: {out}; probe it: vidneg probe --model {shlex.quote(str(out))} --data ...")
 
 # %% ../nbs/cli.ipynb #0a0074c3
 @models.command("get")
