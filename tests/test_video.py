@@ -121,7 +121,7 @@ def test_resizing_in_parts_is_resizing_at_once(folder):
 
 @pytest.mark.parametrize("name", ["good.mp4", "good.mkv"])
 def test_backends_agree(folder, name):
-    read = [v._read(folder/name, lambda t: [0, 7, 7, 23], None, b) for b in (v._Decord, v._PyAV)]
+    read = [v._read(v._source(folder/name), lambda t, end: [0, 7, 7, 23], None, b) for b in (v._Decord, v._PyAV)]
     assert np.array_equal(read[0][0], read[1][0]) and np.allclose(read[0][1], read[1][1], atol=1e-3)
 
 
@@ -150,7 +150,7 @@ def test_broken_files_are_named(folder, name):
 
 
 def test_no_frames(folder, monkeypatch):
-    with pytest.raises(v.VideoError, match="no frames"): v._check("x.mp4", v.VideoInfo(0, 8., 4, 4, 0.), np.zeros(0))
+    with pytest.raises(v.VideoError, match="no frames"): v._check(v._source(folder/"good.mp4"), np.zeros(0))
 
 
 def test_damaged_files_give_frames_or_a_video_error(folder):
@@ -206,17 +206,28 @@ def test_bad_clips_are_skipped_and_listed(folder):
 
 
 @pytest.mark.parametrize("start, end, want", [
-    (0, 0, [3, 9, 15, 21]), (0, float("nan"), [3, 9, 15, 21]), (0, -1, [3, 9, 15, 21]), (1, 2, [9, 11, 13, 15]),
-    (1, 99, [10, 14, 18, 22]), (1.3, 1.31, [10]*4), (float("nan"), 1, [1, 3, 5, 7])])
+    (0, 0, [3, 9, 15, 21]), (1, 2, [9, 11, 13, 15]), (1, 99, [10, 14, 18, 22]), (1.3, 1.31, [10]*4),
+    (np.float32(1), np.int64(2), [9, 11, 13, 15])])
 def test_clips_with_start_and_end(folder, start, end, want):
     cache = v.read_clips([Clip("a", "good.mp4", start, end, "val")], folder, folder/"cache", 4, desc="")
     assert step(cache[0]) == want
 
 
 def test_clips_outside_the_video_are_refused(folder):
-    for start, end in ((5, 6), (2, 1)):
+    for start, end in ((5, 6), (3, 0), (3, 4)):
         with pytest.raises(v.VideoError, match="the video lasts 3 s"):
             v.read_clips([Clip("a", "good.mp4", start, end, "val")], folder, folder/"cache", 4, desc="")
+
+
+@pytest.mark.parametrize("start, end, says", [
+    (1, -1, "seconds from 0 on"), (-1, 1, "seconds from 0 on"), (0, float("nan"), "seconds from 0 on"),
+    (float("nan"), 0, "seconds from 0 on"), (0, float("inf"), "seconds from 0 on"), (None, 1, "seconds from 0 on"),
+    ("0", "1", "seconds from 0 on"), (2, 1, "end must be after its start"), (1, 1, "end must be after its start")])
+def test_times_that_are_none_are_refused(folder, start, end, says):
+    clips = [Clip("a", "good.mp4", start, end, "val"), Clip("b", "good.mp4", 0, 0, "val")]
+    with pytest.raises(v.VideoError, match=says): v.read_clip(clips[0], folder)
+    cache = v.read_clips(clips, folder, folder/"cache", 2, on_error="skip", desc="")
+    assert cache.clip_ids == ["b"] and says in cache.bad[0].cause
 
 
 def test_requests_are_checked(folder):
@@ -261,8 +272,8 @@ def test_all_real_clips_can_be_cached(tmp_path):
 @pytest.mark.parametrize("path", [p for i, p in enumerate(real_clips()) if i % 5 == 2 or p.name in SHORT],
                          ids=lambda p: p.name)
 def test_backends_agree_on_real_clips(path):
-    some = lambda t: np.linspace(0, min(len(t), 60) - 1, 4).astype(int)
-    (a, when_a), (b, when_b) = (v._read(path, some, None, k) for k in (v._Decord, v._PyAV))
+    some = lambda t, end: np.linspace(0, min(len(t), 60) - 1, 4).astype(int)
+    (a, when_a), (b, when_b) = (v._read(v._source(path), some, None, k) for k in (v._Decord, v._PyAV))
     assert np.array_equal(a, b) and np.allclose(when_a, when_b, atol=2e-3)
-    count = [len(k(path).times) for k in (v._Decord, v._PyAV)]
+    count = [len(k(v._source(path)).times) for k in (v._Decord, v._PyAV)]
     assert count[0] - count[1] == SHORT.get(path.name, 0)

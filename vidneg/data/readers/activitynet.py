@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...core.records import Caption
 from ..pairs import Source
-from .files import read_json, typed
+from .files import json_items
 
 # %% auto #0
 __all__ = ['CAPTIONS', 'file_captions']
@@ -25,9 +25,8 @@ def file_captions(path: Path) -> Iterator[Caption]:
     Returns:
         captions in the order of the file
     """
-    for video, row in typed(read_json(path), dict).items():
-        for k, text in enumerate(row["sentences"]):
-            yield Caption(f"{path.stem}/{video}/{k}", video, typed(text, str).strip())
+    for video, row in json_items(path):
+        for k, text in enumerate(row.texts("sentences")): yield Caption(f"{path.stem}/{video}/{k}", video, text.strip())
 
 CAPTIONS = Source("ActivityNet Captions: sentences about successive moments of long videos",
                   "*.json", "annotations free for research; video rights remain with their owners", file_captions)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..pairs import Pair, Source
-from .files import read_json, typed
+from .files import json_items
 
 # %% auto #0
 __all__ = ['PAIRS', 'file_pairs']
@@ -24,8 +24,9 @@ def file_pairs(path: Path) -> Iterator[Pair]:
     Returns:
         pairs in the order of the file
     """
-    for key, row in typed(read_json(path), dict).items():
-        yield Pair(f"{path.stem}/{key}", row["filename"], path.stem, row["caption"], row["negative_caption"])
+    for key, row in json_items(path):
+        yield Pair(f"{path.stem}/{key}", row.name("filename"), path.stem, row.text("caption"),
+                   row.text("negative_caption"))
 
 PAIRS = Source("compositional captions of COCO images, negatives by ChatGPT, 7 kinds",
                "*_*.json", "MIT", file_pairs)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..pairs import Pair, Source
-from .files import json_lines
+from .files import line_rows
 
 # %% auto #0
 __all__ = ['PAIRS', 'file_pairs']
@@ -24,8 +24,9 @@ def file_pairs(path: Path) -> Iterator[Pair]:
     Returns:
         pairs in the order of the file
     """
-    for k, row in enumerate(json_lines(path)):
-        yield Pair(f"{row['aspect']}/{k}", row["video_name"], row["aspect"], row["caption"], row["counterfactual"])
+    for k, row in enumerate(line_rows(path)):
+        aspect = row.name("aspect")
+        yield Pair(f"{aspect}/{k}", row.name("video_name"), aspect, row.text("caption"), row.text("counterfactual"))
 
 PAIRS = Source("temporal counterfactuals of MSR-VTT and VATEX captions, checked by people, 6 aspects",
                "*.jsonl", "CC BY 4.0", file_pairs)

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...core.errors import VidnegError
 from ..pairs import Pair, Source
-from .files import read_json
+from .files import Row, read_json
 
 # %% auto #0
 __all__ = ['PAIRS', 'file_pairs']
@@ -24,9 +25,14 @@ def file_pairs(path: Path) -> Iterator[Pair]:
     Returns:
         pairs in the order of the file
     """
-    for k, (image, texts) in enumerate(read_json(path)):
-        for j, (true, false) in enumerate(zip(texts["POS"], texts["NEG"])):
-            yield Pair(f"{path.stem}/{k}/{j}", image, path.stem, true, false)
+    for k, entry in enumerate(read_json(path)):
+        where = f"{path.name}[{k}]"
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise VidnegError(f"{where} should be an image and its texts, not {entry!r:.60}")
+        image, texts = Row({"image": entry[0]}, where).name("image"), Row(entry[1], where)
+        true, false = texts.texts("POS"), texts.texts("NEG")
+        if len(true) != len(false): raise VidnegError(f"{where}: {len(true)} texts in POS, but {len(false)} in NEG")
+        for j, both in enumerate(zip(true, false)): yield Pair(f"{path.stem}/{k}/{j}", image, path.stem, *both)
 
 PAIRS = Source("phrases of Visual Genome, SWiG, VAW and HAKE with one part replaced",
                "[AOR]*_*.json", "non-commercial use", file_pairs)
