@@ -41,7 +41,7 @@ def _common(
         typer.echo(vidneg.__version__)
         raise typer.Exit()
 
-# %% ../nbs/cli.ipynb #72a51ef1
+# %% ../nbs/cli.ipynb #001edbf2
 Videos = Annotated[Path | None, typer.Option(help="Folder of the videos; default: the folder of the table.")]
 Split = Annotated[str | None, typer.Option(help="Split to read; default: all.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Largest number of clips, the first ones; default: all.")]
@@ -78,7 +78,7 @@ def _with_pairs(found):
     raise VidnegError(f"{found.name} has no column with negatives: name it negative, map it by --column negative=NAME, "
                       f"or make negatives by `vidneg negatives`")
 
-# %% ../nbs/cli.ipynb #616d5caa
+# %% ../nbs/cli.ipynb #8b09689b
 @app.command()
 def probe(
     model: Model,
@@ -114,7 +114,7 @@ def probe(
     typer.echo(report.summary())
     typer.echo(f"report: {report.save(out)}")
 
-# %% ../nbs/cli.ipynb #ac889a35
+# %% ../nbs/cli.ipynb #c5fd797a
 def _counts(counts, kinds):
     "Print the outcomes of all requests, kinds in rows."
     from vidneg.negatives.generate import counts_table
@@ -155,7 +155,7 @@ def negatives(
     _counts(counts, _names(kinds))
     typer.echo(f"{len(frame)} negatives of {frame.caption_id.nunique()} captions: {out}")
 
-# %% ../nbs/cli.ipynb #e81a6127
+# %% ../nbs/cli.ipynb #3f2a94fa
 def _pairs(source, root, columns):
     "Return the name and the pairs of a published set or of a table."
     from vidneg.data.pairs import PAIR_SETS, read_pairs
@@ -207,7 +207,7 @@ def audit(
     typer.echo(f"{done.counts['pairs']} pairs, {len(done.sample)} audited; defects: {defects or 'none'}")
     typer.echo(f"page: {done.save(out or f'{name}-audit.html')}")
 
-# %% ../nbs/cli.ipynb #198bbb58
+# %% ../nbs/cli.ipynb #b76ba16d
 def _accuracy(scores, pairs, seed):
     "Return the accuracy of scored items by kind, in percent, with a blind baseline."
     from vidneg.audit.blind import blind_solvability
@@ -253,7 +253,7 @@ def score(
     typer.echo(_accuracy(good, found.pairs, seed).to_string(index=False))
     typer.echo(f"scores: {out}")
 
-# %% ../nbs/cli.ipynb #9aafc366
+# %% ../nbs/cli.ipynb #3295259b
 def _undecodable(clips):
     "Return path → cause for the videos whose header cannot be read."
     from vidneg.data.video import VideoError, probe
@@ -276,17 +276,22 @@ def check(
       vidneg data check msrvtt --root DIR
       vidneg data check mine.csv --videos DIR
     """
-    from vidneg.data.readers.official import DATASETS, check_official
-    if source in DATASETS:
-        if root is None: raise VidnegError(f"name the folder of {source}: vidneg data check {source} --root FOLDER")
-        return typer.echo(str(check_official(source, root)))
+    from vidneg.data.official import DATASETS, check_official
+    name, _, folder = source.partition(":")
+    if name in DATASETS:
+        if not (root or folder):
+            raise VidnegError(f"name the folder of {name}: vidneg data check {name} --root FOLDER")
+        found = check_official(name, root or folder)
+        typer.echo(str(found))
+        if not found.ok: raise VidnegError(f"{name} is not complete in {root or folder}")
+        return
     found = _open(source, videos=videos, split=split, limit=limit, columns=_columns(column))
     bad = _undecodable(found.clips)
     for path, cause in bad.items(): typer.echo(f"{path}: {cause}")
     if bad: raise VidnegError(f"{len(bad)} of {len({c.path for c in found.clips})} videos cannot be read")
     typer.echo("all videos can be opened")
 
-# %% ../nbs/cli.ipynb #a7cf3b88
+# %% ../nbs/cli.ipynb #81f8d0d5
 @app.command()
 def train(
     data: Annotated[str, typer.Option("--data", "-d", help="Folder, table, or NAME:FOLDER of a published set.")],

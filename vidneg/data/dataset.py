@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -36,14 +36,14 @@ class Dataset:
         graphs: clip_id → scene graph; empty if no graphs are known
         wordless: captions without a letter or a digit, which are left out of `captions`
         pairs: captions with negatives that were given; those of a published benchmark
-        queries: queries for moments; their clip_id is the id of the whole video
+        queries: split → queries of videos
     """
     clips: tuple[Clip, ...]
     captions: tuple[Caption, ...]
     graphs: dict[str, SceneGraph]
     wordless: tuple[Caption, ...] = ()
     pairs: tuple[Pair, ...] = ()
-    queries: tuple[MomentQuery, ...] = ()
+    queries: dict[str, tuple[MomentQuery, ...]] = field(default_factory=dict)
 
     def of(self, split: str, grain: str | None = None) -> list[Caption]:
         """Select the captions of a split.
@@ -223,7 +223,7 @@ def take_dataset(source: str | Path, folder: str | Path, counts: dict[str, int])
     """Copy the tables of a dataset into the pipeline's data folder, with absolute paths to its videos.
 
     Args:
-        source: folder as `read_dataset` reads it, or name and folder of an official dataset: "msrvtt:data/raw"
+        source: folder for `read_dataset`, or name and folder of an official dataset: "msrvtt:data/raw"
         folder: folder for the copied tables; the videos stay where they are
         counts: split → largest number of clips, 0: all
 

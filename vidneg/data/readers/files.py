@@ -184,7 +184,7 @@ def need(row, key: str, where: str):
     Returns:
         value of the entry
     """
-    return Row(row, where)[key]
+    return Row(row if isinstance(row, dict) else {}, where)[key]
 
 # %% ../../../nbs/data/readers/files.ipynb #c1f00006
 def json_rows(path: str | Path) -> list[Row]:
