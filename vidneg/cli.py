@@ -31,17 +31,21 @@ data = typer.Typer(**_PLAIN, help="Check data before a long computation.")
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
 
+def _version(wanted: bool):
+    if not wanted: return
+    typer.echo(vidneg.__version__)
+    raise typer.Exit()
+
 @app.callback()
 def _common(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version,
+                                          help="Show the version and exit.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; works after any command.")]
         = False,
-):
-    if version:
-        typer.echo(vidneg.__version__)
-        raise typer.Exit()
+): # `main` reads --debug, since it may come after the command
+    pass
 
-# %% ../nbs/cli.ipynb #001edbf2
+# %% ../nbs/cli.ipynb #cfdd46f6
 Videos = Annotated[Path | None, typer.Option(help="Folder of the videos; default: the folder of the table.")]
 Split = Annotated[str | None, typer.Option(help="Split to read; default: all.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Largest number of clips, the first ones; default: all.")]
@@ -78,7 +82,7 @@ def _with_pairs(found):
     raise VidnegError(f"{found.name} has no column with negatives: name it negative, map it by --column negative=NAME, "
                       f"or make negatives by `vidneg negatives`")
 
-# %% ../nbs/cli.ipynb #8b09689b
+# %% ../nbs/cli.ipynb #5ea0e5ca
 @app.command()
 def probe(
     model: Model,
@@ -114,7 +118,7 @@ def probe(
     typer.echo(report.summary())
     typer.echo(f"report: {report.save(out)}")
 
-# %% ../nbs/cli.ipynb #c5fd797a
+# %% ../nbs/cli.ipynb #a8ef8a7d
 def _counts(counts, kinds):
     "Print the outcomes of all requests, kinds in rows."
     from vidneg.negatives.generate import counts_table
@@ -155,7 +159,7 @@ def negatives(
     _counts(counts, _names(kinds))
     typer.echo(f"{len(frame)} negatives of {frame.caption_id.nunique()} captions: {out}")
 
-# %% ../nbs/cli.ipynb #3f2a94fa
+# %% ../nbs/cli.ipynb #7af888a9
 def _pairs(source, root, columns):
     "Return the name and the pairs of a published set or of a table."
     from vidneg.data.pairs import PAIR_SETS, read_pairs
@@ -207,17 +211,19 @@ def audit(
     typer.echo(f"{done.counts['pairs']} pairs, {len(done.sample)} audited; defects: {defects or 'none'}")
     typer.echo(f"page: {done.save(out or f'{name}-audit.html')}")
 
-# %% ../nbs/cli.ipynb #b76ba16d
+# %% ../nbs/cli.ipynb #144532dc
 def _accuracy(scores, pairs, seed):
     "Return the accuracy of scored items by kind, in percent, with a blind baseline."
     from vidneg.audit.blind import blind_solvability
     from vidneg.evaluate.accuracy import SCORE_COLUMNS, accuracy_table
-    table = accuracy_table(scores[SCORE_COLUMNS], kinds=sorted(set(scores.kind)), seed=seed)
-    used = set(scores.item)
-    blind = blind_solvability([p for p in pairs if p.item in used], ["bag"], seed=seed, ties="against")
-    blind = blind.set_index("kind").accuracy
-    table["accuracy, %"] = [f"{100*r.value:.1f} [{100*r.low:.1f}, {100*r.high:.1f}]" for r in table.itertuples()]
-    table["blind"] = [f"{100*blind[k]:.1f}" if k in blind else "" for k in table.kind]
+    kinds, used = sorted(set(scores.kind)), set(scores.item)
+    table = accuracy_table(scores[SCORE_COLUMNS], ["acc", "acc_vtc"], kinds, seed=seed)
+    blind = blind_solvability([p for p in pairs if p.item in used], ["bag"], seed=seed)
+    blind = blind.set_index("kind").accuracy[kinds]
+    blind["average"] = blind.mean()
+    def interval(r): return "(too few clips)" if r.low != r.low else f"[{100*r.low:.1f}, {100*r.high:.1f}]"
+    table["accuracy, %"] = [f"{100*r.value:.1f} {interval(r)}" for r in table.itertuples()]
+    table["blind"] = [f"{100*blind[k]:.1f}" for k in table.kind]
     return table[["metric", "kind", "accuracy, %", "blind", "n", "clips"]]
 
 @app.command()
@@ -253,7 +259,7 @@ def score(
     typer.echo(_accuracy(good, found.pairs, seed).to_string(index=False))
     typer.echo(f"scores: {out}")
 
-# %% ../nbs/cli.ipynb #3295259b
+# %% ../nbs/cli.ipynb #2a4c824a
 def _undecodable(clips):
     "Return path → cause for the videos whose header cannot be read."
     from vidneg.data.video import VideoError, probe
@@ -291,7 +297,7 @@ def check(
     if bad: raise VidnegError(f"{len(bad)} of {len({c.path for c in found.clips})} videos cannot be read")
     typer.echo("all videos can be opened")
 
-# %% ../nbs/cli.ipynb #81f8d0d5
+# %% ../nbs/cli.ipynb #2ab6c497
 @app.command()
 def train(
     data: Annotated[str, typer.Option("--data", "-d", help="Folder, table, or NAME:FOLDER of a published set.")],
@@ -334,7 +340,12 @@ def get_models(
 
 @models.command("list")
 def list_models():
-    "List the weights, and say where they are installed."
+    """List the weights and where they are installed.
+
+    \b
+    Example:
+      vidneg models list
+    """
     for name, package in PACKAGES.items():
         typer.echo(f"{name:8} {package.megabytes:3} MB  {package.what} ({package.license})")
         typer.echo(" "*16 + str(find_package(name) or f"not installed: vidneg models get {name}"))
