@@ -30,4 +30,6 @@ def load_world(batch_size: int = 32, device: str = "cpu") -> NaveroScorer:
         the scorer
     """
     model = load(WORLD, Navero).to(device)
-    return scorer_of(model, load_tokenizer(WORLD/"tokenizer.json"), batch_size)
+    scorer = scorer_of(model, load_tokenizer(WORLD/"tokenizer.json"), batch_size)
+    scorer.protocol = scorer.protocol | {"model": "world"}
+    return scorer
