@@ -168,15 +168,15 @@ def test_negatives_say_why_there_are_none(tmp_path, monkeypatch):
 def test_probe_passes_its_options(monkeypatch, tmp_path):
     seen = {}
     class Report:
-        def summary(self): return "the summary"
-        def save(self, folder): return Path(folder)/"report.html"
+        folder = tmp_path/"r"
+        def __str__(self): return "the summary"
     def probe(model, data, **settings):
         seen.update(settings, model=model, data=data)
         return Report()
     monkeypatch.setattr(vidneg, "probe", probe, raising=False)
     out, _ = run("probe", "--model", "M", "--data", "D", "--kinds", "action,object", "--controls", "shuffled,blank",
                  "--rounds", 2, "--uniform", "--frames", 4, "--dtype", "float16", "-o", tmp_path/"r")
-    assert "the summary" in out and "report.html" in out
+    assert out == f"the summary\npage: {tmp_path/'r'/'report.html'}\n"
     assert (seen["model"], seen["data"], seen["kinds"], seen["controls"], seen["rounds"], seen["balanced"]) == (
         "M", "D", ("action", "object"), ("shuffled", "blank"), 2, False)
     assert (seen["n_frames"], seen["dtype"], seen["out"], seen["per_caption"]) == (4, "float16", tmp_path/"r", 1)

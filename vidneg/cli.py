@@ -45,7 +45,7 @@ def _common(
 ): # `main` reads --debug, since it may come after the command
     pass
 
-# %% ../nbs/cli.ipynb #cfdd46f6
+# %% ../nbs/cli.ipynb #78de48fe
 Videos = Annotated[Path | None, typer.Option(help="Folder of the videos; default: the folder of the table.")]
 Split = Annotated[str | None, typer.Option(help="Split to read; default: all.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Largest number of clips, the first ones; default: all.")]
@@ -82,18 +82,21 @@ def _with_pairs(found):
     raise VidnegError(f"{found.name} has no column with negatives: name it negative, map it by --column negative=NAME, "
                       f"or make negatives by `vidneg negatives`")
 
-# %% ../nbs/cli.ipynb #5ea0e5ca
+# %% ../nbs/cli.ipynb #411772d7
 @app.command()
 def probe(
     model: Model,
     data: Annotated[str, typer.Option("--data", "-d", help="Folder, table, or NAME:FOLDER of a published set.")],
     videos: Videos = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("probe"),
-    kinds: Annotated[str, typer.Option(help="Kinds of negatives, separated by commas.")]
-        = "action,attribute,relation,object",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the report; default: "
+                                                                 "probe-MODEL-DATA.")] = None,
+    negatives: Annotated[Path | None, typer.Option(help="Table of negatives, as `vidneg negatives` writes; default: "
+                                                        "made from the captions.")] = None,
+    kinds: Annotated[str | None, typer.Option(help="Kinds of negatives, separated by commas; default: action,"
+                                                   "attribute,relation,object, or all given ones.")] = None,
     controls: Annotated[str, typer.Option(help="Controls, separated by commas: shuffled, reversed, single_frame, "
                                                "blank, other_video, text_only.")] = "",
-    per_caption: Annotated[int, typer.Option(min=1, help="Negatives per caption.")] = 1,
+    per_caption: Annotated[int, typer.Option(min=1, help="Negatives per caption and kind.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Largest number of edits per negative.")] = 1,
     balanced: Annotated[bool, typer.Option("--balanced/--uniform", help="Replacements as frequent as the words that "
                                            "they replace, or any word of the list.")] = True,
@@ -112,13 +115,14 @@ def probe(
       vidneg probe --model openai/clip-vit-base-patch32 --data DIR -o report
       vidneg probe --model world --data DIR --controls shuffled,blank
     """
-    report = vidneg.probe(model, data, kinds=_names(kinds), controls=_names(controls), videos=videos, split=split,
-                          per_caption=per_caption, rounds=rounds, balanced=balanced, n_frames=n_frames, size=size,
-                          batch_size=batch_size, device=device, dtype=dtype, out=out, limit=limit, seed=seed)
-    typer.echo(report.summary())
-    typer.echo(f"report: {report.save(out)}")
+    report = vidneg.probe(model, data, kinds=_names(kinds) or None, controls=_names(controls), negatives=negatives,
+                          videos=videos, split=split, per_caption=per_caption, rounds=rounds, balanced=balanced,
+                          n_frames=n_frames, size=size, batch_size=batch_size, device=device, dtype=dtype, out=out,
+                          limit=limit, seed=seed)
+    typer.echo(str(report))
+    typer.echo(f"page: {report.folder/'report.html'}")
 
-# %% ../nbs/cli.ipynb #a8ef8a7d
+# %% ../nbs/cli.ipynb #94fc7958
 def _counts(counts, kinds):
     "Print the outcomes of all requests, kinds in rows."
     from vidneg.negatives.generate import counts_table
@@ -134,7 +138,7 @@ def negatives(
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .parquet, .jsonl or .csv.")]
         = Path("negatives.parquet"),
     kinds: Annotated[str, typer.Option(help="Kinds, separated by commas.")] = "action,attribute,relation,object",
-    per_caption: Annotated[int, typer.Option(min=1, help="Negatives per caption.")] = 1,
+    per_caption: Annotated[int, typer.Option(min=1, help="Negatives per caption and kind.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Largest number of edits per negative.")] = 1,
     balanced: Annotated[bool, typer.Option("--balanced/--uniform", help="Replacements as frequent as the words that "
                                            "they replace, or any word of the list.")] = True,
@@ -150,16 +154,16 @@ def negatives(
     from vidneg.negatives.own import negatives_frame, own_generator
     check_output(out)
     found = _open(captions, split=split, limit=limit, columns=_columns(column), texts_only=True)
-    generator = own_generator(found.captions, balanced)
+    generator = own_generator(found.captions, balanced, _names(kinds))
     frame, counts = negatives_frame(found, generator, lambda some: tqdm(some, "negatives", disable=None), seed=seed,
-                                    kinds=_names(kinds), per_caption=per_caption, rounds=rounds)
+                                    kinds=_names(kinds), per_caption=per_caption, rounds=rounds, mode="every")
     if not len(frame):
         raise VidnegError(f"none of the {len(found.captions)} captions has a word of kind {kinds}: try other kinds")
     write_frame(frame, out)
     _counts(counts, _names(kinds))
     typer.echo(f"{len(frame)} negatives of {frame.caption_id.nunique()} captions: {out}")
 
-# %% ../nbs/cli.ipynb #7af888a9
+# %% ../nbs/cli.ipynb #9340835c
 def _pairs(source, root, columns):
     "Return the name and the pairs of a published set or of a table."
     from vidneg.data.pairs import PAIR_SETS, read_pairs
@@ -211,7 +215,7 @@ def audit(
     typer.echo(f"{done.counts['pairs']} pairs, {len(done.sample)} audited; defects: {defects or 'none'}")
     typer.echo(f"page: {done.save(out or f'{name}-audit.html')}")
 
-# %% ../nbs/cli.ipynb #144532dc
+# %% ../nbs/cli.ipynb #acc52201
 def _accuracy(scores, pairs, seed):
     "Return the accuracy of scored items by kind, in percent, with a blind baseline."
     from vidneg.audit.blind import blind_solvability
@@ -259,7 +263,7 @@ def score(
     typer.echo(_accuracy(good, found.pairs, seed).to_string(index=False))
     typer.echo(f"scores: {out}")
 
-# %% ../nbs/cli.ipynb #2a4c824a
+# %% ../nbs/cli.ipynb #ec5c0599
 def _undecodable(clips):
     "Return path → cause for the videos whose header cannot be read."
     from vidneg.data.video import VideoError, probe
@@ -297,7 +301,7 @@ def check(
     if bad: raise VidnegError(f"{len(bad)} of {len({c.path for c in found.clips})} videos cannot be read")
     typer.echo("all videos can be opened")
 
-# %% ../nbs/cli.ipynb #2ab6c497
+# %% ../nbs/cli.ipynb #a45339e9
 @app.command()
 def train(
     data: Annotated[str, typer.Option("--data", "-d", help="Folder, table, or NAME:FOLDER of a published set.")],
