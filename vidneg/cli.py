@@ -45,7 +45,7 @@ def _common(
 ): # `main` reads --debug, since it may come after the command
     pass
 
-# %% ../nbs/cli.ipynb #78de48fe
+# %% ../nbs/cli.ipynb #1582ff89
 Videos = Annotated[Path | None, typer.Option(help="Folder of the videos; default: the folder of the table.")]
 Split = Annotated[str | None, typer.Option(help="Split to read; default: all.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Largest number of clips, the first ones; default: all.")]
@@ -82,7 +82,7 @@ def _with_pairs(found):
     raise VidnegError(f"{found.name} has no column with negatives: name it negative, map it by --column negative=NAME, "
                       f"or make negatives by `vidneg negatives`")
 
-# %% ../nbs/cli.ipynb #411772d7
+# %% ../nbs/cli.ipynb #cb6b9049
 @app.command()
 def probe(
     model: Model,
@@ -122,7 +122,7 @@ def probe(
     typer.echo(str(report))
     typer.echo(f"page: {report.folder/'report.html'}")
 
-# %% ../nbs/cli.ipynb #94fc7958
+# %% ../nbs/cli.ipynb #3068f3c6
 def _counts(counts, kinds):
     "Print the outcomes of all requests, kinds in rows."
     from vidneg.negatives.generate import counts_table
@@ -163,7 +163,7 @@ def negatives(
     _counts(counts, _names(kinds))
     typer.echo(f"{len(frame)} negatives of {frame.caption_id.nunique()} captions: {out}")
 
-# %% ../nbs/cli.ipynb #9340835c
+# %% ../nbs/cli.ipynb #95d5f41d
 def _pairs(source, root, columns):
     "Return the name and the pairs of a published set or of a table."
     from vidneg.data.pairs import PAIR_SETS, read_pairs
@@ -215,7 +215,7 @@ def audit(
     typer.echo(f"{done.counts['pairs']} pairs, {len(done.sample)} audited; defects: {defects or 'none'}")
     typer.echo(f"page: {done.save(out or f'{name}-audit.html')}")
 
-# %% ../nbs/cli.ipynb #acc52201
+# %% ../nbs/cli.ipynb #7e5fa8b6
 def _accuracy(scores, pairs, seed):
     "Return the accuracy of scored items by kind, in percent, with a blind baseline."
     from vidneg.audit.blind import blind_solvability
@@ -246,6 +246,7 @@ def score(
     Example:
       vidneg score --model openai/clip-vit-base-patch32 --items negatives.parquet --videos DIR -o scores.parquet
     """
+    from vidneg.core.seeds import stable_seed
     from vidneg.data.tables import check_output, write_frame
     check_output(out)
     found = _with_pairs(_open(items, videos=videos, split=split, limit=limit, columns=_columns(column),
@@ -253,8 +254,9 @@ def score(
     from vidneg.evaluate.shards import score_clips
     from vidneg.models.zoo import open_model
     scorer = open_model(model, device=device, dtype=dtype, batch_size=batch_size)
-    scores = score_clips(scorer, found.items(), found.clips, out.with_name(f"{out.stem}.shards"), run=model,
-                         n_frames=n_frames, seed=seed)
+    work = stable_seed(seed, model, dtype, n_frames, found.pairs, found.clips) # another run has another folder
+    scores = score_clips(scorer, found.items(), found.clips, out.with_name(f"{out.stem}.shards")/f"{work:016x}",
+                         run=model, n_frames=n_frames, seed=seed)
     write_frame(scores, out)
     for reason, n in scores.status[scores.status != ""].value_counts().items():
         _say(f"not scored: {n} items, {reason}")
@@ -263,7 +265,7 @@ def score(
     typer.echo(_accuracy(good, found.pairs, seed).to_string(index=False))
     typer.echo(f"scores: {out}")
 
-# %% ../nbs/cli.ipynb #ec5c0599
+# %% ../nbs/cli.ipynb #578b9070
 def _undecodable(clips):
     "Return path → cause for the videos whose header cannot be read."
     from vidneg.data.video import VideoError, probe
@@ -301,7 +303,7 @@ def check(
     if bad: raise VidnegError(f"{len(bad)} of {len({c.path for c in found.clips})} videos cannot be read")
     typer.echo("all videos can be opened")
 
-# %% ../nbs/cli.ipynb #a45339e9
+# %% ../nbs/cli.ipynb #f043f66c
 @app.command()
 def train(
     data: Annotated[str, typer.Option("--data", "-d", help="Folder, table, or NAME:FOLDER of a published set.")],
