@@ -1,5 +1,7 @@
 "Records, seeds, registries and files."
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -99,6 +101,33 @@ def test_a_skipped_stage_leaves_empty_tables_and_its_reason(tmp_path):
     left = {p.stem: pd.read_parquet(p) for p in (tmp_path/"spot").iterdir()}
     assert {name: [*table] for name, table in left.items()} == {"ranks": ["run", "rank"], "scores": ["item"]}
     assert not any(map(len, left.values()))
+
+
+@pytest.mark.parametrize("number, says", [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "quota"),
+                                          (errno.EROFS, "read-only")])
+def test_a_disk_that_takes_nothing_leaves_the_old_file_whole(tmp_path, number, says):
+    (path := tmp_path/"a.txt").write_text("old")
+    with pytest.raises(VidnegError, match=f"cannot write .*a.txt: .*{says}"), atomic_path(path) as part:
+        part.write_text("ne")
+        raise OSError(number, os.strerror(number))
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileNotFoundError), atomic_path(path): (tmp_path/"none").read_text() # other faults stay as they are
+
+
+def test_a_file_where_a_folder_should_be(tmp_path):
+    (tmp_path/"reports").write_text("mine")
+    (tmp_path/"folder").mkdir()
+    for path in ("reports/a.txt", "reports/deep/a.txt"):
+        with pytest.raises(VidnegError, match="is not a folder, or lies beneath a file"), atomic_path(tmp_path/path): pass
+    with pytest.raises(VidnegError, match="folder is a folder already"), atomic_path(tmp_path/"folder") as part: part.touch()
+    with pytest.raises(VidnegError, match="reports is a file already"), atomic_path(tmp_path/"reports") as part: part.mkdir()
+    assert (tmp_path/"reports").read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == ["folder", "reports"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_named(tmp_path):
+    (tmp_path/"closed").mkdir(mode=0o500)
+    with pytest.raises(VidnegError, match="permissions"), atomic_path(tmp_path/"closed/a.txt"): pass
 
 
 def test_folder_with_foreign_files_is_not_replaced(tmp_path):
