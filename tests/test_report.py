@@ -285,7 +285,8 @@ def test_data_without_some_categories_has_a_note_and_a_table_without_average(tmp
     averages = accuracy_table(scores[scores.form == "balanced"], ("acc",), n=20).query("kind == 'average'")
     fig = giveaway_figure(averages.assign(blind=.5, blind_low=.4, blind_high=.6))
     assert not len(averages) and "lacks items of some categories" in fig.texts[0].get_text()
-    row = next(line for line in write_ablation(3, scores, tmp_path, n=20, data="own").read_text().splitlines() if "| own" in line)
+    text = write_ablation(3, scores, tmp_path, n=20, data="own").read_text()
+    row = next(line for line in text.splitlines() if "| own" in line)
     assert row.count("–/–") == 3 and "Mixed, 5 rounds" in row # attribute, relation, average
 
 

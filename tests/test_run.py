@@ -163,11 +163,11 @@ def test_dead_kernel_is_reported(root, monkeypatch, capsys):
 @pytest.mark.parametrize("argv, message", [
     (["drow"], "drow.ipynb does not exist; stages/ has: draw"),
     (["draw", "cout=1"], "does not declare cout"),
-    (["draw", "count=2020-01-01"], "count=2020-01-01 is a date, which no notebook can take"),
+    (["draw", "count=2020-01-01"], "count=2020-01-01 is a date, which no notebook takes"),
     (["draw", "count=@home"], "count=@home is not valid YAML; for a text, write count='\"@home\"'"),
     (["draw", "count=[open"], "count=[open is not valid YAML"), (["draw", "count={a: [}"], "is not valid YAML"),
     (["draw", "count=*x"], "is not valid YAML"), (["draw", "count=007"], "is read as the number 7; for a text"),
-    (["draw", "count=!!set {a, b}"], "which no notebook can take"), (["draw", "count=a: b: c"], "is not valid YAML"),
+    (["draw", "count=!!set {a, b}"], "which no notebook takes"), (["draw", "count=a: b: c"], "is not valid YAML"),
 ])
 def test_command_line_errors_are_one_line(root, monkeypatch, capsys, argv, message):
     write_stage(root, "draw", "count")
@@ -177,9 +177,9 @@ def test_command_line_errors_are_one_line(root, monkeypatch, capsys, argv, messa
     assert message in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("text, value", [("3", 3), ("0.5", 0.5), ("1.0e-3", 0.001), ("0", 0), ("true", True), ("[1, 2]", [1, 2]),
-                                         ("{a: b}", {"a": "b"}), ("'2020-01-01'", "2020-01-01"), ('"@home"', "@home"),
-                                         ("clips/a=b", "clips/a=b"), ('"007"', "007"), ("-5", -5)])
+@pytest.mark.parametrize("text, value", [
+    ("3", 3), ("0.5", 0.5), ("1.0e-3", 0.001), ("0", 0), ("true", True), ("[1, 2]", [1, 2]), ("{a: b}", {"a": "b"}),
+    ("'2020-01-01'", "2020-01-01"), ('"@home"', "@home"), ("clips/a=b", "clips/a=b"), ('"007"', "007"), ("-5", -5)])
 def test_values_of_the_command_line(text, value): assert read_value(f"count={text}") == ("count", value)
 
 

@@ -65,7 +65,7 @@ def _folder_beside(path):
     except (FileExistsError, NotADirectoryError):
         raise VidnegError(f"{path.parent} is not a folder, or lies beneath a file: move the file away") from None
     except PermissionError:
-        raise VidnegError(f"cannot write into {path.parent}: change its permissions, or choose another folder") from None
+        raise VidnegError(f"cannot write into {path.parent}: change its permissions, or take another folder") from None
 
 
 def _check_ours(path, names):

@@ -63,8 +63,8 @@ def check_parameters(values: dict, names: list[str], notebook: str | Path):
     for name, value in values.items():
         try: json.dumps(value)
         except (TypeError, ValueError):
-            raise RunError(f"{name}={value} is a {type(value).__name__}, which no notebook can take; for a text, put it in "
-                           f"quotation marks: \"{value}\"") from None
+            raise RunError(f"{name}={value} is a {type(value).__name__}, which no notebook takes; for a text, put it "
+                           f"in quotation marks: \"{value}\"") from None
 
 # %% ../../nbs/pipeline/runner.ipynb #2fda4f65
 def kernel_environment(root: Path, num_threads: int = 1, stage: str = "") -> dict[str, str]:

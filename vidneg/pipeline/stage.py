@@ -162,7 +162,7 @@ def begin(stage: str, names: dict):
     for p in map(Path, paths(names["writes"], names)):
         try: p.parent.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise RunError(f"cannot make the folder {p.parent} ({e.strerror}): move away what is in its place") from None
+            raise RunError(f"cannot make the folder {p.parent} ({e.strerror}): move away what is there") from None
 
 # %% ../../nbs/pipeline/stage.ipynb #a7c10014
 def clean_on_save(model: dict, path: str = "", **kw):
