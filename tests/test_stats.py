@@ -5,7 +5,17 @@ from hypothesis import given, settings, strategies as st
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
-from vidneg.evaluate.stats import Estimate, bootstrap, clip_weights, contrast, estimate_of, fmt, paired_difference
+from vidneg.evaluate.stats import (
+    Estimate,
+    bootstrap,
+    clip_weights,
+    contrast,
+    estimate_of,
+    fmt,
+    intraclass_correlation,
+    paired_difference,
+    visible_difference,
+)
 
 
 def loop_bootstrap(values, groups, statistic, strata=None, coefficients=None, n=50, seed=0):
@@ -121,3 +131,35 @@ def test_fmt():
     assert fmt(e, scale=1, digits=2, interval=False, sign=True) == "+0.10"
     assert estimate_of(type("Row", (), vars(e))) .value == e.value
     assert e.scale(100).value == pytest.approx(10.449)
+
+
+def test_visible_difference_of_a_textbook_case():
+    "A two-sided test at 5% with 80% power needs z = 1.959964 + 0.841621 standard errors."
+    assert np.isclose(visible_difference(784, 784, .5), 2.801585*np.sqrt(.5/784), rtol=1e-6)
+    assert np.isclose(visible_difference(800, 200, .25, .5), 2.801585*np.sqrt(.25*2.5/800), rtol=1e-6)
+
+
+def test_intraclass_correlation_of_a_hand_calculation():
+    "The mean size of groups of 3 and 4 items is 7 − (9 + 16)/7 = 24/7."
+    values, groups = [1, 1, 0, 0, 0, 0, 1], list("aaabbbb")
+    between = 3*(2/3 - 3/7)**2 + 4*(1/4 - 3/7)**2
+    within = (2/3*1/3*3 + 1/4*3/4*4)/5
+    expected = (between - within)/(between + (24/7 - 1)*within)
+    assert np.isclose(intraclass_correlation(values, groups), max(expected, 0))
+    assert intraclass_correlation([1, 2, 3], list("abc")) == intraclass_correlation([1, 1, 1], list("aab")) == 0
+
+
+@given(st.integers(2, 30), st.integers(2, 6), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_intraclass_correlation_finds_the_shared_variance(clips, per_clip, seed):
+    rng = np.random.default_rng(seed)
+    shared = np.repeat(rng.normal(size=clips), per_clip)
+    groups = np.repeat(np.arange(clips), per_clip)
+    assert intraclass_correlation(shared, groups) == pytest.approx(1)
+    assert 0 <= intraclass_correlation(shared + rng.normal(size=len(shared)), groups) < 1
+
+
+@pytest.mark.parametrize("bad", [dict(n=0, clips=0), dict(n=5, clips=6), dict(n=5, clips=5, icc=2),
+                                 dict(n=5, clips=5, power=1), dict(n=5, clips=5, variance=-1)])
+def test_power_of_nonsense_is_refused(bad):
+    with pytest.raises(VidnegError, match="pass 1 ≤ clips ≤ n"): visible_difference(**bad)

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+from scipy.special import ndtri
 
 from ..core.errors import VidnegError
 from ..core.seeds import stable_rng
 
 # %% auto #0
 __all__ = ['Estimate', 'estimate_of', 'fmt', 'clip_weights', 'checked_values', 'stratum_means', 'percentile_interval',
-           'bootstrap', 'contrast', 'paired_difference']
+           'bootstrap', 'contrast', 'paired_difference', 'visible_difference', 'intraclass_correlation']
 
 # %% ../../nbs/evaluate/stats.ipynb #5c7b7cfa
 @dataclass(frozen=True)
@@ -275,3 +276,52 @@ def paired_difference(a, b, groups, strata=None, **kwargs) -> Estimate:
     if a.shape != b.shape:
         raise VidnegError(f"a has shape {a.shape} and b has {b.shape}: score both runs on the same items")
     return contrast(a - b, groups, np.zeros(len(a)) if strata is None else strata, **kwargs)
+
+# %% ../../nbs/evaluate/stats.ipynb #90e70002
+def visible_difference(
+    n: int,
+    clips: int,
+    variance: float = .5,
+    icc: float = 0.,
+    level: float = .95,
+    power: float = .8,
+) -> float:
+    """Compute the smallest visible difference between two runs, or between a run and a constant such as chance.
+
+    Args:
+        n: number of items, at least 1
+        clips: number of clips of the items, from 1 to n
+        variance: variance of one value: the share of items on which two runs differ, or ¼ against a constant
+        icc: intraclass correlation within clips, 0–1, as `intraclass_correlation` estimates it
+        level: coverage of the interval, between 0 and 1
+        power: probability to find the difference, between 0 and 1
+
+    Returns:
+        the smallest difference that is found with this probability, a fraction; above 1: none can be
+    """
+    if not (1 <= clips <= n and 0 <= icc <= 1 and 0 <= variance and 0 < level < 1 and 0 < power < 1):
+        raise VidnegError(f"n={n}, clips={clips}, variance={variance}, icc={icc}, level={level}, power={power}: pass "
+                          "1 ≤ clips ≤ n, 0 ≤ icc ≤ 1, variance ≥ 0, and level and power between 0 and 1")
+    effect = 1 + (n / clips - 1) * icc
+    return float((ndtri((1 + level) / 2) + ndtri(power)) * np.sqrt(variance * effect / n))
+
+def intraclass_correlation(values, groups) -> float:
+    """Estimate by one-way analysis of variance how similar the items of one clip are (Donner, 1986).
+
+    Args:
+        values: value of each item (N,), numbers or booleans
+        groups: clip of each item (N,)
+
+    Returns:
+        ICC, 0–1; 0 if no clip has two items, or if all values are equal
+    """
+    values, clip = checked_values(values, groups, 1, .95)
+    values, sizes = values.astype(float), np.bincount(clip)
+    clips, n = len(sizes), len(values)
+    if clips < 2 or clips == n: return 0.
+    means = np.bincount(clip, values) / sizes # (clips,)
+    within = ((values - means[clip])**2).sum() / (n - clips)
+    between = (sizes * (means - values.mean())**2).sum() / (clips - 1)
+    size = (n - (sizes**2).sum() / n) / (clips - 1)
+    total = between + (size - 1) * within
+    return float(np.clip((between - within) / total, 0, 1)) if total > 0 else 0.
