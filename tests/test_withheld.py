@@ -14,13 +14,13 @@ from vidneg.data.pairs import Pair
 from vidneg.data.withheld import (
     edit_rows,
     export_edits,
+    from_template,
     join_edits,
-    join_parts,
-    new_parts,
     normal_text,
     read_edits,
     rebuild,
     text_hash,
+    to_template,
     write_edits,
 )
 from vidneg.negatives.generate import make_negatives
@@ -29,7 +29,7 @@ from vidneg.text.edits import apply_edit, undo
 from vidneg.text.lexicon import Lexicon
 
 TEXT = st.text(max_size=60) | st.lists(st.sampled_from(
-    ["a", "A", "dog", "Dog", "cat", "café", "cafe\u0301", "👩‍👩‍👧", "👍🏽", "न", "नहीं", "İ", "ß", "  ", "\u2028", "\ufeff", "'s",
+    ["a", "A", "dog", "Dog", "cat", "café", "cafe\u0301", "👩‍👩‍👧", "{", "}}", "{0:1}", "👍🏽", "न", "नहीं", "İ", "ß", "  ", "\u2028", "\ufeff", "'s",
      "runs", "running", "1st", "\0", "\ud800"]), max_size=12).map(" ".join)
 
 
@@ -78,7 +78,7 @@ def test_negatives_come_back_byte_for_byte(tmp_path_factory, made):
 @settings(max_examples=150, deadline=None)
 @given(TEXT, TEXT)
 def test_new_text_is_put_together_again(new, caption):
-    assert join_parts(new_parts(new, caption), caption) == new
+    assert from_template(to_template(new, caption), caption) == new
 
 
 @settings(max_examples=150, deadline=None)
@@ -88,6 +88,11 @@ def test_normalization_is_done_once(text):
     assert text_hash(normal_text(text)) == text_hash(text) == text_hash(f"\n {text}\t")
 
 
+def spelled(template):
+    "Return the words of a template that are written out."
+    return re.findall(r"\w+", re.sub(r"\{\d+:\d+\}", " ", template))
+
+
 WORDS = st.lists(st.sampled_from("a the dog cat pushes red small sofa on under".split()), min_size=1, max_size=10)
 
 
@@ -95,8 +100,7 @@ WORDS = st.lists(st.sampled_from("a the dog cat pushes red small sofa on under".
 @given(WORDS, WORDS, st.randoms())
 def test_no_word_of_the_caption_is_spelled_out(said, new, rng):
     new = new + rng.sample(said, min(3, len(said)))
-    strings = " ".join(p for p in new_parts(" ".join(new), " ".join(said)) if isinstance(p, str))
-    assert not {*re.findall(r"\w+", strings)} & {*said}
+    assert not {*spelled(to_template(" ".join(new), " ".join(said)))} & {*said}
 
 
 SAID = ["A man slowly opens the small red door.", "Two dogs chase a black cat across the garden.",
@@ -109,9 +113,8 @@ def test_generated_negatives_reveal_no_replaced_word(tmp_path):
     assert len(negatives) > 8 and max(len(n.edits) for n in negatives) > 1
     folder = export_edits(negatives, tmp_path/"set", captions, name="four")
     assert rebuild(folder, captions) == negatives
-    spelled = {w for r in read_edits(folder)[1] for *_, parts in r["edits"] for p in parts if isinstance(p, str)
-               for w in re.findall(r"\w+", p)}
-    assert not spelled & {w for t in SAID for w in re.findall(r"\w{3,}", t)}
+    found = {w for r in read_edits(folder)[1] for e in r["edits"] for w in spelled(e["new"])}
+    assert found and not found & {w for t in SAID for w in re.findall(r"\w{3,}", t)}
     assert sorted(p.name for p in folder.iterdir()) == ["edits.jsonl", "manifest.json"]
 
 
@@ -179,19 +182,23 @@ def test_foreign_files_stay(tmp_path):
 
 
 ROW = {"item": "1/action/0", "caption_id": "1", "clip_id": "v1", "caption": text_hash("a dog runs"), "kind": "action",
-       "generator": "g", "rounds": 1, "seed": 0, "edits": [[6, 10, ["sits"]]], "negative": text_hash("a dog sits")[:16]}
+       "generator": "g", "rounds": 1, "seed": 0, "edits": [{"start": 6, "end": 10, "new": "sits"}], "negative": text_hash("a dog sits")[:16]}
 
 
 def test_a_row_made_by_hand_is_read(tmp_path):
     assert rebuild(through_json([ROW], tmp_path), two()[0]) == two()[1][:1]
 
 
+def edit(**change): return {"edits": [{"start": 6, "end": 10, "new": "sits"} | change]}
+
+
 @pytest.mark.parametrize("change, message", [
-    ({"edits": [[6, 999, ["sits"]]]}, "do not give its negative"), ({"edits": [[6, 10, [[0, 999]]]]}, "do not give"),
-    ({"edits": [[6, 10, ["stands"]]]}, "do not give its negative"), ({"edits": [[-4, 10, ["sits"]]]}, "is no edit"),
-    ({"edits": [[6, 10, [[5, 2]]]]}, "is no edit"), ({"edits": [[6.0, 10, ["sits"]]]}, "is no edit"),
-    ({"edits": "sits"}, "edits is no list"), ({"rounds": True}, "rounds is no int"), ({"kind": None}, "kind is no str"),
-    ({"edits": [[6, 10, "sits"]]}, "is no edit")])
+    (edit(end=999), "do not give its negative"), (edit(new="{0:999}"), "are damaged: {0:999} is not in the caption"),
+    (edit(new="{5:2}"), "is not in the caption"), (edit(new="{sits"), "'{sits' is no template"),
+    (edit(new="}"), "is no template"), (edit(new="stands"), "do not give its negative"), (edit(start=-4), "is no edit"),
+    (edit(start=6.0), "is no edit"), (edit(start=True), "is no edit"), (edit(new=["sits"]), "is no edit"),
+    ({"edits": [[6, 10, "sits"]]}, "is no edit"), ({"edits": [{"new": "sits"}]}, "is no edit"),
+    ({"edits": "sits"}, "edits is no list"), ({"rounds": True}, "rounds is no int"), ({"kind": None}, "kind is no str")])
 def test_faulty_rows_are_named(tmp_path, change, message):
     with pytest.raises(VidnegError, match=message): rebuild(through_json([ROW | change], tmp_path), two()[0])
 

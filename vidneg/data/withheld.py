@@ -11,7 +11,7 @@ import re
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from .pairs import Pair, pairs_of
 from ..text.edits import apply_edit, edits_between
 
 # %% auto #0
-__all__ = ['SCHEMA', 'EDIT_FILES', 'normal_text', 'text_hash', 'new_parts', 'join_parts', 'edit_rows', 'manifest_of',
-           'write_edits', 'export_edits', 'read_edits', 'Rebuilt', 'join_edits', 'rebuild']
+__all__ = ['SCHEMA', 'EDIT_FILES', 'normal_text', 'text_hash', 'to_template', 'from_template', 'edit_rows',
+           'manifest_of', 'write_edits', 'export_edits', 'read_edits', 'Rebuilt', 'join_edits', 'rebuild']
 
 # %% ../../nbs/data/withheld.ipynb #a9d10006
 def normal_text(text: str) -> str:
@@ -51,7 +51,7 @@ def text_hash(text: str) -> str:
     return _digest(normal_text(text))
 
 # %% ../../nbs/data/withheld.ipynb #a9d10009
-_WORD = re.compile(r"\w+")
+_WORD, _BRACE = re.compile(r"\w+"), re.compile(r"([{}])")
 
 def _shared(word, other):
     "Count the first letters that two words share, whatever their case."
@@ -60,13 +60,13 @@ def _shared(word, other):
     return n
 
 def _word_parts(word, words):
-    "Return a word as strings and spans of the caption, whose `words` are (start, word)."
+    "Return a word as strings and spans [start, end) of the caption, whose `words` are (start, word)."
     start, other = max(words, key=lambda w: (_shared(word, w[1]), word[:1] == w[1][:1]), default=(0, ""))
     n, parts = _shared(word, other), []
     if n < min(3, len(word)): return [word]
     for i in range(n): # letters of another case are no copies
         copied = word[i] == other[i]
-        if copied and parts and not isinstance(parts[-1], str) and parts[-1][1] == start + i: parts[-1][1] += 1
+        if copied and parts and not isinstance(parts[-1], str): parts[-1][1] += 1
         else: parts.append([start + i, start + i + 1] if copied else word[i])
     return [*parts, word[n:]] if word[n:] else parts
 
@@ -78,7 +78,7 @@ def _add(parts, part, caption):
         (a, i), between, (j, b) = parts[-3:]
         if i <= j and caption[i:j] == between: parts[-3:] = [[a, b]]
 
-def new_parts(new: str, caption: str) -> list[str | list[int]]:
+def to_template(new: str, caption: str) -> str:
     """Write new text without spelling out words of the caption.
 
     Args:
@@ -86,7 +86,7 @@ def new_parts(new: str, caption: str) -> list[str | list[int]]:
         caption: normalized text of the caption
 
     Returns:
-        strings, and spans [start, end) of the caption
+        the same text with `{start:end}` for words of the caption
     """
     parts, words, at = [], [(m.start(), m[0]) for m in _WORD.finditer(caption)], 0
     for m in _WORD.finditer(new):
@@ -94,19 +94,29 @@ def new_parts(new: str, caption: str) -> list[str | list[int]]:
         for part in [*between, *_word_parts(m[0], words)]: _add(parts, part, caption)
         at = m.end()
     if new[at:]: _add(parts, new[at:], caption)
-    return parts
+    return "".join(_BRACE.sub(r"\1\1", p) if isinstance(p, str) else "{{{}:{}}}".format(*p) for p in parts)
 
-def join_parts(parts: Sequence[str | Sequence[int]], caption: str) -> str:
-    """Put new text together.
+# %% ../../nbs/data/withheld.ipynb #a9d10027
+_PIECE = re.compile(r"\{\{|\}\}|\{(\d{1,9}):(\d{1,9})\}|[^{}]+")
+
+def from_template(template: str, caption: str) -> str:
+    """Fill a template. Raises `ValueError` if it is none, or if the caption is too short for it.
 
     Args:
-        parts: result of `new_parts`
+        template: result of `to_template`
         caption: normalized text of the caption
 
     Returns:
         new text of the edit
     """
-    return "".join(p if isinstance(p, str) else caption[p[0]:p[1]] for p in parts)
+    out, at = [], 0
+    while at < len(template):
+        m = _PIECE.match(template, at)
+        if not m: raise ValueError(f"{template[at:at + 40]!r} is no template")
+        at, (start, end) = m.end(), (int(x or 0) for x in m.groups())
+        if not start <= end <= len(caption): raise ValueError(f"{m[0]} is not in the caption")
+        out.append(caption[start:end] if m[1] else m[0][0] if m[0][0] in "{}" else m[0])
+    return "".join(out)
 
 # %% ../../nbs/data/withheld.ipynb #a9d10012
 SCHEMA = "vidneg-edits/1"
@@ -129,7 +139,7 @@ def _row(pair, caption_id, edits, rounds, seed):
         raise VidnegError(f"the negative {pair.item!r} equals its caption: leave it out")
     return {"item": pair.item, "caption_id": caption_id, "clip_id": pair.clip_id, "caption": text_hash(text),
             "kind": pair.kind, "generator": pair.generator, "rounds": rounds, "seed": seed,
-            "edits": [[e.start, e.end, new_parts(e.new, text)] for e in edits], "negative": _digest(negative)[:16]}
+            "edits": [{"start": e.start, "end": e.end, "new": to_template(e.new, text)} for e in edits], "negative": _digest(negative)[:16]}
 
 def edit_rows(items: Iterable[Negative | Pair], captions: Iterable[Caption] = ()) -> list[dict]:
     """Describe negatives by their edits.
@@ -222,17 +232,17 @@ def export_edits(
 _FIELDS = {"item": str, "caption_id": str, "clip_id": str, "caption": str, "kind": str, "generator": str, "rounds": int,
            "seed": int, "edits": list, "negative": str}
 
-def _span(x): return isinstance(x, list) and len(x) == 2 and all(type(i) is int for i in x) and 0 <= x[0] <= x[1]
+def _is_edit(e):
+    "Return True for an edit in the form of the files."
+    return (isinstance(e, dict) and {"start", "end", "new"} <= {*e} and isinstance(e["new"], str)
+            and type(e["start"]) is int and type(e["end"]) is int and 0 <= e["start"] <= e["end"])
 
 def _row_fault(row):
     "Return the fault of a row, or an empty text."
     if not isinstance(row, dict): return "it is no record"
     for name, kind in _FIELDS.items():
         if not isinstance(row.get(name), kind) or isinstance(row[name], bool): return f"{name} is no {kind.__name__}"
-    for e in row["edits"]:
-        if not (isinstance(e, list) and len(e) == 3 and _span(e[:2]) and isinstance(e[2], list)
-                and all(isinstance(p, str) or _span(p) for p in e[2])): return f"{str(e)[:60]} is no edit"
-    return ""
+    return next((f"{str(e)[:60]} is no edit" for e in row["edits"] if not _is_edit(e)), "")
 
 def _manifest(folder):
     "Read a manifest of this schema."
@@ -308,9 +318,11 @@ def _rebuild_row(row, caption):
     "Return the negative of a row, made from the normalized caption."
     text = said = normal_text(caption.text)
     edits, fits = [], True
-    for start, end, parts in row["edits"]:
-        fits &= end <= len(text) and all(isinstance(p, str) or p[1] <= len(said) for p in parts)
-        edits.append(Edit(start, end, text[start:end], join_parts(parts, said)))
+    for e in row["edits"]:
+        fits &= e["end"] <= len(text)
+        try: new = from_template(e["new"], said)
+        except ValueError as why: raise VidnegError(f"the edits of {row['item']!r} are damaged: {why}") from None
+        edits.append(Edit(e["start"], e["end"], text[e["start"]:e["end"]], new))
         text = apply_edit(text, edits[-1])
     if not fits or _digest(text)[:16] != row["negative"]:
         raise VidnegError(f"the edits of {row['item']!r} do not give its negative: download the set again")
