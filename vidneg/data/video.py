@@ -140,7 +140,8 @@ class VideoInfo:
     duration: float
 
 # %% ../../nbs/data/video.ipynb #fcba9004
-_NO_VIDEO = {"tty", "bin", "xbin", "adf", "idf"} # ffmpeg draws text files with these suffixes
+_NO_VIDEO = {"tty", "bin", "xbin", "adf", "idf", # text, of which ffmpeg would draw pictures
+             "concat", "hls", "dash", "sdp"} # lists of other files
 
 def _regular(path):
     "Return the path of a file; refuse everything that is none, since opening a pipe, for one, waits forever."
@@ -335,17 +336,17 @@ def _read(source, pick, size, backend):
     reader = backend(source)
     times = reader.times
     _check(source, times)
-    indices = _numbers(source.path, pick(times, _end(times, source.info.duration)), len(times))
+    indices = _numbers(source.path, pick(times, _end(times, source.info)), len(times))
     frames = list(reader.get(indices, resize))
     if len({f.shape for f in frames}) > 1:
         sizes = sorted({f"{f.shape[1]}×{f.shape[0]}" for f in frames})
         raise VideoError(source.path, f"changes its size ({', '.join(sizes)}): pass size= to resize all frames")
     return np.stack(frames), times[indices]
 
-def _end(times, duration):
+def _end(times, info):
     "Return the time at which the last frame ends."
-    step = (times[-1] - times[-2]) if len(times) > 1 else 0
-    return max(times[-1] + step, times[0] + duration)
+    step = times[-1] - times[-2] if len(times) > 1 else 1/(info.fps or 25)
+    return max(times[-1] + step, times[0] + info.duration)
 
 def _read_any(path, pick, size):
     "Read frames by decord, or by PyAV where decord fails."

@@ -16,14 +16,14 @@ from transformers.utils import cached_file, extract_commit_hash
 
 from ..core.errors import VidnegError
 from ..core.registry import Registry
-from .scorer import Encoding
+from .scorer import unique_texts
 from ..text.tokenize import load_tokenizer
 
 # %% auto #0
-__all__ = ['DTYPES', 'READ', 'ADAPTERS', 'device_of', 'dtype_of', 'revision_of', 'context_of', 'HFScorer',
-           'has_features', 'adapter_of', 'load_hf', 'tried']
+__all__ = ['DTYPES', 'READ', 'ADAPTERS', 'device_of', 'dtype_of', 'revision_of', 'context_of', 'check_frames',
+           'HFScorer', 'has_features', 'adapter_of', 'load_hf', 'tried']
 
-# %% ../../nbs/models/hf.ipynb #97f97832
+# %% ../../nbs/models/hf.ipynb #703dbd98
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16,
           "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -58,7 +58,7 @@ def dtype_of(name: str | torch.dtype | None = None) -> torch.dtype | str:
     if name not in DTYPES: raise VidnegError(f"no dtype {name!r}: choose float32, float16 or bfloat16")
     return DTYPES[name]
 
-# %% ../../nbs/models/hf.ipynb #27ff9303
+# %% ../../nbs/models/hf.ipynb #814eb0b0
 READ = {".safetensors", ".bin", ".json", ".txt", ".model", ".jinja"} # suffixes of the files of a checkpoint
 
 def revision_of(name: str | Path) -> str:
@@ -77,7 +77,7 @@ def revision_of(name: str | Path) -> str:
         with path.open("rb") as f: total.update(hashlib.file_digest(f, "sha256").digest())
     return f"sha256:{total.hexdigest()[:16]}"
 
-# %% ../../nbs/models/hf.ipynb #ce3695a6
+# %% ../../nbs/models/hf.ipynb #602484a7
 def context_of(model, tokenizer) -> int:
     """Return the length of the text context: what the position table and the tokenizer allow.
 
@@ -95,6 +95,27 @@ def context_of(model, tokenizer) -> int:
             if part.padding_idx is not None and part.num_embeddings == table:
                 lengths.append(table - part.padding_idx - 1)
     return min([*lengths, tokenizer.model_max_length, 100_000])
+
+# %% ../../nbs/models/hf.ipynb #80cb2047
+def check_frames(frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Check frames, and turn images into videos of one frame. Raises `VidnegError` for other shapes or types.
+
+    Args:
+        frames: videos (N, T, H, W, 3), images (N, H, W, 3) or a list of N videos (T, H, W, 3); uint8
+
+    Returns:
+        N videos (T, H, W, 3), uint8
+    """
+    listed = isinstance(frames, Sequence)
+    videos = [np.asarray(v) for v in frames] if listed or np.ndim(frames) else []
+    if not listed and np.ndim(frames) == 4: videos = [v[None] for v in videos]
+    if not videos or any(v.dtype != np.uint8 or v.ndim != 4 or v.shape[-1] != 3 or not v.size for v in videos):
+        kind, shape = (videos[0].dtype, [v.shape for v in videos[:3]]) if videos else ("nothing", "")
+        raise VidnegError("frames must be uint8 of shape (N, T, H, W, 3) or (N, H, W, 3) with N and T at least 1, "
+                          f"or a list of N arrays (T, H, W, 3), got {kind} {shape if listed else np.shape(frames)}")
+    if len({len(v) for v in videos}) > 1:
+        raise VidnegError(f"videos must have equal numbers of frames, got {sorted({len(v) for v in videos})}")
+    return videos
 
 # %% ../../nbs/models/hf.ipynb #d664bfb3
 class HFScorer:
@@ -147,24 +168,15 @@ class HFScorer:
     def _chunks(self, n): return [slice(i, i + self.batch_size) for i in range(0, n, self.batch_size)]
 
     def frames(self, frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Check frames, and turn images into videos of one frame. Raises `VidnegError` for other shapes or types.
+        """Check frames, and turn images into videos of one frame.
 
         Args:
-            frames: videos (N, T, H, W, 3), images (N, H, W, 3) or a list of N videos (T, H, W, 3); uint8
+            frames: as for `check_frames`
 
         Returns:
             N videos (T, H, W, 3), uint8
         """
-        listed = isinstance(frames, Sequence)
-        videos = [np.asarray(v) for v in frames] if listed or np.ndim(frames) else []
-        if not listed and np.ndim(frames) == 4: videos = [v[None] for v in videos]
-        if not videos or any(v.dtype != np.uint8 or v.ndim != 4 or v.shape[-1] != 3 or not v.size for v in videos):
-            kind, shape = (videos[0].dtype, [v.shape for v in videos[:3]]) if videos else ("nothing", "")
-            raise VidnegError("frames must be uint8 of shape (N, T, H, W, 3) or (N, H, W, 3) with N and T at least 1, "
-                              f"or a list of N arrays (T, H, W, 3), got {kind} {shape if listed else np.shape(frames)}")
-        if len({len(v) for v in videos}) > 1:
-            raise VidnegError(f"videos must have equal numbers of frames, got {sorted({len(v) for v in videos})}")
-        return videos
+        return check_frames(frames)
 
     def prepared(self, frames: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """Prepare single frames with the model's image processor.
@@ -237,12 +249,14 @@ class HFScorer:
             U texts with different tokens, and for each of the N texts its index among them
         """
         if not len(texts): raise VidnegError("no texts to encode: pass at least one")
-        seen = dict(zip(self.tokens(texts), map(str, texts))) # tokens → one of their texts
-        order = sorted(seen, key=lambda ids: (len(ids), ids)) # similar lengths share a batch
-        place = {ids: i for i, ids in enumerate(order)}
-        return [seen[ids] for ids in order], np.array([place[ids] for ids in self.tokens(texts)])
+        given, index = unique_texts(texts)
+        ids, seen = self.tokens(given), {}
+        for tokens, text in zip(ids, given): seen.setdefault(tokens, text)
+        order = sorted(seen, key=lambda tokens: (len(tokens), tokens)) # similar lengths share a batch
+        place = {tokens: i for i, tokens in enumerate(order)}
+        return [seen[tokens] for tokens in order], np.array([place[tokens] for tokens in ids])[index]
 
-# %% ../../nbs/models/hf.ipynb #9c130cc4
+# %% ../../nbs/models/hf.ipynb #e9acde5b
 ADAPTERS = Registry("adapter", { # architecture or `model_type` of a configuration → class
     "siglip": "vidneg.models.hf_dual:SiglipScorer",
     "siglip2": "vidneg.models.hf_dual:SiglipScorer",
@@ -251,7 +265,6 @@ ADAPTERS = Registry("adapter", { # architecture or `model_type` of a configurati
     "pe_video": "vidneg.models.hf_dual:PeVideoScorer",
     "pe_audio_video": "vidneg.models.hf_dual:PeVideoScorer",
     "BlipModel": "vidneg.models.hf_dual:DualEncoderScorer",
-    "BlipForConditionalGeneration": "vidneg.models.hf_generative:GenerativeScorer",
     "blip": "vidneg.models.hf_matching:BlipScorer",
     "Blip2ForImageTextRetrieval": "vidneg.models.hf_matching:Blip2Scorer",
     "blip-2": "vidneg.models.hf_generative:GenerativeScorer",
@@ -323,7 +336,7 @@ def load_hf(
         raise VidnegError(f"{adapter.__name__} has no option {sorted(unknown)[0]!r}; it has: "
                           f"{', '.join(adapter.options) or 'none'}")
     parts = _loaded(name, adapter.parts)
-    words = parts[-1](["the dog sits", "a man runs"])["input_ids"]
+    words = parts[-1](["the dog sits", "his cat runs"])["input_ids"] # words of equal lengths
     if words[0] == words[1]:
         raise VidnegError(f"{name!r} holds no tokenizer: all texts get the same tokens; save it beside the model")
     model, missing = _loaded(name, lambda n: adapter.model_class.from_pretrained(
