@@ -26,21 +26,23 @@ def plain(text: object) -> str:
     """
     line = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "\ufffd", " ".join(str(text).split()))
     line = re.sub(r"([\\`*_\[\]|~#$!])", r"\\\1", html.escape(line, quote=False))
-    return re.sub(r"^([-+>=]|\d+(?=[.)]))", r"\\\1", line).replace("://", ":&#8203;//") # no list, no link
+    return re.sub(r"^([-+=]|\d+(?=[.)]\s))", lambda m: f"{m[0]}\\" if m[0].isdigit() else f"\\{m[0]}", line).replace(
+        "://", ":&#8203;//") # no list, no link
 
 # %% ../../nbs/core/cards.ipynb #ca4d0008
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: bool = True) -> str:
     """Write a table in Markdown, with all cells escaped.
 
     Args:
         head: names of the columns
         rows: cells of each row
+        numbers: True: all columns but the first are aligned to the right
 
     Returns:
-        table whose first column is aligned to the left and the others to the right
+        Markdown
     """
     def line(cells): return "| " + " | ".join(map(plain, cells)) + " |"
-    rule = "| " + " | ".join(["---", *["---:"]*(len(head) - 1)]) + " |"
+    rule = "| " + " | ".join(["---", *["---:" if numbers else "---"]*(len(head) - 1)]) + " |"
     return "\n".join([line(head), rule, *map(line, rows)]) + "\n"
 
 # %% ../../nbs/core/cards.ipynb #ca4d0011
