@@ -1,13 +1,16 @@
 "Records, seeds, registries and files."
+import json
 import subprocess
 import sys
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vidneg.core.errors import Skipped, VidnegError
 from vidneg.core.files import atomic_path, skip
-from vidneg.core.records import Caption, Edit, Negative, read_records, write_records
+from vidneg.core.records import Caption, Clip, Edit, Negative, SceneGraph, read_records, write_records
 from vidneg.core.registry import Registry
 from vidneg.core.seeds import stable_rng, stable_seed
 from vidneg.text.edits import undo
@@ -45,6 +48,31 @@ def test_failed_writes_leave_the_old_file_and_nothing_else(tmp_path):
         part.write_text("new")
         raise RuntimeError
     assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("row, cls, says", [
+    ({"clip_id": "a", "path": "p", "strat": 5, "End": 9}, Clip, "'strat' is unknown, did you mean 'start'.*'End'.*'end'"),
+    ({"clip_id": "a", "path": "p", "start_time": 5}, Clip, "'start_time' is unknown, did you mean 'start'"),
+    ({"clip_id": "a", "path": "p", "end_s": 5}, Clip, "did you mean 'end'"),
+    ({"clip_id": "a", "path": "p", "splits": "test"}, Clip, "did you mean 'split'"),
+    ({"caption_id": "1", "clip_id": "a", "text": "t", "Grain": "broad"}, Caption, "did you mean 'grain'"),
+    ({"clipid": "a", "path": "p"}, Clip, "did you mean 'clip_id'"),
+    ({"clip_id": "a", "scene": "", "events": [], "entities": [{"entity_id": "1", "name": "x", "atributes": []}]}, SceneGraph,
+     "'atributes' is unknown, did you mean 'attributes'")])
+def test_misspelled_fields_are_refused_with_a_hint(row, cls, says, tmp_path):
+    (path := tmp_path/"rows.jsonl").write_text(json.dumps(row))
+    with pytest.raises(VidnegError, match=f"rows.jsonl has a row that is no {cls.__name__} .*{says}.*its fields are"):
+        read_records(path, cls)
+    if cls is not SceneGraph:
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path/"rows.parquet")
+        with pytest.raises(VidnegError, match=says): read_records(tmp_path/"rows.parquet", cls)
+
+
+def test_other_fields_are_ignored_with_a_warning(tmp_path):
+    rows = [{"clip_id": "a", "path": "p", "url": "x", "end": 2.0}, {"clip_id": "b", "path": "q", "license": "CC0"}]
+    (path := tmp_path/"rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.warns(UserWarning, match="rows.jsonl has fields that a Clip does not have.*: url, license"):
+        assert read_records(path, Clip) == [Clip("a", "p", end=2.0), Clip("b", "q")]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])

@@ -5,6 +5,7 @@
 # %% ../../nbs/core/cards.ipynb #ca4d0004
 from __future__ import annotations
 
+import hashlib
 import html
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from .errors import VidnegError
 
 # %% auto #0
-__all__ = ['LICENSES', 'SIZES', 'plain', 'table', 'license_fields', 'size_category', 'named', 'card']
+__all__ = ['LICENSES', 'SIZES', 'plain', 'table', 'license_fields', 'size_category', 'named', 'card', 'seal',
+           'is_sealed']
 
 # %% ../../nbs/core/cards.ipynb #ca4d0006
 def plain(text: object) -> str:
@@ -111,3 +113,26 @@ def card(metadata: dict, title: str, parts: Iterable[tuple[str, str]]) -> str:
     head = CardData(**metadata).to_yaml(line_break="\n")
     body = "".join(f"\n## {plain(heading)}\n\n{text.strip()}\n" for heading, text in parts if text.strip())
     return f"---\n{head}\n---\n\n# {plain(title)}\n{body}"
+
+# %% ../../nbs/core/cards.ipynb #ca4d0018
+def seal(text: str) -> str:
+    """Seal a card.
+
+    Args:
+        text: a card
+
+    Returns:
+        the card with its hash in a comment at the end
+    """
+    return f"{text.rstrip()}\n\n<!-- vidneg {hashlib.sha256(text.rstrip().encode()).hexdigest()[:16]} -->\n"
+
+def is_sealed(text: str) -> bool:
+    """Check the seal of a card.
+
+    Args:
+        text: content of README.md
+
+    Returns:
+        True: nobody has changed it since
+    """
+    return seal(text.rpartition("<!-- vidneg ")[0]) == text
