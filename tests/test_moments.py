@@ -345,7 +345,7 @@ def test_bad_input_is_named(tmp_path):
     backwards = row | {"relevant_clip_ids": [1], "relevant_windows": [[4, 2]]}
     for text in ("{}", "not json", json.dumps(row), json.dumps(backwards)):
         bad.write_text(text)
-        with pytest.raises(VidnegError, match="line 1, is not a query"): read_qvhighlights(bad)
+        with pytest.raises(VidnegError, match="line 1"): read_qvhighlights(bad)
     bad.write_text("3MSZA 24.3 person turns##on")
     with pytest.raises(VidnegError, match="line 1, is not 'video start end"): read_charades_sta(bad)
     bad.write_text("3MSZA 2 9##a person\n")
