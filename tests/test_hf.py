@@ -35,7 +35,7 @@ CLASSES = {"clip": DualEncoderScorer, "siglip": SiglipScorer, "xclip": Microsoft
 MATCHING = ("blip", "blip-2", "vilt")
 FRESH = int(tf.__version__.split(".")[0]) >= 5
 needs_5 = pytest.mark.skipif(not FRESH, reason="VideoPrism, PE-Video and TIPSv2 came with transformers 5")
-TYPES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2} # and how far scores may be from single precision
+TYPES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2} # allowed distance from single precision
 
 def make(kind):
     "Make a small model with random weights and its image processor."
@@ -401,7 +401,8 @@ def test_what_does_not_fit_is_refused_at_loading(tmp_path, folders):
     large.save_pretrained(tmp_path/"large")
     with pytest.raises(VidnegError, match="does not fit the model"):
         load(folder("wrong", **{p.name: p.read_bytes() for p in (tmp_path/"large").iterdir()}))
-    with pytest.raises(VidnegError, match="no option 'poolings'; it has: pooling"): load(folders["clip"], poolings="max")
+    with pytest.raises(VidnegError, match="no option 'poolings'; it has: pooling"):
+        load(folders["clip"], poolings="max")
     with pytest.raises(VidnegError, match="no pooling 'median': choose one of mean, max, late"):
         load(folders["clip"], pooling="median")
     with pytest.raises(VidnegError, match="no such folder"): load("/no/such/folder")
