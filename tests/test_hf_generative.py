@@ -92,7 +92,8 @@ def make_smolvlm():
     t, edge = words(*special), {"longest_edge": 32}
     t.image_token, t.fake_image_token, t.global_image_token, t.video_token, t.end_of_utterance_token = special
     text = tf.LlamaConfig(**TEXT, vocab_size=len(t), pad_token_id=0)
-    config = tf.SmolVLMConfig(vision_config=VISION, text_config=text, image_token_id=t.convert_tokens_to_ids("<image>"), scale_factor=2, pad_token_id=0)
+    config = tf.SmolVLMConfig(vision_config=VISION, text_config=text, scale_factor=2, pad_token_id=0,
+                              image_token_id=t.convert_tokens_to_ids("<image>"))
     parts = (tf.SmolVLMImageProcessor(size=edge, max_image_size=edge, do_image_splitting=False), t,
              tf.SmolVLMVideoProcessor(size=edge, max_image_size=edge,
                                       video_sampling={"fps": 1, "max_frames": 8, "video_size": edge}))
