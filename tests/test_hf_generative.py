@@ -107,7 +107,7 @@ def make_blip(kind):
             tf.OPTConfig(vocab_size=len(t), hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4,
                          max_position_embeddings=256, word_embed_proj_dim=32))
     former = LAYERS | dict(encoder_hidden_size=32, vocab_size=len(t), cross_attention_frequency=1)
-    given = dict(vision_config=VISION, qformer_config=former, text_config=text, num_query_tokens=4,
+    given = dict(vision_config=VISION, qformer_config=former, text_config=text.to_dict(), num_query_tokens=4,
                  image_token_index=len(t) - 1)
     image = tf.BlipImageProcessor(size=SIDE)
     if kind.startswith("blip"):
