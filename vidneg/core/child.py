@@ -34,9 +34,9 @@ def serve() -> None:
     calls = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(sys.stdin.buffer, calls), daemon=True).start()
     while True:
-        try: answer = True, _named(calls.get())
-        except BaseException: answer = False, traceback.format_exc()
-        pickle.dump(answer, answers, protocol=5)
+        try: answer = pickle.dumps((True, _named(calls.get())), protocol=5)
+        except BaseException: answer = pickle.dumps((False, traceback.format_exc()))
+        answers.write(answer)
         answers.flush()
 
 def _receive(pipe, calls):
@@ -71,13 +71,14 @@ class _Child:
             self.process.stdin.flush()
             return pickle.load(self.process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
-            self.end()
+            self.end(5) # a dying process may need a moment to leave its exit code
             raise (TimeoutError if late.is_set() else EOFError) from None
         finally: timer.cancel()
 
-    def end(self):
-        "End the process and wait for it."
-        self.process.kill()
+    def end(self, patience=0):
+        "Wait for the end of the process, and kill it after `patience` seconds."
+        try: self.process.wait(patience)
+        except subprocess.TimeoutExpired: self.process.kill()
         self.process.wait()
         self.process.stdout.close()
         try: self.process.stdin.close()

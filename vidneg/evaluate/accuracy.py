@@ -17,9 +17,9 @@ from .stats import contrast, paired_difference
 from ..models.scorer import Scorer, unique_texts
 
 # %% auto #0
-__all__ = ['KINDS', 'ITEM_COLUMNS', 'SCORE_COLUMNS', 'METRICS', 'VTM_METRICS', 'check_items', 'score_aligned',
-           'score_pairs', 'acc', 'acc_hat', 'acc_vtc', 'check_scores', 'has_head', 'item_matrix', 'accuracy_table',
-           'accuracy_difference', 'toy_scores', 'score_blind']
+__all__ = ['KINDS', 'ITEM_COLUMNS', 'SCORE_COLUMNS', 'METRICS', 'VTM_METRICS', 'check_items', 'one_each',
+           'score_aligned', 'score_pairs', 'acc', 'acc_hat', 'acc_vtc', 'check_scores', 'has_head', 'item_matrix',
+           'accuracy_table', 'accuracy_difference', 'toy_scores', 'score_blind']
 
 # %% ../../nbs/evaluate/accuracy.ipynb #7454feb0
 KINDS = "action", "attribute", "relation", "object" # the four categories of AARO
@@ -60,12 +60,21 @@ def check_items(items: pd.DataFrame) -> pd.DataFrame:
     return items
 
 # %% ../../nbs/evaluate/accuracy.ipynb #a8d6f5bf
-def _column(values, n, what):
-    "Return scores as an array (n,); raise `VidnegError` for another shape."
+def one_each(values, n: int, what: str) -> np.ndarray:
+    """Check that a scorer returned one number for each pair; raise `VidnegError` for an array of another shape.
+
+    Args:
+        values: result of a scorer
+        n: number of pairs or texts that it was asked for
+        what: name of its method
+
+    Returns:
+        the same values (n,), float64
+    """
     values = np.asarray(values, float)
     if values.shape != (n,):
-        raise VidnegError(f"{what} returned an array of shape {values.shape} for {n} pairs: it must return one number "
-                          "per pair")
+        raise VidnegError(f"`{what}` returned an array of shape {values.shape} for {n} of them: it must return one "
+                          "number per pair")
     return values
 
 def _by_video(scorer, videos, texts, clip, text):
@@ -94,8 +103,8 @@ def score_aligned(scorer: Scorer, videos, texts, pairs: np.ndarray, chunk: int =
         clip, text = pairs[at].T
         if "pairwise" in scorer.supports: found = scorer.pairwise(videos[clip], texts[text])
         else: found = _by_video(scorer, videos, texts, clip, text)
-        score[at] = _column(found, len(clip), "pairwise" if "pairwise" in scorer.supports else "similarity")
-        if "match" in scorer.supports: p[at] = _column(scorer.match(videos[clip], texts[text]), len(clip), "match")
+        score[at] = one_each(found, len(clip), "pairwise" if "pairwise" in scorer.supports else "similarity")
+        if "match" in scorer.supports: p[at] = one_each(scorer.match(videos[clip], texts[text]), len(clip), "match")
     return score, p
 
 # %% ../../nbs/evaluate/accuracy.ipynb #b3742ea8
