@@ -196,7 +196,7 @@ def named(scorer: Scorer, name: str | None) -> Scorer:
     if name: scorer.protocol = {**scorer.protocol, "model": name}
     return scorer
 
-# %% ../../nbs/models/zoo.ipynb #f9aa4b1d
+# %% ../../nbs/models/zoo.ipynb #aaba4b75
 class FunctionScorer:
     """Scorer of two functions that embed videos and texts.
 
@@ -292,7 +292,7 @@ class FunctionScorer:
         self.similarity(videos[:1], texts[:1]) # same widths
         return pair_cosines(videos, texts)
 
-# %% ../../nbs/models/zoo.ipynb #75a95d44
+# %% ../../nbs/models/zoo.ipynb #dcfc9199
 def completed(scorer, name: str | None = None) -> Scorer:
     """Fill in what a stranger's scorer leaves out. Raises `VidnegError` if it cannot encode or compare at all.
 
@@ -306,8 +306,8 @@ def completed(scorer, name: str | None = None) -> Scorer:
     missing = [m for m in ("encode_video", "encode_text") if not callable(getattr(scorer, m, None))]
     able = {m for m in ("similarity", "pairwise", "match", "tokens", "prior") if callable(getattr(scorer, m, None))}
     if missing or not able & {"similarity", "pairwise"}:
-        raise VidnegError(f"a {type(scorer).__name__} is no model: pass a checkpoint's name or folder, a scorer, or two "
-                          f"functions; it lacks {', '.join(missing or ['similarity'])}")
+        raise VidnegError(f"a {type(scorer).__name__} is no model: pass a checkpoint's name or folder, a scorer, or "
+                          f"two functions; it lacks {', '.join(missing or ['similarity'])}")
     said = getattr(scorer, "protocol", None) or {}
     supports = frozenset(getattr(scorer, "supports", able)) & able
     if "pairwise" in supports and set(PROTOCOL) <= set(said) and not name: return scorer
