@@ -20,7 +20,7 @@ from ..core.errors import VidnegError
 from ..core.records import Caption, Clip, MomentQuery, SceneGraph, read_records, write_records
 from ..core.registry import Registry
 from .pairs import Pair
-from .readers.files import readable, read_text
+from .readers.files import read_text, readable
 
 # %% auto #0
 __all__ = ['SPLITS', 'Dataset', 'assemble', 'read_dataset', 'take_dataset']
@@ -137,7 +137,7 @@ def _check(clips, captions, folder):
         if twice: raise VidnegError(f"{folder}: {what} {twice[0]!r} occurs more than once")
         if not ids:
             raise VidnegError(f"{folder}: the table of {what.removesuffix('_id')}s is empty")
-        if not all(i.strip() for i in ids): raise VidnegError(f"{folder}: a {what} is blank: give each one a name")
+        if not all(map(str.strip, ids)): raise VidnegError(f"{folder}: a {what} is blank: give each one a name")
     for c in clips:
         if c.start < 0 or c.end < 0 or 0 < c.end <= c.start:
             raise VidnegError(f"{folder}: clip {c.clip_id!r} is {c.start:g} to {c.end:g} s: the end must be later than "
@@ -208,7 +208,7 @@ def _check_splits(data, folder):
             raise VidnegError(f"{folder}: no clip of split {split!r} has a fine caption, but training and testing need "
                               f"one; clips by split: {there}")
 
-_OFFICIAL = Registry("reader of official datasets", {"official": "vidneg.data.official:read_official"})
+_OFFICIAL = Registry("reader of official datasets", {"official": "vidneg.data.readers.official:read_official"})
 
 def _read_source(source):
     "Read a folder, or an official dataset given as \"name:folder\"; its reader is imported only then."

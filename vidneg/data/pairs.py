@@ -93,7 +93,7 @@ def _load(registry, name, folder):
     for file in files:
         try: found += source.read(file)
         except VidnegError as e: raise VidnegError(f"{file.name} does not have the form of {name}: {e}") from None
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e: # sets registered by others
+        except (IndexError, KeyError, TypeError, ValueError) as e: # sets registered by others
             raise VidnegError(f"{file.name} does not have the form of {name}: {type(e).__name__} {e}") from e
     return found
 

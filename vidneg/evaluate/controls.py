@@ -42,7 +42,7 @@ def backward(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Returns:
         frames (T, H, W, 3)
     """
-    return frames[::-1]
+    return frames[::-1].copy() # torch takes no negative strides
 
 def middle_frame(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Repeat the middle frame. Appearance stays, motion is gone.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ..text.tokenize import load_tokenizer
 __all__ = ['DTYPES', 'READ', 'ADAPTERS', 'device_of', 'dtype_of', 'revision_of', 'context_of', 'check_frames',
            'HFScorer', 'has_features', 'adapter_of', 'load_hf', 'tried']
 
-# %% ../../nbs/models/hf.ipynb #703dbd98
+# %% ../../nbs/models/hf.ipynb #77c2c8ff
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16,
           "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -58,7 +59,7 @@ def dtype_of(name: str | torch.dtype | None = None) -> torch.dtype | str:
     if name not in DTYPES: raise VidnegError(f"no dtype {name!r}: choose float32, float16 or bfloat16")
     return DTYPES[name]
 
-# %% ../../nbs/models/hf.ipynb #814eb0b0
+# %% ../../nbs/models/hf.ipynb #6db00f1c
 READ = {".safetensors", ".bin", ".json", ".txt", ".model", ".jinja"} # suffixes of the files of a checkpoint
 
 def revision_of(name: str | Path) -> str:
@@ -77,7 +78,7 @@ def revision_of(name: str | Path) -> str:
         with path.open("rb") as f: total.update(hashlib.file_digest(f, "sha256").digest())
     return f"sha256:{total.hexdigest()[:16]}"
 
-# %% ../../nbs/models/hf.ipynb #602484a7
+# %% ../../nbs/models/hf.ipynb #0b782913
 def context_of(model, tokenizer) -> int:
     """Return the length of the text context: what the position table and the tokenizer allow.
 
@@ -96,7 +97,7 @@ def context_of(model, tokenizer) -> int:
                 lengths.append(table - part.padding_idx - 1)
     return min([*lengths, tokenizer.model_max_length, 100_000])
 
-# %% ../../nbs/models/hf.ipynb #80cb2047
+# %% ../../nbs/models/hf.ipynb #602ee666
 def check_frames(frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> list[np.ndarray]:
     """Check frames, and turn images into videos of one frame. Raises `VidnegError` for other shapes or types.
 
@@ -138,8 +139,10 @@ class HFScorer:
     def __init__(self, model, image_processor, tokenizer, batch_size: int = 32, name: str = "", revision: str = ""):
         self.model, self.image_processor, self.tokenizer = model.eval(), image_processor, tokenizer
         self.batch_size, self.name, self.revision = batch_size, name or type(model).__name__, revision
-        weight = next(p for p in model.parameters() if p.is_floating_point())
-        self.device, self.dtype, self.context = weight.device, weight.dtype, context_of(model, tokenizer)
+        sizes = Counter() # BLIP-2 keeps some weights in single precision: most weights decide
+        for p in model.parameters(): sizes[p.dtype] += p.numel()*p.is_floating_point()
+        self.device, self.dtype = next(model.parameters()).device, max(sizes, key=sizes.get)
+        self.context = context_of(model, tokenizer)
 
     @classmethod
     def parts(cls, name: str) -> tuple:
@@ -256,7 +259,7 @@ class HFScorer:
         place = {tokens: i for i, tokens in enumerate(order)}
         return [seen[tokens] for tokens in order], np.array([place[tokens] for tokens in ids])[index]
 
-# %% ../../nbs/models/hf.ipynb #e9acde5b
+# %% ../../nbs/models/hf.ipynb #b1b00087
 ADAPTERS = Registry("adapter", { # architecture or `model_type` of a configuration → class
     "siglip": "vidneg.models.hf_dual:SiglipScorer",
     "siglip2": "vidneg.models.hf_dual:SiglipScorer",
@@ -326,6 +329,8 @@ def load_hf(
         scorer of the checkpoint
     """
     name, device, dtype = str(name), device_of(device), dtype_of(dtype)
+    if name.count("/") != 1 and "/" in name and not Path(name).is_dir():
+        raise VidnegError(f"{name!r} cannot be loaded: there is no such folder")
     config = _loaded(name, AutoConfig.from_pretrained)
     adapter = adapter_of(config)
     if adapter is None:
@@ -336,9 +341,8 @@ def load_hf(
         raise VidnegError(f"{adapter.__name__} has no option {sorted(unknown)[0]!r}; it has: "
                           f"{', '.join(adapter.options) or 'none'}")
     parts = _loaded(name, adapter.parts)
-    words = parts[-1](["the dog sits", "his cat runs"])["input_ids"] # words of equal lengths
-    if words[0] == words[1]:
-        raise VidnegError(f"{name!r} holds no tokenizer: all texts get the same tokens; save it beside the model")
+    if not set(parts[-1].get_vocab()) - set(parts[-1].all_special_tokens):
+        raise VidnegError(f"{name!r} holds no tokenizer, so all texts would get the same tokens: save it beside the model")
     model, missing = _loaded(name, lambda n: adapter.model_class.from_pretrained(
         n, dtype=dtype, output_loading_info=True))
     if lost := [k for k in missing["missing_keys"] if not k.endswith(("position_ids", "inv_freq"))]:

@@ -35,7 +35,7 @@ class Items(NamedTuple):
 
     Attributes:
         pairs: captions with their negatives
-        counts: what became of the requested negatives, by kind; None: they were given
+        counts: outcomes of the requested negatives, by kind; None: they were given
         form: "balanced", "published" or "given"
     """
     pairs: list[Pair]
@@ -80,8 +80,8 @@ def make_items(
         else rules_published(lexicon)
     made, counts = make_negatives(captions, generator, per_caption, rounds, kinds=kinds, seed=seed, mode="every")
     if not made:
-        raise VidnegError(f"no negative of kind {', '.join(kinds)} can be made from {len(captions)} captions: none has a "
-                          "listed word that another caption's word could replace. Use more captions or "
+        raise VidnegError(f"no negative of kind {', '.join(kinds)} can be made from {len(captions)} captions: none "
+                          "has a listed word that another one's word could replace: use more captions, or "
                           "balanced=False, or give negatives")
     return Items(pairs_of(captions, made), counts_table(counts), "balanced" if balanced else "published")
 
@@ -148,11 +148,11 @@ def run_probe(
     """Probe a model: make or take negatives, audit them, score them, and report.
 
     Args:
-        model: name on the Hub, folder, `Scorer`, pair of functions (encode_video, encode_text), or "world"
-        data: folder, table, DataFrame, `datasets` dataset, or "NAME:FOLDER" of a published dataset, as in `open_data`
-        kinds: kinds of negatives; None: action, attribute, relation, object, or all given ones
+        model: name on the Hub, folder, `Scorer`, two functions (encode_video, encode_text), or "world"
+        data: folder, table, DataFrame, `datasets` dataset or "NAME:FOLDER", as in `open_data`
+        kinds: kinds of negatives; None: all four of KINDS, or all given ones
         controls: changes of the video to compare with, names in CONTROLS
-        negatives: table, or list of `Negative` or `Pair`; None: those of `data`, or else made from the captions
+        negatives: table, or list of `Negative` or `Pair`; None: those of `data`, or made ones
         videos: folder of the videos; None: the folder of `data`
         split: split of the data; None: all
         per_caption: largest number of negatives per caption and kind

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ...core.errors import VidnegError
 from ...core.records import Caption, Clip, MomentQuery
-from ..official import Files, Official
 from ..pairs import Source
 from .files import json_items
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['CAPTIONS', 'DATASET', 'file_captions', 'read']
@@ -28,7 +28,8 @@ def file_captions(path: Path) -> Iterator[Caption]:
         captions in the order of the file
     """
     for video, row in json_items(path):
-        for k, text in enumerate(row.texts("sentences")): yield Caption(f"{path.stem}/{video}/{k}", video, text.strip())
+        for k, text in enumerate(row.texts("sentences")):
+            yield Caption(f"{path.stem}/{video}/{k}", video, text.strip())
 
 CAPTIONS = Source("ActivityNet Captions: sentences about successive moments of long videos",
                   "*.json", "annotations free for research; video rights remain with their owners", file_captions)

@@ -16,8 +16,8 @@ from ...core.errors import VidnegError
 from ...core.files import atomic_path
 from ...core.records import Attribute, Caption, Clip, Entity, Event, Question, SceneGraph
 from ..graphs import check_graph
-from ..official import Files, Official
 from .files import Row, json_items, read_json, readable, seconds
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['DATASET', 'anetqa_graph', 'read_anetqa', 'read_anetqa_questions', 'read_answer_vocabulary',

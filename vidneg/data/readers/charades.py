@@ -13,9 +13,9 @@ import numpy as np
 
 from ...core.errors import VidnegError
 from ...core.records import Caption, Clip, MomentQuery
-from ..official import Files, Official
 from ..pairs import Source
 from .files import numbered_lines, read_text, readable
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['CAPTIONS', 'DATASET', 'file_captions', 'read_charades_sta', 'read']

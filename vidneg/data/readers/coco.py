@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...core.records import Caption, Clip
-from ..official import Files, Official
 from .files import Row, read_json
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['DATASET', 'read']
@@ -32,7 +32,8 @@ def _years(files, year):
             names = {r.name("id"): r.name("file_name") for r in top.rows("images")}
             yield from (Clip(name, name, split=split) for name in names.values())
             known = Row(names, f"{path.name}: images")
-            for r in top.rows("annotations"): yield Caption(r.name("id"), known[r.name("image_id")], r.text("caption"))
+            for r in top.rows("annotations"):
+                yield Caption(r.name("id"), known[r.name("image_id")], r.text("caption"))
 
 def read(files: Files, protocol: str) -> Iterator[Clip | Caption]:
     """Yield the records of COCO captions.

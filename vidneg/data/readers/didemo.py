@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ...core.errors import VidnegError
 from ...core.records import Caption, Clip, MomentQuery
-from ..official import Files, Official
 from ..pairs import Source
 from .files import json_rows
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['CAPTIONS', 'SEGMENT', 'DATASET', 'file_captions', 'read']
@@ -28,7 +28,8 @@ def file_captions(path: Path) -> Iterator[Caption]:
     Returns:
         captions in the order of the file
     """
-    for row in json_rows(path): yield Caption(row.name("annotation_id"), row.name("video"), row.text("description"))
+    for row in json_rows(path):
+        yield Caption(row.name("annotation_id"), row.name("video"), row.text("description"))
 
 CAPTIONS = Source("DiDeMo: captions of five-second moments in personal videos",
                   "*_data.json", "BSD-2-Clause", file_captions)

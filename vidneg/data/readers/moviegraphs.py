@@ -13,9 +13,9 @@ from pathlib import Path
 from ...core.errors import VidnegError
 from ...core.records import Attribute, Caption, Clip, Entity, Event, SceneGraph
 from ..graphs import check_graph
-from ..official import Files, Official
 from ..pickles import Inert, load_inert
 from .files import Row, need, read_json, readable
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['SUBTYPES', 'DATASET', 'moviegraphs_graph', 'read_moviegraphs', 'read']

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.records import Caption, Clip
-from ..official import Files, Official
 from ..pairs import Source
 from .files import Row, json_rows, read_json, table_rows
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['CAPTIONS', 'DATASET', 'file_captions', 'read']

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from ...core.errors import VidnegError
 from ...core.records import Caption, Clip
-from ..official import Files, Official
 from ..pickles import load_inert
 from .files import json_rows, numbered_lines, readable, table_rows
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['DATASET', 'read']
@@ -29,13 +29,15 @@ def _of_text(path):
     for number, line in numbered_lines(path):
         video, _, text = line.strip().partition(" ")
         if video.startswith("#"): continue
-        if not text.strip(): raise VidnegError(f"{path.name}, line {number}, is not 'clip caption': {line[:60]!r}")
+        if not text.strip():
+            raise VidnegError(f"{path.name}, line {number}, is not 'clip caption': {line[:60]!r}")
         yield video, readable(text)
 
 def _of_pickle(path):
     "Yield (clip, caption) of a dictionary from clips to lists of words."
     found = load_inert(path.read_bytes(), name=path.name)
-    if not isinstance(found, dict): raise VidnegError(f"{path.name} should hold a dictionary from clips to captions")
+    if not isinstance(found, dict):
+        raise VidnegError(f"{path.name} should hold a dictionary from clips to captions")
     for video, captions in found.items():
         for words in captions if isinstance(captions, list) else [None]:
             if not isinstance(words, (list, tuple)) or not all(isinstance(w, str) for w in words):

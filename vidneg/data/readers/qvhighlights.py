@@ -15,9 +15,9 @@ import numpy as np
 from ...core.errors import VidnegError
 from ...core.records import Caption, Clip, MomentQuery
 from ..moments import CLIP_SECONDS
-from ..official import Files, Official
 from ..pairs import Source
 from .files import line_rows
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['CAPTIONS', 'DATASET', 'file_captions', 'read_qvhighlights', 'read']
@@ -76,7 +76,8 @@ def read_qvhighlights(path: str | Path, on_empty: str = "raise") -> list[MomentQ
     Returns:
         queries in the order of the file; test queries have no windows
     """
-    if on_empty not in ("raise", "drop"): raise VidnegError(f"on_empty is {on_empty!r}: use 'raise' or 'drop'")
+    if on_empty not in ("raise", "drop"):
+        raise VidnegError(f"on_empty is {on_empty!r}: use 'raise' or 'drop'")
     out = []
     for row in line_rows(path):
         duration = row.number("duration")

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.records import Clip
-from ..official import Files, Official
 from ..pairs import Pair, Source, read_pairs
 from .files import json_items
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['PAIRS', 'DATASET', 'file_pairs', 'read']

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...core.records import Caption, Clip
-from ..official import Files, Official
 from .files import json_rows
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['DATASET', 'read']

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.records import Clip
-from ..official import Files, Official
 from ..pairs import Pair, Source, read_pairs
 from .files import line_rows
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['PAIRS', 'ASPECTS', 'DATASET', 'file_pairs', 'read']

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ...core.errors import VidnegError
 from ...core.records import Clip
-from ..official import Files, Official
 from ..pairs import Pair, Source, decidable
 from .files import Row, read_json
+from .official import Files, Official
 
 # %% auto #0
 __all__ = ['PAIRS', 'DATASET', 'file_pairs', 'read']
@@ -30,7 +30,10 @@ def file_pairs(path: Path, kind: str = "") -> Iterator[Pair]:
         pairs in the order of the file
     """
     kind = kind or path.stem
-    for k, entry in enumerate(read_json(path)):
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise VidnegError(f"{path.name} should hold a list, not {entries!r:.60}")
+    for k, entry in enumerate(entries):
         where = f"{path.name}[{k}]"
         if not isinstance(entry, list) or len(entry) != 2:
             raise VidnegError(f"{where} should be an image and its texts, not {entry!r:.60}")
@@ -58,7 +61,8 @@ def read(files: Files, protocol: str) -> Iterator[Clip | Pair]:
         parts = path.relative_to(files.root).with_suffix("").parts
         tops = [i for i, p in enumerate(parts) if p.startswith(("Attribute", "Object", "Relation"))]
         if path.suffix == ".json" and tops: found["_".join(parts[tops[0]:])] = path
-    if not found: raise VidnegError(f"no {PAIRS.files} in {files.root}, and no folders Attribute, Object and Relation")
+    if not found:
+        raise VidnegError(f"no {PAIRS.files} in {files.root}, and no folders Attribute, Object and Relation")
     files.asked["[AOR]*_*.json"] = [*found.values()]
     for p in decidable((p for kind, path in found.items() for p in file_pairs(path, kind)), "vl-checklist"):
         yield from (Clip(p.clip_id, p.clip_id.rsplit("/", 1)[-1], split="test"), replace(p, generator="vl-checklist"))
