@@ -160,7 +160,7 @@ def test_a_part_without_predictions_or_windows_is_left_out():
     ([predicted(saliency=[np.nan]*10)], "saliency is missing, NaN"), ([predicted(saliency=[])], "saliency is missing"),
     ([predicted(), predicted()], "twice"), ([predicted(qid="x")], "queries or the predictions but not both"),
     ([], "neither"), ([dict(qid="q")], "neither"),
-    ([predicted(((4., 10.),))], r"query 'q' has pred_relevant_windows \[\[4.0, 10.0\]\]: write a list of \[start, end, score"),
+    ([predicted(((4., 10.),))], r"query 'q' has pred_relevant_windows \[\[4.0, 10.0\]\]: write a list of \[start, end"),
     ([predicted(((4., 10., .9), (4., 10.)))], "write a list of"), ([predicted((("4s", 10., .9),))], "write a list of"),
     ([predicted() | {"pred_relevant_windows": None}], "write a list of"),
     ([predicted() | {"pred_relevant_windows": [4., 10., .9]}], "write a list of"),

@@ -93,6 +93,12 @@ def test_the_verdict_says_what_a_control_shows(low, high, words):
     assert words in said[-1] and "frames shuffled" in said[-1]
 
 
+def test_a_model_at_chance_has_no_verdict_on_controls():
+    effect = Effect("blank", Estimate(.1, .02, .2, 9, 3), .1)
+    said = verdict("m", Estimate(.5, .45, .55, 500, 100), None, [effect])
+    assert said[-1] == "A model at chance has nothing to lose: the controls decide nothing." and len(said) == 3
+
+
 def test_the_page_shows_texts_as_texts(report):
     page = report.page()
     assert "<script>" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;" in page

@@ -35,8 +35,8 @@ def without_thoughts(answer: str) -> str:
 
 # %% ../../nbs/lm/answers.ipynb #f12a0008
 _FENCE = re.compile(r"```(?:[\w+-]*[ \t]*\n)?(.*?)(?:```|\Z)", re.S)
-_KEYS = ("new_sentence newsentence sentence sentences answer answers output outputs result response rewritten "
-         "rewritten_sentence modified modified_sentence changed edited new caption captions text negative positive").split()
+_KEYS = """new_sentence newsentence sentence sentences answer answers output outputs result response rewritten
+    rewritten_sentence modified modified_sentence changed edited new caption captions text negative positive""".split()
 
 def _strings(value):
     "Return the sentences in a JSON value."
@@ -61,19 +61,19 @@ def _from_json(text):
 # %% ../../nbs/lm/answers.ipynb #f12a0011
 _MARK = re.compile(r"^(?:(?:[>#]+|[*+])\s+|[-•–]\s*|\(?\d{1,3}\s*[.):]\s*(?=\D))+")
 _YES = "sure(?: thing)?|certainly|of course|okay|ok|absolutely|great|yes|alright|got it|understood"
-_LEAD = re.compile(rf"^(?:(?:{_YES}|here|below|the following)\b[^:.!?]{{0,80}}:\W{{0,3}}(?:\s|$)|(?:{_YES})\s*[!,.:]\s*)",
-                   re.I)
-_META = ("output answer sentence assistant result response caption new final rewritten revised modified changed negated "
-         "negative positive passive voice paraphrase paraphrased corrected version text verb object subject modifier "
-         "replaced replacement with the in form my your transformed alternative edited").replace(" ", "|")
+_LEAD = re.compile(rf"^(?:(?:{_YES}|here|below|following)\b[^:.!?]{{0,80}}:\W{{0,3}}(?:\s|$)|"
+                   rf"(?:{_YES})\s*[!,.:]\s*)", re.I)
+_META = "|".join("""output answer sentence assistant result response caption new final rewritten revised modified changed
+    negated negative positive passive voice paraphrase paraphrased corrected version text verb object subject modifier
+    replaced replacement with the in form my your transformed alternative edited""".split())
 _LABEL = re.compile(rf"^[*_\"'“]{{0,3}}(?:(?:{_META})\s+){{0,5}}(?:{_META})[*_\"'”]{{0,3}}\s*:[*_]{{0,3}}\s*", re.I)
 _OLD = re.compile(r"^\W{0,3}(?:original|input|old|before|user)\b[^:]{0,20}:", re.I)
 _REMARK = re.compile(r"^\W{0,3}(?:notes?\b|explanation|reason|changes?\b|i(?:'ve)? (?:replaced|changed|have|used|kept)|"
                      r"this (?:sentence|version)|let me know|(?:i )?hope|feel free|please)", re.I)
 _ASIDE = re.compile(r"\s*\((?:notes?\b|i |replaced|changed|verb|object|subject|modifier|here)[^()]*\)\s*$", re.I)
 _TAG = re.compile(r"</?(?:caption|answer|sentence|output|response|result|p|b|i|em|strong)>", re.I)
-_CLOSE = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "‹": "›", "„": "“”", "「": "」", "『": "』", "*": "*", "_": "_",
-          "»": "«", "”": "”"}
+_CLOSE = {"“": "”", "‘": "’", "«": "»", "‹": "›", "„": "“”", "「": "」", "『": "』", "»": "«",
+          **{c: c for c in "\"'`*_”"}}
 _MAY_RECUR = "'’*_" # as an apostrophe, or doubled
 
 def _bare(text):
@@ -146,5 +146,6 @@ def in_style(text: str, caption: str) -> str:
     if not set(plain) & set("’‘“”"): text = text.translate(_PLAIN)
     if (body := _END.sub("", text)): text = body + _END.search(plain)[0].strip()
     if plain.isupper() and len(plain) > 1: return text.upper()
-    if plain[:1].islower() and not re.match(r"I\b", text) and not text[1:2].isupper(): return text[:1].lower() + text[1:]
+    named = re.match(r"I\b", text) or text[1:2].isupper() # "TV"
+    if plain[:1].islower() and not named: return text[:1].lower() + text[1:]
     return text[:1].upper() + text[1:] if plain[:1].isupper() else text
