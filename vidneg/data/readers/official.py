@@ -158,7 +158,8 @@ def _gather(name, files, protocol):
 def _placed(clip, files):
     "Return a clip with the path of its video, or the path where the missing video should be."
     expected = clip.path if _stem(clip.path) != clip.path else f"{clip.path}.mp4"
-    return replace(clip, path=str(files.video(clip.path) or files.root/expected))
+    inside = [p for p in expected.split("/") if p not in ("", ".", "..")] # never outside the folder
+    return replace(clip, path=str(files.video(clip.path) or files.root.joinpath(*inside)))
 
 def read_official(name: str, root: str | Path, split: str | None = None, protocol: str | None = None) -> Dataset:
     """Read an official dataset. Raises `VidnegError` if no captions are found, or a file has another form.
