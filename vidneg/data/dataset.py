@@ -19,7 +19,7 @@ from .pairs import Pair
 from .readers.files import readable
 
 # %% auto #0
-__all__ = ['SPLITS', 'Dataset', 'assemble', 'read_dataset', 'take_dataset']
+__all__ = ['SPLITS', 'DATASETS', 'Dataset', 'assemble', 'read_dataset', 'take_dataset']
 
 # %% ../../nbs/data/dataset.ipynb #5fd5da62
 @dataclass(frozen=True)
@@ -182,7 +182,15 @@ def _check_splits(data, folder):
             raise VidnegError(f"{folder}: no clip of split {split!r} has a fine caption, but training and testing need "
                               f"one; clips by split: {there}")
 
-_OFFICIAL = Registry("reader of official datasets", {"official": "vidneg.data.readers.official:read_official"})
+DATASETS = Registry("official dataset", {
+    "msrvtt": "vidneg.data.readers.msrvtt:DATASET", "msvd": "vidneg.data.readers.msvd:DATASET",
+    "didemo": "vidneg.data.readers.didemo:DATASET", "activitynet": "vidneg.data.readers.activitynet:DATASET",
+    "charades": "vidneg.data.readers.charades:DATASET", "qvhighlights": "vidneg.data.readers.qvhighlights:DATASET",
+    "vatex": "vidneg.data.readers.vatex:DATASET", "coco": "vidneg.data.readers.coco:DATASET",
+    "cc3m": "vidneg.data.readers.webtables:CC3M", "webvid": "vidneg.data.readers.webtables:WEBVID",
+    "sugarcrepe": "vidneg.data.readers.sugarcrepe:DATASET", "vitatecs": "vidneg.data.readers.vitatecs:DATASET",
+    "vl-checklist": "vidneg.data.readers.vl_checklist:DATASET",
+    "anetqa": "vidneg.data.readers.anetqa:DATASET", "moviegraphs": "vidneg.data.readers.moviegraphs:DATASET"})
 
 def _read_source(source):
     "Read a folder, or an official dataset given as \"name:folder\"; its reader is imported only then."
@@ -191,7 +199,7 @@ def _read_source(source):
     if not colon:
         raise VidnegError(f"data.source is {str(source)!r}: neither \"world\" nor an existing folder, nor an official "
                           "dataset such as \"msrvtt:/path/to/MSRVTT\"")
-    return _OFFICIAL["official"](name, root)
+    return DATASETS[name].dataset(name, root)
 
 def take_dataset(source: str | Path, folder: str | Path, counts: dict[str, int]) -> Dataset:
     """Copy the tables of a dataset into the pipeline's data folder, with absolute paths to its videos.
