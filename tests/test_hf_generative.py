@@ -91,8 +91,9 @@ def make_smolvlm():
     special = ("<image>", "<fake_token_around_image>", "<global-img>", "<video>", "<end_of_utterance>")
     t, edge = words(*special), {"longest_edge": 32}
     t.image_token, t.fake_image_token, t.global_image_token, t.video_token, t.end_of_utterance_token = special
-    config = tf.SmolVLMConfig(vision_config=VISION, text_config=tf.LlamaConfig(**TEXT, vocab_size=len(t), pad_token_id=0),
-                              image_token_id=t.convert_tokens_to_ids("<image>"), scale_factor=2, pad_token_id=0)
+    text = tf.LlamaConfig(**TEXT, vocab_size=len(t), pad_token_id=0)
+    config = tf.SmolVLMConfig(vision_config=VISION, text_config=text, scale_factor=2, pad_token_id=0,
+                              image_token_id=t.convert_tokens_to_ids("<image>"))
     parts = (tf.SmolVLMImageProcessor(size=edge, max_image_size=edge, do_image_splitting=False), t,
              tf.SmolVLMVideoProcessor(size=edge, max_image_size=edge,
                                       video_sampling={"fps": 1, "max_frames": 8, "video_size": edge}))
@@ -106,7 +107,7 @@ def make_blip(kind):
             tf.OPTConfig(vocab_size=len(t), hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4,
                          max_position_embeddings=256, word_embed_proj_dim=32))
     former = LAYERS | dict(encoder_hidden_size=32, vocab_size=len(t), cross_attention_frequency=1)
-    given = dict(vision_config=VISION, qformer_config=former, text_config=text, num_query_tokens=4,
+    given = dict(vision_config=VISION, qformer_config=former, text_config=text.to_dict(), num_query_tokens=4,
                  image_token_index=len(t) - 1)
     image = tf.BlipImageProcessor(size=SIDE)
     if kind.startswith("blip"):
@@ -272,7 +273,8 @@ def test_long_captions_are_cut_and_counted(saved):
 
 def test_options_are_checked(saved):
     for options, message in ((dict(score="maybe"), "choose yes or caption"), (dict(length="max"), "choose sum or mean"),
-                             (dict(prompt="Is it so?"), "lacks {}"), (dict(frames_as="video"), "choose images or single"),
+                             (dict(prompt="Is it so?"), "lacks {}"),
+                             (dict(frames_as="video"), "choose images or single"),
                              (dict(temperature=1), "no option 'temperature'")):
         with pytest.raises(VidnegError, match=message): load_hf(saved("llava"), 4, "cpu", **options)
     scorer = load_hf(saved("llava"), 4, "cpu", prompt="Is it true: {}?", frames_as="single")
