@@ -81,7 +81,8 @@ def _bare(text):
     while len(text) > 1 and (close := _CLOSE.get(text[0])):
         whole = re.fullmatch(rf".(.*)[{re.escape(close)}]([.!?]?)", text, re.S)
         rest = whole[1] if whole else text[1:]
-        if any(c in rest for c in close if not whole or c not in _MAY_RECUR): break # a quotation within the sentence
+        closed_within = any(c in rest for c in close if not whole or c not in _MAY_RECUR)
+        if closed_within: break # a quotation within the sentence
         text = rest.strip() + (whole[2] if whole and rest[-1:] not in tuple(".!?") else "")
     alone = text[-1:] in ('"', "”", "»") and not any(c in text[:-1] for c in '"“”«»„')
     return text[:-1].strip() if alone else text
