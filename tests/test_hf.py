@@ -89,7 +89,8 @@ def make_dual(kind):
     config = tf.VisionTextDualEncoderConfig.from_vision_text_configs(tf.ViTConfig(**VISION), text, projection_dim=32)
     return tf.VisionTextDualEncoderModel(config), square
 
-DUAL = ["siglip2", "altclip", pytest.param("chinese_clip", marks=needs_5), "clipseg", "flava", "groupvit", "metaclip_2", "aimv2",
+DUAL = ["siglip2", "altclip", pytest.param("chinese_clip", marks=needs_5),
+        "clipseg", "flava", "groupvit", "metaclip_2", "aimv2",
         "owlvit", pytest.param("tipsv2", marks=needs_5), "vit+bert", "vit+xlm-roberta"]
 each_kind = pytest.mark.parametrize("kind", CLASSES)
 each_type = pytest.mark.parametrize("dtype", TYPES, ids=lambda t: str(t).removeprefix("torch."))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vidneg.core.errors import VidnegError
+from vidneg.models import zoo
 from vidneg.models.io import save
 from vidneg.models.mteb import ClipFrames, MtebScorer, from_mteb
 from vidneg.models.registry import MODELS
@@ -92,6 +93,14 @@ def test_models_of_this_project(tmp_path):
     assert scorer.protocol["model"] == "my model" and open_model(folder, name="x").protocol["model"] == "x"
     with pytest.raises(VidnegError, match="run in float32"): open_model(folder, dtype="bf16")
     with pytest.raises(VidnegError, match="no option 'pooling'"): open_model(folder, pooling="max")
+
+
+def test_a_model_of_this_project_is_found_on_the_hub(tmp_path, monkeypatch):
+    folder = save(MODELS["clip4clip-mean"]("tiny"), tmp_path/"m", train_tokenizer(TEXTS, 100, tmp_path/"t.json"))
+    monkeypatch.setattr(zoo, "from_hub", lambda name: folder if name == "me/mine" else None)
+    assert open_model("me/mine", device="cpu").protocol["model"] == "me/mine"
+    monkeypatch.setattr(zoo, "load_hf", lambda name, *a, **o: ("transformers", name))
+    assert open_model("me/other") == ("transformers", "me/other")
 
 
 def test_the_worlds_model():

@@ -60,7 +60,7 @@ def _from_json(text):
 
 # %% ../../nbs/lm/answers.ipynb #f12a0011
 _MARK = re.compile(r"^(?:(?:[>#]+|[*+])\s+|[-•–]\s*|\(?\d{1,3}\s*[.):]\s*(?=\D))+")
-_YES = "sure(?: thing)?|certainly|of course|okay|ok|absolutely|great|yes|alright|got it|understood"
+_YES = "sure(?: thing)?|certainly|of course|okay|ok|absolutely|great|yes|alright|got it"
 _LEAD = re.compile(rf"^(?:(?:{_YES}|here|below|following)\b[^:.!?]{{0,80}}:\W{{0,3}}(?:\s|$)|"
                    rf"(?:{_YES})\s*[!,.:]\s*)", re.I)
 _META = "|".join("""output answer sentence assistant result response caption new final rewritten revised modified changed

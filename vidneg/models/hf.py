@@ -24,7 +24,7 @@ from ..text.tokenize import load_tokenizer
 __all__ = ['DTYPES', 'READ', 'ADAPTERS', 'device_of', 'dtype_of', 'revision_of', 'context_of', 'check_frames',
            'HFScorer', 'has_features', 'adapter_of', 'load_hf', 'tried']
 
-# %% ../../nbs/models/hf.ipynb #5db9034b
+# %% ../../nbs/models/hf.ipynb #6ddb1224
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16,
           "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -60,7 +60,7 @@ def dtype_of(name: str | torch.dtype | None = None) -> torch.dtype | str:
     if name not in DTYPES: raise VidnegError(f"no dtype {name!r}: choose float32, float16 or bfloat16")
     return DTYPES[name]
 
-# %% ../../nbs/models/hf.ipynb #01a61663
+# %% ../../nbs/models/hf.ipynb #5706dc42
 READ = {".safetensors", ".bin", ".json", ".txt", ".model", ".jinja"} # suffixes of the files of a checkpoint
 
 def revision_of(name: str | Path) -> str:
@@ -79,7 +79,7 @@ def revision_of(name: str | Path) -> str:
         with path.open("rb") as f: total.update(hashlib.file_digest(f, "sha256").digest())
     return f"sha256:{total.hexdigest()[:16]}"
 
-# %% ../../nbs/models/hf.ipynb #411ed509
+# %% ../../nbs/models/hf.ipynb #696aafe8
 def context_of(model, tokenizer) -> int:
     """Return the length of the text context: what the position table and the tokenizer allow.
 
@@ -98,7 +98,7 @@ def context_of(model, tokenizer) -> int:
                 lengths.append(table - part.padding_idx - 1)
     return min([*lengths, tokenizer.model_max_length, 100_000])
 
-# %% ../../nbs/models/hf.ipynb #e4c77817
+# %% ../../nbs/models/hf.ipynb #1b34cf11
 def check_frames(frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> list[np.ndarray]:
     """Check frames, and turn images into videos of one frame. Raises `VidnegError` for other shapes or types.
 
@@ -135,7 +135,7 @@ class HFScorer:
     supports = frozenset({"similarity", "pairwise", "tokens"})
     options = () # names of the subclass's own options
     n_frames = None # frames that the model wants; None: any number
-    pooling = prompt = "" # how frames become one score; what is asked
+    pooling = prompt = "" # way from frames to one score; text around the caption
 
     def __init__(self, model, image_processor, tokenizer, batch_size: int = 32, name: str = "", revision: str = ""):
         self.model, self.image_processor, self.tokenizer = model.eval(), image_processor, tokenizer
@@ -260,7 +260,7 @@ class HFScorer:
         place = {tokens: i for i, tokens in enumerate(order)}
         return [seen[tokens] for tokens in order], np.array([place[tokens] for tokens in ids])[index]
 
-# %% ../../nbs/models/hf.ipynb #60e8536e
+# %% ../../nbs/models/hf.ipynb #4705f0b4
 ADAPTERS = Registry("adapter", { # architecture or `model_type` of a configuration → class
     "siglip": "vidneg.models.hf_dual:SiglipScorer",
     "siglip2": "vidneg.models.hf_dual:SiglipScorer",

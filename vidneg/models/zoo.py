@@ -17,6 +17,7 @@ from torch import nn
 from ..core.errors import VidnegError
 from ..core.seeds import stable_seed
 from .hf import check_frames, device_of, dtype_of, load_hf
+from .hub import from_hub
 from .io import load, read_config
 from .registry import MODELS
 from .scorer import PROTOCOL, Encoding, Scorer, check_aligned, unique_texts
@@ -161,7 +162,7 @@ def load_scorer(
     """Load a saved model as a scorer. Raises `VidnegError` if there is no tokenizer.
 
     Args:
-        name_or_folder: folder written by `save` or `save_pretrained`, or name of a checkpoint on the Hub
+        name_or_folder: folder written by `save` or `save_pretrained`, or name on the Hub
         tokenizer: tokenizer: file, folder or name; None: the one saved beside the model
         batch_size: clips, texts or pairs per batch
         device: device of the model; None: the fastest one of this machine
@@ -172,16 +173,18 @@ def load_scorer(
     Returns:
         scorer of the model
     """
-    folder = Path(name_or_folder)
+    name = str(name_or_folder)
+    folder = Path(name) if Path(name).exists() else from_hub(name) or Path(name)
     if not (folder/"config.json").is_file() or "model_type" in read_config(folder): # as `transformers` writes it
         return load_hf(name_or_folder, batch_size, device, dtype, label, **options)
     if options: raise VidnegError(f"models of this project have no option {sorted(options)[0]!r}")
-    if dtype_of(dtype) not in ("auto", torch.float32): raise VidnegError("models of this project run in float32")
+    if dtype_of(dtype) not in ("auto", torch.float32):
+        raise VidnegError("models of this project run in float32")
     places = [tokenizer] if tokenizer else [p for p in (folder/"tokenizer", folder/"tokenizer.json") if p.exists()]
     if not places:
         raise VidnegError(f"{folder} holds no tokenizer: pass the one with which the model was trained")
     model = load(folder).to(device_of(device))
-    return named(scorer_of(model, load_tokenizer(places[0]), batch_size), label or folder.name)
+    return named(scorer_of(model, load_tokenizer(places[0]), batch_size), label or (name if folder != Path(name) else folder.name))
 
 def named(scorer: Scorer, name: str | None) -> Scorer:
     """Give the model of a scorer another name in its protocol.
@@ -196,7 +199,7 @@ def named(scorer: Scorer, name: str | None) -> Scorer:
     if name: scorer.protocol = {**scorer.protocol, "model": name}
     return scorer
 
-# %% ../../nbs/models/zoo.ipynb #aaba4b75
+# %% ../../nbs/models/zoo.ipynb #fbdabf2f
 class FunctionScorer:
     """Scorer of two functions that embed videos and texts.
 
@@ -292,7 +295,7 @@ class FunctionScorer:
         self.similarity(videos[:1], texts[:1]) # same widths
         return pair_cosines(videos, texts)
 
-# %% ../../nbs/models/zoo.ipynb #dcfc9199
+# %% ../../nbs/models/zoo.ipynb #39359656
 def completed(scorer, name: str | None = None) -> Scorer:
     """Fill in what a stranger's scorer leaves out. Raises `VidnegError` if it cannot encode or compare at all.
 
@@ -319,7 +322,7 @@ class Completed:
 
     Args:
         scorer: a scorer with `similarity` or `pairwise`
-        supports: what it can do by itself
+        supports: its own capabilities
         protocol: keys PROTOCOL
     """
     def __init__(self, scorer, supports: frozenset[str], protocol: dict):
@@ -370,7 +373,8 @@ def open_model(
     if isinstance(model, str) and model == "world":
         if options: raise VidnegError(f"the world's model has no option {sorted(options)[0]!r}")
         return named(load_world(batch_size, device_of(device)), name)
-    if isinstance(model, str | Path): return load_scorer(model, None, batch_size, device, dtype, name, **options)
+    if isinstance(model, str | Path):
+        return load_scorer(model, None, batch_size, device, dtype, name, **options)
     if options: raise VidnegError(f"only a checkpoint has the option {sorted(options)[0]!r}")
     if pair and len(model) == 2 and all(map(callable, model)): return FunctionScorer(*model, batch_size, name)
     if pair: raise VidnegError("two functions are a model: one from frames, one from texts, to embeddings")

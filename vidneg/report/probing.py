@@ -152,8 +152,8 @@ def _about_blind(accuracy, blind):
     if blind is None: return []
     text = f"The best ranker that reads only the texts is right in {fmt(blind, interval=True)} %"
     if blind.high < .5:
-        return [text + ": clearly below 50, so the texts reveal the negative to whoever reads them the other way round. "
-                "Balance the negatives."]
+        return [text + ": clearly below 50, so the texts reveal the negative to whoever reads them the other way "
+                "round. Balance the negatives."]
     if blind.low <= .5: return [text + ": the texts alone do not visibly reveal the negatives."]
     better = "more" if accuracy.low > blind.high else "not visibly more"
     return [text + f": the texts reveal some of the negatives. The model is {better} accurate than this baseline."]
@@ -515,8 +515,8 @@ def __str__(self: ProbeReport):
 _CARD = """# The model of the synthetic world
 
 A NAVERO model of half a million parameters, trained with NAVERO's recipe on clips of the synthetic world of vidneg
-{version}. It knows moving shapes and some 400 words, and nothing of real videos; `vidneg.probe("world", …)` shows with it
-what a report looks like. It reads 8 frames of 64 × 64 pixels. License: Apache-2.0.
+{version}. It knows moving shapes and some 400 words, and nothing of real videos; `vidneg.probe("world", …)` shows
+with it what a report looks like. It reads 8 frames of 64 × 64 pixels. License: Apache-2.0.
 
 Accuracy (acc, percent) on the world's test split, with 95 % intervals by bootstrap over clips:
 
