@@ -86,6 +86,7 @@ def test_child_ends_with_a_killed_parent(tmp_path):
 
 
 def test_script_without_a_guard_is_not_run_again(tmp_path):
-    (tmp_path/"script.py").write_text("from vidneg.core.child import in_child\nprint('once', in_child('math:sqrt', 9))\n")
+    code = "from vidneg.core.child import in_child\nprint('once', in_child('math:sqrt', 9))\n"
+    (tmp_path/"script.py").write_text(code)
     done = subprocess.run([sys.executable, tmp_path/"script.py"], capture_output=True, text=True)
     assert done.stdout == "once 3.0\n" and not done.stderr

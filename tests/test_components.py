@@ -234,7 +234,8 @@ def test_a_model_that_only_thinks_is_reported(parser):
     some = [caption("A man rides a horse.", i) for i in range(4)]
     def thoughts(n): return ["<think>\nThe user wants"]*n
     with pytest.warns(UserWarning) as found:
-        made, _ = make_negatives(some, ComponentGenerator(parser, chat=Scripted(*[thoughts(4)]*6)), kinds=("verb", "object"))
+        chat = Scripted(*[thoughts(4)]*6)
+        made, _ = make_negatives(some, ComponentGenerator(parser, chat=chat), kinds=("verb", "object"))
     assert [n.generator for n in made] == ["components-grammar"]*8
     assert "all 12 answers of scripted were rejected (not one sentence 12)" in str(found[0].message)
     assert "<think>" in str(found[0].message) and "all 24 answers" in str(found[1].message)
@@ -252,7 +253,8 @@ def test_the_worked_examples_pass_the_validation(parser):
 
 @pytest.mark.parametrize("answer, wanted", [
     ('Output: "A man rides a camel."', "a man rides a camel"), ("a man rides a camel", "a man rides a camel"),
-    ("Sure!\nA man rides a camel.", "a man rides a camel"), ("", ""), ("«A man rides a camel»", "a man rides a camel"), ("**A man rides a camel.**", "a man rides a camel")])
+    ("Sure!\nA man rides a camel.", "a man rides a camel"), ("", ""), ("«A man rides a camel»", "a man rides a camel"),
+    ("**A man rides a camel.**", "a man rides a camel")])
 def test_replies_are_cleaned(answer, wanted): assert read_answer(answer, "a man rides a horse") == wanted
 
 

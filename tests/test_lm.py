@@ -410,8 +410,8 @@ def refusal(code, text, status=400, param=None):
     (message("content_filter", content=""), "filtered"), (message(content=None, refusal="I cannot"), "refused"),
     (refusal("content_filter", "The response was filtered due to the prompt triggering a policy"), "filtered"),
     (refusal(None, "Your request was flagged as unsafe", 422), "filtered"),
-    (refusal("context_length_exceeded", "This model's maximum context length is 4096 tokens. However, you requested 5000 "
-             "tokens (max_tokens: 256)"), "too long")])
+    (refusal("context_length_exceeded", "This model's maximum context length is 4096 tokens. However, you requested "
+             "5000 tokens (max_tokens: 256)"), "too long")])
 def test_a_reply_without_answer_is_counted_and_the_run_goes_on(server, step, fault):
     server.script = {"b": [step]}
     llm = OpenAIChat("m", server.url, retries=0)
@@ -420,8 +420,8 @@ def test_a_reply_without_answer_is_counted_and_the_run_goes_on(server, step, fau
     assert llm.faults == {fault: 1} and len(server.requests) == 3
 
 
-@pytest.mark.parametrize("bad", [{"status": 500}, {"status": 429}, {"status": 400}, {"status": 418}, {"answer": "<html>"},
-                                 {"wait": 60}])
+@pytest.mark.parametrize("bad", [{"status": 500}, {"status": 429}, {"status": 400}, {"status": 418},
+                                 {"answer": "<html>"}, {"wait": 60}])
 def test_a_conversation_at_which_the_server_fails_does_not_end_a_run(server, bad, tmp_path):
     server.script = {"b": [bad]*9}
     timeout = 1 if "wait" in bad else 60
@@ -434,8 +434,8 @@ def test_a_conversation_at_which_the_server_fails_does_not_end_a_run(server, bad
     assert Cached(OpenAIChat("m", server.url), tmp_path).chat([talk("b")]) == ["b!"] # a failure is not stored
 
 
-@pytest.mark.parametrize("once", ['{"choices": []}', '{"choices": null}', '{"error": {"message": "busy"}}', "<html>busy",
-                                  '{"choices": [{"mess', "null"])
+@pytest.mark.parametrize("once", ['{"choices": []}', '{"choices": null}', '{"error": {"message": "busy"}}',
+                                  "<html>busy", '{"choices": [{"mess', "null"])
 def test_a_broken_reply_is_asked_for_again(server, monkeypatch, once):
     waits = []
     monkeypatch.setattr("time.sleep", waits.append)
@@ -445,7 +445,7 @@ def test_a_broken_reply_is_asked_for_again(server, monkeypatch, once):
 
 
 def test_content_as_a_list_of_parts(server):
-    parts = [{"type": "thinking", "thinking": "hm", "text": "hm"}, {"type": "text", "text": "a "}, {"text": "man"}, "x", 3]
+    parts = [{"type": "thinking", "text": "hm"}, {"type": "text", "text": "a "}, {"text": "man"}, "x", 3]
     server.script = {"a": [message(content=parts)]}
     assert OpenAIChat("m", server.url).chat([talk("a")]) == ["a man"]
 
@@ -455,11 +455,12 @@ class Strict(Scripted):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append(body)
-        for name, refuses, status, says in self.server.rules:
-            if name in body and refuses(body[name]):
-                answer = json.dumps({"error": {"message": says, "param": name if "Unsupported" in says else None}})
-                break
-        else: status, answer = 200, completion("m", body["messages"][-1]["content"] + "!")
+        status, answer = 200, completion("m", body["messages"][-1]["content"] + "!")
+        for name, refuses, code, says in self.server.rules:
+            if name not in body or not refuses(body[name]): continue
+            status, param = code, name if "Unsupported" in says else None
+            answer = json.dumps({"error": {"message": says, "param": param}})
+            break
         self.send_response(status)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -472,21 +473,23 @@ ANY, ZERO = (lambda v: True), (lambda v: v == 0)
     ([("max_tokens", ANY, 400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")],
      dict(temperature=0., max_completion_tokens=256, seed=0)),
     ([("max_tokens", ANY, 400, "Unsupported parameter: 'max_tokens'."),
-      ("max_completion_tokens", ANY, 400, "Unsupported parameter: 'max_completion_tokens'")], dict(temperature=0., seed=0)),
-    ([("seed", ANY, 422, "[{'type': 'extra_forbidden', 'loc': ('body', 'seed'), 'msg': 'Extra inputs are not permitted'}]")],
+      ("max_completion_tokens", ANY, 400, "Unsupported parameter: 'max_completion_tokens'")],
+     dict(temperature=0., seed=0)),
+    ([("seed", ANY, 422, "[{'type': 'extra_forbidden', 'loc': ('body', 'seed'), 'msg': 'not permitted'}]")],
      dict(temperature=0., max_tokens=256)),
     ([("temperature", ZERO, 422, "Input validation error: `temperature` must be strictly positive")],
      dict(temperature=.01, max_tokens=256, seed=0)),
     ([("temperature", lambda v: v != 1, 400, "Unsupported value: 'temperature' does not support 0 with this model."),
-      ("max_tokens", ANY, 400, "Unsupported parameter: 'max_tokens'"), ("seed", ANY, 400, "Unrecognized argument: seed")],
-     dict(max_completion_tokens=256))])
+      ("max_tokens", ANY, 400, "Unsupported parameter: 'max_tokens'"),
+      ("seed", ANY, 400, "Unrecognized argument: seed")], dict(max_completion_tokens=256))])
 def test_settings_that_a_server_refuses_are_left_out(rules, wanted):
     s = ThreadingHTTPServer(("127.0.0.1", 0), Strict)
     s.rules, s.requests = rules, []
     threading.Thread(target=s.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     llm = OpenAIChat("m", f"http://127.0.0.1:{s.server_port}/v1", concurrency=4)
     texts = [f"t{i}" for i in range(8)]
-    with pytest.warns(UserWarning, match="refuses"): assert llm.chat([talk(t) for t in texts]) == [t + "!" for t in texts]
+    with pytest.warns(UserWarning, match="refuses"): said = llm.chat([talk(t) for t in texts])
+    assert said == [t + "!" for t in texts]
     assert llm.chat([talk("again")]) == ["again!"]
     assert {k: v for k, v in s.requests[-1].items() if k not in ("model", "messages")} == wanted
     own = OpenAIChat("m", llm.base_url, extra={"temperature": None, "max_tokens": None, "seed": None, "top_p": 1})
@@ -536,7 +539,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         def __getattr__(self, name): return getattr(self.f, name)
     monkeypatch.setattr("builtins.open", lambda *a, **k: Full(usual(*a, **k)) if a[1:] == ("ab",) else usual(*a, **k))
-    with pytest.raises(VidnegError, match="space left"): store.put({"1"*32: "b"})
+    with pytest.raises(VidnegError, match="space on the disk"): store.put({"1"*32: "b"})
     monkeypatch.undo()
     assert store.journal.read_bytes() == before
     store.put({"2"*32: "c"})
@@ -590,7 +593,8 @@ def test_local_chat_draws_from_the_softmax(causal):
 def test_local_chat_refuses_prompts_that_it_cannot_read(causal, masked):
     llm = TransformersChat(causal)
     with pytest.warns(UserWarning, match="1 has .* tokens"): # one long caption does not end a run
-        assert llm.chat([talk("a man"), talk("dog "*500)], max_tokens=8) == [*llm.chat([talk("a man")], max_tokens=8), ""]
+        said = llm.chat([talk("a man"), talk("dog "*500)], max_tokens=8)
+    assert said == [*llm.chat([talk("a man")], max_tokens=8), ""]
     with pytest.raises(VidnegError, match="max_tokens=256 leaves no room"): llm.chat([talk("a man")])
     with pytest.raises(VidnegError, match="no chat template"): TransformersChat(masked["wordpiece"]).chat([talk("a")])
 
@@ -603,8 +607,8 @@ HERE = "A man rides a camel."
     "<think>\nThe object is horse.\n</think>\n\nA man rides a camel.", "<think></think>A man rides a camel.",
     "the object is horse</think>A man rides a camel.", "<think>a <think>b</think> c</think>A man rides a camel.",
     "[THINK]horse[/THINK]A man rides a camel.", "◁think▷horse◁/think▷A man rides a camel.",
-    "<|channel|>analysis<|message|>horse<|end|><|start|>assistant<|channel|>final<|message|>A man rides a camel.<|return|>",
-    "Sure! Here is the sentence: A man rides a camel.", "Sure!\nA man rides a camel.", "Certainly! A man rides a camel.",
+    "<|channel|>analysis<|message|>horse<|end|><|channel|>final<|message|>A man rides a camel.<|return|>",
+    "Sure! Here is the sentence: A man rides a camel.", "Sure!\nA man rides a camel.", "Great! A man rides a camel.",
     "Okay, so the sentence is: A man rides a camel.", "1. A man rides a camel.", "1) A man rides a camel.",
     "- A man rides a camel.", "> A man rides a camel.", "## A man rides a camel.", "Output: A man rides a camel.",
     "**Answer:** A man rides a camel.", "**New sentence**: A man rides a camel.", "**A man rides a camel.**",
@@ -628,7 +632,7 @@ def test_an_answer_without_exactly_one_sentence(answer): assert one_sentence(ans
 
 
 @pytest.mark.parametrize("sentence", [
-    "12:30 is shown on a clock.", "2 men ride a camel.", '"Stop" says a sign.', 'A sign says "stop".', "A woman's dog runs.",
+    "12:30 is shown on a clock.", "2 men ride a camel.", '"Stop" says a sign.', 'A sign says "stop".', "A man's dog.",
     "Here is a man who rides a camel.", "The man: a camel rider.", "Great waves break on a beach.", "A 3.5 m jump.",
     "It is not a camel that a man rides.", "A man (in red) rides a camel.", "A well-known man rides a camel."])
 def test_a_sentence_stays_as_it_is(sentence): assert one_sentence(sentence) == sentence
@@ -643,9 +647,10 @@ def test_any_answer_is_read(answer):
 
 @pytest.mark.parametrize("text, caption, wanted", [
     ("A man rides a camel.", "a man rides a horse", "a man rides a camel"),
-    ("a man rides a camel", "A man rides a horse.", "A man rides a camel."), ("A man runs!", "A man walks.", "A man runs."),
-    ("A man runs", "A MAN WALKS", "A MAN RUNS"), ("I run.", "i walk", "I run"), ("TV shows a man.", "a man is on tv", "TV shows a man"),
-    ("A dog’s tail", "a dog's ear", "a dog's tail"), ("A dog’s tail", "A dog’s ear", "A dog’s tail"), ("", "A man.", "")])
+    ("a man rides a camel", "A man rides a horse.", "A man rides a camel."), ("A man runs!", "A man walks.",
+    "A man runs."), ("A man runs", "A MAN WALKS", "A MAN RUNS"), ("I run.", "i walk", "I run"), ("", "A man.", ""),
+    ("TV shows a man.", "a man is on tv", "TV shows a man"), ("A dog’s tail", "a dog's ear", "a dog's tail"),
+    ("A dog’s tail", "A dog’s ear", "A dog’s tail")])
 def test_the_style_is_the_captions(text, caption, wanted): assert in_style(text, caption) == wanted
 
 

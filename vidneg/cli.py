@@ -8,6 +8,7 @@ __all__ = ['app', 'models', 'data', 'Videos', 'Split', 'Limit', 'Column', 'Skip'
            'list_models', 'main']
 
 # %% ../nbs/cli.ipynb #56a8773c
+import shlex
 import signal
 import sys
 import traceback
@@ -30,17 +31,21 @@ data = typer.Typer(**_PLAIN, help="Check data before a long computation.")
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
 
+def _version(wanted: bool):
+    if not wanted: return
+    typer.echo(vidneg.__version__)
+    raise typer.Exit()
+
 @app.callback()
 def _common(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version,
+                                          help="Show the version and exit.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; works after any command.")]
         = False,
-):
-    if version:
-        typer.echo(vidneg.__version__)
-        raise typer.Exit()
+): # `main` reads --debug, since it may come after the command
+    pass
 
-# %% ../nbs/cli.ipynb #2d4d3ece
+# %% ../nbs/cli.ipynb #8ddfddb9
 Videos = Annotated[Path | None, typer.Option(help="Folder of the videos; default: the folder of the table.")]
 Split = Annotated[str | None, typer.Option(help="Split to read; default: all.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Largest number of clips, the first ones; default: all.")]
@@ -77,18 +82,21 @@ def _with_pairs(found):
     raise VidnegError(f"{found.name} has no column with negatives: name it negative, map it by --column negative=NAME, "
                       f"or make negatives by `vidneg negatives`")
 
-# %% ../nbs/cli.ipynb #4e5f4e04
+# %% ../nbs/cli.ipynb #f8ac2562
 @app.command()
 def probe(
     model: Model,
     data: Annotated[str, typer.Option("--data", "-d", help="Folder, table, or NAME:FOLDER of a published set.")],
     videos: Videos = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("probe"),
-    kinds: Annotated[str, typer.Option(help="Kinds of negatives, separated by commas.")]
-        = "action,attribute,relation,object",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the report; default: "
+                                                                 "probe-MODEL-DATA.")] = None,
+    negatives: Annotated[Path | None, typer.Option(help="Table of negatives, as `vidneg negatives` writes; default: "
+                                                        "made from the captions.")] = None,
+    kinds: Annotated[str | None, typer.Option(help="Kinds of negatives, separated by commas; default: action,"
+                                                   "attribute,relation,object, or all given ones.")] = None,
     controls: Annotated[str, typer.Option(help="Controls, separated by commas: shuffled, reversed, single_frame, "
                                                "blank, other_video, text_only.")] = "",
-    per_caption: Annotated[int, typer.Option(min=1, help="Negatives per caption.")] = 1,
+    per_caption: Annotated[int, typer.Option(min=1, help="Negatives per caption and kind.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Largest number of edits per negative.")] = 1,
     balanced: Annotated[bool, typer.Option("--balanced/--uniform", help="Replacements as frequent as the words that "
                                            "they replace, or any word of the list.")] = True,
@@ -107,13 +115,14 @@ def probe(
       vidneg probe --model openai/clip-vit-base-patch32 --data DIR -o report
       vidneg probe --model world --data DIR --controls shuffled,blank
     """
-    report = vidneg.probe(model, data, kinds=_names(kinds), controls=_names(controls), videos=videos, split=split,
-                          per_caption=per_caption, rounds=rounds, balanced=balanced, n_frames=n_frames, size=size,
-                          batch_size=batch_size, device=device, dtype=dtype, out=out, limit=limit, seed=seed)
-    typer.echo(report.summary())
-    typer.echo(f"report: {report.save(out)}")
+    report = vidneg.probe(model, data, kinds=_names(kinds) or None, controls=_names(controls), negatives=negatives,
+                          videos=videos, split=split, per_caption=per_caption, rounds=rounds, balanced=balanced,
+                          n_frames=n_frames, size=size, batch_size=batch_size, device=device, dtype=dtype, out=out,
+                          limit=limit, seed=seed)
+    typer.echo(str(report))
+    typer.echo(f"page: {report.folder/'report.html'}")
 
-# %% ../nbs/cli.ipynb #bbc0649d
+# %% ../nbs/cli.ipynb #03ad6cc2
 def _counts(counts, kinds):
     "Print the outcomes of all requests, kinds in rows."
     from vidneg.negatives.generate import counts_table
@@ -129,7 +138,7 @@ def negatives(
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .parquet, .jsonl or .csv.")]
         = Path("negatives.parquet"),
     kinds: Annotated[str, typer.Option(help="Kinds, separated by commas.")] = "action,attribute,relation,object",
-    per_caption: Annotated[int, typer.Option(min=1, help="Negatives per caption.")] = 1,
+    per_caption: Annotated[int, typer.Option(min=1, help="Negatives per caption and kind.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Largest number of edits per negative.")] = 1,
     balanced: Annotated[bool, typer.Option("--balanced/--uniform", help="Replacements as frequent as the words that "
                                            "they replace, or any word of the list.")] = True,
@@ -145,16 +154,16 @@ def negatives(
     from vidneg.negatives.own import negatives_frame, own_generator
     check_output(out)
     found = _open(captions, split=split, limit=limit, columns=_columns(column), texts_only=True)
-    generator = own_generator(found.captions, balanced)
+    generator = own_generator(found.captions, balanced, _names(kinds))
     frame, counts = negatives_frame(found, generator, lambda some: tqdm(some, "negatives", disable=None), seed=seed,
-                                    kinds=_names(kinds), per_caption=per_caption, rounds=rounds)
+                                    kinds=_names(kinds), per_caption=per_caption, rounds=rounds, mode="every")
     if not len(frame):
         raise VidnegError(f"none of the {len(found.captions)} captions has a word of kind {kinds}: try other kinds")
     write_frame(frame, out)
     _counts(counts, _names(kinds))
     typer.echo(f"{len(frame)} negatives of {frame.caption_id.nunique()} captions: {out}")
 
-# %% ../nbs/cli.ipynb #04d20516
+# %% ../nbs/cli.ipynb #f5e55ed6
 def _pairs(source, root, columns):
     "Return the name and the pairs of a published set or of a table."
     from vidneg.data.pairs import PAIR_SETS, read_pairs
@@ -196,6 +205,7 @@ def audit(
     """
     from vidneg.audit.blind import wide
     name, pairs = _pairs(source, root, _columns(column))
+    if len(pairs) < 100: _say(f"note: {len(pairs)} pairs are few to fit rankers on; see the intervals on the page")
     done = _audit(pairs, name, sample, seed)
     blind = done.tables["Blind solvability"]
     number = blind[blind.scorer == blind.scorer.iloc[0]].set_index("kind").n
@@ -206,17 +216,19 @@ def audit(
     typer.echo(f"{done.counts['pairs']} pairs, {len(done.sample)} audited; defects: {defects or 'none'}")
     typer.echo(f"page: {done.save(out or f'{name}-audit.html')}")
 
-# %% ../nbs/cli.ipynb #9c8ede4f
+# %% ../nbs/cli.ipynb #be98dc59
 def _accuracy(scores, pairs, seed):
     "Return the accuracy of scored items by kind, in percent, with a blind baseline."
     from vidneg.audit.blind import blind_solvability
     from vidneg.evaluate.accuracy import SCORE_COLUMNS, accuracy_table
-    table = accuracy_table(scores[SCORE_COLUMNS], kinds=sorted(set(scores.kind)), seed=seed)
-    used = set(scores.item)
-    blind = blind_solvability([p for p in pairs if p.item in used], ["bag"], seed=seed, ties="against")
-    blind = blind.set_index("kind").accuracy
-    table["accuracy, %"] = [f"{100*r.value:.1f} [{100*r.low:.1f}, {100*r.high:.1f}]" for r in table.itertuples()]
-    table["blind"] = [f"{100*blind[k]:.1f}" if k in blind else "" for k in table.kind]
+    kinds, used = sorted(set(scores.kind)), set(scores.item)
+    table = accuracy_table(scores[SCORE_COLUMNS], ["acc", "acc_vtc"], kinds, seed=seed)
+    blind = blind_solvability([p for p in pairs if p.item in used], ["bag"], seed=seed)
+    blind = blind.set_index("kind").accuracy[kinds]
+    blind["average"] = blind.mean()
+    def interval(r): return "(too few clips)" if r.low != r.low else f"[{100*r.low:.1f}, {100*r.high:.1f}]"
+    table["accuracy, %"] = [f"{100*r.value:.1f} {interval(r)}" for r in table.itertuples()]
+    table["blind"] = [f"{100*blind[k]:.1f}" for k in table.kind]
     return table[["metric", "kind", "accuracy, %", "blind", "n", "clips"]]
 
 @app.command()
@@ -235,6 +247,7 @@ def score(
     Example:
       vidneg score --model openai/clip-vit-base-patch32 --items negatives.parquet --videos DIR -o scores.parquet
     """
+    from vidneg.core.seeds import stable_seed
     from vidneg.data.tables import check_output, write_frame
     check_output(out)
     found = _with_pairs(_open(items, videos=videos, split=split, limit=limit, columns=_columns(column),
@@ -242,8 +255,9 @@ def score(
     from vidneg.evaluate.shards import score_clips
     from vidneg.models.zoo import open_model
     scorer = open_model(model, device=device, dtype=dtype, batch_size=batch_size)
-    scores = score_clips(scorer, found.items(), found.clips, out.with_name(f"{out.stem}.shards"), run=model,
-                         n_frames=n_frames, seed=seed)
+    work = stable_seed(seed, model, dtype, n_frames, found.pairs, found.clips) # another run has another folder
+    scores = score_clips(scorer, found.items(), found.clips, out.with_name(f"{out.stem}.shards")/f"{work:016x}",
+                         run=model, n_frames=n_frames, seed=seed)
     write_frame(scores, out)
     for reason, n in scores.status[scores.status != ""].value_counts().items():
         _say(f"not scored: {n} items, {reason}")
@@ -252,7 +266,7 @@ def score(
     typer.echo(_accuracy(good, found.pairs, seed).to_string(index=False))
     typer.echo(f"scores: {out}")
 
-# %% ../nbs/cli.ipynb #552befe4
+# %% ../nbs/cli.ipynb #07b30420
 def _undecodable(clips):
     "Return path → cause for the videos whose header cannot be read."
     from vidneg.data.video import VideoError, probe
@@ -276,16 +290,21 @@ def check(
       vidneg data check mine.csv --videos DIR
     """
     from vidneg.data.readers.official import DATASETS, check_official
-    if source in DATASETS:
-        if root is None: raise VidnegError(f"name the folder of {source}: vidneg data check {source} --root FOLDER")
-        return typer.echo(str(check_official(source, root)))
+    name, _, folder = source.partition(":")
+    if name in DATASETS:
+        if not (root or folder):
+            raise VidnegError(f"name the folder of {name}: vidneg data check {name} --root FOLDER")
+        found = check_official(name, root or folder)
+        typer.echo(str(found))
+        if not found.ok: raise VidnegError(f"{name} is not complete in {root or folder}")
+        return
     found = _open(source, videos=videos, split=split, limit=limit, columns=_columns(column))
     bad = _undecodable(found.clips)
     for path, cause in bad.items(): typer.echo(f"{path}: {cause}")
     if bad: raise VidnegError(f"{len(bad)} of {len({c.path for c in found.clips})} videos cannot be read")
     typer.echo("all videos can be opened")
 
-# %% ../nbs/cli.ipynb #96553e57
+# %% ../nbs/cli.ipynb #770cde02
 @app.command()
 def train(
     data: Annotated[str, typer.Option("--data", "-d", help="Folder, table, or NAME:FOLDER of a published set.")],
@@ -311,7 +330,7 @@ def train(
     history = train_own(found, out, recipe, start, epochs, batch_size, learning_rate, seed, say=_say)
     last = {k: v for k, v in history[-1].items() if k not in ("learning_rate",)}
     typer.echo(", ".join(f"{k} {v:.3g}" for k, v in last.items()))
-    typer.echo(f"model: {out}; probe it: vidneg probe --model {out} --data ...")
+    typer.echo(f"model: {out}; probe it: vidneg probe --model {shlex.quote(str(out))} --data ...")
 
 # %% ../nbs/cli.ipynb #0a0074c3
 @models.command("get")
@@ -328,7 +347,12 @@ def get_models(
 
 @models.command("list")
 def list_models():
-    "List the weights, and say where they are installed."
+    """List the weights and where they are installed.
+
+    \b
+    Example:
+      vidneg models list
+    """
     for name, package in PACKAGES.items():
         typer.echo(f"{name:8} {package.megabytes:3} MB  {package.what} ({package.license})")
         typer.echo(" "*16 + str(find_package(name) or f"not installed: vidneg models get {name}"))

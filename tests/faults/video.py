@@ -82,7 +82,7 @@ def run(
     seed=0, # seed of the damage
     limit=60.0, # seconds after which a decoder counts as hanging
 ):
-    "Read damaged videos one by one and as a dataset; return the outcomes, (fault, path, outcome, message), and bad clips."
+    "Read damaged videos one by one and as a dataset; return (fault, path, outcome, message) each, and bad clips."
     with tempfile.TemporaryDirectory() as folder:
         files = damage(paths, folder, n, seed)
         outcomes = [(fault, path, *guarded(path, limit)) for fault, path in files]
@@ -106,5 +106,5 @@ if __name__ == "__main__":
     videos = [p for p in Path(sys.argv[1]).iterdir() if p.suffix in SUFFIXES]
     outcomes, bad = run(videos, *map(int, sys.argv[2:4]))
     print(table(outcomes), f"\n{len(bad)} of {len(outcomes)} left out of a dataset, each with its cause")
-    for fault, path, word, message in outcomes:
+    for _, path, word, message in outcomes:
         if word not in ("read", "refused"): print(path.name, word, message)

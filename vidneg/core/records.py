@@ -241,7 +241,7 @@ def _meant(name, absent):
     return close[0] if close else ""
 
 def _entries(row, t):
-    "Return the items of a JSON object or an Arrow struct; raise `TypeError` for anything else, and for misspelled names."
+    "Return the items of a JSON object or an Arrow struct; raise `TypeError` for others and for misspelled names."
     if not isinstance(row, dict):
         raise TypeError(f"{t.__name__}() {row!r:.40} is not a record")
     if row.keys() <= _names(t): return row.items()
@@ -351,7 +351,8 @@ def read_records(path: str | Path, cls: type) -> list:
 def _noting_others(rows, names, other):
     "Pass rows on, and note the fields that are not among the names."
     for row in rows:
-        if isinstance(row, dict) and not row.keys() <= names: other |= dict.fromkeys(str(k) for k in row if k not in names)
+        if isinstance(row, dict) and not row.keys() <= names:
+            other |= dict.fromkeys(str(k) for k in row if k not in names)
         yield row
 
 def _json_rows(path):

@@ -16,7 +16,7 @@ from ..core.records import Caption, Negative
 from ..core.registry import Registry
 
 # %% auto #0
-__all__ = ['PAIR_SETS', 'CAPTION_SETS', 'Pair', 'pairs_of', 'Source', 'read_pairs', 'read_captions']
+__all__ = ['PAIR_SETS', 'CAPTION_SETS', 'Pair', 'pairs_of', 'Source', 'read_pairs', 'decidable', 'read_captions']
 
 # %% ../../nbs/data/pairs.ipynb #9003d1ba
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _load(registry, name, folder):
     for file in files:
         try: found += source.read(file)
         except VidnegError as e: raise VidnegError(f"{file.name} does not have the form of {name}: {e}") from None
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e: # sets registered by others
+        except (IndexError, KeyError, TypeError, ValueError) as e: # sets registered by others
             raise VidnegError(f"{file.name} does not have the form of {name}: {type(e).__name__} {e}") from e
     return found
 
@@ -112,10 +112,22 @@ def read_pairs(name: str, folder: str | Path) -> list[Pair]:
     Returns:
         pairs in the order of the files
     """
-    every = [replace(p, generator=p.generator or name) for p in _load(PAIR_SETS, name, folder)]
+    return decidable([replace(p, generator=p.generator or name) for p in _load(PAIR_SETS, name, folder)], name)
+
+def decidable(pairs: Iterable[Pair], name: str) -> list[Pair]:
+    """Leave out pairs whose negative equals the caption, but for spaces and capitals, and warn of them.
+
+    Args:
+        pairs: any pairs
+        name: name of the set in the warning
+
+    Returns:
+        pairs whose texts differ
+    """
+    every = [*pairs]
     if same := [p for p in every if _same(p)]:
-        warnings.warn(f"{name}: left out {len(same)} of {len(every)} pairs whose negative equals the caption, which are "
-                      f"undecidable: {same[0].item} and others", stacklevel=2)
+        warnings.warn(f"{name}: left out {len(same)} of {len(every)} pairs whose negative equals the caption, which "
+                      f"are undecidable: {same[0].item} and others", stacklevel=2)
     return [p for p in every if not _same(p)]
 
 def read_captions(name: str, folder: str | Path) -> list[Caption]:

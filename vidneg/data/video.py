@@ -154,20 +154,20 @@ def _regular(path):
     except OSError as e: raise VideoError(path, f"cannot be opened ({e.strerror})") from None
     except (TypeError, ValueError): raise VideoError(path, "is not the path of a file") from None
     if stat.S_ISDIR(found.st_mode): raise VideoError(path, "is a folder, not a video file")
-    if not stat.S_ISREG(found.st_mode): raise VideoError(path, "is a pipe, a socket or a device, not a video file")
+    if not stat.S_ISREG(found.st_mode):
+        raise VideoError(path, "is a pipe, a socket or a device, not a video file")
     if not found.st_size: raise VideoError(path, "is empty (0 bytes): fetch or render it again")
     return path
 
 def _open(path):
     "Open a file as a PyAV container; return it with its video stream."
-    path = _regular(path)
     with _named(path, "is not a video, or is cut off before its index"):
         file = av.open(f"file:{path}", metadata_errors="replace", # "10:30 walk.mp4" does not begin with a protocol
                        options={"protocol_whitelist": "file,crypto,data", "pattern_type": "none"})
     moving = [s for s in file.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not moving or file.format.name in _NO_VIDEO:
-        file.close()
         cover = ", only a cover picture" if file.streams.video and not moving else ""
+        file.close()
         raise VideoError(path, f"holds no video{cover} ({file.format.name})")
     best = file.streams.best("video")
     return file, next((s for s in moving if best and s.index == best.index), moving[0])
@@ -218,8 +218,12 @@ class _Source:
     turned: tuple[bool, bool, bool]
     simple: bool
 
+# Formats in which decord finds frames by number. In others it takes wrong ones; in AVI too, if there are B-frames.
+_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
+
 def _source(path):
     "Read the header of a file, and its first frame for the display matrix."
+    path = _regular(path)
     with _named(path, "has a header that cannot be read"):
         file, stream = _open(path)
         with file:
@@ -227,13 +231,16 @@ def _source(path):
             fps = float((stream.guessed_rate if raw else stream.average_rate) or stream.guessed_rate or 0)
             start = (file.start_time or 0)/av.time_base
             late = float(stream.start_time*stream.time_base) - start if stream.start_time is not None else 0.
-            still = file.format.name.endswith("_pipe") or file.format.name == "image2"
+            unordered = file.format.name == "avi" and stream.codec_context.has_b_frames
+            indexed = file.format.name in _INDEXED and not unordered
             alone = sum(s.type == "video" for s in file.streams) == 1
             count, size = stream.frames or round(seconds*fps), (stream.width, stream.height)
+            if stream.frames > path.stat().st_size: # decord would reserve memory for them and crash
+                raise VideoError(path, f"is damaged: its header declares {count} frames, more than the file has bytes")
             turned = _first_turn(file, stream)
             width, height = size[::-1] if turned[0] else size
-            return _Source(Path(path), VideoInfo(count, fps, width, height, seconds), start, late, turned,
-                           alone and not still and not raw and not any(turned))
+            return _Source(path, VideoInfo(count, fps, width, height, seconds), start, late, turned,
+                           indexed and alone and not any(turned))
 
 def _first_turn(file, stream):
     "Return how the first frame is turned; a frame that cannot be decoded fails later, when it is read."
@@ -276,7 +283,8 @@ class _Decord:
         "Decode frames by number; at most 16 full-size frames are held at once."
         for i in range(0, len(indices), 16):
             frames = self.reader.get_batch(indices[i:i + 16]).asnumpy()
-            if frames.shape[1:] != self.shape: raise RuntimeError(f"decord gave {frames.shape} for {self.shape}")
+            if frames.shape[1:] != self.shape:
+                raise RuntimeError(f"decord gave {frames.shape} for {self.shape}")
             yield from map(resize, frames)
 
 
@@ -308,13 +316,17 @@ def _check(source, times):
     if len(times) < 0.9*info.n_frames and seconds < 0.9*max(info.duration, info.n_frames*step):
         raise VideoError(source.path, f"is cut off: it has {len(times)} of the {info.n_frames} frames in its header")
 
-def _resizer(size):
-    "Return the function that resizes a frame to a side or to (height, width); None keeps it."
-    if size is None: return lambda frame: frame
+def _sides(size):
+    "Return a side or (height, width) as (height, width)."
     sides = (size, size) if isinstance(size, (int, np.integer)) else size
     if not isinstance(sides, (tuple, list)) or len(sides) != 2:
         raise VidnegError(f"size is {size!r}: pass a side or (height, width) in pixels")
-    height, width = (_whole(s, "size") for s in sides)
+    return tuple(_whole(s, "size") for s in sides)
+
+def _resizer(size):
+    "Return the function that resizes a frame to a side or to (height, width); None keeps it."
+    if size is None: return lambda frame: frame
+    height, width = _sides(size)
     shrink = dict(size=(width, height), resample=Image.Resampling.BILINEAR)
     return lambda f: f if f.shape[:2] == (height, width) else np.asarray(Image.fromarray(f).resize(**shrink))
 
@@ -544,29 +556,33 @@ def _try_clip(clip, root, n_frames, size, mode, seed):
         return _read_any(_path_of(clip, root), pick, size)
     except VideoError as e: return e.cause
 
-def _decode_row(job, frames, root, mode, seed, size, skip, time_limit):
+def _hinted(error):
+    "Return an error with the way out."
+    return VideoError(error.path, f"{error.cause}; to leave such clips out, pass on_error=\"skip\"")
+
+def _decode_row(job, frames, read, skip):
     "Write one clip's frames into its row; return their times, or the cause of a failure."
     row, clip = job
     try:
-        got, times = read_clip(clip, root, frames.shape[1], size, mode, seed, time_limit)
+        got, times = read(clip)
         if got.shape[1:] != frames.shape[2:]:
             (h, w), (height, width) = got.shape[1:3], frames.shape[2:4]
             raise VideoError(clip.path, f"is {w}×{h}, but the first clip is {width}×{height}: pass size= to resize")
     except VideoError as e:
         if skip: return BadClip(_printable(clip.clip_id), _printable(clip.path), e.cause)
-        raise VideoError(e.path, f"{e.cause}; to leave such clips out, pass on_error=\"skip\"") from None
+        raise _hinted(e) from None
     frames[row] = got
     return FrameRow(clip.clip_id, tuple(times.tolist()))
 
 # %% ../../nbs/data/video.ipynb #bb5ca604
-def _first_size(clips, root, size, skip, time_limit):
+def _first_size(clips, size, read, skip):
     "Return the height and width of all rows: the given size, or that of the first clip that can be read."
-    if size is not None: return (size, size) if isinstance(size, (int, np.integer)) else tuple(size)
+    if size is not None: return _sides(size)
     causes = []
     for clip in clips:
-        try: return read_clip(clip, root, 1, time_limit=time_limit)[0].shape[1:3]
+        try: return read(clip)[0].shape[1:3]
         except VideoError as e: causes.append(e)
-        if not skip: raise VideoError(causes[0].path, f"{causes[0].cause}; to leave such clips out, pass on_error=\"skip\"")
+        if not skip: raise _hinted(causes[0])
     raise VidnegError(f"none of the {len(causes)} clips could be read; the first: {causes[0]}")
 
 def _array(path, shape):
@@ -620,12 +636,13 @@ def read_clips(
         the finished cache
     """
     clips, out, skip = list(clips), Path(out), on_error == "skip"
-    _check_request(clips, out, n_frames, mode, size, on_error)
+    n_frames = _check_request(clips, out, n_frames, mode, size, on_error)
     with atomic_path(out, replaces=["frames.npy", "rows.parquet", "bad.parquet"]) as part:
         part.mkdir()
-        shape = (len(clips), n_frames, *_first_size(clips, root, size, skip, time_limit), 3)
+        read = lambda clip: read_clip(clip, root, n_frames, size, mode, seed, time_limit)
+        shape = (len(clips), n_frames, *_first_size(clips, size, read, skip), 3)
         frames = _array(part/"frames.npy", shape)
-        job = lambda j: _decode_row(j, frames, root, mode, seed, size, skip, time_limit)
+        job = lambda j: _decode_row(j, frames, read, skip)
         results = parallel_map(job, enumerate(clips), workers, desc, threads=True)
         frames.flush()
         good = [i for i, r in enumerate(results) if isinstance(r, FrameRow)]
@@ -638,15 +655,16 @@ def read_clips(
     return FrameCache(out)
 
 def _check_request(clips, out, n_frames, mode, size, on_error):
-    "Refuse invalid arguments of `read_clips`."
+    "Refuse invalid arguments of `read_clips`; return n_frames as int."
     ids = [c.clip_id for c in clips]
     if not ids: raise VidnegError("there are no clips to decode: pass at least one")
     if len(set(ids)) < len(ids):
         raise VidnegError(f"clip id {next(i for i in ids if ids.count(i) > 1)!r} occurs twice: ids must be unique")
-    _whole(n_frames, "n_frames, the number of frames per clip,")
     _resizer(size)
     if mode not in ("uniform", "segment"):
         raise VidnegError(f"mode {mode!r} is not one for a cache: use uniform or segment")
     if on_error not in ("raise", "skip"):
         raise VidnegError(f"on_error is {on_error!r}: use raise or skip")
     if out.is_file(): raise VidnegError(f"{out} is a file: choose another folder")
+    return _whole(n_frames, "n_frames, the number of frames per clip,")
+

@@ -164,7 +164,8 @@ def _check_predictions(predictions):
         if not isinstance(p, Mapping):
             raise VidnegError(f"prediction {i} is {str(p)[:60]!r}: write a mapping with qid and pred_relevant_windows")
         if "qid" not in p:
-            raise VidnegError(f"prediction {i} has no qid, but {', '.join(map(str, p)) or 'nothing'}: add the query's id as qid")
+            raise VidnegError(f"prediction {i} has no qid, but {', '.join(map(str, p)) or 'nothing'}: "
+                              "add the query's id as qid")
 
 def _aligned(predictions, queries):
     "Sort predictions into the order of the queries."
@@ -195,12 +196,13 @@ def _padded(rows, width, fill=0.):
 def _numbers(prediction, key, ndim, wanted):
     "Return a field of a prediction as an array; raise `VidnegError` if it is missing or has another form."
     if key not in prediction:
-        raise VidnegError(f"the prediction of query {prediction['qid']!r} has no {key}: give it for all queries or for none")
+        raise VidnegError(f"the prediction of query {prediction['qid']!r} has no {key}: give it for all or for none")
     try: values = np.array(prediction[key], float)
     except (TypeError, ValueError): values = None # text, or lists of unequal length
     fits = values is not None and (values.ndim == ndim or not values.size and values.ndim == 1)
     if not fits or ndim == 2 and values.size and values.shape[1] < 3:
-        raise VidnegError(f"the prediction of query {prediction['qid']!r} has {key} {str(prediction[key])[:60]}: write {wanted}")
+        raise VidnegError(f"the prediction of query {prediction['qid']!r} has {key} {str(prediction[key])[:60]}: "
+                          f"write {wanted}")
     return values[:, :3] if values.ndim == 2 else values
 
 def _predicted(predictions, top):

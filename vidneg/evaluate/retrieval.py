@@ -72,7 +72,7 @@ def retrieval_ranks(
         caption_clips: clip of each caption (C,)
         run: name of the run in the table
         chunk: number of queries ranked at a time
-        among: v2t ranks the best true caption among all "texts", or the clip among "videos" (MSVD's protocol)
+        among: v2t ranks the best true caption among all "texts", or the clip among "videos" (as for MSVD)
 
     Returns:
         columns RANK_COLUMNS; t2v: one row per caption; v2t: one row per clip, caption_id ""

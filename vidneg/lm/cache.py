@@ -89,7 +89,7 @@ class Store:
             except OSError: complete = False
             if not complete: f.truncate(end) # the next line must not continue half a line
         if not complete:
-            raise VidnegError(f"cannot write to {self.journal}: check that the disk has space left; all earlier outputs are kept")
+            raise VidnegError(f"cannot write to {self.journal}: check the space on the disk; earlier outputs are kept")
         self.new |= answers
         if len(self.new) >= self.keep: self.flush()
 
@@ -112,7 +112,7 @@ class Cached:
     Args:
         backend: backend with `kind` and `identity`
         folder: folder of the store; several backends may share it
-        piece: inputs per call of the backend; a crash loses the outputs of at most one call, of a chat none
+        piece: inputs per call of the backend; a crash loses the outputs of at most one call, or no answer
     """
     def __init__(self, backend: FillMask | Chat | LogProbability | Embedder, folder: str | Path, piece: int = 256):
         self.backend, self.name, self.kind, self.identity = backend, backend.name, backend.kind, backend.identity
@@ -154,7 +154,7 @@ class Cached:
         return [answers.get(k, "") if method == "chat" else answers[k] for k in keys]
 
     def _computed(self, method, missing, settings):
-        "Yield the outputs of missing inputs by key: one answer of a chat model, or a piece of another backend's outputs."
+        "Yield the outputs of missing inputs by key: one answer of a chat model, a piece of another backend's outputs."
         todo = list(missing)
         if method == "chat":
             for i, answer in self.backend.stream([*missing.values()], **settings): yield {todo[i]: answer}

@@ -63,7 +63,7 @@ def clean_messages(messages: list[dict]) -> list[dict]:
 FAULTS = {
     "filtered": "the content filter of the server stopped them", "refused": "the model refused",
     "too long": "the conversation does not fit into the context",
-    "cut off": "they reached max_tokens: raise it, or set it in `extra`; a thinking model needs thousands, or no thoughts",
+    "cut off": "they reached max_tokens: raise it, or set it in `extra`; a model that thinks needs thousands",
     "only thoughts": "they have thoughts and no text: turn thinking off, or set max_tokens in `extra`",
     "empty": "they have no text", "failed": "the server failed at them, after all retries; a rerun asks again"}
 
@@ -112,10 +112,10 @@ def read_reply(data) -> Reply | None:
     return Reply("", "only thoughts" if message.get("reasoning_content") or message.get("reasoning") else "empty")
 
 # %% ../../nbs/lm/chat.ipynb #f12b0004
-_REFUSED = re.compile(r"support|unrecogni|unknown|unexpected|extra|permitted|allowed|positive|must be|invalid|greater", re.I)
-_LONG = re.compile(r"context.?(?:length|window|size)|maximum context|too (?:long|large|many tokens)|reduce the length", re.I)
+_REFUSED = re.compile("support|unrecogni|unknown|unexpected|extra|permitted|allowed|positive|must be|invalid", re.I)
+_LONG = re.compile("context.?(?:length|window|size)|maximum context|too (?:long|large|many)|reduce the length", re.I)
 _FILTER = re.compile(r"content.?(?:filter|management|policy)|moderation|safety|flagged|responsible ?ai", re.I)
-_SETTINGS = {"temperature": "temperature", "max_tokens": "max_tokens", "max_completion_tokens": "max_tokens", "seed": "seed"}
+_SETTINGS = {k: k for k in ("temperature", "max_tokens", "seed")} | {"max_completion_tokens": "max_tokens"}
 
 def refused_setting(error, sent: dict) -> str:
     """Find the setting that a server does not accept.
@@ -281,7 +281,8 @@ def _answer(self: OpenAIChat, client, messages, settings) -> Reply:
     try: reply = self._ask(client, messages, settings)
     except (APIError, VidnegError) as e:
         error = e if isinstance(e, VidnegError) else VidnegError(self._explain(e))
-        if type(e).__name__ in _ALWAYS or self._answered == before and not self._serves(client): raise error from None
+        down = type(e).__name__ in _ALWAYS or self._answered == before and not self._serves(client)
+        if down: raise error from None
         return Reply(str(error), "failed")
     self._answered += 1
     return reply
@@ -290,8 +291,9 @@ def _answer(self: OpenAIChat, client, messages, settings) -> Reply:
 def _serves(self: OpenAIChat, client) -> bool:
     "Return True if the server answers a plain question."
     from openai import APIError
-    try: return read_reply(self._post(client.with_options(max_retries=0), _PLAIN_QUESTION, {"max_tokens": 16})) is not None
+    try: body = self._post(client.with_options(max_retries=0), _PLAIN_QUESTION, {"max_tokens": 16})
     except APIError: return False
+    return read_reply(body) is not None
 
 # %% ../../nbs/lm/chat.ipynb #f12b0009
 @patch
@@ -338,8 +340,9 @@ def _warn(self: OpenAIChat, faults, conversations):
         some = sorted(i for i, reply in faults.items() if reply.fault == fault)
         self.faults[fault] += len(some)
         about = f"{FAULTS[fault]}; {faults[some[0]].text}" if fault == "failed" else FAULTS[fault]
-        warnings.warn(f"{self.name} has no answer to {len(some)} of {len(conversations)} conversations, {fault!r}: {about} "
-                      f"(such as: {conversations[some[0]][-1]['content'][:80]!r})", stacklevel=3)
+        example = conversations[some[0]][-1]["content"][:80]
+        warnings.warn(f"{self.name} has no answer to {len(some)} of {len(conversations)} conversations, {fault!r}: "
+                      f"{about} (such as: {example!r})", stacklevel=3)
 
 @patch
 def chat(self: OpenAIChat,
@@ -417,12 +420,12 @@ class TransformersChat(Pretrained):
         check_conversations(conversations)
         rows, room = self.prompts(conversations), self.context() - max_tokens
         if room < 1:
-            raise VidnegError(f"max_tokens={max_tokens} leaves no room for a conversation in the context of {self.name} "
-                              f"({self.context()} tokens): lower it")
+            raise VidnegError(f"max_tokens={max_tokens} leaves no room for a conversation in the context of "
+                              f"{self.name} ({self.context()} tokens): lower it")
         if long := [i for i, row in enumerate(rows) if len(row) > room]:
             warnings.warn(f"{len(long)} of {len(rows)} conversations get no answer: number {long[0]} has "
-                          f"{len(rows[long[0]])} tokens; with {max_tokens} for the answer that is more than the context "
-                          f"of {self.name} ({self.context()}): shorten it", stacklevel=2)
+                          f"{len(rows[long[0]])} tokens; with {max_tokens} for the answer that is more than the "
+                          f"context of {self.name} ({self.context()}): shorten it", stacklevel=2)
         yield from ((i, "") for i in long)
         order = sorted({*range(len(rows))} - {*long}, key=lambda i: (len(rows[i]), i))
         for start in range(0, len(order), self.batch_size):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ..text.tokenize import load_tokenizer
 __all__ = ['DTYPES', 'READ', 'ADAPTERS', 'device_of', 'dtype_of', 'revision_of', 'context_of', 'check_frames',
            'HFScorer', 'has_features', 'adapter_of', 'load_hf', 'tried']
 
-# %% ../../nbs/models/hf.ipynb #703dbd98
+# %% ../../nbs/models/hf.ipynb #6ddb1224
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16,
           "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -39,7 +40,8 @@ def device_of(name: str | torch.device | None = None) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name is None: return torch.device(next(k for k, found in there.items() if found))
     kind, here = str(name).partition(":")[0], ", ".join(k for k, found in there.items() if found)
-    if kind not in there: raise VidnegError(f"no device {str(name)!r}: choose cuda, mps or cpu; this machine has {here}")
+    if kind not in there:
+        raise VidnegError(f"no device {str(name)!r}: choose cuda, mps or cpu; this machine has {here}")
     if not there[kind]: raise VidnegError(f"this machine has no {kind}: choose {here}")
     try: return torch.device(name)
     except RuntimeError as e: raise VidnegError(f"no device {str(name)!r}: write cuda, cuda:1, mps or cpu") from e
@@ -58,7 +60,7 @@ def dtype_of(name: str | torch.dtype | None = None) -> torch.dtype | str:
     if name not in DTYPES: raise VidnegError(f"no dtype {name!r}: choose float32, float16 or bfloat16")
     return DTYPES[name]
 
-# %% ../../nbs/models/hf.ipynb #814eb0b0
+# %% ../../nbs/models/hf.ipynb #5706dc42
 READ = {".safetensors", ".bin", ".json", ".txt", ".model", ".jinja"} # suffixes of the files of a checkpoint
 
 def revision_of(name: str | Path) -> str:
@@ -77,7 +79,7 @@ def revision_of(name: str | Path) -> str:
         with path.open("rb") as f: total.update(hashlib.file_digest(f, "sha256").digest())
     return f"sha256:{total.hexdigest()[:16]}"
 
-# %% ../../nbs/models/hf.ipynb #602484a7
+# %% ../../nbs/models/hf.ipynb #696aafe8
 def context_of(model, tokenizer) -> int:
     """Return the length of the text context: what the position table and the tokenizer allow.
 
@@ -96,7 +98,7 @@ def context_of(model, tokenizer) -> int:
                 lengths.append(table - part.padding_idx - 1)
     return min([*lengths, tokenizer.model_max_length, 100_000])
 
-# %% ../../nbs/models/hf.ipynb #80cb2047
+# %% ../../nbs/models/hf.ipynb #1b34cf11
 def check_frames(frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> list[np.ndarray]:
     """Check frames, and turn images into videos of one frame. Raises `VidnegError` for other shapes or types.
 
@@ -133,13 +135,15 @@ class HFScorer:
     supports = frozenset({"similarity", "pairwise", "tokens"})
     options = () # names of the subclass's own options
     n_frames = None # frames that the model wants; None: any number
-    pooling = prompt = "" # how frames become one score; what is asked
+    pooling = prompt = "" # way from frames to one score; text around the caption
 
     def __init__(self, model, image_processor, tokenizer, batch_size: int = 32, name: str = "", revision: str = ""):
         self.model, self.image_processor, self.tokenizer = model.eval(), image_processor, tokenizer
         self.batch_size, self.name, self.revision = batch_size, name or type(model).__name__, revision
-        weight = next(p for p in model.parameters() if p.is_floating_point())
-        self.device, self.dtype, self.context = weight.device, weight.dtype, context_of(model, tokenizer)
+        sizes = Counter() # BLIP-2 keeps some weights in single precision: most weights decide
+        for p in model.parameters(): sizes[p.dtype] += p.numel()*p.is_floating_point()
+        self.device, self.dtype = next(model.parameters()).device, max(sizes, key=sizes.get)
+        self.context = context_of(model, tokenizer)
 
     @classmethod
     def parts(cls, name: str) -> tuple:
@@ -256,7 +260,7 @@ class HFScorer:
         place = {tokens: i for i, tokens in enumerate(order)}
         return [seen[tokens] for tokens in order], np.array([place[tokens] for tokens in ids])[index]
 
-# %% ../../nbs/models/hf.ipynb #e9acde5b
+# %% ../../nbs/models/hf.ipynb #4705f0b4
 ADAPTERS = Registry("adapter", { # architecture or `model_type` of a configuration → class
     "siglip": "vidneg.models.hf_dual:SiglipScorer",
     "siglip2": "vidneg.models.hf_dual:SiglipScorer",
@@ -326,19 +330,22 @@ def load_hf(
         scorer of the checkpoint
     """
     name, device, dtype = str(name), device_of(device), dtype_of(dtype)
+    if name.count("/") != 1 and "/" in name and not Path(name).is_dir():
+        raise VidnegError(f"{name!r} cannot be loaded: there is no such folder")
     config = _loaded(name, AutoConfig.from_pretrained)
     adapter = adapter_of(config)
     if adapter is None:
-        raise VidnegError(f"{name!r} is a {config.model_type!r} model, which has no image and text embeddings and writes "
-                          f"no text: write a scorer as in vidneg.models.zoo; there are: {', '.join(sorted(ADAPTERS))}")
+        raise VidnegError(f"{name!r} is a {config.model_type!r} model, which has no image and text embeddings and "
+                          "writes no text: write a scorer as in vidneg.models.zoo; there are: "
+                          f"{', '.join(sorted(ADAPTERS))}")
     unknown = set(options) - set(adapter.options)
     if unknown:
         raise VidnegError(f"{adapter.__name__} has no option {sorted(unknown)[0]!r}; it has: "
                           f"{', '.join(adapter.options) or 'none'}")
     parts = _loaded(name, adapter.parts)
-    words = parts[-1](["the dog sits", "his cat runs"])["input_ids"] # words of equal lengths
-    if words[0] == words[1]:
-        raise VidnegError(f"{name!r} holds no tokenizer: all texts get the same tokens; save it beside the model")
+    if not set(parts[-1].get_vocab()) - set(parts[-1].all_special_tokens):
+        raise VidnegError(f"{name!r} holds no tokenizer, so all texts would get the same tokens: "
+                          "save it beside the model")
     model, missing = _loaded(name, lambda n: adapter.model_class.from_pretrained(
         n, dtype=dtype, output_loading_info=True))
     if lost := [k for k in missing["missing_keys"] if not k.endswith(("position_ids", "inv_freq"))]:

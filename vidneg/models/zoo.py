@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 
 import numpy as np
 import torch
@@ -17,10 +17,12 @@ from torch import nn
 from ..core.errors import VidnegError
 from ..core.seeds import stable_seed
 from .hf import check_frames, device_of, dtype_of, load_hf
+from .hub import from_hub
 from .io import load, read_config
 from .registry import MODELS
 from .scorer import PROTOCOL, Encoding, Scorer, check_aligned, unique_texts
 from .scoring import cosines, pair_cosines, scorer_of
+from .world_model import load_world
 from ..text.tokenize import load_tokenizer
 
 # %% auto #0
@@ -160,7 +162,7 @@ def load_scorer(
     """Load a saved model as a scorer. Raises `VidnegError` if there is no tokenizer.
 
     Args:
-        name_or_folder: folder written by `save` or `save_pretrained`, or name of a checkpoint on the Hub
+        name_or_folder: folder written by `save` or `save_pretrained`, or name on the Hub
         tokenizer: tokenizer: file, folder or name; None: the one saved beside the model
         batch_size: clips, texts or pairs per batch
         device: device of the model; None: the fastest one of this machine
@@ -171,16 +173,18 @@ def load_scorer(
     Returns:
         scorer of the model
     """
-    folder = Path(name_or_folder)
+    name = str(name_or_folder)
+    folder = Path(name) if Path(name).exists() else from_hub(name) or Path(name)
     if not (folder/"config.json").is_file() or "model_type" in read_config(folder): # as `transformers` writes it
         return load_hf(name_or_folder, batch_size, device, dtype, label, **options)
     if options: raise VidnegError(f"models of this project have no option {sorted(options)[0]!r}")
-    if dtype_of(dtype) not in ("auto", torch.float32): raise VidnegError("models of this project run in float32")
+    if dtype_of(dtype) not in ("auto", torch.float32):
+        raise VidnegError("models of this project run in float32")
     places = [tokenizer] if tokenizer else [p for p in (folder/"tokenizer", folder/"tokenizer.json") if p.exists()]
     if not places:
         raise VidnegError(f"{folder} holds no tokenizer: pass the one with which the model was trained")
     model = load(folder).to(device_of(device))
-    return named(scorer_of(model, load_tokenizer(places[0]), batch_size), label or folder.name)
+    return named(scorer_of(model, load_tokenizer(places[0]), batch_size), label or (name if folder != Path(name) else folder.name))
 
 def named(scorer: Scorer, name: str | None) -> Scorer:
     """Give the model of a scorer another name in its protocol.
@@ -195,7 +199,7 @@ def named(scorer: Scorer, name: str | None) -> Scorer:
     if name: scorer.protocol = {**scorer.protocol, "model": name}
     return scorer
 
-# %% ../../nbs/models/zoo.ipynb #6c2ab933
+# %% ../../nbs/models/zoo.ipynb #fbdabf2f
 class FunctionScorer:
     """Scorer of two functions that embed videos and texts.
 
@@ -209,7 +213,7 @@ class FunctionScorer:
 
     def __init__(self, video: Callable, text: Callable, batch_size: int = 32, name: str | None = None):
         self.video, self.text, self.batch_size = video, text, batch_size
-        own = vars(video).get("__name__") or (video.__name__ if isinstance(video, type(lambda: 0)) else type(video).__name__)
+        own = video.__name__ if isinstance(video, FunctionType | type) else type(video).__name__
         self.protocol = {"model": name or own, "revision": "", "dtype": "", "n_frames": None, "size": None,
                          "pooling": "the model's own", "prompt": ""}
 
@@ -291,7 +295,7 @@ class FunctionScorer:
         self.similarity(videos[:1], texts[:1]) # same widths
         return pair_cosines(videos, texts)
 
-# %% ../../nbs/models/zoo.ipynb #f4dc3907
+# %% ../../nbs/models/zoo.ipynb #39359656
 def completed(scorer, name: str | None = None) -> Scorer:
     """Fill in what a stranger's scorer leaves out. Raises `VidnegError` if it cannot encode or compare at all.
 
@@ -305,25 +309,25 @@ def completed(scorer, name: str | None = None) -> Scorer:
     missing = [m for m in ("encode_video", "encode_text") if not callable(getattr(scorer, m, None))]
     able = {m for m in ("similarity", "pairwise", "match", "tokens", "prior") if callable(getattr(scorer, m, None))}
     if missing or not able & {"similarity", "pairwise"}:
-        raise VidnegError(f"a {type(scorer).__name__} is no model: pass a checkpoint's name or folder, a scorer, or two "
-                          f"functions; it lacks {', '.join(missing or ['similarity'])}")
+        raise VidnegError(f"a {type(scorer).__name__} is no model: pass a checkpoint's name or folder, a scorer, or "
+                          f"two functions; it lacks {', '.join(missing or ['similarity'])}")
     said = getattr(scorer, "protocol", None) or {}
     supports = frozenset(getattr(scorer, "supports", able)) & able
-    if "pairwise" in supports and set(PROTOCOL) <= set(said): return named(scorer, name)
+    if "pairwise" in supports and set(PROTOCOL) <= set(said) and not name: return scorer
     blank = dict.fromkeys(PROTOCOL, "") | {"n_frames": None, "size": None, "model": type(scorer).__name__}
-    return Completed(scorer, supports | {"pairwise"}, {**blank, **said, **({"model": name} if name else {})})
+    return Completed(scorer, supports, {**blank, **said, **({"model": name} if name else {})})
 
 class Completed:
     """A scorer around one that lacks `pairwise` or `protocol`.
 
     Args:
         scorer: a scorer with `similarity` or `pairwise`
-        supports: what it can do now
+        supports: its own capabilities
         protocol: keys PROTOCOL
     """
     def __init__(self, scorer, supports: frozenset[str], protocol: dict):
-        self.scorer, self.supports, self.protocol = scorer, supports, protocol
-        self.own_pairs = callable(getattr(scorer, "pairwise", None))
+        self.scorer, self.supports, self.protocol = scorer, supports | {"pairwise"}, protocol
+        self.own_pairs = "pairwise" in supports
 
     def __getattr__(self, name): return getattr(self.scorer, name)
 
@@ -367,8 +371,10 @@ def open_model(
     """
     pair = isinstance(model, Sequence) and not isinstance(model, str)
     if isinstance(model, str) and model == "world":
-        return named(import_module("vidneg.models.world_model").load_world(), name)
-    if isinstance(model, str | Path): return load_scorer(model, None, batch_size, device, dtype, name, **options)
+        if options: raise VidnegError(f"the world's model has no option {sorted(options)[0]!r}")
+        return named(load_world(batch_size, device_of(device)), name)
+    if isinstance(model, str | Path):
+        return load_scorer(model, None, batch_size, device, dtype, name, **options)
     if options: raise VidnegError(f"only a checkpoint has the option {sorted(options)[0]!r}")
     if pair and len(model) == 2 and all(map(callable, model)): return FunctionScorer(*model, batch_size, name)
     if pair: raise VidnegError("two functions are a model: one from frames, one from texts, to embeddings")

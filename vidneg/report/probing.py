@@ -151,8 +151,9 @@ def _about_blind(accuracy, blind):
     "Compare the model's accuracy with the blind baseline."
     if blind is None: return []
     text = f"The best ranker that reads only the texts is right in {fmt(blind, interval=True)} %"
-    if blind.high < .5: return [text + ": clearly below 50, so the texts reveal the negative to whoever reads them "
-                                "the other way round. Balance the negatives."]
+    if blind.high < .5:
+        return [text + ": clearly below 50, so the texts reveal the negative to whoever reads them the other way "
+                "round. Balance the negatives."]
     if blind.low <= .5: return [text + ": the texts alone do not visibly reveal the negatives."]
     better = "more" if accuracy.low > blind.high else "not visibly more"
     return [text + f": the texts reveal some of the negatives. The model is {better} accurate than this baseline."]
@@ -161,8 +162,10 @@ def _about_control(effect):
     "Say what one control shows."
     what, d = CONTROL_LABELS.get(effect.control, effect.control), effect.difference
     if np.isnan(d.low): return f"With {what}: one clip decides nothing."
-    if d.low > 0: return f"With {what}, the accuracy falls by {_points(d.value)} [{fmt(d)[fmt(d).index('[') + 1:]}."
-    if d.high < 0: return f"With {what}, the accuracy rises by {_points(d.value)}: the plain video misleads the model."
+    if d.low > 0:
+        return f"With {what}, the accuracy falls by {_points(d.value)} [{fmt(d)[fmt(d).index('[') + 1:]}."
+    if d.high < 0:
+        return f"With {what}, the accuracy rises by {_points(d.value)}: the plain video misleads the model."
     return (f"With {what}, no change is visible ({fmt(d, sign=True)} points; these items would show "
             f"{_points(effect.visible)} or more).")
 
@@ -184,6 +187,8 @@ def verdict(model: str, accuracy: Estimate, blind: Estimate | None = None, contr
     elif e.low <= .5 <= e.high: said.append("That is not visibly different from chance, 50 %.")
     elif e.high < .5: said.append("That is below chance, 50 %: it prefers the negatives.")
     if e.n < SMALL: said.append(f"{e.n} items decide little: use {SMALL} or more.")
+    if controls and e.low <= .5 <= e.high:
+        return [*said, *_about_blind(e, blind), "A model at chance has nothing to lose: the controls decide nothing."]
     return said + _about_blind(e, blind) + [_about_control(c) for c in controls]
 
 # %% ../../nbs/report/probing.ipynb #9be10017
@@ -192,11 +197,12 @@ def _label(kind): return {**KIND_LABELS, "all": "All"}.get(kind, kind)
 def _color(run, first): return {first: "#0072B2", "blind": "#000000"}.get(run, "#777777")
 
 @styled
-def probe_figure(table: pd.DataFrame) -> Figure:
+def probe_figure(table: pd.DataFrame, name: str = "model") -> Figure:
     """Draw the accuracies of the model, its controls and the blind baseline, with 95 % intervals.
 
     Args:
         table: result of `probe_table`, with rows of the run "blind" if it was measured
+        name: name of the model in the legend
 
     Returns:
         one row of points per kind
@@ -211,7 +217,7 @@ def probe_figure(table: pd.DataFrame) -> Figure:
         marker = {runs[0]: "o", "blind": "D"}.get(run, "o^sv<>Ph"[i % 8])
         ax.errorbar(x, y, xerr=ends, fmt=marker, ms=4.5, lw=1.1, color=_color(run, runs[0]),
                     mfc=_color(run, runs[0]) if run in (runs[0], "blind") else "white",
-                    label="blind (text only)" if run == "blind" else CONTROL_LABELS.get(run, run))
+                    label={runs[0]: name, "blind": "blind (texts)"}.get(run, CONTROL_LABELS.get(run, run)))
     ax.axvline(50, color="#777777", lw=.9, ls=(0, (4, 3)), zorder=0)
     ax.set(yticks=range(len(kinds)), yticklabels=[_label(k) for k in kinds], xlim=(-2, 102),
            xlabel="items in which the caption is preferred (%), with 95 % intervals; dashed: chance")
@@ -437,7 +443,7 @@ def sections(self: ProbeReport, n: int = 8) -> list[dict]:
         title, and some of text, table, figure, cases, note
     """
     rows = mistakes(self.scores, n).merge(self.items[["item", "caption", "negative"]], on="item")
-    figure = _svg(probe_figure(self.accuracy))
+    figure = _svg(probe_figure(self.accuracy, self.name))
     found = [dict(title="Accuracy", table=_grid(self.table()), note=_ACCURACY, figure=figure)]
     if self.effects: found.append(dict(title="Controls", table=_controls(self.effects), note=_CONTROLS))
     cases = [case(r, self.clips) for r in rows.itertuples(index=False)]
@@ -491,7 +497,7 @@ def save(self: ProbeReport, folder: str | Path) -> Path:
         with atomic_path(folder/f"{name}.parquet") as part: table.to_parquet(part, index=False)
     for name, text in {"report.html": self.page(), "report.md": self.markdown()}.items():
         with atomic_path(folder/name) as part: part.write_text(text, encoding="utf-8", newline="\n")
-    save_figure(probe_figure(self.accuracy), folder/"accuracy")
+    save_figure(probe_figure(self.accuracy, self.name), folder/"accuracy")
     self.folder = folder
     return folder/"report.html"
 
@@ -499,7 +505,7 @@ def save(self: ProbeReport, folder: str | Path) -> Path:
 def _repr_html_(self: ProbeReport):
     said = "".join(f"<p>{html.escape(s)}</p>" for s in self.verdict)
     more = "" if self.folder is None else f"<p>Page: {html.escape(str(self.folder/'report.html'))}</p>"
-    return said + self.table().to_html() + _svg(probe_figure(self.accuracy)) + more
+    return said + self.table().to_html() + _svg(probe_figure(self.accuracy, self.name)) + more
 
 @patch
 def __str__(self: ProbeReport):
@@ -509,8 +515,8 @@ def __str__(self: ProbeReport):
 _CARD = """# The model of the synthetic world
 
 A NAVERO model of half a million parameters, trained with NAVERO's recipe on clips of the synthetic world of vidneg
-{version}. It knows moving shapes and some 400 words, and nothing of real videos: `vidneg.probe("world", …)` uses it to
-show what a report looks like. It reads 8 frames of 64 × 64 pixels. License: Apache-2.0.
+{version}. It knows moving shapes and some 400 words, and nothing of real videos; `vidneg.probe("world", …)` shows
+with it what a report looks like. It reads 8 frames of 64 × 64 pixels. License: Apache-2.0.
 
 Accuracy (acc, percent) on the world's test split, with 95 % intervals by bootstrap over clips:
 

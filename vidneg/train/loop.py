@@ -63,14 +63,16 @@ def check_settings(values: dict):
     """
     for name, (least, allowed, most) in _NUMBERS.items():
         x = values[name]
-        if isinstance(x, str): raise TrainingError(f"{name}={x!r} is text, not a number: write it with a dot, as 1.0e-4")
+        if isinstance(x, str):
+            raise TrainingError(f"{name}={x!r} is text, not a number: write it with a dot, as 1.0e-4")
         if not _is_number(x, numbers.Real) or not (least <= x <= most) or x == least and not allowed:
             raise TrainingError(f"{name}={x!r} is not a number {'from' if allowed else 'above'} {least}"
                                 + (f" to {most}" if most == 1 else ""))
     for name, least in _WHOLE.items():
         if values[name] is None and name == "steps": continue
         if not _is_number(values[name], numbers.Integral) or least is not None and values[name] < least:
-            raise TrainingError(f"{name}={values[name]!r} is not a whole number" + f", at least {least}"*(least is not None))
+            most = "" if least is None else f", at least {least}"
+            raise TrainingError(f"{name}={values[name]!r} is not a whole number{most}")
     for name, known in _NAMES.items():
         if values[name] not in known:
             raise TrainingError(f"{name}={values[name]!r} is unknown; there are: {', '.join(known)}")
@@ -173,8 +175,8 @@ def _read_state(path):
     try:
         with safe_open(path, "pt") as f: return json.loads(f.metadata()["state"])
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
-        raise TrainingError(f"{path} is damaged or no checkpoint ({str(e)[:100]}): delete it to start afresh, or train with "
-                            "resume=False") from None
+        raise TrainingError(f"{path} is damaged or no checkpoint ({str(e)[:100]}): delete it to start afresh, or train "
+                            "with resume=False") from None
 
 def _load_checkpoint(path, task, optimizer):
     "Load the tensors into task and optimizer; return the rest of the state."
@@ -240,7 +242,7 @@ class Run:
                                 "accumulate fewer")
         self.total = config.steps or round(config.epochs * self.per_epoch)
         if not self.total:
-            raise TrainingError(f"epochs={config.epochs} of {self.per_epoch} steps are less than half a step: train longer")
+            raise TrainingError(f"epochs={config.epochs} of {self.per_epoch} steps are less than half a step")
         self.acc = _accelerator(config)
         self.identity = _identity(task, batches, config, self.total)
         if config.recompute: _recompute_blocks(task)
@@ -284,8 +286,8 @@ class Run:
         batch = self.batches.batch(*divmod(number, self.per_epoch * self.config.accumulate))
         size = len(next(v for v in batch.values() if torch.is_tensor(v)))
         if size < 2 and self.bare.compares and number == 0:
-            raise TrainingError(f"a batch has a single clip, but {', '.join(self.bare.compares)} compares the clips of a "
-                                "batch with each other: raise batch_size")
+            raise TrainingError(f"a batch has a single clip, but {', '.join(self.bare.compares)} compares the clips of "
+                                "a batch with each other: raise batch_size")
         if size % processes:
             raise TrainingError(f"a batch of {size} does not divide among {processes} processes: change its size")
         batch = {k: v[self.acc.process_index::processes] if torch.is_tensor(v) else v for k, v in batch.items()}
@@ -419,8 +421,8 @@ def _accelerator(config):
     AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
     cpu = _on_cpu(config)
     if cpu and config.mixed_precision != "no":
-        warnings.warn(f"mixed_precision={config.mixed_precision!r} is for GPUs: on this CPU the training runs in float32",
-                      stacklevel=2)
+        warnings.warn(f"mixed_precision={config.mixed_precision!r} is for GPUs: on this CPU the training runs in "
+                      "float32", stacklevel=2)
     if not cpu: os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     return Accelerator(cpu=cpu, mixed_precision="no" if cpu else config.mixed_precision, kwargs_handlers=[parallel])

@@ -9,17 +9,19 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.errors import VidnegError
 from ...core.files import atomic_path
-from ...core.records import Attribute, Entity, Event, Question, SceneGraph
+from ...core.records import Attribute, Caption, Clip, Entity, Event, Question, SceneGraph
 from ..graphs import check_graph
 from .files import Row, json_items, read_json, readable, seconds
+from .official import Files, Official
 
 # %% auto #0
-__all__ = ['anetqa_graph', 'read_anetqa', 'read_anetqa_questions', 'read_answer_vocabulary', 'write_anetqa_answers',
-           'read_anetqa_answers']
+__all__ = ['DATASET', 'anetqa_graph', 'read_anetqa', 'read_anetqa_questions', 'read_answer_vocabulary',
+           'write_anetqa_answers', 'read_anetqa_answers', 'read']
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #ad6e1a9d
 def _boxes(entry):
@@ -167,7 +169,8 @@ def _anetqa_question(row, where):
             raise VidnegError(f"{where}: {k} should be text, not {row.get(k)!r}")
     if type(answer := row.get("answer", "")) is not str:
         raise VidnegError(f"{where}: answer {answer!r} should be text")
-    return Question(row["qa_id"], row["video_id"], readable(row["question"]), answer, _anetqa_kind(row["taxonomy"], where),
+    kind = _anetqa_kind(row["taxonomy"], where)
+    return Question(row["qa_id"], row["video_id"], readable(row["question"]), answer, kind,
                     str(row["taxonomy"].get("question_type", "")))
 
 def read_anetqa_questions(path: str | Path) -> list[Question]:
@@ -234,3 +237,31 @@ def read_anetqa_answers(path: str | Path) -> dict[str, str]:
     if len({r["question_id"] for r in rows}) < len(rows):
         raise VidnegError(f"{name} answers a question twice: keep one answer per question")
     return {r["question_id"]: r["answer"] for r in rows}
+
+# %% ../../../nbs/data/readers/anetqa.ipynb #c1b30002
+def read(files: Files, protocol: str) -> Iterator[Clip | Caption | SceneGraph]:
+    """Yield the records of AnetQA.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips, captions and graphs
+    """
+    times = (files.find("frames_trainval.json") or [None])[0]
+    files.need("sg_train.json", "sg_val.json")
+    for split in ("train", "val"):
+        for path in files.find(f"sg_{split}.json"):
+            yield from read_anetqa(path, times)
+            for video, entry in json_items(path):
+                yield Clip(video, video, split=split)
+                rows = Row({"actions": entry.get("actions", [])}, entry.where).rows("actions")
+                texts = dict.fromkeys(r.text("activity_caption") for r in rows if r.get("activity_caption"))
+                yield from (Caption(f"{video}/{k}", video, text) for k, text in enumerate(texts))
+
+DATASET = Official(
+    "scene graphs of ActivityNet videos, and questions about them", "Yu et al., CVPR 2023", "Apache-2.0",
+    "the authors' page; videos of ActivityNet",
+    "sg/sg_train.json, sg/sg_val.json, meta/frames_trainval.json, and videos such as video/v_onFddYAkyyc.mp4", read,
+    {"official": {}}, "no counts per split are published; 11,525 videos in all")

@@ -170,7 +170,8 @@ def seconds(value: str | float, where: str) -> float:
     """
     try: number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError): number = math.nan
-    if not 0 <= number < math.inf: raise VidnegError(f"{where} should be a number of at least 0, not {value!r:.40}")
+    if not 0 <= number < math.inf:
+        raise VidnegError(f"{where} should be a number of at least 0, not {value!r:.40}")
     return number
 
 def need(row, key: str, where: str):
@@ -184,7 +185,7 @@ def need(row, key: str, where: str):
     Returns:
         value of the entry
     """
-    return Row(row, where)[key]
+    return Row(row if isinstance(row, dict) else {}, where)[key]
 
 # %% ../../../nbs/data/readers/files.ipynb #c1f00006
 def json_rows(path: str | Path) -> list[Row]:

@@ -429,9 +429,9 @@ def _watch(generator, outcomes, attempt):
     if seen["accepted"] or not last or not due: return
     seen["warned"] = seen["answers"]
     reasons = ", ".join(f"{why} {n}" for why, n in seen["why"].most_common())
-    warnings.warn(f"all {seen['answers']} answers of {generator.chat.name} were rejected ({reasons}), and the grammar made "
-                  f"the texts instead; an answer was {seen['example'][:200]!r}. Try another model, or a larger max_tokens",
-                  stacklevel=2)
+    warnings.warn(f"all {seen['answers']} answers of {generator.chat.name} were rejected ({reasons}), and the grammar "
+                  f"made the texts instead; an answer was {seen['example'][:200]!r}. Try another model, or a larger "
+                  "max_tokens", stacklevel=2)
 
 def _proposal(generator, kind, request, seed):
     "Return the next deterministic proposal, or the reason why there is none."
