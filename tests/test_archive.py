@@ -1,4 +1,5 @@
 "Archives of results: same bytes every time, and a fresh clone is up to date after unpacking."
+import hashlib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vidneg.core.errors import VidnegError
-from vidneg.pipeline.archive import cached_files, make_archive, outputs
+from vidneg.pipeline.archive import MANIFEST, cached_files, make_archive, outputs
 
 DVC_YAML = """stages:
   train:
@@ -98,10 +99,9 @@ def test_same_results_give_the_same_bytes(project, tmp_path):
 
 
 def test_manifest_lists_every_file(project, tmp_path):
-    import hashlib
     with tarfile.open(make_archive(project, tmp_path/"a.tar.gz")) as tar:
         held = {m.name: tar.extractfile(m).read() for m in tar}
-    manifest = json.loads(held.pop("manifest.json"))
+    manifest = json.loads(held.pop(MANIFEST))
     assert {n: (len(d), hashlib.sha256(d).hexdigest()) for n, d in held.items()} == {
         n: (f["bytes"], f["sha256"]) for n, f in manifest["files"].items()}
     assert {"dvc.lock", "reports/claims.md", "reports/tables/é.md"} <= {*held} and "README.md" not in held

@@ -149,7 +149,8 @@ class Hub(BaseHTTPRequestHandler):
         if api and "/tree/" in path:
             data = json.dumps([{"type": "file", "path": n, "size": 1, "oid": "0"*40} for n in names]).encode()
         elif api:
-            data = json.dumps({"id": "me/tiny", "sha": self.commit, "siblings": [{"rfilename": n} for n in names]}).encode()
+            siblings = [{"rfilename": n} for n in names]
+            data = json.dumps({"id": "me/tiny", "sha": self.commit, "siblings": siblings}).encode()
         elif file and file[1] in names:
             data = (self.folder/file[1]).read_bytes()
             if body: self.asked.append(file[1])
@@ -182,7 +183,8 @@ def test_model_is_fetched_by_name(tmp_path, hub, model, tokenizer):
     options = dict(cache_dir=tmp_path/"cache", endpoint=hub)
     found = from_hub("me/tiny", **options)
     assert same(model, load(found)) and scores(load_scorer(found)).shape == (2, 2)
-    assert {*Hub.asked} == {"config.json", "model.safetensors", *(f"tokenizer/{p.name}" for p in (folder/"tokenizer").iterdir())}
+    own = {f"tokenizer/{p.name}" for p in (folder/"tokenizer").iterdir()}
+    assert {*Hub.asked} == {"config.json", "model.safetensors", *own}
     asked = len(Hub.asked)
     assert from_hub("me/tiny", cache_dir=tmp_path/"cache", local_files_only=True) == found and len(Hub.asked) == asked
     assert from_hub("me/other", **options) is None

@@ -29,7 +29,8 @@ from vidneg.text.edits import apply_edit, undo
 from vidneg.text.lexicon import Lexicon
 
 TEXT = st.text(max_size=60) | st.lists(st.sampled_from(
-    ["a", "A", "dog", "Dog", "cat", "café", "cafe\u0301", "👩‍👩‍👧", "{", "}}", "{0:1}", "👍🏽", "न", "नहीं", "İ", "ß", "  ", "\u2028", "\ufeff", "'s",
+    ["a", "A", "dog", "Dog", "cat", "café", "cafe\u0301", "👩‍👩‍👧", "{", "}}", "{0:1}",
+     "👍🏽", "न", "नहीं", "İ", "ß", "  ", "\u2028", "\ufeff", "'s",
      "runs", "running", "1st", "\0", "\ud800"]), max_size=12).map(" ".join)
 
 
@@ -182,7 +183,8 @@ def test_foreign_files_stay(tmp_path):
 
 
 ROW = {"item": "1/action/0", "caption_id": "1", "clip_id": "v1", "caption": text_hash("a dog runs"), "kind": "action",
-       "generator": "g", "rounds": 1, "seed": 0, "edits": [{"start": 6, "end": 10, "new": "sits"}], "negative": text_hash("a dog sits")[:16]}
+       "generator": "g", "rounds": 1, "seed": 0, "edits": [{"start": 6, "end": 10, "new": "sits"}],
+       "negative": text_hash("a dog sits")[:16]}
 
 
 def test_a_row_made_by_hand_is_read(tmp_path):
@@ -198,7 +200,8 @@ def edit(**change): return {"edits": [{"start": 6, "end": 10, "new": "sits"} | c
     (edit(new="}"), "is no template"), (edit(new="stands"), "do not give its negative"), (edit(start=-4), "is no edit"),
     (edit(start=6.0), "is no edit"), (edit(start=True), "is no edit"), (edit(new=["sits"]), "is no edit"),
     ({"edits": [[6, 10, "sits"]]}, "is no edit"), ({"edits": [{"new": "sits"}]}, "is no edit"),
-    ({"edits": "sits"}, "edits is no list"), ({"rounds": True}, "rounds is no int"), ({"kind": None}, "kind is no str")])
+    ({"edits": "sits"}, "edits is no list"), ({"rounds": True}, "rounds is no int"),
+    ({"kind": None}, "kind is no str")])
 def test_faulty_rows_are_named(tmp_path, change, message):
     with pytest.raises(VidnegError, match=message): rebuild(through_json([ROW | change], tmp_path), two()[0])
 

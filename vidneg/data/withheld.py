@@ -23,7 +23,8 @@ from ..text.edits import apply_edit, edits_between
 
 # %% auto #0
 __all__ = ['SCHEMA', 'EDIT_FILES', 'normal_text', 'text_hash', 'to_template', 'from_template', 'edit_rows',
-           'manifest_of', 'write_edits', 'export_edits', 'read_edits', 'Rebuilt', 'join_edits', 'rebuild']
+           'manifest_of', 'write_edits', 'export_edits', 'read_edits', 'Rebuilt', 'join_edits', 'rebuild_items',
+           'rebuild']
 
 # %% ../../nbs/data/withheld.ipynb #a9d10006
 def normal_text(text: str) -> str:
@@ -139,7 +140,8 @@ def _row(pair, caption_id, edits, rounds, seed):
         raise VidnegError(f"the negative {pair.item!r} equals its caption: leave it out")
     return {"item": pair.item, "caption_id": caption_id, "clip_id": pair.clip_id, "caption": text_hash(text),
             "kind": pair.kind, "generator": pair.generator, "rounds": rounds, "seed": seed,
-            "edits": [{"start": e.start, "end": e.end, "new": to_template(e.new, text)} for e in edits], "negative": _digest(negative)[:16]}
+            "negative": _digest(negative)[:16],
+            "edits": [{"start": e.start, "end": e.end, "new": to_template(e.new, text)} for e in edits]}
 
 def edit_rows(items: Iterable[Negative | Pair], captions: Iterable[Caption] = ()) -> list[dict]:
     """Describe negatives by their edits.
@@ -173,7 +175,8 @@ def manifest_of(rows: list[dict], data: bytes, **about) -> dict:
     Returns:
         content of manifest.json
     """
-    return {"schema": SCHEMA, **about, "items": len(rows), "captions": len({(r["caption"], r["clip_id"]) for r in rows}),
+    return {"schema": SCHEMA, **about, "items": len(rows),
+            "captions": len({(r["caption"], r["clip_id"]) for r in rows}),
             "kinds": dict(sorted(Counter(r["kind"] for r in rows).items())),
             "generators": dict(sorted(Counter(r["generator"] for r in rows).items())),
             "normalization": "NFC, white space as single spaces; SHA-256 of UTF-8",
@@ -292,7 +295,8 @@ class Rebuilt:
     lost: dict[str, list[str]] = field(default_factory=dict)
 
     def __str__(self):
-        lines = [f"{len(self.negatives)} of {len(self.negatives) + sum(map(len, self.lost.values()))} negatives rebuilt"]
+        n = len(self.negatives)
+        lines = [f"{n} of {n + sum(map(len, self.lost.values()))} negatives rebuilt"]
         for why, ids in self.lost.items():
             some = ", ".join(map(repr, first := list(dict.fromkeys(ids))[:3]))
             more = f" and {n} more" if (n := len({*ids}) - len(first)) else ""
@@ -347,6 +351,23 @@ def join_edits(folder: str | Path, captions: Iterable[Caption]) -> Rebuilt:
             items.append(Pair(row["item"], caption.clip_id, n.kind, normal_text(caption.text), n.text, n.generator))
     return Rebuilt(made, items, dict(lost))
 
+def rebuild_items(folder: str | Path, captions: Iterable[Caption], partial: bool = False) -> Rebuilt:
+    """Join a set of edits to all of its captions.
+
+    Args:
+        folder: folder from `export_edits`
+        captions: the user's captions
+        partial: True: some captions may be missing or differ; False: raise `VidnegError` then
+
+    Returns:
+        negatives, items, and the reasons for the rest
+    """
+    found = join_edits(folder, captions)
+    if found.lost and not (partial and found.negatives):
+        raise VidnegError(f"{found}. Pass all captions of the set as it names them"
+                          + ", or partial=True (--partial) to go on without"*bool(found.negatives))
+    return found
+
 def rebuild(folder: str | Path, captions: Iterable[Caption], partial: bool = False) -> list[Negative]:
     """Rebuild the negatives of a set whose captions the user has.
 
@@ -358,9 +379,6 @@ def rebuild(folder: str | Path, captions: Iterable[Caption], partial: bool = Fal
     Returns:
         negatives in the order of the set
     """
-    found = join_edits(folder, captions)
-    if found.lost and not (partial and found.negatives):
-        raise VidnegError(f"{found}. Pass all captions of the set, in the set's version"
-                          + " or partial=True for the others"*bool(found.negatives))
+    found = rebuild_items(folder, captions, partial)
     if found.lost: warnings.warn(str(found), stacklevel=2)
     return found.negatives

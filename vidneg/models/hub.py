@@ -19,7 +19,7 @@ import vidneg
 from ..core.cards import card, is_sealed, license_fields, named, plain, seal, table
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
-from .io import TOKENIZER_FILES, class_named, load, read_config, save
+from .io import class_named, load, read_config, save
 from ..text.tokenize import load_tokenizer
 
 # %% auto #0
@@ -114,7 +114,8 @@ import vidneg
 scorer = vidneg.load_scorer("path/or/name/of/this/model")
 ```
 
-The scorer compares videos, as frames, with texts; `vidneg probe --model path/or/name/of/this/model --data DIR` probes it."""
+The scorer compares videos, as frames, with texts. `vidneg probe --model path/or/name/of/this/model --data DIR`
+probes it."""
 
 def _last_row(folder):
     "Return the last row of a run's metrics.csv; {} if there is none."
@@ -211,9 +212,9 @@ def save_for_hub(
 # %% ../../nbs/models/hub.ipynb #4b0b0017
 def _is_ours(path):
     "Return True if a config.json names a model class of this package."
-    try: config = read_config(path.parent)
-    except VidnegError: return False
-    try: return "model_type" not in config and isinstance(config.get("model"), str) and bool(class_named(config["model"]))
+    try:
+        config = read_config(path.parent)
+        return "model_type" not in config and bool(class_named(str(config.get("model"))))
     except VidnegError: return False
 
 def from_hub(name: str, revision: str | None = None, **options) -> Path | None:

@@ -24,7 +24,7 @@ from .scales import make_scale
 from .stage import read_yaml
 
 # %% auto #0
-__all__ = ['outputs', 'cache_folder', 'cached_files', 'report_files', 'make_archive', 'main']
+__all__ = ['MANIFEST', 'outputs', 'cache_folder', 'cached_files', 'report_files', 'make_archive', 'main']
 
 # %% ../../nbs/pipeline/archive.ipynb #a4c00006
 def outputs(folder: str | Path) -> dict[str, tuple[str, bool]]:
@@ -106,6 +106,8 @@ def report_files(folder: Path, name: str, md5: str) -> list[Path]:
     return files
 
 # %% ../../nbs/pipeline/archive.ipynb #a4c00012
+MANIFEST = ".vidneg/archive.json" # its place in the archive; git ignores the folder
+
 def _contents(root, folder, without):
     "Yield (name in the archive, content), each name once."
     cache, seen = cache_folder(folder), set()
@@ -153,7 +155,7 @@ def make_archive(folder: str | Path, out: str | Path, without: Iterable[str] = (
                 files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
                 _add(tar, name, data)
             about = {"vidneg": vidneg.__version__, "commit": _commit(root), "without": sorted(without), "files": files}
-            _add(tar, "manifest.json", (json.dumps(about, indent=1) + "\n").encode())
+            _add(tar, MANIFEST, (json.dumps(about, indent=1) + "\n").encode())
     return Path(out)
 
 # %% ../../nbs/pipeline/archive.ipynb #a4c00015

@@ -152,17 +152,17 @@ def _list(sentences): return "\n".join(f"- {plain(s)}" for s in sentences)
 
 def _licenses(about, withheld):
     own, theirs = about.license or "unknown", about.captions_license or "unknown"
-    kept = "They are not part of this set." if withheld else "They are part of this set, so their license binds you, too."
-    return f"Negatives: {plain(own)}. Captions: {plain(theirs)}. {kept}"
+    kept = "They are not part of this set" if withheld else "They are part of this set, so their license binds you, too"
+    return f"Negatives: {plain(own)}. Captions: {plain(theirs)}. {kept}."
 
 _USE = """```python
 from datasets import load_dataset
 items = load_dataset("path/to/this/folder", "negatives", split="test")         # caption and negative of each item
 pairs = load_dataset("path/to/this/folder", "video-text-label", split="test")  # the same as video, text, label
 ```"""
-_REBUILD = """Captions are not part of this set. `edits.jsonl` has the edits of each one in the format `{schema}`: in the text
-before the edit, the characters `start` to `end` become `new`, in which `{{3:7}}` stands for the characters 3 to 7 of the
-caption. Captions are hashed and edited in Unicode's form NFC with single spaces. With the captions at hand:
+_REBUILD = """Captions are not part of this set. `edits.jsonl` has the edits of each one in the format `{schema}`: in
+the text before the edit, the characters `start` to `end` become `new`, in which `{{3:7}}` stands for the characters 3
+to 7 of the caption. Captions are hashed and edited in Unicode's form NFC with single spaces. With the captions at hand:
 
 ```python
 from vidneg.data.withheld import rebuild
@@ -177,7 +177,9 @@ def _counts(pairs):
     sums = [sum(n[g, k] for g in makers) for k in kinds]
     return table(["generator", *kinds, "all"], [*rows, ["all", *sums, len(pairs)]] if len(makers) > 1 else rows)
 
-def _columns(columns): return table(["column", "meaning"], [[c, what] for c, (_, what) in columns.items()], numbers=False)
+def _columns(columns):
+    "Explain the columns in a table."
+    return table(["column", "meaning"], [[c, what] for c, (_, what) in columns.items()], numbers=False)
 
 def set_card(
     pairs: list[Pair],
@@ -207,11 +209,12 @@ def set_card(
             ["machine-generated"], "size_categories": [size_category(len(pairs))],
             "tags": ["video", "hard-negatives", "compositionality", "vidneg"], "configs": configs}
     clips = len({p.clip_id for p in pairs})
-    what = (f"{len(pairs)} items from {clips} clips. Each is a caption that is true of its clip, and a negative: a sentence "
-            "close to it that is false. A model that understands the clip prefers the caption; a guess is right in 50 %.")
+    what = (f"{len(pairs)} items from {clips} clips. Each is a caption that is true of its clip, and a negative: a "
+            "sentence close to it that is false. A model that understands the clip prefers the caption; a guess is "
+            "right in 50 %.")
     use = _REBUILD.format(schema=SCHEMA) if withheld else _USE
-    audit = ("How often rankers that read only the texts pick the caption, in percent with 95 % intervals over clips. Chance "
-             f"is 50. Measured on {len(dossier.sample)} items.\n\n" + blind_table(dossier))
+    audit = ("How often rankers that read only the texts pick the caption, in percent with 95 % intervals over clips. "
+             f"Chance is 50. Measured on {len(dossier.sample)} items.\n\n" + blind_table(dossier))
     cite = "```\n" + about.citation.replace("```", "'''") + "\n```" if about.citation.strip() else ""
     made = f"Version {plain(about.version)}, made with vidneg {vidneg.__version__}. {plain(about.url)}"
     return card(head, about.name, [("What it is", f"{what} {made}"), ("Use", use), ("Columns", _columns(columns)),
@@ -220,13 +223,13 @@ def set_card(
                                    ("Licenses", _licenses(about, withheld)), ("Citation", cite)])
 
 # %% ../../nbs/report/release.ipynb #4e1ea018
-_CROISSANT = "citeAs column conformsTo: examples extract field fileProperty fileObject fileSet format includes " \
-             "isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace samplingRate " \
-             "separator source subField transform equivalentProperty isArray".replace(":", "")
+_TERMS = "citeAs column extract field fileProperty fileObject fileSet format includes isLiveDataset jsonPath key md5 " \
+         "parentField path recordSet references regex repeated replace samplingRate separator source subField " \
+         "transform equivalentProperty"
 
 def _context():
     "Return the context of Croissant 1.0."
-    terms = {t: f"cr:{t}" for t in _CROISSANT.split()} | {"conformsTo": "dct:conformsTo"}
+    terms = {t: f"cr:{t}" for t in _TERMS.split()} | {"conformsTo": "dct:conformsTo"}
     return {"@language": "en", "@vocab": "https://schema.org/", **terms, "cr": "http://mlcommons.org/croissant/",
             "rai": "http://mlcommons.org/croissant/RAI/", "data": {"@id": "cr:data", "@type": "@json"},
             "dataType": {"@id": "cr:dataType", "@type": "@vocab"}, "dct": "http://purl.org/dc/terms/",
