@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from test_language import sentences
 from test_video import write
 from typer.testing import CliRunner
 
@@ -58,7 +59,7 @@ def films(tmp_path_factory):
 @pytest.fixture
 def mine(films, tmp_path, monkeypatch):
     "Write a stranger's table of video, caption, negative and type into another folder, and go there."
-    here = tmp_path/"ein Ordner é"
+    here = tmp_path/"a folder é"
     here.mkdir()
     monkeypatch.chdir(here)
     rows = [(f"v{i % 6}.mp4", sentence(i), sentence(i).replace("a ", "no ", 1), "xy"[i % 2]) for i in range(24)]
@@ -161,7 +162,7 @@ def test_negatives_say_why_there_are_none(tmp_path, monkeypatch):
     why = run("negatives", "c.txt", "--kinds", "action", code=1)[1]
     assert "none of the 2 captions has a word of kind action" in why
     assert "ends in .parquet, .jsonl or .csv" in run("negatives", "c.txt", "-o", "n.xlsx", code=1)[1]
-    Path("c.txt").write_text("Ein Mann läuft mit dem Hund\nEine Frau sitzt auf dem Stuhl\n")
+    Path("c.txt").write_text("\n".join(sentences()["German"]))
     assert "are not English" in run("negatives", "c.txt", code=1)[1] and not Path("negatives.parquet").exists()
 
 
@@ -259,9 +260,9 @@ def test_an_audit_shows_its_progress_on_a_terminal(mine):
 @pytest.mark.slow
 def test_a_trained_model_is_scored(mine, films):
     pd.read_csv(mine)[["video", "caption"]].to_csv("captions.csv", index=False)
-    out, said = run("train", "--data", "captions.csv", "--videos", films, "--out", "ein Modell", "--epochs", 2)
-    assert "loss" in out and "batches have 6 clips" in said and "'ein Modell'" in out
-    table, _ = run("score", "-m", "ein Modell", "-i", mine, "--videos", films)
+    out, said = run("train", "--data", "captions.csv", "--videos", films, "--out", "a model é", "--epochs", 2)
+    assert "loss" in out and "batches have 6 clips" in said and "'a model é'" in out
+    table, _ = run("score", "-m", "a model é", "-i", mine, "--videos", films)
     assert "acc " in table and len(pd.read_parquet("scores.parquet")) == 24
     again = ["train", "--data", "captions.csv", "--videos", films, "--out", "m", "--recipe", "best"]
     assert "no recipe 'best'" in run(*again, code=1)[1]

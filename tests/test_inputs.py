@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
+from test_language import sentences
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Clip, write_records
@@ -118,13 +119,14 @@ def test_suspicious_tables_are_remarked(folder, frame, note):
 
 
 def test_other_languages_are_counted_or_refused(folder):
-    texts = ["a dog runs", "a cat sits", "Ein Hund läuft durch den Garten"]
+    german, chinese = sentences()["German"][:2], sentences()["Chinese"][0]
+    texts = ["a dog runs", "a cat sits", german[0]]
     found = open_data(FRAME[["video"]].assign(caption=texts), videos=folder)
     assert [c.text for c in found.captions] == texts[:2] and found.counts["not English"] == 1
     assert any("1 of 3 texts are not English (row 2: German" in n for n in found.notes)
-    german = FRAME[["video"]].assign(caption=["Ein Hund läuft durch den Garten", "一只狗在跑", "a dog runs"])
-    assert "2 of 3 texts are not English" in (why := message(german, videos=folder)) and "English captions only" in why
-    given_ones = FRAME.assign(caption="Ein Hund läuft durch den Garten", negative="Ein Hund sitzt in dem Garten")
+    most = FRAME[["video"]].assign(caption=[german[0], chinese, "a dog runs"])
+    assert "2 of 3 texts are not English" in (why := message(most, videos=folder)) and "English captions only" in why
+    given_ones = FRAME.assign(caption=german[0], negative=german[1])
     kept = open_data(given_ones, videos=folder)
     assert len(kept.pairs) == 3 and any("they are kept" in n for n in kept.notes)
 

@@ -423,3 +423,34 @@ def test_the_list_of_training_videos_of_didemo_is_short_of_three():
     files = Files(Path(REAL)/"splits")
     published = DATASETS["didemo"].published["paragraph"]["train"]["videos"]
     assert len(files.ids("didemo_train_list.txt")) == 8392 == published - 3
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "a/../../b.mp4", "..", "./x"])
+def test_no_name_of_a_video_leads_out_of_the_folder(name, tmp_path):
+    write(tmp_path/"root", {"Type.jsonl": dump(json.loads(TINY["vitatecs"]["Type.jsonl"]) | {"video_name": name})})
+    write(tmp_path, {"secret.mp4": "-", "b.mp4": "-"})
+    (clip,) = read_official("vitatecs", tmp_path/"root").clips
+    assert Path(os.path.normpath(clip.path)).is_relative_to(tmp_path/"root") and not Path(clip.path).exists()
+
+
+class MovieGraph:
+    def __init__(self, clips): self.imdb_key, self.clip_graphs = "tt1", clips
+
+
+class ClipGraph:
+    def __init__(self, graph, **more):
+        self.G = graph
+        self.__dict__.update(more)
+
+
+def test_moviegraphs_have_captions_splits_and_videos(tmp_path):
+    import networkx
+    graph = networkx.DiGraph()
+    graph.add_node(1, type="entity", name="Jenny")
+    clips = {7: ClipGraph(graph, scene_label="road", description="Jenny\twalks.", video={"fname": ["scene-007"]}),
+             8: ClipGraph(graph, scene_label="road", description=None)}
+    write(tmp_path, {"all_movies.pkl": pickle.dumps({"tt1": MovieGraph(clips)}, protocol=2),
+                     "split.json": dump({"test": ["tt1"]}), "clips/tt1/scene-007.mp4": "-"})
+    data = read_official("moviegraphs", tmp_path)
+    assert data.splits() == {"test": 2} and [c.text for c in data.captions] == ["Jenny walks."]
+    assert data.clips[0].path == str(tmp_path/"clips/tt1/scene-007.mp4") and set(data.graphs) == {"tt1/7", "tt1/8"}

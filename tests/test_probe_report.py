@@ -76,8 +76,9 @@ def test_the_verdict_follows_the_intervals(value, low, high, n, words):
     assert words in " ".join(verdict("m", Estimate(value, low, high, n, 50)))
 
 
-@pytest.mark.parametrize("low, high, words", [(.45, .55, "do not visibly reveal"),
-                                              (.55, .7, "not visibly more accurate"), (.51, .55, "is more accurate"), (.2, .4, "clearly below 50")])
+@pytest.mark.parametrize("low, high, words", [
+    (.45, .55, "do not visibly reveal"), (.55, .7, "not visibly more accurate"), (.51, .55, "is more accurate"),
+    (.2, .4, "clearly below 50")])
 def test_the_verdict_compares_with_the_blind_baseline(low, high, words):
     said = verdict("m", Estimate(.65, .6, .7, 500, 100), Estimate((low + high)/2, low, high, 500, 100))
     assert words in said[-1]

@@ -435,7 +435,7 @@ def test_cover_pictures_are_no_video(tmp_path):
     with pytest.raises(v.VideoError, match="only a cover picture"): v.probe(tmp_path/"song.mp4")
 
 
-@pytest.mark.parametrize("name", ["10:30 walk.mp4", "file:a.mp4", "a%03d.mp4", "ein Weg – été.mp4", "-i.mp4", "?#.mp4"])
+@pytest.mark.parametrize("name", ["10:30 walk.mp4", "file:a.mp4", "a%03d.mp4", "ça – été.mp4", "-i.mp4", "?#.mp4"])
 def test_any_name_is_a_name(tmp_path, monkeypatch, name):
     write(tmp_path/"a.mp4", ramp()).rename(tmp_path/name)
     monkeypatch.chdir(tmp_path)
@@ -483,8 +483,8 @@ def test_other_formats(tmp_path):
 
 @pytest.mark.parametrize("name, codec, bframes", [
     ("a.mp4", "libx264", 2), ("a.mkv", "libx264", 2), ("a.flv", "libx264", 2), ("a.avi", "mpeg4", 0),
-    ("a.avi", "mpeg4", 2), ("a.avi", "libx264", 2), ("a.ts", "libx264", 2), ("a.ts", "mpeg2video", 2), ("a.mpg", "mpeg2video", 2),
-    ("a.wmv", "wmv2", 0), ("a.webm", "libvpx", 0)])
+    ("a.avi", "mpeg4", 2), ("a.avi", "libx264", 2), ("a.ts", "libx264", 2), ("a.ts", "mpeg2video", 2),
+    ("a.mpg", "mpeg2video", 2), ("a.wmv", "wmv2", 0), ("a.webm", "libvpx", 0)])
 def test_frames_are_the_ones_with_these_numbers(tmp_path, name, codec, bframes):
     "Long files with many keyframes; in some formats decord seeks to others."
     with av.open(str(tmp_path/name), "w") as file:
@@ -528,7 +528,8 @@ def test_headers_that_declare_more_frames_than_bytes_are_refused(tmp_path):
 
 @pytest.mark.parametrize("call, says", [
     (dict(n_frames=True), "n_frames is True"), (dict(n_frames=2.0), "n_frames is 2.0"),
-    (dict(n_frames=-1), "at least one"), (dict(size=0), "size is 0"), (dict(size=(4, -4)), "size is -4"), (dict(size="224"), "size is '224'"),
+    (dict(n_frames=-1), "at least one"), (dict(size=0), "size is 0"), (dict(size=(4, -4)), "size is -4"),
+    (dict(size="224"), "size is '224'"),
     (dict(size=(1, 2, 3)), "size is"), (dict(size=2.5), "size is 2.5"), (dict(indices=[0.5]), "whole numbers"),
     (dict(indices=3), "whole numbers"), (dict(indices=["a"]), "whole numbers"), (dict(indices=[-1]), "frames -1 to")])
 def test_numbers_that_are_none_are_refused(folder, call, says):

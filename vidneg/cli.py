@@ -45,7 +45,7 @@ def _common(
 ): # `main` reads --debug, since it may come after the command
     pass
 
-# %% ../nbs/cli.ipynb #1582ff89
+# %% ../nbs/cli.ipynb #8ddfddb9
 Videos = Annotated[Path | None, typer.Option(help="Folder of the videos; default: the folder of the table.")]
 Split = Annotated[str | None, typer.Option(help="Split to read; default: all.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Largest number of clips, the first ones; default: all.")]
@@ -82,7 +82,7 @@ def _with_pairs(found):
     raise VidnegError(f"{found.name} has no column with negatives: name it negative, map it by --column negative=NAME, "
                       f"or make negatives by `vidneg negatives`")
 
-# %% ../nbs/cli.ipynb #cb6b9049
+# %% ../nbs/cli.ipynb #f8ac2562
 @app.command()
 def probe(
     model: Model,
@@ -122,7 +122,7 @@ def probe(
     typer.echo(str(report))
     typer.echo(f"page: {report.folder/'report.html'}")
 
-# %% ../nbs/cli.ipynb #3068f3c6
+# %% ../nbs/cli.ipynb #03ad6cc2
 def _counts(counts, kinds):
     "Print the outcomes of all requests, kinds in rows."
     from vidneg.negatives.generate import counts_table
@@ -163,7 +163,7 @@ def negatives(
     _counts(counts, _names(kinds))
     typer.echo(f"{len(frame)} negatives of {frame.caption_id.nunique()} captions: {out}")
 
-# %% ../nbs/cli.ipynb #95d5f41d
+# %% ../nbs/cli.ipynb #f5e55ed6
 def _pairs(source, root, columns):
     "Return the name and the pairs of a published set or of a table."
     from vidneg.data.pairs import PAIR_SETS, read_pairs
@@ -205,6 +205,7 @@ def audit(
     """
     from vidneg.audit.blind import wide
     name, pairs = _pairs(source, root, _columns(column))
+    if len(pairs) < 100: _say(f"note: {len(pairs)} pairs are few to fit rankers on; see the intervals on the page")
     done = _audit(pairs, name, sample, seed)
     blind = done.tables["Blind solvability"]
     number = blind[blind.scorer == blind.scorer.iloc[0]].set_index("kind").n
@@ -215,7 +216,7 @@ def audit(
     typer.echo(f"{done.counts['pairs']} pairs, {len(done.sample)} audited; defects: {defects or 'none'}")
     typer.echo(f"page: {done.save(out or f'{name}-audit.html')}")
 
-# %% ../nbs/cli.ipynb #7e5fa8b6
+# %% ../nbs/cli.ipynb #be98dc59
 def _accuracy(scores, pairs, seed):
     "Return the accuracy of scored items by kind, in percent, with a blind baseline."
     from vidneg.audit.blind import blind_solvability
@@ -265,7 +266,7 @@ def score(
     typer.echo(_accuracy(good, found.pairs, seed).to_string(index=False))
     typer.echo(f"scores: {out}")
 
-# %% ../nbs/cli.ipynb #578b9070
+# %% ../nbs/cli.ipynb #07b30420
 def _undecodable(clips):
     "Return path → cause for the videos whose header cannot be read."
     from vidneg.data.video import VideoError, probe
@@ -288,7 +289,7 @@ def check(
       vidneg data check msrvtt --root DIR
       vidneg data check mine.csv --videos DIR
     """
-    from vidneg.data.official import DATASETS, check_official
+    from vidneg.data.readers.official import DATASETS, check_official
     name, _, folder = source.partition(":")
     if name in DATASETS:
         if not (root or folder):
@@ -303,7 +304,7 @@ def check(
     if bad: raise VidnegError(f"{len(bad)} of {len({c.path for c in found.clips})} videos cannot be read")
     typer.echo("all videos can be opened")
 
-# %% ../nbs/cli.ipynb #f043f66c
+# %% ../nbs/cli.ipynb #770cde02
 @app.command()
 def train(
     data: Annotated[str, typer.Option("--data", "-d", help="Folder, table, or NAME:FOLDER of a published set.")],

@@ -30,7 +30,7 @@ def serve() -> None:
     "Run the calls that the parent process sends, until it ends; the main function of a child."
     signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C reaches the whole group; the parent decides
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1) # what a library prints must not mix with the answers
+    os.dup2(2, 1) # a library may print, which must not mix with the answers
     calls = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(sys.stdin.buffer, calls), daemon=True).start()
     while True:

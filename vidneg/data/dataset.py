@@ -6,24 +6,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from ..core.errors import VidnegError
 from ..core.records import Caption, Clip, MomentQuery, SceneGraph, read_records, write_records
 from ..core.registry import Registry
 from .pairs import Pair
-from .readers.files import read_text, readable
+from .readers.files import readable
 
 # %% auto #0
-__all__ = ['SPLITS', 'Dataset', 'assemble', 'read_dataset', 'take_dataset']
+__all__ = ['SPLITS', 'DATASETS', 'Dataset', 'assemble', 'read_dataset', 'take_dataset']
 
 # %% ../../nbs/data/dataset.ipynb #5fd5da62
 @dataclass(frozen=True)
@@ -88,34 +84,11 @@ SPLITS = "train", "val", "test", "compositional"
 def _table(folder, name, cls, needed=True):
     "Read the records of one table, from Parquet or from JSON lines."
     for path in (folder/f"{name}.parquet", folder/f"{name}.jsonl"):
-        if path.exists():
-            _check_names(path, cls)
-            return _typed(read_records(path, cls), path)
+        if path.exists(): return _typed(read_records(path, cls), path)
     if needed:
         raise VidnegError(f"{folder} has no {name}.parquet or {name}.jsonl: "
                           "add one; the documentation of vidneg.data.dataset lists its fields")
     return []
-
-def _keys(path):
-    "Yield the place and the names of the columns of a Parquet file, or of each line of a JSON lines file."
-    if path.suffix == ".parquet":
-        try: yield path.name, pq.read_schema(path).names
-        except (OSError, ValueError): return # reported by `read_records`
-        return
-    for i, line in enumerate(read_text(path).split("\n"), 1):
-        try: row = json.loads(line)
-        except ValueError: continue # reported by `read_records`
-        if isinstance(row, dict): yield f"{path.name}, line {i}", list(row)
-
-def _check_names(path, cls):
-    "Refuse a column whose name is nearly that of a missing field, since the field's default would be taken silently."
-    names = [f.name for f in dataclasses.fields(cls)]
-    for where, keys in _keys(path):
-        for key in keys:
-            near = [] if key in names else get_close_matches(key.lower(), names, 1, .75)
-            if near and near[0] not in keys:
-                raise VidnegError(f"{path.parent/where}: no field is called {key!r}; did you mean {near[0]!r}? "
-                                  f"The fields are {', '.join(names)}")
 
 def _typed(records, path):
     "Refuse numbers where texts belong, texts where numbers belong, and numbers that are not finite."
@@ -137,7 +110,8 @@ def _check(clips, captions, folder):
         if twice: raise VidnegError(f"{folder}: {what} {twice[0]!r} occurs more than once")
         if not ids:
             raise VidnegError(f"{folder}: the table of {what.removesuffix('_id')}s is empty")
-        if not all(map(str.strip, ids)): raise VidnegError(f"{folder}: a {what} is blank: give each one a name")
+        if not all(map(str.strip, ids)):
+            raise VidnegError(f"{folder}: a {what} is blank: give each one a name")
     for c in clips:
         if c.start < 0 or c.end < 0 or 0 < c.end <= c.start:
             raise VidnegError(f"{folder}: clip {c.clip_id!r} is {c.start:g} to {c.end:g} s: the end must be later than "
@@ -208,7 +182,15 @@ def _check_splits(data, folder):
             raise VidnegError(f"{folder}: no clip of split {split!r} has a fine caption, but training and testing need "
                               f"one; clips by split: {there}")
 
-_OFFICIAL = Registry("reader of official datasets", {"official": "vidneg.data.readers.official:read_official"})
+DATASETS = Registry("official dataset", {
+    "msrvtt": "vidneg.data.readers.msrvtt:DATASET", "msvd": "vidneg.data.readers.msvd:DATASET",
+    "didemo": "vidneg.data.readers.didemo:DATASET", "activitynet": "vidneg.data.readers.activitynet:DATASET",
+    "charades": "vidneg.data.readers.charades:DATASET", "qvhighlights": "vidneg.data.readers.qvhighlights:DATASET",
+    "vatex": "vidneg.data.readers.vatex:DATASET", "coco": "vidneg.data.readers.coco:DATASET",
+    "cc3m": "vidneg.data.readers.webtables:CC3M", "webvid": "vidneg.data.readers.webtables:WEBVID",
+    "sugarcrepe": "vidneg.data.readers.sugarcrepe:DATASET", "vitatecs": "vidneg.data.readers.vitatecs:DATASET",
+    "vl-checklist": "vidneg.data.readers.vl_checklist:DATASET",
+    "anetqa": "vidneg.data.readers.anetqa:DATASET", "moviegraphs": "vidneg.data.readers.moviegraphs:DATASET"})
 
 def _read_source(source):
     "Read a folder, or an official dataset given as \"name:folder\"; its reader is imported only then."
@@ -217,7 +199,7 @@ def _read_source(source):
     if not colon:
         raise VidnegError(f"data.source is {str(source)!r}: neither \"world\" nor an existing folder, nor an official "
                           "dataset such as \"msrvtt:/path/to/MSRVTT\"")
-    return _OFFICIAL["official"](name, root)
+    return DATASETS[name].dataset(name, root)
 
 def take_dataset(source: str | Path, folder: str | Path, counts: dict[str, int]) -> Dataset:
     """Copy the tables of a dataset into the pipeline's data folder, with absolute paths to its videos.

@@ -154,7 +154,8 @@ def _regular(path):
     except OSError as e: raise VideoError(path, f"cannot be opened ({e.strerror})") from None
     except (TypeError, ValueError): raise VideoError(path, "is not the path of a file") from None
     if stat.S_ISDIR(found.st_mode): raise VideoError(path, "is a folder, not a video file")
-    if not stat.S_ISREG(found.st_mode): raise VideoError(path, "is a pipe, a socket or a device, not a video file")
+    if not stat.S_ISREG(found.st_mode):
+        raise VideoError(path, "is a pipe, a socket or a device, not a video file")
     if not found.st_size: raise VideoError(path, "is empty (0 bytes): fetch or render it again")
     return path
 
@@ -282,7 +283,8 @@ class _Decord:
         "Decode frames by number; at most 16 full-size frames are held at once."
         for i in range(0, len(indices), 16):
             frames = self.reader.get_batch(indices[i:i + 16]).asnumpy()
-            if frames.shape[1:] != self.shape: raise RuntimeError(f"decord gave {frames.shape} for {self.shape}")
+            if frames.shape[1:] != self.shape:
+                raise RuntimeError(f"decord gave {frames.shape} for {self.shape}")
             yield from map(resize, frames)
 
 

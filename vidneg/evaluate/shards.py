@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +36,8 @@ from ..models.scorer import PROTOCOL, Encoding, Scorer, unique_texts
 # %% auto #0
 __all__ = ['EQUAL', 'REFERENCES', 'BLOCK', 'seeded_order', 'next_other', 'Plan', 'plan_of', 'fitted', 'frames_of',
            'decoded_ahead', 'equal_tokens', 'shown', 'together', 'score_rows', 'score_over', 'references',
-           'seen_references', 'EncodingCache', 'ShardScorer', 'describe', 'claim', 'collect', 'processes',
-           'score_clips']
+           'seen_references', 'EncodingCache', 'Views', 'needed_clips', 'encode_views', 'ShardScorer', 'describe',
+           'claim', 'collect', 'processes', 'score_clips']
 
 # %% ../../nbs/evaluate/shards.ipynb #c3dcaa3c
 def seeded_order(clips: Sequence[Clip], seed: int) -> list[Clip]:
@@ -341,12 +341,17 @@ class EncodingCache:
     Args:
         folder: folder of the cache
         plan: plan of the run
-        protocol: protocol of the scorer
+        scorer: model that encodes
     """
-    def __init__(self, folder: str | Path, plan: Plan, protocol: dict):
-        self.folder, self.plan = Path(folder), plan
-        self.about = json.dumps([protocol, plan.n_frames, plan.size], sort_keys=True)
+    def __init__(self, folder: str | Path, plan: Plan, scorer: Scorer):
+        self.folder, self.plan, self.scorer = Path(folder), plan, scorer
+        self.about = json.dumps([scorer.protocol, plan.n_frames, plan.size], sort_keys=True)
         self.hashes: dict[str, str] = {}
+
+    @cached_property
+    def device(self):
+        "Return the device of the model's encodings."
+        return self.scorer.encode_text(["a"]).embedding.device
 
     def place(self, i: int) -> Path | None:
         "Return the file for the encoding of clip `i`; None: the video is not there."
@@ -375,16 +380,77 @@ class EncodingCache:
             with atomic_path(self.place(i)) as part:
                 save_file({k: x.detach().cpu().contiguous().clone() for k, x in kept.items()}, part, about)
 
-    def get(self, clips: Sequence[int], device) -> Encoding:
-        "Return the encodings of clips; those that were on another device than the CPU are put on `device`."
+    def get(self, clips: Sequence[int]) -> Encoding:
+        "Return the encodings of clips, on the device of the model or, where it keeps them there, on the CPU."
         import torch
         from safetensors import safe_open
         found: dict[str, list] = {"states": [], "embedding": []}
         for i in clips:
             with safe_open(self.place(i), "pt") as file:
                 for k, xs in found.items():
-                    xs.append(file.get_tensor(k).to("cpu" if file.metadata()[k] == "cpu" else device))
+                    xs.append(file.get_tensor(k).to("cpu" if file.metadata()[k] == "cpu" else self.device))
         return Encoding(*(torch.stack(xs) for xs in found.values()), None, np.arange(len(clips)))
+
+# %% ../../nbs/evaluate/shards.ipynb #3621446a
+@dataclass(frozen=True)
+class Views:
+    """The videos that a run shows for the clips of a shard.
+
+    Attributes:
+        videos: their encoding; None: nothing can be shown
+        row: number of a clip → row of its video in the encoding
+        status: number of a clip that cannot be shown → reason
+    """
+    videos: object
+    row: dict[int, int]
+    status: dict[int, str]
+
+def needed_clips(plan: Plan, shard: range, cache: EncodingCache | None) -> list[int]:
+    """List the clips whose frames a shard needs.
+
+    Args:
+        plan: plan of the run
+        shard: numbers of the shard's clips
+        cache: kept encodings
+
+    Returns:
+        numbers of clips
+    """
+    shows = {c.video if c else "plain" for c in plan.runs.values()} # kinds of what is shown
+    clips = set(shard if "own" in shows or cache is None or not cache.has(shard) else ())
+    if "other" in shows: clips |= {int(i) for i in plan.other[list(shard)] if i >= 0}
+    return sorted(clips)
+
+def encode_views(
+    scorer: Scorer,
+    plan: Plan,
+    run: str,
+    shard: range,
+    frames: dict[int, np.ndarray | str],
+    cache: EncodingCache | None,
+) -> Views:
+    """Encode what a run shows for the clips of a shard.
+
+    Args:
+        scorer: model that encodes
+        plan: plan of the run
+        run: name of the run
+        shard: numbers of the shard's clips
+        frames: clip number → frames, or the cause of a failure
+        cache: kept encodings of the plain videos
+
+    Returns:
+        encoded videos
+    """
+    plain = plan.runs[run] is None
+    if plain and not all(i in frames for i in shard): # the cache has them
+        return Views(cache.get(shard), {i: r for r, i in enumerate(shard)}, {})
+    views = {i: shown(plan, run, i, frames) for i in shard}
+    status = {i: v for i, v in views.items() if isinstance(v, str)}
+    good = [i for i in shard if i not in status]
+    videos = scorer.encode_video(together([views[i] for i in good])) if good else None
+    if plain and cache and good: cache.put(good, videos)
+    return Views(videos, {i: r for r, i in enumerate(good)}, status)
 
 # %% ../../nbs/evaluate/shards.ipynb #29a7bb99
 class ShardScorer:
@@ -400,43 +466,19 @@ class ShardScorer:
         self.scorer, self.plan, self.cache = scorer, plan, cache
         self.captions, self.negatives = (items[c].to_numpy(object) for c in ("caption", "negative"))
 
-    def needed(self, shard: range) -> list[int]:
-        "Return the numbers of the clips whose frames a shard needs."
-        shows = {c.video if c else "plain" for c in self.plan.runs.values()} # kinds of what is shown
-        own = "own" in shows or self.cache is None or not self.cache.has(shard)
-        clips = set(shard if own else ())
-        if "other" in shows: clips |= {int(i) for i in self.plan.other[list(shard)] if i >= 0}
-        return sorted(clips)
-
     @cached_property
     def references(self):
         "Encode the reference videos; return their encoding and their paths."
         videos, paths = references(self.plan)
         return self.scorer.encode_video(together(videos)) if videos else None, paths
 
-    @cached_property
-    def device(self):
-        "Return the device of the encodings."
-        return self.scorer.encode_text([self.captions[0]]).embedding.device
-
-    def encoded(self, run: str, shard: range, frames: dict[int, np.ndarray | str]) -> tuple:
-        "Return the encoding of the videos that a run shows, clip number → its row, clip number → status of the others."
-        plain = self.plan.runs[run] is None
-        if plain and not all(i in frames for i in shard): # the cache has them
-            return self.cache.get(shard, self.device), {i: r for r, i in enumerate(shard)}, {}
-        views = {i: shown(self.plan, run, i, frames) for i in shard}
-        status = {i: v for i, v in views.items() if isinstance(v, str)}
-        good = [i for i in shard if i not in status]
-        videos = self.scorer.encode_video(together([views[i] for i in good])) if good else None
-        if plain and self.cache and good: self.cache.put(good, videos)
-        return videos, {i: r for r, i in enumerate(good)}, status
-
     def score(self, shard: range, frames: dict[int, np.ndarray | str]) -> pa.Table:
         "Score the items of a shard; return columns row, run, the four scores and status."
         rows, clip = self.plan.rows(shard), self.plan.clip
         order = sorted(rows, key=lambda r: (clip[r], self.captions[r], self.negatives[r])) # not that of the table
-        runs = {run: None if c is not None and c.video == "none" else self.encoded(run, shard, frames)
-                for run, c in self.plan.runs.items()}
+        shows = [run for run, c in self.plan.runs.items() if c is None or c.video != "none"]
+        runs = dict.fromkeys(self.plan.runs) | {
+            run: encode_views(self.scorer, self.plan, run, shard, frames, self.cache) for run in shows}
         blocks = [np.array(order[i:i + BLOCK]) for i in range(0, len(order), BLOCK)]
         return pa.concat_tables([part for rows in blocks for part in self._block(rows, runs)])
 
@@ -455,14 +497,13 @@ class ShardScorer:
 
     def _with(self, seen, rows, encoded, text, scores, status):
         "Fill in the scores of a run that shows videos."
-        videos, row, cause = seen
         clip = self.plan.clip[rows]
         for i, c in enumerate(clip):
-            if c in cause: status[i] = cause[c]
+            if c in seen.status: status[i] = seen.status[c]
         live = np.flatnonzero(status == "")
         if not len(live): return
-        video = np.array([row[c] for c in clip[live]])
-        scores[:, live] = score_rows(self.scorer, videos, encoded, video, text[:, live])
+        video = np.array([seen.row[c] for c in clip[live]])
+        scores[:, live] = score_rows(self.scorer, seen.videos, encoded, video, text[:, live])
 
     def _without(self, rows, texts, encoded, text, scores, status):
         "Fill in the scores of a run that shows no video: priors, or means over reference videos."
@@ -613,7 +654,7 @@ def score_clips(
     if not final.exists():
         missing = [i for i in range(len(shards)) if not _part(folder, i).exists()]
         wait() # all processes list the missing shards before one of them writes any
-        kept = EncodingCache(cache, plan, scorer.protocol) if cache else None
+        kept = EncodingCache(cache, plan, scorer) if cache else None
         _score_shards(ShardScorer(scorer, items, plan, kept), folder, missing[rank::world], workers,
                       progress and rank == 0)
         wait()
@@ -628,7 +669,8 @@ def _score_shards(scoring, folder, todo, workers, progress):
     bar = tqdm(total=len(plan.clips), initial=len(plan.clips) - left, desc="score", unit="clip",
                disable=not progress or not left, **bar_options())
     with bar:
-        decoded = decoded_ahead(plan, shards, scoring.needed, workers or workers_here())
+        needed = partial(needed_clips, plan, cache=scoring.cache)
+        decoded = decoded_ahead(plan, shards, needed, workers or workers_here())
         for i, shard, frames in zip(todo, shards, decoded):
             table = scoring.score(shard, frames)
             with atomic_path(_part(folder, i)) as part: pq.write_table(table, part)

@@ -89,7 +89,7 @@ class Store:
             except OSError: complete = False
             if not complete: f.truncate(end) # the next line must not continue half a line
         if not complete:
-            raise VidnegError(f"cannot write to {self.journal}: check the space left on the disk; earlier outputs are kept")
+            raise VidnegError(f"cannot write to {self.journal}: check the space on the disk; earlier outputs are kept")
         self.new |= answers
         if len(self.new) >= self.keep: self.flush()
 

@@ -281,7 +281,8 @@ def _answer(self: OpenAIChat, client, messages, settings) -> Reply:
     try: reply = self._ask(client, messages, settings)
     except (APIError, VidnegError) as e:
         error = e if isinstance(e, VidnegError) else VidnegError(self._explain(e))
-        if type(e).__name__ in _ALWAYS or self._answered == before and not self._serves(client): raise error from None
+        down = type(e).__name__ in _ALWAYS or self._answered == before and not self._serves(client)
+        if down: raise error from None
         return Reply(str(error), "failed")
     self._answered += 1
     return reply

@@ -225,7 +225,7 @@ def giveaway_figure(table: pd.DataFrame, labels: dict[str, str] | None = None, b
     Returns:
         a point per run; a note if the table is empty, for data without items of some category
     """
-    if not len(table): return _note("There is no average to draw: the test set lacks items of some categories.")
+    if not len(table): return _note("There is no average: the test set lacks items of some categories.")
     _need(table, ["run", "value", "low", "high", "blind", "blind_low", "blind_high"], "giveaway")
     fig, colors = Figure((7.2, 3.2), layout="constrained"), run_colors(table.run)
     ax = fig.add_subplot()

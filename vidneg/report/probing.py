@@ -27,7 +27,7 @@ from ..audit.blind import wide
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..core.records import Clip
-from ..data.video import VideoError, read_frames, strip
+from ..data.video import VideoError, read_clip, strip
 from ..evaluate.accuracy import METRICS, has_head
 from vidneg.evaluate.stats import (
     Estimate,
@@ -152,8 +152,8 @@ def _about_blind(accuracy, blind):
     if blind is None: return []
     text = f"The best ranker that reads only the texts is right in {fmt(blind, interval=True)} %"
     if blind.high < .5:
-        return [text + ": clearly below 50, so the texts reveal the negative to whoever reads them the other way round. "
-                "Balance the negatives."]
+        return [text + ": clearly below 50, so the texts reveal the negative to whoever reads them the other way "
+                "round. Balance the negatives."]
     if blind.low <= .5: return [text + ": the texts alone do not visibly reveal the negatives."]
     better = "more" if accuracy.low > blind.high else "not visibly more"
     return [text + f": the texts reveal some of the negatives. The model is {better} accurate than this baseline."]
@@ -259,7 +259,7 @@ def picture(clip: Clip, n_frames: int = 6, height: int = 96) -> str:
     Returns:
         a data URI, JPEG
     """
-    frames = read_frames(clip.path, n_frames)
+    frames, _ = read_clip(clip, n_frames=n_frames, time_limit=60.)
     width = max(1, round(height*frames.shape[2]/frames.shape[1]))
     image = strip(frames).convert("RGB").resize((width*len(frames), height))
     out = io.BytesIO()
@@ -515,8 +515,8 @@ def __str__(self: ProbeReport):
 _CARD = """# The model of the synthetic world
 
 A NAVERO model of half a million parameters, trained with NAVERO's recipe on clips of the synthetic world of vidneg
-{version}. It knows moving shapes and some 400 words, and nothing of real videos; `vidneg.probe("world", …)` shows with it
-what a report looks like. It reads 8 frames of 64 × 64 pixels. License: Apache-2.0.
+{version}. It knows moving shapes and some 400 words, and nothing of real videos; `vidneg.probe("world", …)` shows
+with it what a report looks like. It reads 8 frames of 64 × 64 pixels. License: Apache-2.0.
 
 Accuracy (acc, percent) on the world's test split, with 95 % intervals by bootstrap over clips:
 

@@ -16,14 +16,13 @@ import pandas as pd
 
 from ...core.errors import VidnegError
 from ...core.records import Caption, Clip, SceneGraph
-from ...core.registry import Registry
 from ...core.seeds import stable_rng
-from ..dataset import SPLITS, Dataset, assemble
+from ..dataset import DATASETS, SPLITS, Dataset, assemble
 from ..pairs import Pair
 from .files import numbered_lines, readable, table_rows
 
 # %% auto #0
-__all__ = ['DATASETS', 'MEDIA', 'FEATURES', 'Official', 'Files', 'read_ids', 'read_official', 'Check', 'check_official',
+__all__ = ['MEDIA', 'FEATURES', 'Official', 'Files', 'read_ids', 'read_official', 'Check', 'check_official',
            'official_table']
 
 # %% ../../../nbs/data/readers/official.ipynb #c1a00006
@@ -50,15 +49,17 @@ class Official:
     published: dict[str, dict[str, dict[str, int]]]
     note: str = ""
 
-DATASETS = Registry("official dataset", {
-    "msrvtt": "vidneg.data.readers.msrvtt:DATASET", "msvd": "vidneg.data.readers.msvd:DATASET",
-    "didemo": "vidneg.data.readers.didemo:DATASET", "activitynet": "vidneg.data.readers.activitynet:DATASET",
-    "charades": "vidneg.data.readers.charades:DATASET", "qvhighlights": "vidneg.data.readers.qvhighlights:DATASET",
-    "vatex": "vidneg.data.readers.vatex:DATASET", "coco": "vidneg.data.readers.coco:DATASET",
-    "cc3m": "vidneg.data.readers.webtables:CC3M", "webvid": "vidneg.data.readers.webtables:WEBVID",
-    "sugarcrepe": "vidneg.data.readers.sugarcrepe:DATASET", "vitatecs": "vidneg.data.readers.vitatecs:DATASET",
-    "vl-checklist": "vidneg.data.readers.vl_checklist:DATASET",
-    "anetqa": "vidneg.data.readers.anetqa:DATASET", "moviegraphs": "vidneg.data.readers.moviegraphs:DATASET"})
+    def dataset(self, name: str, root: str | Path) -> Dataset:
+        """Read the whole dataset in its first protocol.
+
+        Args:
+            name: name of the dataset
+            root: folder with its files, in any subfolders
+
+        Returns:
+            clips, captions, and if given graphs, negatives and queries
+        """
+        return read_official(name, root)
 
 # %% ../../../nbs/data/readers/official.ipynb #c1a00008
 MEDIA = frozenset(f".{e}" for e in ("mp4 mkv avi webm mov m4v mpg mpeg flv wmv 3gp mts ogv ts "
@@ -158,7 +159,8 @@ def _gather(name, files, protocol):
 def _placed(clip, files):
     "Return a clip with the path of its video, or the path where the missing video should be."
     expected = clip.path if _stem(clip.path) != clip.path else f"{clip.path}.mp4"
-    return replace(clip, path=str(files.video(clip.path) or files.root/expected))
+    inside = [p for p in expected.split("/") if p not in ("", ".", "..")] # never outside the folder
+    return replace(clip, path=str(files.video(clip.path) or files.root.joinpath(*inside)))
 
 def read_official(name: str, root: str | Path, split: str | None = None, protocol: str | None = None) -> Dataset:
     """Read an official dataset. Raises `VidnegError` if no captions are found, or a file has another form.

@@ -39,7 +39,8 @@ def file_pairs(path: Path, kind: str = "") -> Iterator[Pair]:
             raise VidnegError(f"{where} should be an image and its texts, not {entry!r:.60}")
         image, texts = Row({"image": entry[0]}, where).name("image"), Row(entry[1], where)
         true, false = texts.texts("POS"), texts.texts("NEG")
-        if len(true) != len(false): raise VidnegError(f"{where}: {len(true)} texts in POS, but {len(false)} in NEG")
+        if len(true) != len(false):
+            raise VidnegError(f"{where}: {len(true)} texts in POS, but {len(false)} in NEG")
         for j, both in enumerate(zip(true, false)): yield Pair(f"{kind}/{k}/{j}", image, kind, *both)
 
 PAIRS = Source("phrases of Visual Genome, SWiG, VAW and HAKE with one part replaced",
