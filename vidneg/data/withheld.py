@@ -244,7 +244,8 @@ def _row_fault(row):
     "Return the fault of a row, or an empty text."
     if not isinstance(row, dict): return "it is no record"
     for name, kind in _FIELDS.items():
-        if not isinstance(row.get(name), kind) or isinstance(row[name], bool): return f"{name} is no {kind.__name__}"
+        if not isinstance(row.get(name), kind) or isinstance(row[name], bool):
+            return f"{name} is no {kind.__name__}"
     return next((f"{str(e)[:60]} is no edit" for e in row["edits"] if not _is_edit(e)), "")
 
 def _manifest(folder):
