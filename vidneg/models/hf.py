@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,10 @@ def device_of(name: str | torch.device | None = None) -> torch.device:
         the device
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name is None: return torch.device(next(k for k, found in there.items() if found))
+    if name is None:
+        best = next(k for k, found in there.items() if found)
+        place = os.environ.get("LOCAL_RANK", "") if best == "cuda" else "" # of one of several processes
+        return torch.device(f"cuda:{place}" if place else best)
     kind, here = str(name).partition(":")[0], ", ".join(k for k, found in there.items() if found)
     if kind not in there:
         raise VidnegError(f"no device {str(name)!r}: choose cuda, mps or cpu; this machine has {here}")
@@ -144,6 +148,8 @@ class HFScorer:
         for p in model.parameters(): sizes[p.dtype] += p.numel()*p.is_floating_point()
         self.device, self.dtype = next(model.parameters()).device, max(sizes, key=sizes.get)
         self.context = context_of(model, tokenizer)
+        self.vocabulary = model.config.get_text_config().to_dict().get("vocab_size")
+        self._last = [], []
 
     @classmethod
     def parts(cls, name: str) -> tuple:
@@ -225,9 +231,9 @@ class HFScorer:
         Returns:
             `input_ids` (M, L) and `attention_mask` (M, L)
         """
-        out, known = self.padded(texts), self.model.config.get_text_config().to_dict().get("vocab_size")
-        if known and out["input_ids"].max() >= known:
-            raise VidnegError(f"{self.name!r} knows {known} tokens, its tokenizer {len(self.tokenizer)}: "
+        out = self.padded(texts)
+        if self.vocabulary and out["input_ids"].max() >= self.vocabulary:
+            raise VidnegError(f"{self.name!r} knows {self.vocabulary} tokens, its tokenizer {len(self.tokenizer)}: "
                               "save the tokenizer with which the model was trained")
         return {k: out[k].to(self.device) for k in ("input_ids", "attention_mask")}
 
@@ -240,8 +246,11 @@ class HFScorer:
         Returns:
             token ids of each text
         """
-        out = self.tokenizer(list(texts), truncation=True, max_length=self.context)
-        return [tuple(ids) for ids in out["input_ids"]]
+        texts = list(texts)
+        if texts != self._last[0]: # scoring asks twice for the tokens of the same texts
+            ids = self.tokenizer(texts, truncation=True, max_length=self.context)["input_ids"]
+            self._last = texts, [tuple(i) for i in ids]
+        return self._last[1]
 
     def unique(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
         """Return the texts that differ for the model, in an order of their own. Raises `VidnegError` if there are none.
@@ -323,7 +332,7 @@ def load_hf(
         batch_size: frames, texts or pairs per batch
         device: device of the model; None: the fastest one of this machine
         dtype: one of DTYPES; None: as saved
-        label: name of the model in the protocol; None: the checkpoint's
+        label: name of the model in the protocol; None: that on the Hub, or of the folder
         **options: options of the adapter, such as `pooling`
 
     Returns:
@@ -351,8 +360,9 @@ def load_hf(
     if lost := [k for k in missing["missing_keys"] if not k.endswith(("position_ids", "inv_freq"))]:
         raise VidnegError(f"{name!r} lacks {len(lost)} weights of {type(model).__name__}, such as {sorted(lost)[0]!r}: "
                           f"it was saved from {', '.join(config.architectures or ['another class'])}")
-    revision = revision_of(name)
-    return tried(adapter(model.to(device), *parts, batch_size, name=label or name, revision=revision, **options))
+    label = label or (Path(name).resolve().name if Path(name).is_dir() else name)
+    made = adapter(model.to(device), *parts, batch_size, name=label, revision=revision_of(name), **options)
+    return tried(made)
 
 def _loaded(name, load):
     "Return `load(name)`, with one line for what goes wrong."
