@@ -203,9 +203,10 @@ def test_unusable_names_are_refused(name):
     with pytest.raises(VidnegError, match="choose another name"): About(name)
 
 
-def test_nothing_to_export(tmp_path):
+def test_nothing_to_export(tmp_path, dossier):
     for form in (export_set, export_withheld):
         with pytest.raises(VidnegError, match="at least one"): form([], tmp_path/"set", ABOUT)
+        with pytest.raises(VidnegError, match="at least one"): form([], tmp_path/"set", ABOUT, audit=dossier)
     assert not list(tmp_path.iterdir())
 
 
