@@ -156,7 +156,7 @@ def edit_rows(items: Iterable[Negative | Pair], captions: Iterable[Caption] = ()
     items, captions = list(items), list(captions)
     negatives, pairs = [x for x in items if isinstance(x, Negative)], [x for x in items if isinstance(x, Pair)]
     if len(items) not in (len(negatives), len(pairs)):
-        raise VidnegError("wanted a list of `Negative` with captions, or a list of `Pair`, not a mixture or other things")
+        raise VidnegError("wanted a list of `Negative` with captions, or a list of `Pair`, and not a mixture")
     if negatives:
         paired = zip(pairs_of(captions, negatives), negatives)
         return [_row(p, n.caption_id, n.edits, n.rounds, n.seed) for p, n in paired]
