@@ -152,7 +152,8 @@ def test_unchanged_export_is_replaced(tmp_path, negatives, dossier, form):
 def test_failed_export_leaves_nothing(tmp_path, form, monkeypatch, negatives, dossier):
     def full(*_): raise OSError(28, "No space left on device")
     monkeypatch.setattr("vidneg.report.release._write_text", full)
-    with pytest.raises(VidnegError, match="disk is full"): form(negatives, tmp_path/"set", ABOUT, CAPTIONS, audit=dossier)
+    with pytest.raises(VidnegError, match="disk is full"):
+        form(negatives, tmp_path/"set", ABOUT, CAPTIONS, audit=dossier)
     assert not list(tmp_path.iterdir())
 
 
