@@ -2,7 +2,8 @@
 
 A CLIP of random weights, small but of the real architecture, scores captions and negatives of small videos. Each
 measurement runs in a process of its own: a few items and many for the memory, a loop as one writes it by hand, and a
-run that is killed with its whole process group and started again. `--clips 50 --items 5000` measures less.
+run that is killed with its whole process group and started again. "before" is the peak with the model and the table of
+items, before the first video is read. `--clips 50 --items 5000` measures less.
 """
 import argparse
 import hashlib
@@ -87,13 +88,13 @@ def shards(folder, clips, n, out):
     from vidneg.evaluate.shards import score_clips
     from vidneg.models.zoo import open_model
     scorer, items = open_model(str(folder/"model"), device="cpu"), items_of(clips, n)
-    start, used = time.perf_counter(), cpu()
+    start, used, before = time.perf_counter(), cpu(), peak()
     table = score_clips(scorer, items, [Clip(str(i), f"{i}.mp4") for i in range(clips)], out, root=folder/"videos",
                         n_frames=FRAMES, progress=False)
     assert (table.status == "").all()
     seconds = time.perf_counter() - start
     end_children() # their time counts once they have ended
-    return seconds, cpu() - used, table.score_pos.tolist()
+    return {"seconds": seconds, "cpu": cpu() - used, "before": before, "scores": table.score_pos.tolist()}
 
 
 def plain(folder, clips, n, out):
@@ -107,7 +108,7 @@ def plain(folder, clips, n, out):
     model = AutoModel.from_pretrained(place).eval()
     processor, tokenizer = AutoImageProcessor.from_pretrained(place), AutoTokenizer.from_pretrained(place)
     items, found = items_of(clips, n), {}
-    start, used = time.perf_counter(), cpu()
+    start, used, before = time.perf_counter(), cpu(), peak()
     with torch.no_grad():
         for clip, own in items.groupby("clip_id", sort=False):
             frames = read_frames(folder/f"videos/{clip}.mp4", FRAMES)
@@ -122,7 +123,8 @@ def plain(folder, clips, n, out):
                     words = {k: words[k] for k in ("input_ids", "attention_mask")}
                     text = F.normalize(features(model.get_text_features(**words)), dim=-1)
                     found.update(zip(((column, k) for k in part["item"]), (text @ video).tolist()))
-    return time.perf_counter() - start, cpu() - used, [found["caption", k] for k in items["item"]]
+    return {"seconds": time.perf_counter() - start, "cpu": cpu() - used, "before": before,
+            "scores": [found["caption", k] for k in items["item"]]}
 
 
 def features(out):
@@ -177,15 +179,16 @@ def main():
     args = p.parse_args()
     if args.part:
         part = {"shards": shards, "plain": plain}[args.part]
-        seconds, used, scores = part(Path(args.folder), args.clips, args.items, Path(args.out))
-        some = scores[::max(1, args.items//1000)]
-        print(json.dumps({"peak": peak(), "seconds": seconds, "cpu": used, "scores": some}))
+        result = part(Path(args.folder), args.clips, args.items, Path(args.out))
+        some = result["scores"][::max(1, args.items//1000)]
+        print(json.dumps(result | {"peak": peak(), "scores": some}))
         return
     few = args.items//10
-    print(f"{'run':<34}{'items':>10}{'seconds':>10}{'items/s':>10}{'CPU s':>8}{'peak (MiB)':>12}", flush=True)
+    print(f"{'run':<34}{'items':>10}{'seconds':>10}{'items/s':>10}{'CPU s':>8}{'before (MiB)':>14}{'peak (MiB)':>12}",
+          flush=True)
     def show(name, n, r):
-        print(f"{name:<34}{n:>10,}{r['seconds']:>10.1f}{n/r['seconds']:>10.0f}{r['cpu']:>8.1f}{r['peak']:>12.0f}",
-              flush=True)
+        print(f"{name:<34}{n:>10,}{r['seconds']:>10.1f}{n/r['seconds']:>10.0f}{r['cpu']:>8.1f}{r['before']:>14.0f}"
+              f"{r['peak']:>12.0f}", flush=True)
         return r
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -198,7 +201,8 @@ def main():
         show(f"by shards, after a kill with {left} done", args.items, again)
         far = max(abs(a - b) for a, b in zip(whole["scores"], loop["scores"]))
         same = digest(folder/"whole") == digest(folder/"killed")
-        print(f"memory at ten times the items: × {whole['peak']/small['peak']:.2f}; speed beside the loop: × "
+        print(f"memory that scoring adds to the table of items: {small['peak'] - small['before']:.0f} and "
+              f"{whole['peak'] - whole['before']:.0f} MiB; speed beside the loop: × "
               f"{loop['seconds']/whole['seconds']:.2f}, by CPU time × {loop['cpu']/whole['cpu']:.2f}; largest "
               f"difference of scores: {far:.1e}; after the kill {'the same' if same else 'OTHER'} bytes")
 

@@ -184,7 +184,8 @@ def load_scorer(
     if not places:
         raise VidnegError(f"{folder} holds no tokenizer: pass the one with which the model was trained")
     model = load(folder).to(device_of(device))
-    return named(scorer_of(model, load_tokenizer(places[0]), batch_size), label or (name if folder != Path(name) else folder.name))
+    known = folder.name if folder == Path(name) else name
+    return named(scorer_of(model, load_tokenizer(places[0]), batch_size), label or known)
 
 def named(scorer: Scorer, name: str | None) -> Scorer:
     """Give the model of a scorer another name in its protocol.
@@ -199,7 +200,7 @@ def named(scorer: Scorer, name: str | None) -> Scorer:
     if name: scorer.protocol = {**scorer.protocol, "model": name}
     return scorer
 
-# %% ../../nbs/models/zoo.ipynb #fbdabf2f
+# %% ../../nbs/models/zoo.ipynb #29a39265
 class FunctionScorer:
     """Scorer of two functions that embed videos and texts.
 
@@ -295,7 +296,7 @@ class FunctionScorer:
         self.similarity(videos[:1], texts[:1]) # same widths
         return pair_cosines(videos, texts)
 
-# %% ../../nbs/models/zoo.ipynb #39359656
+# %% ../../nbs/models/zoo.ipynb #f03352ad
 def completed(scorer, name: str | None = None) -> Scorer:
     """Fill in what a stranger's scorer leaves out. Raises `VidnegError` if it cannot encode or compare at all.
 

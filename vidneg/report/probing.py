@@ -27,7 +27,7 @@ from ..audit.blind import wide
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..core.records import Clip
-from ..data.video import VideoError, read_frames, strip
+from ..data.video import VideoError, read_clip, strip
 from ..evaluate.accuracy import METRICS, has_head
 from vidneg.evaluate.stats import (
     Estimate,
@@ -259,7 +259,7 @@ def picture(clip: Clip, n_frames: int = 6, height: int = 96) -> str:
     Returns:
         a data URI, JPEG
     """
-    frames = read_frames(clip.path, n_frames)
+    frames, _ = read_clip(clip, n_frames=n_frames, time_limit=60.)
     width = max(1, round(height*frames.shape[2]/frames.shape[1]))
     image = strip(frames).convert("RGB").resize((width*len(frames), height))
     out = io.BytesIO()

@@ -5,7 +5,6 @@
 # %% ../../../nbs/data/readers/qvhighlights.ipynb #e3e74e5c
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
