@@ -152,7 +152,8 @@ def test_unchanged_export_is_replaced(tmp_path, negatives, dossier, form):
 def test_failed_export_leaves_nothing(tmp_path, form, monkeypatch, negatives, dossier):
     def full(*_): raise OSError(28, "No space left on device")
     monkeypatch.setattr("vidneg.report.release._write_text", full)
-    with pytest.raises(OSError): form(negatives, tmp_path/"set", ABOUT, CAPTIONS, audit=dossier)
+    with pytest.raises(VidnegError, match="disk is full"):
+        form(negatives, tmp_path/"set", ABOUT, CAPTIONS, audit=dossier)
     assert not list(tmp_path.iterdir())
 
 
@@ -203,9 +204,10 @@ def test_unusable_names_are_refused(name):
     with pytest.raises(VidnegError, match="choose another name"): About(name)
 
 
-def test_nothing_to_export(tmp_path):
+def test_nothing_to_export(tmp_path, dossier):
     for form in (export_set, export_withheld):
         with pytest.raises(VidnegError, match="at least one"): form([], tmp_path/"set", ABOUT)
+        with pytest.raises(VidnegError, match="at least one"): form([], tmp_path/"set", ABOUT, audit=dossier)
     assert not list(tmp_path.iterdir())
 
 

@@ -234,3 +234,8 @@ def test_a_negative_that_is_its_caption_is_refused():
     said, _ = two()
     with pytest.raises(VidnegError, match="equals its caption"):
         edit_rows([Negative("1", "a dog runs", "action", "g", (), 1, 0)], said)
+
+
+@pytest.mark.parametrize("items", [[Pair("i", "v", "k", "a", "b"), Negative("1", "b", "k", "g", (), 1, 0)], ["text"]])
+def test_mixtures_are_refused(items):
+    with pytest.raises(VidnegError, match="not a mixture"): edit_rows(items, [Caption("1", "v", "a")])

@@ -154,12 +154,14 @@ def edit_rows(items: Iterable[Negative | Pair], captions: Iterable[Caption] = ()
         one row per negative, without any text of a caption
     """
     items, captions = list(items), list(captions)
-    if all(isinstance(x, Negative) for x in items):
-        return [_row(p, n.caption_id, n.edits, n.rounds, n.seed) for p, n in zip(pairs_of(captions, items), items)]
-    if other := next((x for x in items if not isinstance(x, Pair)), None):
-        raise VidnegError(f"wanted a list of `Negative` with captions, or a list of `Pair`; got {other!r:.80}")
+    negatives, pairs = [x for x in items if isinstance(x, Negative)], [x for x in items if isinstance(x, Pair)]
+    if len(items) not in (len(negatives), len(pairs)):
+        raise VidnegError("wanted a list of `Negative` with captions, or a list of `Pair`, and not a mixture")
+    if negatives:
+        paired = zip(pairs_of(captions, negatives), negatives)
+        return [_row(p, n.caption_id, n.edits, n.rounds, n.seed) for p, n in paired]
     ids = {(c.clip_id, c.text): c.caption_id for c in reversed(captions)}
-    return [_row(p, ids.get((p.clip_id, p.caption), p.item), (), 1, 0) for p in items]
+    return [_row(p, ids.get((p.clip_id, p.caption), p.item), (), 1, 0) for p in pairs]
 
 # %% ../../nbs/data/withheld.ipynb #a9d10015
 EDIT_FILES = "manifest.json", "edits.jsonl" # files of the format

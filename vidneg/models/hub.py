@@ -19,6 +19,7 @@ import vidneg
 from ..core.cards import card, is_sealed, license_fields, named, plain, seal, table
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
+from .base import DualEncoder
 from .io import class_named, load, read_config, save
 from ..text.tokenize import load_tokenizer
 
@@ -82,7 +83,7 @@ class ModelFacts:
 
     def __post_init__(self): named(self.name)
 
-def _percent(row): return f"{100*row.value:.1f} [{100*row.low:.1f}, {100*row.high:.1f}]"
+def _percent(row): return "{:.1f} [{:.1f}, {:.1f}]".format(*(100*row[c] for c in ("value", "low", "high")))
 
 def accuracy_table(accuracy: pd.DataFrame) -> str:
     """Write accuracies in Markdown. Raises `VidnegError` if a column is missing.
@@ -96,7 +97,7 @@ def accuracy_table(accuracy: pd.DataFrame) -> str:
     if lost := {"kind", "value", "low", "high", "n"} - {*accuracy}:
         raise VidnegError(f"the accuracies have no column {sorted(lost)[0]!r}: pass the result of `probe_table`")
     runs = ["run"] if "run" in accuracy else []
-    rows = [[*(str(getattr(r, c)) for c in (*runs, "kind")), _percent(r), r.n] for r in accuracy.itertuples()]
+    rows = [[*(r[c] for c in (*runs, "kind")), _percent(r), r["n"]] for r in accuracy.to_dict("records")]
     return table([*runs, "kind", "accuracy (%)", "items"], rows)
 
 def _model_index(facts, accuracy):
@@ -125,7 +126,7 @@ def _last_row(folder):
     return rows[-1] if rows else {}
 
 def model_card(
-    model: nn.Module,
+    model: DualEncoder,
     facts: ModelFacts,
     accuracy: pd.DataFrame | None = None,
     metrics: Mapping[str, object] | None = None,
@@ -133,7 +134,7 @@ def model_card(
     """Write the card of a model.
 
     Args:
-        model: model whose `config` is a dataclass
+        model: retrieval model
         facts: facts about it
         accuracy: see `accuracy_table`
         metrics: last row of the run's metrics
@@ -182,7 +183,7 @@ def _check_card(folder):
         raise VidnegError(f"{path} was written or changed by hand: choose another folder")
 
 def save_for_hub(
-    source: nn.Module | str | Path,
+    source: DualEncoder | str | Path,
     folder: str | Path,
     facts: ModelFacts,
     tokenizer=None,
@@ -191,7 +192,7 @@ def save_for_hub(
     """Write a model with its tokenizer and card. Raises `VidnegError` if the tokenizer does not fit.
 
     Args:
-        source: model, or folder of a run
+        source: retrieval model, or folder of its run
         folder: folder to write; an older export in it is replaced
         facts: facts for the card
         tokenizer: tokenizer, or its file or folder; None: the one in the folder of the run
@@ -200,7 +201,7 @@ def save_for_hub(
     Returns:
         `folder`
     """
-    model = source if isinstance(source, nn.Module) else load(source)
+    model = source if isinstance(source, nn.Module) else load(source, DualEncoder)
     tokenizer, folder = _tokenizer(source, tokenizer, model.config), Path(folder)
     _check_card(folder)
     metrics = {} if isinstance(source, nn.Module) else _last_row(source)

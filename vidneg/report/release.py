@@ -134,7 +134,7 @@ def weaknesses(pairs: list[Pair], dossier: Dossier, about: About) -> list[str]:
     """
     said, found = list(about.weaknesses), dossier.tables["Blind solvability"]
     for kind, part in found[found.low > .5].groupby("kind", sort=False):
-        best = part.sort_values("accuracy", kind="stable").iloc[-1]
+        best = part.loc[part.accuracy.idxmax()]
         where = "all kinds together" if kind == "all" else f"kind {kind}"
         said.append(f"The texts alone reveal negatives ({where}): the ranker {best.scorer!r} picks the caption in "
                     f"{_cell(best)} % of {best.n} items.")
@@ -300,9 +300,10 @@ def _table(frame, name):
     except (pa.ArrowException, UnicodeError) as e:
         raise VidnegError(f"{name}: a text is not valid Unicode ({e}); leave it out") from None
 
-def _prepared(items, captions, about, audit):
+def _prepared(items, captions, about, audit) -> tuple[list[Pair], Dossier]:
     "Return the pairs and their audit."
     items, captions = list(items), list(captions)
+    if not items: raise VidnegError("there is nothing to export: pass at least one negative or pair")
     dossier = audit or audit_negatives(items, captions, name=about.name)
     return pairs_of(captions, items) if isinstance(items[0], Negative) else items, dossier
 
