@@ -23,8 +23,8 @@ from vidneg.data.pairs import read_pairs
 ROOT = Path(__file__).parents[1]
 WORDS = [["man", "woman", "boy", "girl"], ["red", "blue", "green", "black"], ["throws", "holds", "kicks", "carries"],
          ["ball", "cup", "bag", "book"]]
-COMMANDS = [["probe"], ["negatives"], ["audit"], ["score"], ["data", "check"], ["train"], ["models", "get"],
-            ["models", "list"]]
+COMMANDS = [["probe"], ["negatives"], ["audit"], ["score"], ["data", "check"], ["train"], ["export"], ["rebuild"],
+            ["models", "get"], ["models", "list"]]
 
 
 def sentence(i):
@@ -266,3 +266,26 @@ def test_a_trained_model_is_scored(mine, films):
     assert "acc " in table and len(pd.read_parquet("scores.parquet")) == 24
     again = ["train", "--data", "captions.csv", "--videos", films, "--out", "m", "--recipe", "best"]
     assert "no recipe 'best'" in run(*again, code=1)[1]
+
+
+def test_edits_leave_and_negatives_come_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("captions.txt").write_text("\n".join(map(sentence, range(30))), encoding="utf-8")
+    run("negatives", "captions.txt", "-o", "negatives.parquet")
+    run("export", "negatives.parquet", "-o", "my edits", "--edits-only", "--license", "cc-by-4.0")
+    written = "".join(p.read_text(encoding="utf-8") for p in Path("my edits").iterdir())
+    assert not any(sentence(i) in written for i in range(30))
+    run("rebuild", "my edits", "captions.txt", "-o", "back.csv")
+    ours, back = pd.read_parquet("negatives.parquet"), pd.read_csv("back.csv")
+    assert ours.negative.tolist() == back.negative.tolist() and ours.caption.tolist() == back.caption.tolist()
+    Path("captions.txt").write_text("\n".join(map(sentence, range(10))), encoding="utf-8")
+    assert "missing" in run("rebuild", "my edits", "captions.txt", "-o", "some.csv", code=1)[1]
+
+
+def test_an_exported_set_has_a_card(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("captions.txt").write_text("\n".join(map(sentence, range(30))), encoding="utf-8")
+    run("negatives", "captions.txt", "-o", "negatives.parquet")
+    run("export", "negatives.parquet", "-o", "my set", "--license", "cc-by-4.0", "--weakness", "it is small")
+    card = Path("my set/README.md").read_text(encoding="utf-8")
+    assert "license: cc-by-4.0" in card and "it is small" in card and Path("my set/croissant.json").exists()

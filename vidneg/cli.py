@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'models', 'data', 'Videos', 'Split', 'Limit', 'Column', 'Skip', 'Model', 'Device', 'Dtype',
-           'BatchSize', 'Frames', 'Seed', 'probe', 'negatives', 'audit', 'score', 'check', 'train', 'get_models',
-           'list_models', 'main']
+           'BatchSize', 'Frames', 'Seed', 'probe', 'negatives', 'audit', 'score', 'check', 'train', 'export', 'rebuild',
+           'get_models', 'list_models', 'main']
 
 # %% ../nbs/cli.ipynb #56a8773c
 import shlex
@@ -331,6 +331,59 @@ def train(
     last = {k: v for k, v in history[-1].items() if k not in ("learning_rate",)}
     typer.echo(", ".join(f"{k} {v:.3g}" for k, v in last.items()))
     typer.echo(f"model: {out}; probe it: vidneg probe --model {shlex.quote(str(out))} --data ...")
+
+# %% ../nbs/cli.ipynb #9be50002
+@app.command()
+def export(
+    file: Annotated[str, typer.Argument(help="File of negatives from `vidneg negatives`, any table with captions and "
+                                             "negatives, or NAME:FOLDER of a published set.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    edits_only: Annotated[bool, typer.Option("--edits-only", help="Without the captions: ids, hashes, edits.")] = False,
+    name: Annotated[str, typer.Option(help="Name of the set; default: the name of the folder.")] = "",
+    license: Annotated[str, typer.Option(help="License of the negatives, such as cc-by-4.0.")] = "",
+    captions_license: Annotated[str, typer.Option(help="License of the captions.")] = "",
+    set_version: Annotated[str, typer.Option(help="Version of the set.")] = "1.0",
+    source: Annotated[str, typer.Option(help="Origin of captions and videos, and the way to get them.")] = "",
+    url: Annotated[str, typer.Option(help="Address of the set.")] = "",
+    creator: Annotated[str, typer.Option(help="Who made the set.")] = "",
+    citation: Annotated[Path | None, typer.Option(help="File with the citation.")] = None,
+    weakness: Annotated[list[str] | None, typer.Option(help="A known weakness; may be repeated.")] = None,
+):
+    """Export negatives as a folder for others, with a card.
+
+    \b
+    Example:
+      vidneg export negatives.parquet -o my-set --license cc-by-4.0 --captions-license "MSR-VTT's own"
+      vidneg export negatives.parquet -o my-edits --edits-only
+    """
+    from vidneg.report.release import About, export_file
+    cite = citation.read_text(encoding="utf-8") if citation else ""
+    about = About(name or out.resolve().name, set_version, license, captions_license, source, url, creator=creator,
+                  citation=cite, weaknesses=tuple(weakness or ()))
+    typer.echo(export_file(file, out, about, edits_only))
+
+@app.command()
+def rebuild(
+    folder: Annotated[Path, typer.Argument(help="Folder from `vidneg export --edits-only`.")],
+    captions: Annotated[str, typer.Argument(help="Your captions: table, folder, or NAME:FOLDER.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .parquet, .jsonl or .csv.")]
+        = Path("negatives.parquet"),
+    partial: Annotated[bool, typer.Option("--partial", help="Go on if captions are missing or differ.")] = False,
+):
+    """Rebuild negatives that came without their captions.
+
+    \b
+    Example:
+      vidneg rebuild my-edits captions.jsonl -o negatives.parquet
+    """
+    from vidneg.data.tables import check_output, write_frame
+    from vidneg.data.withheld import rebuild_items
+    from vidneg.report.release import set_tables
+    check_output(out)
+    found = rebuild_items(folder, _open(captions, texts_only=True).captions, partial)
+    if found.lost: _say(str(found))
+    write_frame(set_tables(found.items)["negatives"], out)
+    typer.echo(f"{out}: {len(found.items)} negatives")
 
 # %% ../nbs/cli.ipynb #0a0074c3
 @models.command("get")

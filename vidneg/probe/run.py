@@ -22,9 +22,8 @@ from ..evaluate.accuracy import ITEM_COLUMNS, KINDS
 from ..evaluate.shards import score_clips
 from ..models.zoo import open_model
 from ..negatives.generate import counts_table, make_negatives
-from ..negatives.rules import SlotFrequencies, rules_balanced, rules_published
-from ..report.probing import ProbeReport
-from ..text.lexicon import Lexicon
+from ..negatives.own import own_generator
+from ..report.probing import ProbeReport, scored
 
 # %% auto #0
 __all__ = ['AUDITED', 'CLIPS', 'Items', 'make_items', 'run_probe']
@@ -72,12 +71,8 @@ def make_items(
     Returns:
         items in the order of the captions
     """
-    captions, kinds, lexicon = list(captions), tuple(kinds), Lexicon.navero()
-    if unknown := [k for k in kinds if k not in KINDS] or not kinds:
-        what = f"no kind {unknown[0]!r}" if kinds else "no kinds were given"
-        raise VidnegError(f"{what}; there are: {', '.join(KINDS)}")
-    generator = rules_balanced(lexicon, SlotFrequencies.count(captions, lexicon, kinds)) if balanced \
-        else rules_published(lexicon)
+    captions, kinds = list(captions), tuple(kinds)
+    generator = own_generator(captions, balanced, kinds)
     made, counts = make_negatives(captions, generator, per_caption, rounds, kinds=kinds, seed=seed, mode="every")
     if not made:
         raise VidnegError(f"no negative of kind {', '.join(kinds)} can be made from {len(captions)} captions: none "
@@ -115,10 +110,12 @@ def _given(inputs, kinds):
         raise VidnegError(f"no given negative is of kind {', '.join(kinds)}; there are: {there}")
     return Items(pairs, None, "given")
 
-def _audited(items, inputs, seed, folder):
-    "Audit the items and write the page of the audit; return the accuracy of the blind rankers, None for few clips."
-    if len({p.clip_id for p in items.pairs}) < CLIPS: return None
-    dossier = audit_negatives(items.pairs, inputs.captions, f"negatives of {inputs.name}", n=AUDITED, seed=seed)
+def _audited(items, scores, inputs, seed, folder):
+    "Audit the scored items and write the page; return the accuracy of the blind rankers, None for few clips."
+    done = set(scored(scores).item)
+    pairs = [p for p in items.pairs if p.item in done]
+    if len({p.clip_id for p in pairs}) < CLIPS: return None
+    dossier = audit_negatives(pairs, inputs.captions, f"negatives of {inputs.name}", n=AUDITED, seed=seed)
     dossier.save(folder/"audit.html")
     return dossier.tables["Blind solvability"]
 
@@ -182,6 +179,6 @@ def run_probe(
     scores = score_clips(scorer, table, clips, folder/"scores", run="model", controls=controls, n_frames=n_frames,
                          size=size, seed=seed)
     report = ProbeReport(name, inputs.name, table, scores, {c.clip_id: c for c in clips},
-                         _audited(items, inputs, seed, folder), items.counts, tuple(inputs.notes))
+                         _audited(items, scores, inputs, seed, folder), items.counts, tuple(inputs.notes))
     report.save(folder)
     return report
