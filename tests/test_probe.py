@@ -88,7 +88,8 @@ def test_given_negatives_may_be_records(folder, tmp_path):
 
 
 @pytest.mark.parametrize("settings, words", [
-    (dict(kinds=["actions"]), "no kind 'actions'; there are: action"), (dict(kinds=["relation"]), "no negative of kind"),
+    (dict(kinds=["actions"]), "no kind 'actions'; there are: action"),
+    (dict(kinds=["relation"]), "no negative of kind"),
     (dict(controls=["backwards"]), "backwards"), (dict(device="gpu"), "no device 'gpu'")])
 def test_what_is_wrong_is_said_before_a_video_is_read(folder, tmp_path, monkeypatch, settings, words):
     def read(*args, **kwargs): raise AssertionError("a video was read")
