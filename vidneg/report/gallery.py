@@ -47,7 +47,7 @@ class Span(NamedTuple):
     tag: str = ""
     link: str = ""
 
-_INLINE = re.compile(r"\*([^*]+)\*|`([^`]+)`|\[([^\]]+)\]\(([\w.-][\w./-]*)\)")
+_INLINE = re.compile(r"\*\*?([^*]+)\*\*?|`([^`]+)`|\[([^\]]+)\]\(([\w.-][\w./-]*)\)")
 
 def spans(text: str, base: str = "") -> list[Span]:
     """Split a line of Markdown into parts.
@@ -198,7 +198,7 @@ def _small_frames(clip, side, fps, most):
     step = float(times[-1] - times[0])/(n - 1) if n > 1 else 0
     return frames, min(1/step, 60.) if step > 0 else fps
 
-def shrink(clip: Clip, path: str | Path, side: int = 160, fps: float = 8.0, most: int = 80, crf: int = 32) -> int:
+def shrink(clip: Clip, path: str | Path, side: int = 160, fps: float = 8.0, most: int = 80, crf: int = 28) -> int:
     """Write a clip as a small H.264 file. Raises `VideoError` if the clip cannot be read.
 
     Args:
@@ -358,8 +358,9 @@ def verdict(numbers: pd.DataFrame, claims: pd.DataFrame, run: str) -> list[str]:
         if own.n < SMALL: said.append(f"{own.n} items decide little: use {SMALL} or more.")
     if len(claims):
         n, open_ = claims.verdict.value_counts(), (claims.n == 0).sum()
-        said.append(f"{len(claims)} claims, fixed beforehand: {n.get('holds', 0)} hold, {n.get('reversed', 0)} are "
-                    f"reversed, {n.get('open', 0)} are open" + (f" ({open_} for lack of data)." if open_ else "."))
+        counts = ", ".join(f"{name} {n.get(name, 0)}" for name in ("holds", "reversed", "open"))
+        said.append(f"Verdicts on {len(claims)} claims, whose ranges were fixed beforehand: {counts}"
+                    + (f", for lack of data {open_} of these." if open_ else "."))
     return said or ["No table and no claim was made yet."]
 
 # %% ../../nbs/report/gallery.ipynb #9a110032
