@@ -111,7 +111,8 @@ FIGURES = {
 def _title(text, path):
     "Return the title of a report, and its other lines."
     first, _, rest = text.lstrip().partition("\n")
-    return (first.lstrip("# "), rest) if first.startswith("# ") else (path.stem.capitalize(), text)
+    if first.startswith(("# ", "## ")): return first.lstrip("# "), rest
+    return {"main": "Accuracy on balanced negatives, percent"}.get(path.stem, path.stem.capitalize()), text
 
 def sections_of(reports: str | Path) -> list[dict]:
     """Read the reports that other stages wrote.
@@ -127,9 +128,12 @@ def sections_of(reports: str | Path) -> list[dict]:
         paths = dict.fromkeys(chain.from_iterable(sorted(reports.glob(p)) for p in patterns))
         sheets = []
         for path in paths:
-            name, text = _title(path.read_text(encoding="utf-8"), path)
+            text = path.read_text(encoding="utf-8")
             base = "".join(f"{p}/" for p in path.relative_to(reports).parts[:-1])
-            sheets.append({"title": name, "blocks": blocks(text, base), "open": path.stem in ("claims", "main")})
+            parts = re.split(r"\n(?=## )", text) if path.stem == "claims" else [text] # a sheet for each paper
+            for i, (name, rest) in enumerate(_title(part, path) for part in parts):
+                shown = i == 0 and path.stem in ("claims", "main")
+                sheets.append({"title": name, "blocks": blocks(rest, base), "open": shown})
         if sheets: found.append({"title": title, "id": title.split()[0].strip(",").lower(), "sheets": sheets})
     return found
 
@@ -281,15 +285,15 @@ def marked(caption: str, negative: str) -> list[Span]:
         the negative, with the old words before the new ones
     """
     c = changed(caption, negative)
-    a, b = c.new_span
-    parts = Span(negative[:a]), Span(caption[slice(*c.old_span)], "del"), Span(negative[a:b], "mark"), Span(negative[b:])
-    return [s for s in parts if s.text]
+    start, end = c.new_span
+    parts = (negative[:start], ""), (c.old, "del"), (c.new, "mark"), (negative[end:], "")
+    return [Span(*p) for p in parts if p[0]]
 
 def _value(x): return "–" if pd.isna(x) else f"{x:.2f}"
 
 def _row(item, own, runs):
     "Return the negative of a card; `own` is indexed by run."
-    cells = [(f"{_value(own.pos[r])} / {_value(own.neg[r])}", bool(own.right[r]) or pd.isna(own.margin[r]))
+    cells = [(f"{_value(own.pos[r])}/{_value(own.neg[r])}", bool(own.right[r]) or pd.isna(own.margin[r]))
              if r in own.index else ("–", True) for r in runs]
     margins = [f"{own.margin[r]:.3g}" if r in own.index and pd.notna(own.margin[r]) else "x" for r in runs]
     return {"kind": KIND_LABELS.get(item.kind, item.kind), "generator": item.generator or item.form, "cells": cells,
@@ -326,7 +330,8 @@ def cards_of(
                                              for i in part.itertuples() if (i.form, i.kind, i.item) in of]}
                   for text, part in own.groupby("caption", sort=False)]
         name, why = media[clip_id]
-        cards.append({"clip": clip_id, "video": name and base + name, "why": why, "groups": [g for g in groups if g["rows"]]})
+        cards.append({"clip": clip_id, "video": name and base + name, "why": why,
+                      "groups": [g for g in groups if g["rows"]]})
     return cards
 
 # %% ../../nbs/report/gallery.ipynb #9a110030
@@ -336,7 +341,9 @@ def _accuracy(numbers, run):
     "Return a run's average accuracy on balanced negatives from the numbers of Table 2; None if it is not there."
     own = numbers[(numbers.source == "ours") & (numbers.model == run) & (numbers.form == "balanced")
                   & (numbers.metric == "acc") & (numbers.category == "average")]
-    return None if own.empty else Estimate(*own.iloc[0][["value", "low", "high"]]/100, *own.iloc[0][["n", "clips"]])
+    if own.empty: return None
+    row = own.iloc[0]
+    return Estimate(*row[["value", "low", "high"]]/100, int(row.n), int(row.clips))
 
 def verdict(numbers: pd.DataFrame, claims: pd.DataFrame, run: str) -> list[str]:
     """Say in words what the page shows.
@@ -364,10 +371,10 @@ def verdict(numbers: pd.DataFrame, claims: pd.DataFrame, run: str) -> list[str]:
     return said or ["No table and no claim was made yet."]
 
 # %% ../../nbs/report/gallery.ipynb #9a110032
-_ABOUT = ("{shown} of {total} test clips: up to half are those that {run} misses by most, the others were drawn at random. "
-          "In a negative, the new words are marked and the old words are crossed out. A cell holds what a model gives to the "
-          "caption and to the negative: match probabilities, or scores of a model without them; a colored cell is a wrong "
-          "answer, and a tie is wrong. {blind} reads only the texts.")
+_ABOUT = """{shown} of {total} test clips: up to half are those that {run} misses by most, the others were drawn at
+random. In a negative, the new words are marked and the old words are crossed out. A cell holds what a model gives to
+the caption and to the negative: match probabilities, or scores of a model without them; a colored cell is a wrong
+answer, and a tie is wrong. {blind} reads only the texts."""
 
 def gallery_page(**content) -> str:
     """Fill the template of the page.
@@ -414,8 +421,8 @@ def write_gallery(
     reports, judged, runs = Path(reports), answers(scores), run_order(scores.run)
     media = write_media(choose_clips(judged, run, n, seed), clips, reports/"gallery", **settings)
     cards, shown = cards_of(items, judged, media, runs, run), items[items.clip_id.isin(media)]
-    tables = [pd.read_csv(p) if p.is_file() else pd.DataFrame(columns=["source", "model", "form", "metric", "category", "n"])
-              for p in (reports/"tables/table2.csv", reports/"claims.csv")]
+    none = pd.DataFrame(columns=["source", "model", "form", "metric", "category", "n"])
+    tables = [pd.read_csv(p) if p.is_file() else none for p in (reports/"tables/table2.csv", reports/"claims.csv")]
     about = _ABOUT.format(shown=len(cards), total=items.clip_id.nunique(), run=run_label(run), blind=run_label("blind"))
     text = gallery_page(
         title=f"Results on {data}" if data else "Results", verdict=verdict(*tables, run), about=about, cards=cards,
