@@ -313,8 +313,8 @@ def test_the_page_begins_with_its_verdict(rows, ties, first):
 
 def test_kinds_that_are_revealed_or_too_small_are_named():
     table = blind_table(("bag", "color", .7, .6, .8, 150), ("words", "color", .8, .7, .9, 150),
-                        ("bag", "verb", .9, .8, 1, 18), ("words", "verb", .5, .3, .7, 18), ("bag", "all", .52, .48, .56, 400),
-                        ("words", "all", .5, .45, .55, 400))
+                        ("bag", "verb", .9, .8, 1, 18), ("words", "verb", .5, .3, .7, 18),
+                        ("bag", "all", .52, .48, .56, 400), ("words", "all", .5, .45, .55, 400))
     made = dossier.Dossier("a", Counter(pairs=400), plain_pairs(5), {"Blind solvability": table})
     assert dossier.verdict(made)[1:] == ["They do in single kinds: color, 80.0 [70.0, 90.0] % by words.",
                                          "Too few pairs to judge (below 100): verb (18)."]
