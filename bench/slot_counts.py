@@ -1,4 +1,4 @@
-"""Make vidneg/text/slot_counts.txt, the counts of words in slots that the package ships, from captions under free licenses.
+"""Make vidneg/text/slot_counts.txt, the counts of words in slots that the package ships, from freely licensed captions.
 
 `python bench/slot_counts.py FOLDER` reads FOLDER/sugar_crepe/*.json (COCO captions, CC BY 4.0), FOLDER/vitatecs/*.jsonl
 (captions of MSR-VTT and VATEX, CC BY 4.0) and FOLDER/didemo/{val,test}_data.json (BSD-2): the true captions alone. The
@@ -20,7 +20,8 @@ def captions(folder):
     for path in sorted((folder/"vitatecs").glob("*.jsonl")):
         yield from (json.loads(line)["caption"] for line in path.read_text(encoding="utf-8").split("\n") if line)
     for part in ("test", "val"):
-        yield from (r["description"] for r in json.loads((folder/f"didemo/{part}_data.json").read_text(encoding="utf-8")))
+        rows = json.loads((folder/f"didemo/{part}_data.json").read_text(encoding="utf-8"))
+        yield from (r["description"] for r in rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
+from itertools import combinations, islice, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -30,8 +30,9 @@ from ..text.syntax import verb_form
 from ..text.ud import CHUNK, Parsed, Parser
 
 # %% auto #0
-__all__ = ['NEGATION', 'MALE', 'FEMALE', 'AgreeingParser', 'agreed', 'unsound', 'surface', 'put', 'genders', 'flips',
-           'Limits', 'exchange', 'distinct', 'Place', 'Option', 'NaturalGenerator', 'balance', 'edits_of', 'natural']
+__all__ = ['NEGATION', 'KNOWN', 'MALE', 'FEMALE', 'AgreeingParser', 'agreed', 'unsound', 'surface', 'put', 'genders',
+           'flips', 'Limits', 'exchange', 'distinct', 'Place', 'Option', 'NaturalGenerator', 'balance', 'edits_of',
+           'natural']
 
 # %% ../../nbs/negatives/natural.ipynb #081ee115
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class AgreeingParser:
         Returns:
             parses, in the order of the texts
         """
-        return [agreed(*both) for both in zip(NamedParser(self.first).parse(texts), NamedParser(self.second).parse(texts))]
+        first, second = (NamedParser(name).parse(texts) for name in (self.first, self.second))
+        return [agreed(*both) for both in zip(first, second)]
 
     def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]:
         """Parse many texts, with only a chunk of them in memory at a time.
@@ -92,6 +94,25 @@ def agreed(a: Parsed, b: Parsed) -> Parsed:
 NEGATION = frozenset("not n't no never without nobody nothing none cannot neither nor hardly".split())
 _OPEN = frozenset("NN NNS VB VBZ VBP VBG VBD VBN JJ JJR JJS RB".split())
 
+KNOWN = frozenset("""intro outro pinata shuffleboard website slackline sync sumo hairstyle bungee skateboarder lab
+    cymbal snowboarder countdown racquetball groomer paintball cafe reflection sparkly bandanna bandana olympic
+    keyboardist
+    kitesurfing countertop lakeside stepper chug abs barbie usb cop spongebob french japanese british wheelie bullhorn
+    breakdance sandcastle wetsuit bbq rugby onscreen american asian mexican chinese bmx peeler chairlift footwork tattoo
+    hairdryer hairstylist outfield pilates windsurfer yurt blocker frisbee pong tv hoodie closeup handstand headstand
+    trunk zest tshirt skillet selfie suv""".split()) # words of captions that the dictionary lacks
+_PLURAL = frozenset("women men children people girls boys ladies guys kids".split())
+_SINGLE = frozenset("man woman boy girl lady guy child kid person baby".split())
+
+def _disagrees(tokens, i):
+    "Return True for a women, and for a subject such as woman with a plural verb."
+    t = tokens[i]
+    if t.text.lower() in ("a", "an"): return t.dep == "det" and tokens[t.head].text.lower() in _PLURAL
+    if t.text.lower() not in ("are", "were", "have"): return False
+    subjects = [k for k, x in enumerate(tokens) if x.head == t.head and x.dep.startswith("nsubj")]
+    return any(tokens[k].text.lower() in _SINGLE for k in subjects) and not any(
+        x.dep == "conj" and x.head in subjects for x in tokens) and t.dep in ("aux", "aux:pass", "cop")
+
 def unsound(parsed: Parsed, known: Set[str] = frozenset(), longest: int = 40) -> str:
     """Return the reason why a caption is not changed: it is long, denies something, or seems misspelled.
 
@@ -107,8 +128,11 @@ def unsound(parsed: Parsed, known: Set[str] = frozenset(), longest: int = 40) ->
     if not 4 <= len(low) <= longest: return "length"
     if not NEGATION.isdisjoint(low): return "negation"
     if any(a == b and a.isalpha() for a, b in zip(low, low[1:])): return "ill-formed caption"
+    if any(map(_disagrees, repeat(parsed.tokens), range(len(low)))): return "ill-formed caption"
     for t, w in zip(parsed.tokens, low):
-        if w.isalpha() and t.tag in _OPEN and not word_classes(w) and t.lemma.lower() not in known: return "unknown word"
+        if w.isalpha() and t.tag in _OPEN and not word_classes(w) and t.lemma.lower() not in known \
+                and KNOWN.isdisjoint((w, t.lemma.lower())):
+            return "unknown word"
     return ""
 
 # %% ../../nbs/negatives/natural.ipynb #188332bc
@@ -158,6 +182,7 @@ MALE = frozenset("""man guy gentleman male dude boy father dad daddy husband son
     grandpa actor groom waiter cowboy policeman""".split())
 FEMALE = frozenset("""woman lady female girl mother mom mommy mum wife daughter sister queen girlfriend grandmother
     grandma actress bride waitress""".split())
+_GENDERED = MALE | FEMALE | {"he", "she"}
 _TO_SHE = {"he": "she", "his": "her", "him": "her", "himself": "herself"}
 _TO_HE = {"she": "he", "herself": "himself", "hers": "his"}
 _HE, _SHE = frozenset(_TO_SHE), frozenset({*_TO_HE, "her"})
@@ -204,6 +229,7 @@ def flips(parsed: Parsed, start: int, word: str) -> list[tuple[int, str]] | None
     men, women, he, she = genders(parsed)
     own, other = (men, she + women) if word in MALE or word == "he" else (women, he + men)
     pronouns = he if word in MALE or word == "he" else she
+    if any(t.text.lower() in ("named", "name", "called") for t in parsed.tokens): return None
     if other or word in ("he", "she") and (own or start != pronouns[0]): return None
     if pronouns and len(own) > 1: return None
     found = [(i, _other_pronoun(parsed.tokens, i)) for i in pronouns if i != start]
@@ -218,11 +244,18 @@ class Limits:
         ratio: largest |log p(new)/p(old)| at the slot
         least: smallest probability of the old and of the new word
     """
-    ratio: float = 2.0
-    least: float = 0.01
+    ratio: float = 3.0
+    least: float = 0.005
 
-def exchange(p: np.ndarray, fine: np.ndarray, apart: np.ndarray, k: np.ndarray, ratio: float = np.inf) -> np.ndarray:
-    """Compute replacements such that p[a]·Q(b|a) = p[b]·Q(a|b): the text alone cannot tell which of the two was the caption.
+def exchange(
+    p: np.ndarray,
+    fine: np.ndarray,
+    apart: np.ndarray,
+    k: np.ndarray,
+    ratio: float = np.inf,
+    rounds: int = 5,
+) -> np.ndarray:
+    """Compute replacements with p[a]·Q(b|a) = p[b]·Q(a|b), so that the text alone cannot tell which was the caption's.
 
     Args:
         p: probabilities of the words (N, W)
@@ -230,6 +263,7 @@ def exchange(p: np.ndarray, fine: np.ndarray, apart: np.ndarray, k: np.ndarray, 
         apart: True: one word excludes the other (W, W), symmetric
         k: index of the caption's word (N,)
         ratio: largest |log p(new)/p(old)|
+        rounds: number of rounds
 
     Returns:
         Q(b|k) (N, W), the sums are at most 1
@@ -237,14 +271,22 @@ def exchange(p: np.ndarray, fine: np.ndarray, apart: np.ndarray, k: np.ndarray, 
     logp, rows = np.log(np.maximum(p, 1e-12)), np.arange(len(p))
     allowed = (fine[:, :, None] & fine[:, None, :] & apart
                & (np.abs(logp[:, :, None] - logp[:, None, :]) <= ratio)) # (N, W, W)
-    total = (allowed*p[:, None, :]).sum(2) # (N, W)
-    most = np.maximum(total, total[rows, k][:, None]) # (N, W)
-    return np.where(allowed[rows, k], p/np.maximum(most, 1e-12), 0)
+    left, flow = p.copy(), np.zeros(allowed.shape)
+    for _ in range(rounds): # again with the probability that is left over
+        total = (allowed*left[:, None, :]).sum(2) # (N, W)
+        most = np.maximum(np.maximum(total[:, :, None], total[:, None, :]), 1e-12)
+        part = allowed*left[:, :, None]*left[:, None, :]/most # (N, W, W)
+        flow += part
+        left = np.maximum(left - part.sum(2), 0)
+    return flow[rows, k]/p[rows, k][:, None]
 
 # %% ../../nbs/negatives/natural.ipynb #25376178
+_YOUNG = frozenset("boy girl son daughter brother sister".split())
+_CHILD = frozenset("child kid toddler baby infant".split())
+
 @lru_cache(512)
 def distinct(contrast: Contrast) -> np.ndarray:
-    """Compute which words of a class exclude each other: those of different groups that the synonym table does not relate.
+    """Compute which words of a class exclude each other: different groups, no relation in the synonym table.
 
     Args:
         contrast: class of words
@@ -254,6 +296,8 @@ def distinct(contrast: Contrast) -> np.ndarray:
     """
     words, group = list(contrast.group), np.array(list(contrast.group.values()))
     out = group[:, None] != group[None, :]
+    young, child = (np.isin(words, sorted(some)) for some in (_YOUNG, _CHILD))
+    out &= ~(young[:, None] & child[None, :] | child[:, None] & young[None, :])
     if contrast.pos not in ("NOUN", "VERB", "ADJ"): return out
     for i, j in np.argwhere(np.triu(out)):
         a, b = words[i].replace("_", " "), words[j].replace("_", " ")
@@ -300,7 +344,7 @@ class NaturalGenerator:
         parser: parser of captions
         limits: what a replacement must keep
         others: clip → base forms in its captions, by caption
-        bias: (class, form) → log weights, see `balance`
+        bias: (class, form) → log weights (W,)
     """
     index: SlotIndex
     parser: Parser
@@ -321,6 +365,14 @@ class NaturalGenerator:
         return np.array([g not in taken and surface(w, contrast.pos, slot.form) != "" and not (simple and "_" in w)
                          for w, g in contrast.group.items()])
 
+    def _gender(self, slot, parsed):
+        "Return (other pronouns, True: only gendered words, False: only others, None: all); None if nothing agrees."
+        person, pronouns = "child" in self.index.by_name[slot.contrast].group, any(genders(parsed)[2:])
+        if slot.word not in _GENDERED: return None if person and pronouns else ((), None)
+        also = flips(parsed, slot.start, slot.word)
+        if also is None: return ((), False) if person and not pronouns else None # a child for a man beside a woman
+        return also, True if pronouns else None
+
     def place(self, slot: Slot, parsed: Parsed, said: frozenset[str] = frozenset()) -> Place | str:
         """Check one slot.
 
@@ -332,11 +384,11 @@ class NaturalGenerator:
         Returns:
             the slot with what may stand there, or the reason why its word is not replaced
         """
-        contrast, tokens, also = self.index.by_name[slot.contrast], parsed.tokens, ()
+        contrast, tokens = self.index.by_name[slot.contrast], parsed.tokens
         old = parsed.text[tokens[slot.start].start:tokens[slot.end - 1].end].lower()
         if surface(slot.word, contrast.pos, slot.form) != " ".join(old.split()): return "unsure"
-        if slot.word in MALE | FEMALE | {"he", "she"}:
-            if (also := flips(parsed, slot.start, slot.word)) is None: return "two genders"
+        if (gender := self._gender(slot, parsed)) is None: return "two genders"
+        also, words = gender
         if contrast.pos not in ("ADP", "PRON"):
             rest = [t for i, t in enumerate(tokens) if not slot.start <= i < slot.end]
             own = {w for t in rest for w in (t.lemma.lower(), t.text.lower())}
@@ -348,6 +400,7 @@ class NaturalGenerator:
         k = chances.words.index(slot.word)
         if not chances.seen[k]: return "not attested"
         allowed = chances.seen & self._fine(slot, contrast, said)
+        if words is not None: allowed &= np.array([(w in _GENDERED) == words for w in contrast.group])
         allowed[k] = True
         if not (allowed & distinct(contrast)[k]).any(): return "no replacement"
         return Place(slot, chances.p, allowed, k, tuple(also))
@@ -406,6 +459,45 @@ def balance(generator: NaturalGenerator, sources: Iterable[Source], steps: int =
             generator.bias[key] += np.clip(np.log(out/into), -1, 1)/(2 + step/4)
     return generator
 
+# %% ../../nbs/negatives/natural.ipynb #4c9f0db3
+_MUTUAL = frozenset("""talk speak chat converse dance kiss fight hug argue meet wrestle play embrace pose smile sit
+    stand walk run be have see show laugh sing ride lie lay seem appear""".split()) # she does with him what he does with her
+
+def _trade(i, j, parsed, kind):
+    "Return the pronouns that change if two words change places, None if they cannot."
+    if i.form != j.form or i.word == j.word: return None
+    if kind == "attribute": return [] if i.needs != j.needs else None
+    men, women, he, she = genders(parsed)
+    if len(men) != 1 or {i.start, j.start} != {*men, *women}: return None
+    tokens = parsed.tokens
+    if any(t.dep == "conj" and {k, t.head} == {i.start, j.start} for k, t in enumerate(tokens)): return None
+    if _MUTUAL.issuperset(t.lemma.lower() for t in tokens if t.tag.startswith("VB")): return None
+    found = [(k, _other_pronoun(tokens, k)) for k in (*he, *she)]
+    return found if all(new for _, new in found) else None
+
+@patch
+def swaps(self: NaturalGenerator, slots: list[Slot], parsed: Parsed) -> Iterator[tuple[str, Option]]:
+    """Find pairs of words that can change places.
+
+    Args:
+        slots: slots of a caption
+        parsed: its parse
+
+    Returns:
+        (kind, exchange of two words)
+    """
+    for i, j in combinations(slots, 2):
+        c = self.index.by_name[i.contrast]
+        if i.contrast != j.contrast or c.pos not in ("ADJ", "NUM") and i.word not in MALE | FEMALE: continue
+        if c.group[i.word] == c.group[j.word] or (also := _trade(i, j, parsed, c.kind)) is None: continue
+        both = [self.index.chances(x, parsed.text) for x in (i, j)]
+        a, b = (both[0].words.index(x.word) for x in (i, j))
+        if not all(x.seen[[a, b]].all() for x in both) or not distinct(c)[a, b]: continue
+        change = np.log(both[0].p[b]*both[1].p[a]/both[0].p[a]/both[1].p[b])
+        if abs(change) > self.limits.ratio: continue
+        yield c.kind, Option(i, (j.word,), np.array([min(1.0, np.exp(change))]),
+                             ((j.start, surface(i.word, c.pos, j.form)), *also))
+
 # %% ../../nbs/negatives/natural.ipynb #e3d0fb8b
 @patch
 def options(self: NaturalGenerator, source: Source) -> dict[str, list[Option] | str]:
@@ -434,6 +526,9 @@ def options(self: NaturalGenerator, source: Source) -> dict[str, list[Option] | 
         elif stable_rng(0, self.name, c.caption_id, "thin", n).random() >= q.sum(): whys[contrast.kind] = "unbalanced"
         else: found.setdefault(contrast.kind, []).append(
             Option(slot, tuple(list(contrast.group)[j] for j in some), q[some], place.also))
+    for kind, option in self.swaps(slots, parsed):
+        if stable_rng(0, self.name, c.caption_id, "swap", option.slot.start).random() < option.p[0]:
+            found.setdefault(kind, []).append(option)
     source.memo["natural"] = {k: found.get(k) or whys[k] for k in self.kinds}
     return source.memo["natural"]
 

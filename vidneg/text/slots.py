@@ -62,7 +62,7 @@ def load_contrasts(path: str | Path | None = None) -> tuple[Contrast, ...]:
     for line in read_list(path or LISTS.parent/"contrasts.txt"):
         if line.startswith("["): section = line.strip("[]").split()
         elif section is None or len(section) != 2:
-            raise VidnegError(f"line {line!r} of the classes stands in no section: begin with a line like [object NOUN]")
+            raise VidnegError(f"line {line!r} of the classes is in no section: begin with one like [object NOUN]")
         else:
             found.append(c := _contrast(*section, line))
             if twice := sorted({(c.pos, w) for w in c.group} & seen):
@@ -97,7 +97,8 @@ MANY_WORDS = frozenset("several many multiple various numerous".split())
 CONTENT = frozenset("NOUN VERB ADJ PROPN ADV NUM".split())
 PERSON = frozenset("""he she they we i you it who people person man woman boy girl guy lady child kid someone somebody
     men women group player baby""".split())
-ANYWHERE = frozenset("man woman boy girl lady guy gentleman female male adult child kid toddler baby".split()) # with any verb
+# words that go with any verb
+ANYWHERE = frozenset("man woman boy girl lady guy gentleman female male adult child kid toddler baby".split())
 _GENERIC = frozenset("""big small large little other same new first second white black red blue green yellow
     brown long short tall several many more another""".split())
 
@@ -238,7 +239,7 @@ def _spans(s, table):
             word, end = s.lower[i] if pos in ("ADP", "SCONJ", "ADV") else s.lemma[i], i + 1
             if word in ("before", "after"): pos = "SCONJ"
             if s.lower[i] in MANY_WORDS: pos = "NUM"
-            if s.lower[i] in ("he", "she"): word, pos = s.lower[i], "PRON"
+            if pos == "PRON": word = s.lower[i]
             if pos == "VERB" and end < n and s.lower[end] in PARTICLES and s.tokens[end].head == i:
                 word, end = f"{word}_{s.lower[end]}", end + 1
             if (pos, word) in table: yield table[pos, word], word, i, end
@@ -261,8 +262,11 @@ def _form(s, c, i):
 
 _BEFORE_MANY = frozenset("in on of to with by from at for and are is as see watch while , . into behind".split())
 
-def _fixed(s, c, i, end):
-    "Return True for words of fixed phrases: man made, all three."
+_PHASE = frozenset("start begin continue stop finish end quit".split()) # verbs that take another verb
+
+def _fixed(s, c, word, i, end):
+    "Return True for words of fixed phrases: man made, all three, helps to lift."
+    if c.pos == "VERB" and word not in _PHASE: return any(k > i for k in s.find(i, "xcomp", "ccomp"))
     if c.pos == "NUM": # a replacement needs a plural noun, and no article that counts
         return s.tokens[s.tokens[i].head].tag != "NNS" or i > 0 and s.lower[i - 1] not in _BEFORE_MANY
     return c.pos == "NOUN" and s.lower[end:end + 1] == ["made"]
@@ -285,10 +289,11 @@ def find_slots(parsed: Parsed, contrasts: tuple[Contrast, ...]) -> list[Slot]:
         if c.pos == "VERB": features, needs = _verb(s, i, end)
         elif c.pos == "ADP": features, needs = _preposition(s, i, end)
         else: features, needs = _READ[c.pos](s, i)
-        if not features or _fixed(s, c, i, end): continue
+        if not features or _fixed(s, c, word, i, end): continue
         if word in ANYWHERE: needs = [f for f in needs if f[0] in "mn"]
         form, left = _form(s, c, i), s.lower[i - 1] if i else "<s>"
-        features += [f"l:{form}:{'a' if left == 'an' else left}", f"r:{form}:{s.lower[end] if end < len(s.lower) else ''}"]
+        right = s.lower[end] if end < len(s.lower) else ""
+        features += [f"l:{form}:{'a' if left == 'an' else left}", f"r:{form}:{right}"]
         features += [f"b:{w}" for w in sorted(bag - {s.lemma[i]})]
         out.append(Slot(c.name, word, form, i, end, tuple(features), tuple(dict.fromkeys(needs))))
     return out
@@ -300,7 +305,8 @@ def _table(contrasts):
 
 # %% ../../nbs/text/slots.ipynb #215c0fda
 # Exponents of the frequency in the class ("=") and of the sorts of features, by part of speech
-WEIGHTS = {"NOUN": {"=": .8, "h": .45, "d": .2, "m": .25, "n": .2, "c": .15, "v": .3, "u": .3, "l": .5, "r": .16, "b": .16},
+WEIGHTS = {"NOUN": {"=": .8, "h": .45, "d": .2, "m": .25, "n": .2, "c": .15, "v": .3, "u": .3,
+                    "l": .5, "r": .16, "b": .16},
            "VERB": {"=": .7, "o": .6, "p": .15, "pp": .5, "x": .15, "q": .3, "s": .1, "l": .25, "r": .35, "b": .14},
            "ADJ": {"=": .75, "h": .55, "l": .6, "r": .2, "b": .11},
            "ADP": {"=": .7, "h": .33, "o": .5, "ho": .15, "l": .33, "r": .44, "b": .14},
@@ -309,9 +315,9 @@ WEIGHTS = {"NOUN": {"=": .8, "h": .45, "d": .2, "m": .25, "n": .2, "c": .15, "v"
            "PRON": {"=": .9, "r": .15, "b": .6},
            "SCONJ": {"=": .8, "h": .7, "l": 1., "r": .8, "e": .7, "e2": .3}}
 SMOOTHING = 2.0
-MANY = 5 # a word that was seen once beside a feature of more counts than this may be an error of the parser
-EXPECTED = 3.0 # a word that is expected this often beside a feature, and is hardly ever seen there, avoids it
-LEAST_LIFT = 0.35 # smallest share of a word beside a needed feature, over its share in the class
+MANY = 8 # a word that was seen once beside a feature of more counts than this may be an error of the parser
+EXPECTED = 5.0 # a word that is expected this often beside a feature, and is hardly ever seen there, avoids it
+LEAST_LIFT = 0.25 # smallest share of a word beside a needed feature, over its share in the class
 
 class Chances(NamedTuple):
     """The words of a class at one slot.
