@@ -65,14 +65,18 @@ def test_two_words_are_exchanged_by_metropolis():
 
 
 def test_what_replaces_a_word_is_replaced_by_it(generator, parser):
-    text, n = "A small dog is running across the field.", 0
-    for word, place in places(generator, parser, text).items():
-        for new in words(generator, place):
-            if place.slot.form not in ("NN", "before"): continue
-            back = places(generator, parser, text.replace(word, new))
-            assert word in words(generator, back[new])
-            n += 1
-    assert n > 3
+    n = 0
+    for text in ("A dog is running on the grass.", "A woman in a black jacket is riding a horse.",
+                 "Three people sit at a large table.", "The boy throws the ball into the pool.", "A man plays the piano."):
+        for word, place in places(generator, parser, text).items():
+            if place.also or place.slot.form not in ("NN", "before", ""): continue
+            for new in words(generator, place):
+                changed = text.replace(f" {word}", f" {new}")
+                back = places(generator, parser, changed)
+                if changed == text or new not in back: continue # with a capital; read otherwise
+                assert word in words(generator, back[new]), (text, word, new)
+                n += 1
+    assert n >= 10
 
 
 def test_edits_can_be_undone_and_do_not_depend_on_the_order(captions, generator):
@@ -80,7 +84,7 @@ def test_edits_can_be_undone_and_do_not_depend_on_the_order(captions, generator)
     again, _ = make_negatives(captions[::-1], generator, mode="every")
     key = lambda n: (n.caption_id, n.kind)
     assert sorted(made, key=key) == sorted(again, key=key)
-    assert len({n.kind for n in made}) >= 3
+    assert len(made) >= 4
     for n in made: assert undo(n.text, n.edits) == TEXTS[int(n.caption_id)] != n.text
 
 
@@ -125,7 +129,7 @@ def test_pronouns_follow_and_two_genders_are_left_alone(generator, parser):
 
 
 def test_a_man_and_a_woman_change_places(generator, parser):
-    parsed = parser("A man throws a ball while a woman is cooking.")
+    parsed = parser("A man opens the door while a woman sits on the couch.")
     trades = list(generator.swaps(find_slots(parsed, generator.index.contrasts), parsed))
     assert [(o.slot.word, o.words, [w for _, w in o.also]) for _, o in trades] == [("man", ("woman",), ["man"])]
     parsed = parser("A man is dancing with a woman.") # the same if they change places
@@ -156,12 +160,14 @@ def test_parsers_that_differ_leave_a_word_alone(parser):
     assert agreed(a, a) == a
 
 
-def test_what_the_other_captions_of_a_clip_say_is_not_used(parser):
-    one, other = Caption("a", "v", "A dog is running across the field."), Caption("b", "v", "Some cats and horses run.")
-    alone, said = (natural(c, parser=NamedParser("embedded")) for c in ([one], [one, other]))
-    before = words(alone, places(alone, parser, one.text)["dog"])
-    dog = said.place(find_slots(parser(one.text), said.index.contrasts)[0], parser(one.text), said.others["v"])
-    assert {"cat", "horse"} & before and not {"cat", "horse"} & words(said, dog)
+def test_what_the_other_captions_of_a_clip_say_is_not_used(generator, parser):
+    one, other = Caption("a", "v", "A woman in a black jacket is talking."), Caption("b", "v", "Red and blue balls.")
+    said = natural([one, other], parser=NamedParser("embedded")).others["v"]
+    assert {"red", "blue", "ball"} <= said
+    parsed = parser(one.text)
+    slot = next(x for x in find_slots(parsed, generator.index.contrasts) if x.word == "black")
+    before, after = words(generator, generator.place(slot, parsed)), words(generator, generator.place(slot, parsed, said))
+    assert {"red", "blue"} <= before and after == before - {"red", "blue"}
 
 
 def test_a_job_can_be_sent_to_another_process(captions, generator):

@@ -459,7 +459,7 @@ def balance(generator: NaturalGenerator, sources: Iterable[Source], steps: int =
             generator.bias[key] += np.clip(np.log(out/into), -1, 1)/(2 + step/4)
     return generator
 
-# %% ../../nbs/negatives/natural.ipynb #4c9f0db3
+# %% ../../nbs/negatives/natural.ipynb #c5d4cff8
 _MUTUAL = frozenset("""talk speak chat converse dance kiss fight hug argue meet wrestle play embrace pose smile sit
     stand walk run be have see show laugh sing ride lie lay seem appear""".split()) # she does with him what he does with her
 

@@ -294,7 +294,7 @@ def find_slots(parsed: Parsed, contrasts: tuple[Contrast, ...]) -> list[Slot]:
         form, left = _form(s, c, i), s.lower[i - 1] if i else "<s>"
         right = s.lower[end] if end < len(s.lower) else ""
         features += [f"l:{form}:{'a' if left == 'an' else left}", f"r:{form}:{right}"]
-        features += [f"b:{w}" for w in sorted(bag - {s.lemma[i]})]
+        features += [f"b:{w}" for w in sorted(bag - {s.lemma[i]} - c.group.keys())] # two words of a class are rare
         out.append(Slot(c.name, word, form, i, end, tuple(features), tuple(dict.fromkeys(needs))))
     return out
 
@@ -368,7 +368,7 @@ class SlotIndex:
     def _count(self, slot, n):
         "Add `n` to the counts of a slot."
         counts = self.counts[slot.contrast]
-        for f in (f"={slot.form}", "=", *slot.features): counts[f][slot.word] += n
+        for f in (f"=:{slot.form}", "=", *slot.features): counts[f][slot.word] += n
 
     @property
     def vocabulary(self) -> set[str]:
@@ -402,7 +402,7 @@ class SlotIndex:
             probabilities of the words of the class
         """
         name, own = slot.contrast, slot.word if text and _digest(text) in self.texts else ""
-        total, form = self._row(name, "=", own) + 0.1, self._row(name, f"={slot.form}", own)
+        total, form = self._row(name, "=", own) + 0.1, self._row(name, f"=:{slot.form}", own)
         prior = (form + 2*total/total.sum())/(form.sum() + 2)
         weights = WEIGHTS[self.by_name[name].pos]
         score = weights["="]*np.log(prior)
