@@ -68,7 +68,8 @@ def test_two_words_are_exchanged_by_metropolis():
 def test_what_replaces_a_word_is_replaced_by_it(generator, parser):
     n = 0
     for text in ("A dog is running on the grass.", "A woman in a black jacket is riding a horse.",
-                 "Three people sit at a large table.", "The boy throws the ball into the pool.", "A man plays the piano."):
+                 "Three people sit at a large table.",
+                 "The boy throws the ball into the pool.", "A man plays the piano."):
         for word, place in places(generator, parser, text).items():
             if place.also or place.slot.form not in ("NN", "before", ""): continue
             for new in words(generator, place):

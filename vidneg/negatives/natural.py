@@ -255,7 +255,7 @@ def exchange(
     ratio: float = np.inf,
     rounds: int = 5,
 ) -> np.ndarray:
-    """Compute replacements with p[a]·Q(b|a) = p[b]·Q(a|b), so that the text alone cannot tell which was the caption's.
+    """Compute replacements with p[a]·Q(b|a) = p[b]·Q(a|b), so that the text does not reveal the negative.
 
     Args:
         p: probabilities of the words (N, W)
@@ -370,7 +370,8 @@ class NaturalGenerator:
         person, pronouns = "child" in self.index.by_name[slot.contrast].group, any(genders(parsed)[2:])
         if slot.word not in _GENDERED: return None if person and pronouns else ((), None)
         also = flips(parsed, slot.start, slot.word)
-        if also is None: return ((), False) if person and not pronouns else None # a child for a man beside a woman
+        if also is None: # beside a woman, a man becomes a child
+            return ((), False) if person and not pronouns else None
         return also, True if pronouns else None
 
     def place(self, slot: Slot, parsed: Parsed, said: frozenset[str] = frozenset()) -> Place | str:
@@ -459,7 +460,7 @@ def balance(generator: NaturalGenerator, sources: Iterable[Source], steps: int =
             generator.bias[key] += np.clip(np.log(out/into), -1, 1)/(2 + step/4)
     return generator
 
-# %% ../../nbs/negatives/natural.ipynb #b955a41f
+# %% ../../nbs/negatives/natural.ipynb #033b282c
 # verbs where she does with him as he does with her
 _MUTUAL = frozenset("""talk speak chat converse dance kiss fight hug argue meet wrestle play embrace pose smile sit
     stand walk run be have see show laugh sing ride lie lay seem appear""".split())

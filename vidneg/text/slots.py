@@ -122,7 +122,7 @@ class _Sentence:
     def name(self, i):
         "Return the base form of a token, and one word for all people and all numbers."
         t = self.tokens[i]
-        if t.tag == "PRP": return "it" if self.lower[i] == "it" else "them" if self.lower[i] == "them" else "he"
+        if t.tag == "PRP": return self.lower[i] if self.lower[i] in ("it", "them") else "he"
         if t.pos in ("NUM", "PROPN"): return t.pos
         return self.lemma[i]
 
