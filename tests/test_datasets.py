@@ -223,3 +223,45 @@ def test_segments_of_frames():
         expected = sample_indices(24, 8, "segment", stable_rng(0, "frames", 0, row))
         assert (frames - 24*row).tolist() == expected.tolist()
         assert ((frames - 24*row)//3 == torch.arange(8)).all()
+
+
+@pytest.mark.parametrize("files, says", [
+    ({"clips_jsonl": '{"clip_id": "a", "path": "a.mp4", "start_s": 5}'},
+     "'start_s' is unknown, did you mean 'start'"),
+    ({"clips_jsonl": '{"clip_id": "a", "path": "a.mp4", "End": 9}'}, "'End' is unknown, did you mean 'end'"),
+    ({"clips_jsonl": '{"clip_id": "a", "path": "a.mp4"}\n\n{"clip_id": "b", "path": "b.mp4", "Split": "test"}'},
+     "'Split' is unknown, did you mean 'split'"),
+    ({"captions_jsonl": '{"caption_id": "1", "clip_id": "a", "text": "a dog", "grian": "broad"}'},
+     "did you mean 'grain'"),
+    ({"captions_jsonl": '{"caption": "1", "clip_id": "a", "text": "a dog"}'}, "did you mean 'caption_id'"),
+    ({"clips_jsonl": '{"clip_id": "a", "path": "a.mp4", "start": 1, "end": -1}'},
+     "clip 'a' is 1 to -1 s: the end must be later"),
+    ({"clips_jsonl": '{"clip_id": "a", "path": "a.mp4", "start": -1}'}, "clip 'a' is -1 to 0 s"),
+    ({"clips_jsonl": '{"clip_id": "a", "path": "a.mp4", "start": 5, "end": 5}'}, "clip 'a' is 5 to 5 s"),
+    ({"clips_jsonl": '{"clip_id": "a", "path": "a.mp4", "end": NaN}'}, "row 1: end is nan: write the seconds, or 0"),
+    ({"clips_jsonl": '{"clip_id": "a", "path": "a.mp4", "start": NaN}'}, "row 1: start is nan"),
+    ({"clips_jsonl": '{"clip_id": "a", "path": "a.mp4", "end": Infinity}'}, "row 1: end is inf"),
+    ({"clips_jsonl": '{"clip_id": "a", "path": "a.mp4", "start": true}'},
+     "row 1: start is True, which is not a number"),
+    ({"clips_jsonl": '{"clip_id": " ", "path": "a.mp4"}'}, "a clip_id is blank"),
+    ({"graphs.jsonl": '{"clip_id": "a", "scene": "", "entities": [], "events": []}\n'*2},
+     "'a' has several scene graphs")])
+def test_nonsense_is_not_taken_silently(tmp_path, files, says):
+    with pytest.raises(VidnegError, match=says): read_dataset(written(tmp_path/"own", **files))
+
+
+@pytest.mark.filterwarnings("ignore:.*has fields that a Clip does not have")
+def test_further_columns_and_parquet_tables_are_read(tmp_path):
+    import pandas as pd
+    more = '{"clip_id": "a", "path": "a.mp4", "start": 1, "end": 3.5, "camera": "left", "duration": 9, "starts": 0}'
+    assert read_dataset(written(tmp_path/"own", clips_jsonl=more, captions_jsonl=GOOD["captions.jsonl"].split("\n")[0])
+                        ).clips[0].end == 3.5
+    pd.DataFrame([{"clip_id": "a", "path": "a.mp4", "begin": 1.0,
+                   "endd": 2.0}]).to_parquet(tmp_path/"own/clips.parquet")
+    with pytest.raises(VidnegError, match="clips.parquet has a row .*'endd' is unknown, did you mean 'end'"):
+        read_dataset(tmp_path/"own")
+
+
+def test_marks_that_nobody_sees_are_removed_from_captions(tmp_path):
+    line = json.dumps({"caption_id": "1", "clip_id": "a", "text": "\ufeffA man\tis riding\u2028a horse."})
+    assert read_dataset(written(tmp_path/"own", captions_jsonl=line)).captions[0].text == "A man is riding a horse."

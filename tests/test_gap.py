@@ -103,6 +103,8 @@ def test_bad_input_is_one_clear_error():
     with pytest.raises(VidnegError, match="one to one"): gap_ranks(scorer, videos, ids, captions, negatives[::-1], "r")
     with pytest.raises(VidnegError, match="two captions of kind 'a'"):
         gap_ranks(scorer, videos, ids, [*captions, captions[0]], [*negatives, negatives[0]], "r")
+    with pytest.raises(VidnegError, match=f"not encoded, the first to '{captions[0].clip_id}'"):
+        gap_ranks(scorer, videos, ["x", *ids[1:]], captions, negatives, "r")
 
 
 # many gaps at once

@@ -2,8 +2,12 @@
 import importlib.util
 import json
 import math
+import pickle
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from transformers.utils import logging
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.seeds import stable_rng
+from vidneg.lm.answers import answer_lines, in_style, one_sentence, without_thoughts
 from vidneg.lm.backends import chat_backend, embedder, fill_mask, log_prob
 from vidneg.lm.cache import Cached, Store
 from vidneg.lm.chat import OpenAIChat, TransformersChat
@@ -288,7 +293,7 @@ class Scripted(BaseHTTPRequestHandler):
         text = body["messages"][-1]["content"]
         with server.lock:
             server.requests.append((body, self.path, self.headers))
-            step = server.script.get(text, []) and server.script[text].pop(0)
+            step = server.script.get(text, []) and server.script[text].pop(0) or server.always
             server.inside += 1
             server.most = max(server.most, server.inside)
         usual = {"status": 200, "headers": {}, "answer": completion(body["model"], text + "!"), "wait": 0}
@@ -311,6 +316,7 @@ class Scripted(BaseHTTPRequestHandler):
 def server():
     s = ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
     s.script, s.requests, s.lock, s.inside, s.most, s.together = {}, [], threading.Lock(), 0, 0, None
+    s.always = {} # reply to texts without a script
     s.over = threading.Event() # set when the test is over, so that waiting handlers end
     s.url = f"http://127.0.0.1:{s.server_port}/v1"
     threading.Thread(target=s.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -352,11 +358,12 @@ def test_timeouts_are_retried(server):
     ({"status": 418}, "unknown failure"), ({"wait": 60}, "within 0.2 s"),
     ({"answer": "<html>hello</html>"}, "something else"), ({"answer": '{"choices": [{"mess'}, "something else"),
     ({"answer": '{"choices": []}'}, "something else"), ({"answer": '"text"'}, "something else"),
+    ({"answer": '{"choices": null}'}, "something else"), ({"answer": '{"error": {"message": "busy"}}'}, "busy"),
     ({"answer": "<html>", "headers": {"Content-Type": "text/html"}}, "something else")])
 def test_permanent_failures_name_the_endpoint_and_the_way_out(server, monkeypatch, step, says):
     monkeypatch.setenv("SOME_KEY", "sk-hidden")
     error = json.dumps({"error": {"message": "no, Bearer sk-hidden is wrong"}})
-    server.script = {"a dog": [{"answer": error} | step if "status" in step else step]}
+    server.always = {"answer": error} | step if "status" in step else step
     timeout = 0.2 if "wait" in step else 60
     llm = OpenAIChat("qwen", server.url, api_key_env="SOME_KEY", retries=0, timeout=timeout)
     with pytest.raises(VidnegError) as e: llm.chat([talk("a dog")])
@@ -385,9 +392,163 @@ def test_no_request_follows_an_error(server):
     assert len(server.requests) < 50
 
 
-def test_a_reply_without_text_is_empty(server):
-    server.script = {"a": [{"answer": completion("m", None)}]}
-    assert OpenAIChat("m", server.url).chat([talk("a")]) == [""]
+def message(end="stop", **fields):
+    "Return a step of a server's script: a completion with these fields of its message."
+    return {"answer": json.dumps({"choices": [{"index": 0, "finish_reason": end,
+                                              "message": {"role": "assistant", **fields}}]})}
+
+
+def refusal(code, text, status=400, param=None):
+    return {"status": status, "answer": json.dumps({"error": {"message": text, "code": code, "param": param}})}
+
+
+@pytest.mark.parametrize("step, fault", [
+    (message(content=None), "empty"), (message(content=""), "empty"), (message(content=[]), "empty"),
+    (message(content=None, reasoning_content="Let me think"), "only thoughts"),
+    (message(content="", reasoning="Let me think"), "only thoughts"),
+    (message("length", content="a man rid"), "cut off"), (message("length", content=None), "cut off"),
+    (message("content_filter", content=""), "filtered"), (message(content=None, refusal="I cannot"), "refused"),
+    (refusal("content_filter", "The response was filtered due to the prompt triggering a policy"), "filtered"),
+    (refusal(None, "Your request was flagged as unsafe", 422), "filtered"),
+    (refusal("context_length_exceeded", "This model's maximum context length is 4096 tokens. However, you requested "
+             "5000 tokens (max_tokens: 256)"), "too long")])
+def test_a_reply_without_answer_is_counted_and_the_run_goes_on(server, step, fault):
+    server.script = {"b": [step]}
+    llm = OpenAIChat("m", server.url, retries=0)
+    with pytest.warns(UserWarning, match=f"no answer to 1 of 3 .*{fault}.*'b'"):
+        assert llm.chat([talk("a"), talk("b"), talk("c")]) == ["a!", "", "c!"]
+    assert llm.faults == {fault: 1} and len(server.requests) == 3
+
+
+@pytest.mark.parametrize("bad", [{"status": 500}, {"status": 429}, {"status": 400}, {"status": 418},
+                                 {"answer": "<html>"}, {"wait": 60}])
+def test_a_conversation_at_which_the_server_fails_does_not_end_a_run(server, bad, tmp_path):
+    server.script = {"b": [bad]*9}
+    timeout = 1 if "wait" in bad else 60
+    with pytest.warns(UserWarning, match="no answer to 1 of 3 .*failed.*'b'"):
+        llm = Cached(OpenAIChat("m", server.url, retries=0, timeout=timeout), tmp_path)
+        assert llm.chat([talk("a"), talk("b"), talk("c")]) == ["a!", "", "c!"]
+    with pytest.warns(UserWarning, match="no answer to 1 of 1"): # it alone, with a fresh client: the server works
+        assert Cached(OpenAIChat("m", server.url, retries=0, timeout=timeout), tmp_path).chat([talk("b")]) == [""]
+    server.script = {}
+    assert Cached(OpenAIChat("m", server.url), tmp_path).chat([talk("b")]) == ["b!"] # a failure is not stored
+
+
+@pytest.mark.parametrize("once", ['{"choices": []}', '{"choices": null}', '{"error": {"message": "busy"}}',
+                                  "<html>busy", '{"choices": [{"mess', "null"])
+def test_a_broken_reply_is_asked_for_again(server, monkeypatch, once):
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    server.script = {"a": [{"answer": once}, {"answer": once}]}
+    assert OpenAIChat("m", server.url).chat([talk("a"), talk("b")]) == ["a!", "b!"]
+    assert len(server.requests) == 4 and waits[0] < waits[1]
+
+
+def test_content_as_a_list_of_parts(server):
+    parts = [{"type": "thinking", "text": "hm"}, {"type": "text", "text": "a "}, {"text": "man"}, "x", 3]
+    server.script = {"a": [message(content=parts)]}
+    assert OpenAIChat("m", server.url).chat([talk("a")]) == ["a man"]
+
+
+class Strict(Scripted):
+    "A server that refuses some settings, in the words of different servers."
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append(body)
+        status, answer = 200, completion("m", body["messages"][-1]["content"] + "!")
+        for name, refuses, code, says in self.server.rules:
+            if name not in body or not refuses(body[name]): continue
+            status, param = code, name if "Unsupported" in says else None
+            answer = json.dumps({"error": {"message": says, "param": param}})
+            break
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer.encode())
+
+
+ANY, ZERO = (lambda v: True), (lambda v: v == 0)
+
+@pytest.mark.parametrize("rules, wanted", [
+    ([("max_tokens", ANY, 400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")],
+     dict(temperature=0., max_completion_tokens=256, seed=0)),
+    ([("max_tokens", ANY, 400, "Unsupported parameter: 'max_tokens'."),
+      ("max_completion_tokens", ANY, 400, "Unsupported parameter: 'max_completion_tokens'")],
+     dict(temperature=0., seed=0)),
+    ([("seed", ANY, 422, "[{'type': 'extra_forbidden', 'loc': ('body', 'seed'), 'msg': 'not permitted'}]")],
+     dict(temperature=0., max_tokens=256)),
+    ([("temperature", ZERO, 422, "Input validation error: `temperature` must be strictly positive")],
+     dict(temperature=.01, max_tokens=256, seed=0)),
+    ([("temperature", lambda v: v != 1, 400, "Unsupported value: 'temperature' does not support 0 with this model."),
+      ("max_tokens", ANY, 400, "Unsupported parameter: 'max_tokens'"),
+      ("seed", ANY, 400, "Unrecognized argument: seed")], dict(max_completion_tokens=256))])
+def test_settings_that_a_server_refuses_are_left_out(rules, wanted):
+    s = ThreadingHTTPServer(("127.0.0.1", 0), Strict)
+    s.rules, s.requests = rules, []
+    threading.Thread(target=s.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    llm = OpenAIChat("m", f"http://127.0.0.1:{s.server_port}/v1", concurrency=4)
+    texts = [f"t{i}" for i in range(8)]
+    with pytest.warns(UserWarning, match="refuses"): said = llm.chat([talk(t) for t in texts])
+    assert said == [t + "!" for t in texts]
+    assert llm.chat([talk("again")]) == ["again!"]
+    assert {k: v for k, v in s.requests[-1].items() if k not in ("model", "messages")} == wanted
+    own = OpenAIChat("m", llm.base_url, extra={"temperature": None, "max_tokens": None, "seed": None, "top_p": 1})
+    assert own.chat([talk("a")]) == ["a!"] and set(s.requests[-1]) == {"model", "messages", "top_p"}
+    s.shutdown()
+    s.server_close()
+
+
+def test_answers_are_stored_as_they_arrive(server, tmp_path):
+    server.script = {"c": [{"wait": 60}]} # never answered
+    code = (f"from vidneg.lm.cache import Cached; from vidneg.lm.chat import OpenAIChat\n"
+            f"talks = [[dict(role='user', content=t)] for t in 'abcde']\n"
+            f"Cached(OpenAIChat('m', {server.url!r}, concurrency=2), {str(tmp_path)!r}).chat(talks)")
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        journal, patience = tmp_path/"journal.jsonl", time.monotonic() + 120
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 4:
+            assert process.poll() is None and time.monotonic() < patience
+            time.sleep(0.05)
+        process.kill()
+    again = Cached(OpenAIChat("m", server.url), tmp_path)
+    plain = [[dict(role="user", content=t)] for t in "abcde"]
+    assert again.chat(plain) == [t + "!" for t in "abcde"] and again.asked == 1
+
+
+def test_answers_before_a_permanent_failure_are_stored(server, tmp_path):
+    server.script = {"text 30": [{"status": 401}]}
+    texts = [talk(f"text {i}") for i in range(60)]
+    with pytest.raises(VidnegError, match="key was refused"):
+        Cached(OpenAIChat("m", server.url, concurrency=2), tmp_path).chat(texts)
+    paid = sum(headers is not None for _, _, headers in server.requests) - 1
+    again = Cached(OpenAIChat("m", server.url), tmp_path)
+    assert again.chat(texts) == [f"text {i}!" for i in range(60)] and again.found == paid >= 20
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.put({"0"*32: "a"})
+    before = store.journal.read_bytes()
+    usual = open
+    class Full:
+        "A file whose disk is full in the middle of a line."
+        def __init__(self, f): self.f = f
+        def __enter__(self): return self
+        def __exit__(self, *error): self.f.close()
+        def write(self, data):
+            self.f.write(data[:7])
+            raise OSError(28, "No space left on device")
+        def __getattr__(self, name): return getattr(self.f, name)
+    monkeypatch.setattr("builtins.open", lambda *a, **k: Full(usual(*a, **k)) if a[1:] == ("ab",) else usual(*a, **k))
+    with pytest.raises(VidnegError, match="space on the disk"): store.put({"1"*32: "b"})
+    monkeypatch.undo()
+    assert store.journal.read_bytes() == before
+    store.put({"2"*32: "c"})
+    assert Store(tmp_path).get(["0"*32, "1"*32, "2"*32]) == {"0"*32: "a", "2"*32: "c"}
+
+
+def test_a_client_can_be_sent_to_another_process(server):
+    llm = OpenAIChat("m", server.url)
+    assert llm.chat([talk("a")]) == pickle.loads(pickle.dumps(llm)).chat([talk("a")])
 
 
 @pytest.mark.parametrize("bad, says", [
@@ -430,8 +591,67 @@ def test_local_chat_draws_from_the_softmax(causal):
 
 
 def test_local_chat_refuses_prompts_that_it_cannot_read(causal, masked):
-    with pytest.raises(VidnegError, match="0 has .* tokens"): TransformersChat(causal).chat([talk("dog "*500)])
+    llm = TransformersChat(causal)
+    with pytest.warns(UserWarning, match="1 has .* tokens"): # one long caption does not end a run
+        said = llm.chat([talk("a man"), talk("dog "*500)], max_tokens=8)
+    assert said == [*llm.chat([talk("a man")], max_tokens=8), ""]
+    with pytest.raises(VidnegError, match="max_tokens=256 leaves no room"): llm.chat([talk("a man")])
     with pytest.raises(VidnegError, match="no chat template"): TransformersChat(masked["wordpiece"]).chat([talk("a")])
+
+
+# ---- answers
+
+HERE = "A man rides a camel."
+
+@pytest.mark.parametrize("answer", [
+    "<think>\nThe object is horse.\n</think>\n\nA man rides a camel.", "<think></think>A man rides a camel.",
+    "the object is horse</think>A man rides a camel.", "<think>a <think>b</think> c</think>A man rides a camel.",
+    "[THINK]horse[/THINK]A man rides a camel.", "◁think▷horse◁/think▷A man rides a camel.",
+    "<|channel|>analysis<|message|>horse<|end|><|channel|>final<|message|>A man rides a camel.<|return|>",
+    "Sure! Here is the sentence: A man rides a camel.", "Sure!\nA man rides a camel.", "Great! A man rides a camel.",
+    "Okay, so the sentence is: A man rides a camel.", "1. A man rides a camel.", "1) A man rides a camel.",
+    "- A man rides a camel.", "> A man rides a camel.", "## A man rides a camel.", "Output: A man rides a camel.",
+    "**Answer:** A man rides a camel.", "**New sentence**: A man rides a camel.", "**A man rides a camel.**",
+    "Negated passive sentence: A man rides a camel.", '"A man rides a camel."', '"A man rides a camel".',
+    "“A man rides a camel.”", "«A man rides a camel.»", "„A man rides a camel.“", "「A man rides a camel.」",
+    "'A man rides a camel.'", "`A man rides a camel.`", '"A man rides a camel.', 'A man rides a camel."',
+    "```\nA man rides a camel.\n```", "```A man rides a camel.```", "Here:\n```text\nA man rides a camel.",
+    '{"sentence": "A man rides a camel."}', "{'sentence': 'A man rides a camel.'}", '["A man rides a camel."]',
+    '```json\n{"output": "A man rides a camel."}\n```', 'Sure: {"input": "x", "output": "A man rides a camel."} Done!',
+    "Original: A man rides a horse.\nNew: A man rides a camel.", "A man rides a horse. → A man rides a camel.",
+    'A man rides a camel.\n\nNote: I replaced "horse".', 'A man rides a camel. (I replaced "horse".)',
+    "<caption>A man rides a camel.</caption>", "\ufeffA man rides a  camel.\u2028"])
+def test_wrapping_is_removed(answer): assert one_sentence(answer) == HERE and answer_lines(answer) == [HERE]
+
+
+@pytest.mark.parametrize("answer", [
+    "", "\n\n", "<think>The object is", "<|channel|>analysis<|message|>The object", '{"sentence": "A man rides a cam',
+    '{"a": "A man rides a horse.", "b": "A man rides a camel."}', "1. A man rides a camel.\n2. A man rides a bike.",
+    "Sure!", "Here is the sentence:", "[1, 2]", "{}", "[" * 5000])
+def test_an_answer_without_exactly_one_sentence(answer): assert one_sentence(answer) == ""
+
+
+@pytest.mark.parametrize("sentence", [
+    "12:30 is shown on a clock.", "2 men ride a camel.", '"Stop" says a sign.', 'A sign says "stop".', "A man's dog.",
+    "Here is a man who rides a camel.", "The man: a camel rider.", "Great waves break on a beach.", "A 3.5 m jump.",
+    "It is not a camel that a man rides.", "A man (in red) rides a camel.", "A well-known man rides a camel."])
+def test_a_sentence_stays_as_it_is(sentence): assert one_sentence(sentence) == sentence
+
+
+@given(st.text(max_size=60))
+def test_any_answer_is_read(answer):
+    lines = answer_lines(answer)
+    assert all(line == line.strip() and line for line in lines) and without_thoughts(answer) is not None
+    in_style(one_sentence(answer), "a man rides a horse")
+
+
+@pytest.mark.parametrize("text, caption, wanted", [
+    ("A man rides a camel.", "a man rides a horse", "a man rides a camel"),
+    ("a man rides a camel", "A man rides a horse.", "A man rides a camel."), ("A man runs!", "A man walks.",
+    "A man runs."), ("A man runs", "A MAN WALKS", "A MAN RUNS"), ("I run.", "i walk", "I run"), ("", "A man.", ""),
+    ("TV shows a man.", "a man is on tv", "TV shows a man"), ("A dog’s tail", "a dog's ear", "a dog's tail"),
+    ("A dog’s tail", "A dog’s ear", "A dog’s tail")])
+def test_the_style_is_the_captions(text, caption, wanted): assert in_style(text, caption) == wanted
 
 
 # ---- the cache
@@ -449,7 +669,8 @@ class Counting:
     def token_counts(self, texts): return self.answer(texts)
     def is_truncated(self, texts): return [n > 3 for n in self.answer(texts)]
     def fill(self, texts, top_k): return [[(t, 0.5)]*top_k for t in texts if self.answer([t])]
-    def chat(self, conversations, **how): return [json.dumps([c, how]) for c in conversations if self.answer([c])]
+    def stream(self, conversations, **how):
+        return enumerate(json.dumps([c, how]) for c in conversations if self.answer([c]))
 
 
 def files(folder): return {p.name: p.read_bytes() for p in Path(folder).iterdir()}

@@ -159,9 +159,45 @@ def test_a_part_without_predictions_or_windows_is_left_out():
     ([predicted(((4., np.nan, .9),))], "NaN"), ([predicted(((9., 4., .9),))], "ends before"),
     ([predicted(saliency=[np.nan]*10)], "saliency is missing, NaN"), ([predicted(saliency=[])], "saliency is missing"),
     ([predicted(), predicted()], "twice"), ([predicted(qid="x")], "queries or the predictions but not both"),
-    ([], "neither"), ([dict(qid="q")], "neither")])
+    ([], "neither"), ([dict(qid="q")], "neither"),
+    ([predicted(((4., 10.),))], r"query 'q' has pred_relevant_windows \[\[4.0, 10.0\]\]: write a list of \[start, end"),
+    ([predicted(((4., 10., .9), (4., 10.)))], "write a list of"), ([predicted((("4s", 10., .9),))], "write a list of"),
+    ([predicted() | {"pred_relevant_windows": None}], "write a list of"),
+    ([predicted() | {"pred_relevant_windows": [4., 10., .9]}], "write a list of"),
+    ([predicted(saliency=["high"]*10)], "one score per clip"), ([predicted(saliency=[[.1]]*10)], "one score per clip"),
+    ([{k: v for k, v in predicted().items() if k != "qid"}], "prediction 0 has no qid, but pred_relevant_windows"),
+    ([[1, 2]], "prediction 0 is"), (["q"], "prediction 0 is")])
 def test_bad_predictions_are_named(made, message):
     with pytest.raises(VidnegError, match=message): evaluate_moments(made, [QUERY])
+
+
+@pytest.mark.parametrize("key", ["pred_saliency_scores", "pred_relevant_windows"])
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_a_part_that_only_some_predictions_have_is_an_error(key, lacking):
+    queries = [replace(QUERY, query_id=i) for i in "ab"]
+    made = [predicted(qid=i) for i in "ab"]
+    del made[lacking][key]
+    with pytest.raises(VidnegError, match=f"query '{'ab'[lacking]}' has no {key}: give it for all"):
+        evaluate_moments(made, queries)
+
+
+def test_windows_with_more_than_three_numbers_keep_their_score():
+    assert evaluate_moments([predicted(((4., 10., .9, 7.),))], [QUERY]) == \
+        evaluate_moments([predicted(((4., 10., .9),))], [QUERY])
+
+
+def test_prediction_files_in_every_form(tmp_path):
+    made = [predicted(qid="a\u2028b\x85c"), predicted(qid="d")]
+    lines = write_predictions(tmp_path/"lines.jsonl", made)
+    text = lines.read_text(encoding="utf-8")
+    (array := tmp_path/"array.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+    (bom := tmp_path/"bom.jsonl").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n\r\n").encode())
+    assert read_predictions(lines) == read_predictions(array) == read_predictions(bom) == made
+    for name, data, says in (("half", text[:-9].encode(), "neither JSON lines"), ("latin", b'{"qid": "\xe9"}', "UTF-8"),
+                             ("list", b'["q"]', "prediction 0 is"), ("row", b'[1]\n[2]', "neither"),
+                             ("id", b'{"id": 3}', "no qid, but id")):
+        (tmp_path/name).write_bytes(data)
+        with pytest.raises(VidnegError, match=says): read_predictions(tmp_path/name)
 
 
 def test_intervals_contain_their_value_and_predictions_survive_a_round_trip(tmp_path):
@@ -309,7 +345,7 @@ def test_bad_input_is_named(tmp_path):
     backwards = row | {"relevant_clip_ids": [1], "relevant_windows": [[4, 2]]}
     for text in ("{}", "not json", json.dumps(row), json.dumps(backwards)):
         bad.write_text(text)
-        with pytest.raises(VidnegError, match="line 1, is not a query"): read_qvhighlights(bad)
+        with pytest.raises(VidnegError, match="line 1"): read_qvhighlights(bad)
     bad.write_text("3MSZA 24.3 person turns##on")
     with pytest.raises(VidnegError, match="line 1, is not 'video start end"): read_charades_sta(bad)
     bad.write_text("3MSZA 2 9##a person\n")

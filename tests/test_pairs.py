@@ -70,7 +70,7 @@ def test_pairs_join_negatives_with_their_captions():
 
 
 FOLDERS = {"sugarcrepe": ("sugar_crepe", 7511), "vitatecs": ("vitatecs", 13838),
-           "vl-checklist": ("vl_checklist", 99008), "activitynet": ("activitynet_captions", 71957),
+           "vl-checklist": ("vl_checklist", 98897), "activitynet": ("activitynet_captions", 71957),
            "qvhighlights": ("qvhighlights", 8768), "msrvtt": ("msrvtt", 1000),
            "charades": ("charades_sta", 16128), "didemo": ("didemo", 8201)}
 

@@ -76,8 +76,9 @@ def test_the_verdict_follows_the_intervals(value, low, high, n, words):
     assert words in " ".join(verdict("m", Estimate(value, low, high, n, 50)))
 
 
-@pytest.mark.parametrize("low, high, words", [(.45, .55, "do not visibly reveal"), (.55, .7, "not visibly more accurate"),
-                                              (.51, .55, "is more accurate"), (.2, .4, "clearly below 50")])
+@pytest.mark.parametrize("low, high, words", [
+    (.45, .55, "do not visibly reveal"), (.55, .7, "not visibly more accurate"), (.51, .55, "is more accurate"),
+    (.2, .4, "clearly below 50")])
 def test_the_verdict_compares_with_the_blind_baseline(low, high, words):
     said = verdict("m", Estimate(.65, .6, .7, 500, 100), Estimate((low + high)/2, low, high, 500, 100))
     assert words in said[-1]
@@ -88,8 +89,15 @@ def test_the_verdict_compares_with_the_blind_baseline(low, high, words):
 def test_the_verdict_says_what_a_control_shows(low, high, words):
     value = np.nanmean([low, high]) if not np.isnan(low) else 0
     value = .1 if low == .02 else value
-    said = verdict("m", Estimate(.65, .6, .7, 500, 100), None, [Effect("shuffled", Estimate(value, low, high, 9, 3), .1)])
+    effect = Effect("shuffled", Estimate(value, low, high, 9, 3), .1)
+    said = verdict("m", Estimate(.65, .6, .7, 500, 100), None, [effect])
     assert words in said[-1] and "frames shuffled" in said[-1]
+
+
+def test_a_model_at_chance_has_no_verdict_on_controls():
+    effect = Effect("blank", Estimate(.1, .02, .2, 9, 3), .1)
+    said = verdict("m", Estimate(.5, .45, .55, 500, 100), None, [effect])
+    assert said[-1] == "A model at chance has nothing to lose: the controls decide nothing." and len(said) == 3
 
 
 def test_the_page_shows_texts_as_texts(report):

@@ -1,10 +1,13 @@
 "acc, acc-hat, the scorer contract and the blind baseline."
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from vidneg.audit.blind import blind_solvability
 from vidneg.core.errors import VidnegError
+from vidneg.core.records import Caption, Negative
 from vidneg.core.seeds import stable_rng
 from vidneg.data.pairs import Pair
 from vidneg.evaluate.accuracy import (
@@ -22,6 +25,7 @@ from vidneg.evaluate.accuracy import (
     score_pairs,
     toy_scores,
 )
+from vidneg.evaluate.score import items_table
 
 
 class MockScorer:
@@ -79,6 +83,70 @@ def test_a_pairwise_scorer_scores_only_pairs():
     ids, items = [f"c{i}" for i in range(7)], make_items()
     one, other = (score_pairs(s, np.arange(7), ids, items, "mock", 5) for s in (Pairs(), MockScorer()))
     pd.testing.assert_frame_equal(one, other)
+
+
+def test_a_scorer_without_pairwise_computes_no_other_cell():
+    "A matching model behind `similarity` reads each pair anew, so every cell beyond the pairs is lost work."
+    cells = []
+    class Rows(MockScorer):
+        def similarity(self, V, T):
+            cells.append(len(V)*len(T))
+            return super().similarity(V, T)
+    items = make_items()
+    score_pairs(Rows(), np.arange(7), [f"c{i}" for i in range(7)], items, "mock")
+    texts = pd.concat([items[["clip_id", c]].set_axis(["clip", "text"], axis=1) for c in ("caption", "negative")])
+    assert sum(cells) == len(texts.drop_duplicates())
+
+
+def test_one_long_caption_costs_no_memory():
+    "A fixed-width text type would give every text of the table the width of the longest, here 4 × 20,000 bytes."
+    n = 4000
+    items = pd.DataFrame({"item": np.arange(n).astype(str), "clip_id": "c0", "kind": "action", "form": "balanced",
+                          "generator": "", "caption": [f"caption {i}" for i in range(n)],
+                          "negative": ["word " * 4000, *(f"negative {i}" for i in range(1, n))]})
+    tracemalloc.start()
+    score_pairs(MockScorer(), np.arange(1), ["c0"], items, "mock")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6 # 640 MB before
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda t: t.assign(caption=t.caption.where(t.index != 3)), "1 items .* caption, the first in row 3, item '3'"),
+    (lambda t: t.assign(negative=t.negative.where(t.index < 4, None)), "56 items lack the negative"),
+    (lambda t: t.assign(negative="  "), "lack the negative"),
+    (lambda t: t.assign(caption=7), "lack the caption"),
+    (lambda t: t.assign(clip_id=t.clip_id.where(t.index != 3)), "lack the clip_id"),
+    (lambda t: t.assign(item="0"), "'0' .* occurs twice"),
+    (lambda t: t.drop(columns="form"), "column 'form'")])
+def test_bad_items_are_refused(spoil, words):
+    "Without this, missing texts were scored as the words 'None' and 'nan'."
+    bad = spoil(make_items())
+    with pytest.raises(VidnegError, match=words):
+        score_pairs(MockScorer(), np.arange(7), [f"c{i}" for i in range(7)], bad, "mock")
+    with pytest.raises(VidnegError, match=words): score_blind(make_items(), bad)
+
+
+def test_scores_of_a_wrong_shape_are_refused():
+    class All(MockScorer):
+        supports = frozenset({"pairwise"})
+        def pairwise(self, V, T): return self.similarity(V, T)
+    with pytest.raises(VidnegError, match="one number per pair"):
+        score_pairs(All(), np.arange(7), [f"c{i}" for i in range(7)], make_items(), "mock")
+    with pytest.raises(VidnegError, match="occurs twice among the videos"):
+        score_pairs(MockScorer(), np.arange(7), ["c0"]*7, make_items(), "mock")
+
+
+def test_several_negatives_of_a_caption_are_items_of_their_own():
+    captions = [Caption("1", "c1", "a red star"), Caption("2", "c2", "a blue ring")]
+    def negative(caption, text, kind="relation"): return Negative(caption, text, kind, "demo", (), 1, 0)
+    negatives = [negative("1", "a"), negative("2", "b"), negative("1", "c"), negative("1", "d", "object"),
+                 negative("1", "e"), negative("3", "f")]
+    items = items_table(negatives, captions, "balanced")
+    assert items.item.tolist() == ["1/relation", "2/relation", "1/relation/2", "1/object", "1/relation/3"]
+    scores = score_pairs(MockScorer(), np.arange(3), ["c0", "c1", "c2"], items, "mock")
+    table = accuracy_table(scores, ["acc"], n=10).set_index("kind")
+    assert table.n.to_dict() == {"object": 1, "relation": 4}
 
 
 def test_a_scorer_without_fusion_head_has_no_acc():
@@ -203,6 +271,9 @@ def test_blind_scores_do_not_depend_on_order():
 def test_blind_errors():
     with pytest.raises(VidnegError, match="at least one"): score_blind(pairs(0, 0), pairs(3, 1))
     with pytest.raises(VidnegError, match="negative"): score_blind(pairs(3, 0)[["caption"]], pairs(3, 1))
+    gone = pairs(3, 0).assign(negative=["a star", None, "a ring"])
+    with pytest.raises(VidnegError, match="training pairs lack the negative, the first in row 1"):
+        score_blind(gone, pairs(3, 1))
 
 
 def test_metrics_registry_names():

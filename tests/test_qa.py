@@ -232,7 +232,8 @@ def test_right_compares_predictions_with_the_ground_truth():
     assert right(questions, true).all() and right(questions, {"0": true[0]}).tolist() == [True, False, False, False]
     assert not right(questions, [""]*4).any()
     assert not right([replace(q, answer=UNKNOWN) for q in questions], [UNKNOWN]*4).any()
-    for answers, message in ((true[:3], "3 answers to 4"), ({"x": "no"}, "no question")):
+    for answers, message in ((true[:3], "3 answers to 4"), ({"x": "no"}, "no question"),
+                             ([*true[:3], float("nan")], "question '3' is nan, not a text")):
         with pytest.raises(VidnegError, match=message): right(questions, answers)
     with pytest.raises(VidnegError, match="no answer to compare"): right([replace(questions[0], answer="")], ["no"])
 

@@ -18,6 +18,7 @@ from vidneg.report.figures import (
     accuracy_figure,
     case_study,
     choose_cases,
+    giveaway_figure,
     marked_words,
     negatives_figure,
     run_colors,
@@ -276,6 +277,17 @@ def test_a_run_has_one_color():
     for runs in (["navero", "new"], ["vanilla", "navero"]):
         assert run_colors(runs)["navero"] == RUN_COLORS["navero"]
     assert len(set(run_colors(["x", "y", "vanilla"]).values())) == 3
+
+
+def test_data_without_some_categories_has_a_note_and_a_table_without_average(tmp_path):
+    scores = toy_scores({"vanilla": 1., "mixed_5r": 1.2}, clips=20)
+    scores = scores[~((scores.form == "balanced") & scores.kind.isin(["attribute", "relation"]))]
+    averages = accuracy_table(scores[scores.form == "balanced"], ("acc",), n=20).query("kind == 'average'")
+    fig = giveaway_figure(averages.assign(blind=.5, blind_low=.4, blind_high=.6))
+    assert not len(averages) and "lacks items of some categories" in fig.texts[0].get_text()
+    text = write_ablation(3, scores, tmp_path, n=20, data="own").read_text()
+    row = next(line for line in text.splitlines() if "| own" in line)
+    assert row.count("–/–") == 3 and "Mixed, 5 rounds" in row # attribute, relation, average
 
 
 def test_figure_errors():

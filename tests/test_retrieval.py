@@ -67,6 +67,27 @@ def test_two_captions_of_a_clip_by_hand():
     assert table[table.direction == "v2t"].set_index("clip_id")["rank"].to_dict() == {"a": 1, "b": 1}
 
 
+def test_ranks_among_clips_by_hand():
+    s = np.array([[.5, .9, .8, .1], [.2, .6, .3, .4]]) # videos a, b; captions a1, b1, b2, c1
+    table = lambda among: retrieval_ranks(s, list("ab"), ["a1", "b1", "b2", "c1"][:3], list("abb"), "r", among=among)
+    s = s[:, :3]
+    v2t = {k: t[t.direction == "v2t"]["rank"].tolist() for k in ("texts", "videos") for t in [table(k)]}
+    assert v2t == {"texts": [3, 1], "videos": [2, 1]} # CLIP4Clip's MSVD protocol: a wrong video counts once
+    assert table("texts").query("direction == 't2v'").equals(table("videos").query("direction == 't2v'"))
+    with pytest.raises(VidnegError, match="'texts' or among 'videos'"): table("captions")
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(5, 9)), elements=st.sampled_from([-1., 0., .5, 1.])),
+       st.integers(1, 4), st.integers(0, 99))
+def test_ranks_among_clips_equal_ranks_of_the_best_captions(similarity, chunk, seed):
+    q, c = similarity.shape
+    candidate = np.concatenate([np.arange(q), stable_rng(seed, "ids").integers(q, size=c - q)])
+    clips = sorted(set(candidate.tolist()))
+    best = [[max(s for s, k in zip(row, candidate) if k == clip) for clip in clips] for row in similarity]
+    assert ranks(similarity, range(q), candidate, chunk, by_clip=True).tolist() == loop_ranks(best, range(q), clips)
+
+
 def test_metrics_by_hand():
     rank, clips = [1, 1, 3, 7, 20], list("abcde")
     value = {m: retrieval_estimate(rank, clips, m).value for m in RETRIEVAL_METRICS}

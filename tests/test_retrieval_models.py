@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
+from PIL import Image
 from transformers import BeitConfig, BeitModel, BertConfig, BertForMaskedLM, TimesformerModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import logging
@@ -32,7 +33,7 @@ from vidneg.models.encoders import normalized_pixels
 from vidneg.models.io import load, save
 from vidneg.models.navero import Navero
 from vidneg.models.registry import MODELS
-from vidneg.models.scorer import CAPABILITIES
+from vidneg.models.scorer import CAPABILITIES, PROTOCOL
 from vidneg.models.scoring import DualScorer, scorer_of
 from vidneg.models.singularity import SingularityConfig, singularity_from_parts
 from vidneg.models.speed import step_time_ratio
@@ -258,6 +259,43 @@ def test_scorer_against_the_model(name, tokenizer):
                 assert s[i, j] == pytest.approx(alone, abs=1e-4)
     assert (s[:, 0] == s[:, 2]).all()
     assert np.allclose(scorer.similarity(V[[3, 1]], T[[2, 0]]), s[np.ix_([3, 1], [2, 0])], atol=1e-6)
+    v, t = np.repeat(np.arange(5), len(CAPTIONS)), np.tile(np.arange(len(CAPTIONS)), 5)
+    pairs = scorer.pairwise(V[v], T[t])
+    assert pairs.shape == v.shape and np.allclose(pairs, s[v, t], atol=1e-6)
+    assert np.array_equal(pairs[t == 0], pairs[t == 2]) # the same text, the same score to the last bit
+    assert scorer.pairwise(V[:0], T[:0]).shape == (0,)
+    with pytest.raises(VidnegError, match="aligned pairs"): scorer.pairwise(V, T[[0]])
+
+
+@each_model
+def test_scorer_takes_clips_of_any_size_and_says_what_it_is(name, tokenizer):
+    model = MODELS[name]("tiny")
+    scorer, x = scorer_of(model, tokenizer), frames(3, 2, 32).numpy()
+    same = scorer.encode_video(list(x)).embedding
+    assert torch.allclose(same, scorer.encode_video(x).embedding, atol=1e-6)
+    wide, tall = np.repeat(x[0], 2, axis=2), np.repeat(x[1], 3, axis=1)
+    mixed = [wide, tall, x[2]]
+    square = [np.stack([np.asarray(Image.fromarray(f).resize((32, 32), Image.Resampling.BILINEAR)) for f in v])
+              for v in mixed]
+    a, b = (scorer.encode_video(v).embedding for v in (mixed, np.stack(square)))
+    assert torch.equal(a, b)
+    assert set(scorer.protocol) == set(PROTOCOL) and scorer.protocol["model"] == type(model).__name__
+    assert scorer.protocol["size"] == 32 and "tokens" in scorer.supports
+    again = scorer_of(MODELS[name]("tiny"), tokenizer)
+    again.model.load_state_dict(model.state_dict())
+    assert again.protocol == scorer.protocol
+    next(model.parameters()).data.add_(1) # other weights under the same name
+    assert scorer_of(model, tokenizer).protocol["revision"] != scorer.protocol["revision"]
+
+
+def test_tokens_are_what_the_model_reads(tokenizer):
+    scorer = scorer_of(MODELS["xclip"]("tiny", masked=False), tokenizer)
+    long = "a star spins " * 50
+    a, b, c = scorer.tokens([long + "slowly", long + "fast", "a star"])
+    assert a == b and len(a) == 24
+    ids = tokenizer("a star")["input_ids"]
+    assert list(c) == list(ids) and tokenizer.pad_token_id not in c # also where the model reads padding
+    with pytest.raises(VidnegError, match="text 1 is None"): scorer.encode_text(["a star", None])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.files import project_root
-from vidneg.pipeline.runner import LiveStream, check_parameters, declared, main, run_stage
+from vidneg.pipeline.runner import LiveStream, check_parameters, declared, main, read_value, run_stage
 from vidneg.pipeline.stage import begin, clean_on_save, read_section, read_yaml, scale_folder
 
 ROOT = Path(__file__).parents[1]
@@ -163,6 +163,11 @@ def test_dead_kernel_is_reported(root, monkeypatch, capsys):
 @pytest.mark.parametrize("argv, message", [
     (["drow"], "drow.ipynb does not exist; stages/ has: draw"),
     (["draw", "cout=1"], "does not declare cout"),
+    (["draw", "count=2020-01-01"], "count=2020-01-01 is a date, which no notebook takes"),
+    (["draw", "count=@home"], "count=@home is not valid YAML; for a text, write count='\"@home\"'"),
+    (["draw", "count=[open"], "count=[open is not valid YAML"), (["draw", "count={a: [}"], "is not valid YAML"),
+    (["draw", "count=*x"], "is not valid YAML"), (["draw", "count=007"], "is read as the number 7; for a text"),
+    (["draw", "count=!!set {a, b}"], "which no notebook takes"), (["draw", "count=a: b: c"], "is not valid YAML"),
 ])
 def test_command_line_errors_are_one_line(root, monkeypatch, capsys, argv, message):
     write_stage(root, "draw", "count")
@@ -170,6 +175,38 @@ def test_command_line_errors_are_one_line(root, monkeypatch, capsys, argv, messa
     assert main(argv) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("text, value", [
+    ("3", 3), ("0.5", 0.5), ("1.0e-3", 0.001), ("0", 0), ("true", True), ("[1, 2]", [1, 2]), ("{a: b}", {"a": "b"}),
+    ("'2020-01-01'", "2020-01-01"), ('"@home"', "@home"), ("clips/a=b", "clips/a=b"), ('"007"', "007"), ("-5", -5)])
+def test_values_of_the_command_line(text, value): assert read_value(f"count={text}") == ("count", value)
+
+
+def test_a_date_in_the_parameter_file_is_named(root, monkeypatch, capsys):
+    write_stage(root, "draw", "count")
+    (root/"params.yaml").write_text("draw:\n  count: 2020-01-01\n")
+    monkeypatch.chdir(root)
+    assert main(["draw"]) == 1
+    assert "count=2020-01-01 is a date" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["reports", "reports/executed"])
+def test_a_file_in_place_of_the_reports(root, monkeypatch, capsys, place):
+    write_stage(root, "draw", "count")
+    (root/place).parent.mkdir(exist_ok=True)
+    (root/place).write_text("mine")
+    monkeypatch.chdir(root)
+    assert main(["draw"]) == 1
+    error = capsys.readouterr().err
+    assert "cannot make the folder" in error and error.count("\n") == 1 and (root/place).read_text() == "mine"
+
+
+def test_a_folder_in_place_of_the_executed_notebook(root, monkeypatch, capsys):
+    write_stage(root, "draw", "count")
+    (root/"reports/executed/draw.ipynb").mkdir(parents=True)
+    monkeypatch.chdir(root)
+    assert main(["draw"]) == 1 and "draw.ipynb is a folder: move it away" in capsys.readouterr().err
 
 
 def test_log_shows_progress_bars_rarely():

@@ -1,5 +1,7 @@
 "Batches, tasks, the training loop, resuming, and several processes."
+import dataclasses
 import io
+import math
 import os
 import pickle
 import signal
@@ -21,8 +23,8 @@ from tqdm import tqdm
 from vidneg.core import parallel
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, Negative
-from vidneg.core.seeds import stable_seed
-from vidneg.data.batches import Batches, Texts, batches_of
+from vidneg.core.seeds import stable_rng, stable_seed
+from vidneg.data.batches import Batches, OrderedBatches, Texts, batches_of
 from vidneg.losses.contrastive import neg_vtc, vtc
 from vidneg.losses.matching import hard_negatives, mask_tokens, neg_vtm, vtm
 from vidneg.losses.registry import LOSSES
@@ -433,16 +435,21 @@ def test_stopped_and_resumed_runs_equal_whole_runs_bit_for_bit(stop, whole, tmp_
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_runs_equal_whole_runs_bit_for_bit(whole, tmp_path):
+def test_runs_killed_again_and_again_equal_whole_runs_bit_for_bit(whole, tmp_path):
     code = "import sys; sys.path.insert(0, sys.argv[1]); import test_train; test_train.slow_run(sys.argv[2])"
-    process = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)])
-    limit = time.time() + 60
-    while not (tmp_path/"checkpoint.safetensors").exists() and time.time() < limit: time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    (tmp_path/".part-left").mkdir()
+    rng, kills = stable_rng(0, "kills"), 0
+    for _ in range(4): # at random moments after the start, also while a checkpoint is written
+        process = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)])
+        limit, before = time.time() + 120, (tmp_path/"checkpoint.safetensors")
+        seen = before.stat().st_mtime_ns if before.exists() else 0
+        while time.time() < limit and process.poll() is None and not (
+                before.exists() and before.stat().st_mtime_ns != seen): time.sleep(0.01)
+        time.sleep(float(rng.uniform(0, 0.3)))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        (tmp_path/f".part-left{kills}").mkdir()
     out = fit(make_task(), make_batches(), CONFIG, tmp_path, progress=False)
-    assert files(tmp_path) == whole and out["steps"] < 12
+    assert kills >= 2 and files(tmp_path) == whole and out["steps"] < 12
 
 
 def slow_run(folder):
@@ -478,6 +485,74 @@ def test_checkpoint_elsewhere_and_no_resume(whole, tmp_path):
 def test_checkpoints_and_progress_change_nothing(whole, tmp_path):
     config = TrainConfig(epochs=3, learning_rate=1e-2, checkpoint_every=0)
     fit(make_task(), make_batches(), config, tmp_path, progress=True)
+    assert files(tmp_path) == whole
+
+
+# Nonsense is refused before anything runs
+
+@pytest.mark.parametrize("settings, says", [
+    ({"epochs": 0}, "above 0"), ({"epochs": -1}, "above 0"), ({"epochs": math.nan}, "above 0"),
+    ({"epochs": "5"}, "text"),
+    ({"epochs": float("inf")}, "above 0"), ({"epochs": True}, "above 0"), ({"epochs": None}, "above 0"),
+    ({"steps": 0}, "at least 1"), ({"steps": -3}, "at least 1"), ({"steps": 2.5}, "whole number"),
+    ({"learning_rate": "1e-4"}, "1.0e-4"), ({"learning_rate": 0}, "above 0"), ({"learning_rate": -1e-3}, "above 0"),
+    ({"weight_decay": -0.1}, "from 0"), ({"weight_decay": "0.1"}, "text"), ({"warmup": 1.5}, "from 0 to 1"),
+    ({"warmup": -0.1}, "from 0 to 1"), ({"clip_norm": 0}, "above 0"), ({"clip_norm": -1}, "above 0"),
+    ({"accumulate": 0}, "at least 1"), ({"accumulate": 1.0}, "whole number"), ({"processes": 0}, "at least 1"),
+    ({"num_threads": 0}, "at least 1"), ({"checkpoint_every": -1}, "at least 0"), ({"seed": "0"}, "whole number"),
+    ({"mixed_precision": "fp61"}, "no, bf16, fp16"), ({"mixed_precision": None}, "no, bf16"),
+    ({"device": "x"}, "auto, cpu"),
+    ({"betas": (0.9,)}, "two numbers"), ({"betas": (0.9, 1.0)}, "below 1")])
+def test_settings_without_sense_are_refused(settings, says):
+    with pytest.raises(TrainingError, match=f"{next(iter(settings))}=.*{says}"): TrainConfig(**settings)
+    with pytest.raises(TrainingError, match=says): dataclasses.replace(TrainConfig(), **settings)
+
+
+def test_settings_with_sense_are_accepted():
+    TrainConfig(epochs=0.5, steps=np.int64(3), learning_rate=np.float32(1e-3), clip_norm=math.inf, warmup=1, seed=-1,
+                mixed_precision="fp16", betas=[0.9, 0.95])
+
+
+def test_less_than_a_step_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="epochs=0.1 of 4 steps"):
+        fit(make_task(), make_batches(), TrainConfig(epochs=0.1), tmp_path, progress=False)
+    assert fit(make_task(), make_batches(), TrainConfig(epochs=0.25), tmp_path, progress=False)["steps"] == 1
+
+
+def test_half_precision_on_the_cpu_is_reported(tmp_path):
+    with pytest.warns(UserWarning, match="'bf16' is for GPUs"):
+        config = TrainConfig(steps=1, device="cpu", mixed_precision="bf16")
+        fit(make_task(), make_batches(), config, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("losses, refused", [
+    (("vtc",), "vtc"), (("neg_vtc",), ""), (("neg_vtc", "hn_nce"), ""), (("neg_vtm", "vtm"), "vtm")])
+def test_a_batch_of_one_teaches_no_comparison(losses, refused, tmp_path):
+    batches = Batches(*make_data(3), batch_size=1, negatives_per_clip=2)
+    def train(): fit(StubTask(Stub(), losses), batches, TrainConfig(steps=1), tmp_path, progress=False)
+    if not refused: return train()
+    with pytest.raises(TrainingError, match=f"a single clip, but {refused} compares.*batch_size"): train()
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, None, "8"])
+def test_a_batch_size_without_sense_is_refused(size):
+    with pytest.raises(VidnegError, match="batch_size="): OrderedBatches(np.arange(4), size)
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "other", "text", "folder"])
+def test_a_damaged_checkpoint_is_named(damage, whole, tmp_path):
+    batches = Stops(*make_data(), batch_size=5, negatives_per_clip=2, seed=3)
+    batches.stop, path = 5, tmp_path/"checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt): fit(make_task(), batches, CONFIG, tmp_path, progress=False)
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "folder": path.mkdir()
+    elif damage == "other": save_file({"x": torch.zeros(2)}, path)
+    else: path.write_bytes({"half": data[:len(data)//2], "empty": b"", "text": b"hello, this is no checkpoint"}[damage])
+    with pytest.raises(TrainingError, match="checkpoint.safetensors is damaged or no checkpoint.*delete it"):
+        fit(make_task(), make_batches(), CONFIG, tmp_path, progress=False)
+    if damage == "folder": path.rmdir()
+    fit(make_task(), make_batches(), CONFIG, tmp_path, resume=False, progress=False)
     assert files(tmp_path) == whole
 
 

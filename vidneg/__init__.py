@@ -14,16 +14,18 @@ __version__ = "0.2.0"
 
 _PLACES = {
     "audit_negatives": "audit.page", "VidnegError": "core.errors", "Caption": "core.records", "Clip": "core.records",
-    "Edit": "core.records", "Negative": "core.records", "read_records": "core.records", "write_records": "core.records",
-    "get_package": "core.packages", "read_dataset": "data.dataset", "Pair": "data.pairs", "read_captions": "data.pairs",
-    "read_pairs": "data.pairs", "read_frames": "data.video", "load_scorer": "models.zoo",
-    "make_negatives": "negatives.generate", "rules_balanced": "negatives.rules", "rules_published": "negatives.rules",
-    "SlotFrequencies": "negatives.rules", "Lexicon": "text.lexicon", "load_parser": "text.parse"}
+    "Edit": "core.records", "Negative": "core.records", "read_records": "core.records",
+    "write_records": "core.records", "get_package": "core.packages", "open_data": "data.inputs",
+    "read_dataset": "data.dataset", "Pair": "data.pairs", "read_captions": "data.pairs", "read_pairs": "data.pairs",
+    "read_frames": "data.video", "load_scorer": "models.zoo", "open_model": "models.zoo",
+    "make_negatives": "negatives.generate", "rules_balanced": "negatives.rules",
+    "rules_published": "negatives.rules", "SlotFrequencies": "negatives.rules", "Lexicon": "text.lexicon",
+    "load_parser": "text.parse"}
 
-__all__ = ["audit", *_PLACES]
+__all__ = ["audit", "probe", *_PLACES]
 
 def __getattr__(name):
-    if name == "audit": return import_module("vidneg.audit")
+    if name in ("audit", "probe"): return import_module(f"vidneg.{name}") # packages that can be called
     if name not in _PLACES:
         raise AttributeError(f"module 'vidneg' has no attribute {name!r}; it has: {', '.join(__all__)}")
     globals()[name] = value = getattr(import_module(f"vidneg.{_PLACES[name]}"), name)
@@ -33,15 +35,16 @@ def __dir__(): return sorted({*globals(), *__all__})
 
 # %% ../nbs/vidneg.ipynb #cebc5080
 if TYPE_CHECKING:
-    from vidneg import audit
+    from vidneg import audit, probe
     from vidneg.audit.page import audit_negatives
     from vidneg.core.errors import VidnegError
     from vidneg.core.packages import get_package
     from vidneg.core.records import Caption, Clip, Edit, Negative, read_records, write_records
     from vidneg.data.dataset import read_dataset
+    from vidneg.data.inputs import open_data
     from vidneg.data.pairs import Pair, read_captions, read_pairs
     from vidneg.data.video import read_frames
-    from vidneg.models.zoo import load_scorer
+    from vidneg.models.zoo import load_scorer, open_model
     from vidneg.negatives.generate import make_negatives
     from vidneg.negatives.rules import SlotFrequencies, rules_balanced, rules_published
     from vidneg.text.lexicon import Lexicon

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -427,6 +427,7 @@ def blind_scores(
     k: int = 5,
     seed: int = 0,
     known: Iterable[Pair] = (),
+    announce: Callable[[str], object] = str,
 ) -> dict[str, np.ndarray]:
     """Score every pair with rankers fitted on the training pairs, or else on the other folds.
 
@@ -436,17 +437,22 @@ def blind_scores(
         k: number of folds
         seed: seed of the folds
         known: training pairs; if there are any, rankers are fitted on them alone
+        announce: called with each ranker's name before it runs, for progress bars
 
     Returns:
         ranker → scores (N,), above 0 if the caption was picked
     """
     if rankers is None: rankers = [name for name in RANKERS if name != "causal LM" or table.backend is not None]
+    def announced():
+        for name in rankers:
+            announce(name)
+            yield name
     if known := list(known):
         both = Prepared([*known, *table.pairs], table.backend, table.max_tokens)
         train, test = np.split(np.arange(len(both.pairs)), [len(known)])
-        return {name: np.round(RANKERS[name](both, train, test), 6) for name in rankers}
+        return {name: np.round(RANKERS[name](both, train, test), 6) for name in announced()}
     fold, out = folds(table.pairs, k, seed), {}
-    for name in rankers:
+    for name in announced():
         out[name] = np.zeros(len(table.pairs))
         for f in np.unique(fold):
             train, test = np.flatnonzero(fold != f), np.flatnonzero(fold == f)
@@ -463,6 +469,7 @@ def blind_solvability(
     ties: str = "half",
     backend=None,
     known: Iterable[Pair] = (),
+    announce: Callable[[str], object] = str,
 ) -> pd.DataFrame:
     """Measure how often blind rankers pick the caption.
 
@@ -474,13 +481,14 @@ def blind_solvability(
         ties: "half": a tie counts ½; "against": it is wrong
         backend: a `LogProbability`, for the ranker "causal LM"
         known: training pairs, as in `blind_scores`
+        announce: as in `blind_scores`
 
     Returns:
         columns scorer, kind ("all" last), accuracy, low, high, n; fractions
     """
     table = pairs if isinstance(pairs, Prepared) else Prepared(list(pairs), backend)
     rows = []
-    for name, scores in blind_scores(table, rankers, k, seed, known).items():
+    for name, scores in blind_scores(table, rankers, k, seed, known, announce).items():
         won = _won(scores, ties)
         for kind in (*np.unique(table.kinds), "all"):
             here = (table.kinds == kind) | (kind == "all")

@@ -73,6 +73,7 @@ def audit_set(
     n: int = 10_000,
     seed: int = 0,
     known: Iterable[Pair] = (),
+    announce: Callable[[str], object] = str,
 ) -> Dossier:
     """Audit a set of pairs.
 
@@ -87,6 +88,7 @@ def audit_set(
         n: maximum size of the sample
         seed: seed of the sample and of the folds
         known: training pairs of the blind rankers; default: the other folds of the sample
+        announce: called with the name of each ranker and table before it is computed
 
     Returns:
         defects, sample and tables; no curve
@@ -101,10 +103,12 @@ def audit_set(
     captions = list(captions) or [Caption(p.item, p.clip_id, p.caption) for p in sample]
     known = list(known)
     ties = "against" if known else "half" # with training pairs, the same numbers as in the tables of models
-    blind = blind_solvability(sample, seed=seed, ties=ties, backend=backend, known=known)
+    blind = blind_solvability(sample, seed=seed, ties=ties, backend=backend, known=known, announce=announce)
     tables = {"Blind solvability": blind}
     if is_true: tables["False negatives"] = oracle_rates(sample, is_true)
+    announce("signs")
     tables["Signs of false negatives"] = suspicion(sample, captions, parser, wordnet).reset_index()
+    announce("writing")
     tables["Writing"], tables["Diversity"] = writing(sample, backend), diversity(sample)
     return Dossier(name, counts, sample, tables)
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/core/files.ipynb #dabfa8b2
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -33,14 +34,38 @@ def atomic_path(path: str | Path, replaces: Iterable[str] = ()) -> Iterator[Path
     """
     path = Path(path)
     _check_ours(path, replaces)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as tmp:
+    with _named_faults(path), _folder_beside(path) as tmp:
         part = Path(tmp)/path.name
         yield part
         if part.is_file(): os.chmod(part, 0o644)
         _check_ours(path, replaces) # a user may have added files in the meantime
+        if path.exists() and part.exists() and path.is_dir() != part.is_dir():
+            raise VidnegError(f"{path} is a {'folder' if path.is_dir() else 'file'} already: move it away")
         if part.is_dir() and path.is_dir(): os.replace(path, Path(tmp)/".old")
         os.replace(part, path)
+
+
+_WAYS_OUT = {errno.ENOSPC: "the disk is full: make room", errno.EDQUOT: "the quota is used up: make room",
+             errno.EROFS: "the disk is read-only: choose another folder"}
+
+@contextmanager
+def _named_faults(path):
+    "Name the file if the disk cannot take it."
+    try: yield
+    except OSError as e:
+        if e.errno not in _WAYS_OUT: raise
+        raise VidnegError(f"cannot write {path}: {_WAYS_OUT[e.errno]}; what was there before is unchanged") from None
+
+
+def _folder_beside(path):
+    "Return a temporary folder on the same disk as `path`."
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent)
+    except (FileExistsError, NotADirectoryError):
+        raise VidnegError(f"{path.parent} is not a folder, or lies beneath a file: move the file away") from None
+    except PermissionError:
+        raise VidnegError(f"cannot write into {path.parent}: change its permissions, or take another folder") from None
 
 
 def _check_ours(path, names):

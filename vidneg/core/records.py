@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
+import re
 import typing
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -228,10 +231,24 @@ def _fields(cls):
     hints = typing.get_type_hints(cls)
     return tuple((f.name, hints[f.name]) for f in dataclasses.fields(cls))
 
+@cache
+def _names(t): return frozenset(name for name, _ in _fields(t))
+
+def _meant(name, absent):
+    "Return the absent field that a misspelled name means, \"\" if none is similar."
+    words = re.split("[^a-z]+", name.lower())
+    close = [w for w in words[:1] if w in absent] or difflib.get_close_matches(name.lower(), absent, 1, 0.75)
+    return close[0] if close else ""
+
 def _entries(row, t):
-    "Return the items of a JSON object or an Arrow struct; raise `TypeError` for anything else."
+    "Return the items of a JSON object or an Arrow struct; raise `TypeError` for others and for misspelled names."
     if not isinstance(row, dict):
         raise TypeError(f"{t.__name__}() {row!r:.40} is not a record")
+    if row.keys() <= _names(t): return row.items()
+    absent = sorted(_names(t) - row.keys())
+    guesses = {k: _meant(str(k), absent) for k in row if k not in _names(t)}
+    if wrong := [f"{k!r} is unknown, did you mean {g!r}?" for k, g in guesses.items() if g]:
+        raise TypeError(f"{t.__name__}() {' '.join(wrong)}")
     return row.items()
 
 @cache
@@ -268,6 +285,13 @@ def to_table(records: Iterable, cls: type) -> pa.Table:
     meta = {"vidneg": json.dumps({"record": cls.__name__, "version": SCHEMA_VERSION})}
     return pa.Table.from_pylist([*map(_dumper(cls), records)], _schema(cls).with_metadata(meta))
 
+def _built(rows, cls, source):
+    "Make records; raise `VidnegError` with the name of the source for a row that is no such record."
+    try: return [*map(_builder(cls), rows)]
+    except TypeError as e:
+        why, fields = str(e).rpartition("() ")[2], ", ".join(name for name, _ in _fields(cls))
+        raise VidnegError(f"{source} has a row that is no {cls.__name__} ({why}); its fields are: {fields}") from None
+
 def from_table(table: pa.Table, cls: type) -> list:
     """Return the records of a table.
 
@@ -278,7 +302,7 @@ def from_table(table: pa.Table, cls: type) -> list:
     Returns:
         instances of `cls`, one per row
     """
-    return [*map(_builder(cls), table.to_pylist())]
+    return _built(table.to_pylist(), cls, "the table")
 
 # %% ../../nbs/core/records.ipynb #a498840a
 def write_records(path: str | Path, records: Iterable, cls: type | None = None) -> Path:
@@ -317,11 +341,19 @@ def read_records(path: str | Path, cls: type) -> list:
     path = Path(path)
     if not path.exists():
         raise VidnegError(f"{path} does not exist: run the stage that makes it, or check the path")
-    rows = _json_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path, cls)
-    try: return [*map(_builder(cls), rows)]
-    except TypeError as e:
-        why, fields = str(e).rpartition("() ")[2], ", ".join(name for name, _ in _fields(cls))
-        raise VidnegError(f"{path} has a row that is no {cls.__name__} ({why}); its fields are: {fields}") from None
+    rows, other = _json_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path, cls), {}
+    found = _built(_noting_others(rows, _names(cls), other), cls, path)
+    if other and path.suffix == ".jsonl":
+        warnings.warn(f"{path} has fields that a {cls.__name__} does not have, which are ignored: {', '.join(other)}",
+                      stacklevel=2)
+    return found
+
+def _noting_others(rows, names, other):
+    "Pass rows on, and note the fields that are not among the names."
+    for row in rows:
+        if isinstance(row, dict) and not row.keys() <= names:
+            other |= dict.fromkeys(str(k) for k in row if k not in names)
+        yield row
 
 def _json_rows(path):
     "Yield the rows of a JSON lines file; only a line feed ends a line, since texts may hold other separators."

@@ -113,6 +113,8 @@ class OrderedBatches:
         shuffle: bool = True,
         drop_last: bool = False,
     ):
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise VidnegError(f"batch_size={batch_size!r} is not a whole number, at least 1")
         self.items, self.batch_size, self.seed = items, batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
         self._order = None, items # the last requested epoch and its order

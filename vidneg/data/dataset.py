@@ -6,33 +6,40 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.errors import VidnegError
-from ..core.records import Caption, Clip, SceneGraph, read_records, write_records
+from ..core.records import Caption, Clip, MomentQuery, SceneGraph, read_records, write_records
+from ..core.registry import Registry
+from .pairs import Pair
+from .readers.files import readable
 
 # %% auto #0
-__all__ = ['SPLITS', 'Dataset', 'read_dataset', 'take_dataset']
+__all__ = ['SPLITS', 'DATASETS', 'Dataset', 'assemble', 'read_dataset', 'take_dataset']
 
 # %% ../../nbs/data/dataset.ipynb #5fd5da62
 @dataclass(frozen=True)
 class Dataset:
-    """Clips with their captions and, if known, their scene graphs.
+    """Clips with their captions and, if known, their scene graphs, negatives and moments.
 
     Attributes:
         clips: clips with paths relative to the working folder
         captions: captions that have a letter or a digit
         graphs: clip_id → scene graph; empty if no graphs are known
         wordless: captions without a letter or a digit, which are left out of `captions`
+        pairs: captions with negatives that were given; those of a published benchmark
+        queries: split → queries of videos
     """
     clips: tuple[Clip, ...]
     captions: tuple[Caption, ...]
     graphs: dict[str, SceneGraph]
     wordless: tuple[Caption, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    queries: dict[str, tuple[MomentQuery, ...]] = field(default_factory=dict)
 
     def of(self, split: str, grain: str | None = None) -> list[Caption]:
         """Select the captions of a split.
@@ -49,7 +56,7 @@ class Dataset:
         return sorted(found, key=lambda c: order[c.clip_id])
 
     def only(self, clip_ids: Iterable[str]) -> Dataset:
-        """Select clips with their captions and graphs.
+        """Select clips with everything that belongs to them; queries for moments stay whole.
 
         Args:
             clip_ids: ids to keep, such as those of a frame cache, which skips broken files
@@ -58,9 +65,10 @@ class Dataset:
             the dataset without the other clips
         """
         kept = set(clip_ids)
-        return Dataset(tuple(c for c in self.clips if c.clip_id in kept),
-                       tuple(c for c in self.captions if c.clip_id in kept),
-                       {i: g for i, g in self.graphs.items() if i in kept}, self.wordless)
+        def of(records): return tuple(r for r in records if r.clip_id in kept)
+        graphs = {i: g for i, g in self.graphs.items() if i in kept}
+        return dataclasses.replace(self, clips=of(self.clips), captions=of(self.captions), graphs=graphs,
+                                   pairs=of(self.pairs))
 
     def splits(self) -> dict[str, int]:
         """Count the clips of each split.
@@ -83,13 +91,16 @@ def _table(folder, name, cls, needed=True):
     return []
 
 def _typed(records, path):
-    "Refuse numbers where texts belong, and texts where numbers belong."
+    "Refuse numbers where texts belong, texts where numbers belong, and numbers that are not finite."
     types = {"str": (str, "text"), "float": ((int, float), "number")}
-    for r in records:
+    for i, r in enumerate(records, 1):
         for f in dataclasses.fields(r):
             type_, wanted = types.get(f.type, (object, ""))
-            if not isinstance(value := getattr(r, f.name), type_):
-                raise VidnegError(f"{path}: {f.name} is {value!r}, which is not a {wanted}, in {r}")
+            value = getattr(r, f.name)
+            if not isinstance(value, type_) or isinstance(value, bool):
+                raise VidnegError(f"{path}, row {i}: {f.name} is {value!r}, which is not a {wanted}, in {r}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise VidnegError(f"{path}, row {i}: {f.name} is {value}: write the seconds, or 0, or leave it out")
     return records
 
 def _check(clips, captions, folder):
@@ -99,6 +110,12 @@ def _check(clips, captions, folder):
         if twice: raise VidnegError(f"{folder}: {what} {twice[0]!r} occurs more than once")
         if not ids:
             raise VidnegError(f"{folder}: the table of {what.removesuffix('_id')}s is empty")
+        if not all(map(str.strip, ids)):
+            raise VidnegError(f"{folder}: a {what} is blank: give each one a name")
+    for c in clips:
+        if c.start < 0 or c.end < 0 or 0 < c.end <= c.start:
+            raise VidnegError(f"{folder}: clip {c.clip_id!r} is {c.start:g} to {c.end:g} s: the end must be later than "
+                              "the start, or 0 for the end of the file")
     known = {c.clip_id for c in clips}
     for c in captions:
         if c.clip_id not in known:
@@ -107,10 +124,37 @@ def _check(clips, captions, folder):
         if c.grain not in ("fine", "broad"):
             raise VidnegError(f"{folder}: the grain of caption {c.caption_id!r} is {c.grain!r}: use fine or broad")
 
-def _readable(caption):
-    "Replace each control character, line end and unpaired surrogate of a caption by a space."
-    text = re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", " ", caption.text)
-    return caption if text == caption.text else dataclasses.replace(caption, text=text)
+def _captions(every):
+    "Clean captions of characters that nobody sees; set those without a word aside."
+    every = [dataclasses.replace(c, text=readable(c.text)) for c in every]
+    worded = [any(map(str.isalnum, c.text)) for c in every]
+    return tuple(c for c, w in zip(every, worded) if w), tuple(c for c, w in zip(every, worded) if not w)
+
+def assemble(
+    where: str,
+    clips: Iterable[Clip],
+    captions: Iterable[Caption],
+    graphs: Iterable[SceneGraph] = (),
+    **others,
+) -> Dataset:
+    """Make a dataset from records. Raises `VidnegError` for repeated ids, captions without a clip and impossible times.
+
+    Args:
+        where: name of the dataset in error messages
+        clips: clips, whose paths are left as they are
+        captions: captions of these clips
+        graphs: scene graphs of these clips
+        **others: `pairs` and `queries`
+
+    Returns:
+        the checked dataset
+    """
+    clips, captions, graphs = tuple(clips), tuple(captions), tuple(graphs)
+    _check(clips, captions, where)
+    if twice := [i for i, n in Counter(g.clip_id for g in graphs).items() if n > 1]:
+        raise VidnegError(f"{where}: clip {twice[0]!r} has several scene graphs: keep one")
+    captions, wordless = _captions(captions)
+    return Dataset(clips, captions, {g.clip_id: g for g in graphs}, wordless, **others)
 
 def read_dataset(folder: str | Path) -> Dataset:
     """Read a dataset from disk. Raises `VidnegError` for malformed tables, repeated ids and captions without a clip.
@@ -122,13 +166,9 @@ def read_dataset(folder: str | Path) -> Dataset:
         the dataset, with paths relative to the working folder
     """
     folder = Path(folder)
-    clips, every = _table(folder, "clips", Clip), [*map(_readable, _table(folder, "captions", Caption))]
-    _check(clips, every, folder)
-    clips = tuple(dataclasses.replace(c, path=str(folder/c.path)) for c in clips)
-    captions = tuple(c for c in every if any(map(str.isalnum, c.text)))
-    wordless = tuple(c for c in every if not any(map(str.isalnum, c.text)))
-    graphs = {g.clip_id: g for g in _table(folder, "graphs", SceneGraph, needed=False)}
-    return Dataset(clips, captions, graphs, wordless)
+    clips = [dataclasses.replace(c, path=str(folder/c.path)) for c in _table(folder, "clips", Clip)]
+    return assemble(str(folder), clips, _table(folder, "captions", Caption),
+                    _table(folder, "graphs", SceneGraph, needed=False))
 
 # %% ../../nbs/data/dataset.ipynb #7d49fa49
 def _check_splits(data, folder):
@@ -142,11 +182,30 @@ def _check_splits(data, folder):
             raise VidnegError(f"{folder}: no clip of split {split!r} has a fine caption, but training and testing need "
                               f"one; clips by split: {there}")
 
+DATASETS = Registry("official dataset", {
+    "msrvtt": "vidneg.data.readers.msrvtt:DATASET", "msvd": "vidneg.data.readers.msvd:DATASET",
+    "didemo": "vidneg.data.readers.didemo:DATASET", "activitynet": "vidneg.data.readers.activitynet:DATASET",
+    "charades": "vidneg.data.readers.charades:DATASET", "qvhighlights": "vidneg.data.readers.qvhighlights:DATASET",
+    "vatex": "vidneg.data.readers.vatex:DATASET", "coco": "vidneg.data.readers.coco:DATASET",
+    "cc3m": "vidneg.data.readers.webtables:CC3M", "webvid": "vidneg.data.readers.webtables:WEBVID",
+    "sugarcrepe": "vidneg.data.readers.sugarcrepe:DATASET", "vitatecs": "vidneg.data.readers.vitatecs:DATASET",
+    "vl-checklist": "vidneg.data.readers.vl_checklist:DATASET",
+    "anetqa": "vidneg.data.readers.anetqa:DATASET", "moviegraphs": "vidneg.data.readers.moviegraphs:DATASET"})
+
+def _read_source(source):
+    "Read a folder, or an official dataset given as \"name:folder\"; its reader is imported only then."
+    if Path(source).is_dir(): return read_dataset(source)
+    name, colon, root = str(source).partition(":")
+    if not colon:
+        raise VidnegError(f"data.source is {str(source)!r}: neither \"world\" nor an existing folder, nor an official "
+                          "dataset such as \"msrvtt:/path/to/MSRVTT\"")
+    return DATASETS[name].dataset(name, root)
+
 def take_dataset(source: str | Path, folder: str | Path, counts: dict[str, int]) -> Dataset:
     """Copy the tables of a dataset into the pipeline's data folder, with absolute paths to its videos.
 
     Args:
-        source: folder of the dataset, as `read_dataset` reads it
+        source: folder for `read_dataset`, or name and folder of an official dataset: "msrvtt:data/raw"
         folder: folder for the copied tables; the videos stay where they are
         counts: split → largest number of clips, 0: all
 
@@ -154,9 +213,7 @@ def take_dataset(source: str | Path, folder: str | Path, counts: dict[str, int])
         the copied dataset, with its wordless captions, which are not written
     """
     folder = Path(folder)
-    if not Path(source).is_dir():
-        raise VidnegError(f"data.source is {str(source)!r}: neither \"world\" nor an existing folder")
-    data, taken, keep = read_dataset(source), Counter(), []
+    data, taken, keep = _read_source(source), Counter(), []
     _check_splits(data, source)
     for c in data.clips:
         taken[c.split] += 1

@@ -26,7 +26,8 @@ GRAPH_FORMATS = Registry("scene-graph format", {"records": "vidneg.data.graphs:r
                                                 "moviegraphs": "vidneg.data.readers.moviegraphs:read_moviegraphs"})
 
 def _check_span(item, where):
-    if not (math.isfinite(item.start) and math.isfinite(item.end) and item.start <= item.end):
+    times = item.start, item.end
+    if not (all(type(t) in (int, float) and math.isfinite(t) for t in times) and item.start <= item.end):
         raise VidnegError(f"{where}: start {item.start} and end {item.end} must be seconds, with start at most end")
 
 def check_graph(graph: SceneGraph, where: str = "graph") -> SceneGraph:

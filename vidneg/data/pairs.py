@@ -5,6 +5,8 @@
 # %% ../../nbs/data/pairs.ipynb #8f7fde18
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from ..core.records import Caption, Negative
 from ..core.registry import Registry
 
 # %% auto #0
-__all__ = ['PAIR_SETS', 'CAPTION_SETS', 'Pair', 'pairs_of', 'Source', 'read_pairs', 'read_captions']
+__all__ = ['PAIR_SETS', 'CAPTION_SETS', 'Pair', 'pairs_of', 'Source', 'read_pairs', 'decidable', 'read_captions']
 
 # %% ../../nbs/data/pairs.ipynb #9003d1ba
 @dataclass(frozen=True)
@@ -90,12 +92,18 @@ def _load(registry, name, folder):
     found = []
     for file in files:
         try: found += source.read(file)
-        except (KeyError, TypeError, ValueError) as e:
+        except VidnegError as e: raise VidnegError(f"{file.name} does not have the form of {name}: {e}") from None
+        except (IndexError, KeyError, TypeError, ValueError) as e: # sets registered by others
             raise VidnegError(f"{file.name} does not have the form of {name}: {type(e).__name__} {e}") from e
     return found
 
+def _same(pair):
+    "Say if the negative equals the caption, but for spaces and capitals."
+    a, b = (" ".join(t.split()).casefold() for t in (pair.caption, pair.negative))
+    return a == b
+
 def read_pairs(name: str, folder: str | Path) -> list[Pair]:
-    """Read the pairs of a published set.
+    """Read the pairs of a published set; warn of pairs whose negative equals the caption, and leave them out.
 
     Args:
         name: name of the set in PAIR_SETS
@@ -104,10 +112,26 @@ def read_pairs(name: str, folder: str | Path) -> list[Pair]:
     Returns:
         pairs in the order of the files
     """
-    return [replace(p, generator=p.generator or name) for p in _load(PAIR_SETS, name, folder)]
+    return decidable([replace(p, generator=p.generator or name) for p in _load(PAIR_SETS, name, folder)], name)
+
+def decidable(pairs: Iterable[Pair], name: str) -> list[Pair]:
+    """Leave out pairs whose negative equals the caption, but for spaces and capitals, and warn of them.
+
+    Args:
+        pairs: any pairs
+        name: name of the set in the warning
+
+    Returns:
+        pairs whose texts differ
+    """
+    every = [*pairs]
+    if same := [p for p in every if _same(p)]:
+        warnings.warn(f"{name}: left out {len(same)} of {len(every)} pairs whose negative equals the caption, which "
+                      f"are undecidable: {same[0].item} and others", stacklevel=2)
+    return [p for p in every if not _same(p)]
 
 def read_captions(name: str, folder: str | Path) -> list[Caption]:
-    """Read the captions of a published set.
+    """Read the captions of a published set. Raises `VidnegError` if two captions have the same id.
 
     Args:
         name: name of the set in CAPTION_SETS
@@ -116,4 +140,7 @@ def read_captions(name: str, folder: str | Path) -> list[Caption]:
     Returns:
         captions in the order of the files
     """
-    return _load(CAPTION_SETS, name, folder)
+    captions = _load(CAPTION_SETS, name, folder)
+    if twice := [i for i, n in Counter(c.caption_id for c in captions).items() if n > 1]:
+        raise VidnegError(f"{name}: the caption id {twice[0]!r} occurs twice in {folder}: keep one copy of each file")
+    return captions

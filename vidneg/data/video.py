@@ -6,8 +6,16 @@
 from __future__ import annotations
 
 import math
+import operator
+import os
+import stat
+import struct
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from numbers import Real
 from pathlib import Path
 
 import av
@@ -15,6 +23,7 @@ import decord
 import numpy as np
 from PIL import Image
 
+from ..core.child import ChildError, in_child
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..core.parallel import parallel_map
@@ -23,7 +32,7 @@ from ..core.seeds import stable_rng
 
 # %% auto #0
 __all__ = ['strip', 'sample_indices', 'VideoError', 'VideoInfo', 'probe', 'read_frames', 'FrameRow', 'BadClip',
-           'FrameCache', 'read_clips']
+           'FrameCache', 'read_clip', 'read_clips']
 
 # %% ../../nbs/data/video.ipynb #060e6850
 def strip(frames: np.ndarray, every: int = 1, scale: int = 1, columns: int = 0) -> Image.Image:
@@ -47,6 +56,14 @@ def strip(frames: np.ndarray, every: int = 1, scale: int = 1, columns: int = 0) 
     return image.resize((image.width*scale, image.height*scale), Image.Resampling.NEAREST)
 
 # %% ../../nbs/data/video.ipynb #09f1be92
+def _whole(value, what, least=1):
+    "Return a whole number as int; refuse everything else."
+    try: number = operator.index(value)
+    except TypeError: number = least - 1
+    if isinstance(value, (bool, np.bool_)) or number < least:
+        raise VidnegError(f"{what} is {value!r}: pass a whole number of at least {least}")
+    return number
+
 def sample_indices(
     n_frames: int,
     n_sample: int | None = None,
@@ -68,7 +85,7 @@ def sample_indices(
     if mode == "all": return np.arange(n_frames)
     if not n_sample or n_sample < 1:
         raise VidnegError(f"n_sample is {n_sample}: ask for at least one frame")
-    k = np.arange(n_sample)
+    k = np.arange(_whole(n_sample, "n_sample"))
     if mode == "uniform": return (2*k + 1)*n_frames//(2*n_sample)
     if mode != "segment": raise VidnegError(f"no sampling mode {mode!r}; there are: uniform, segment, all")
     if rng is None:
@@ -85,10 +102,24 @@ class VideoError(VidnegError):
         cause: cause of the failure
     """
     def __init__(self, path: str | Path, cause: str):
-        super().__init__(f"{path}: {cause}")
-        self.path, self.cause = str(path), cause
+        self.path, self.cause = _printable(path), _printable(cause)
+        super().__init__(f"{self.path}: {self.cause}")
 
     def __reduce__(self): return type(self), (self.path, self.cause)
+
+def _printable(text):
+    "Return text in which bytes that are not UTF-8, as names of files may have, are spelled out."
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+@contextmanager
+def _named(path, what):
+    "Raise every error of a decoder as a `VideoError` for the path."
+    try: yield
+    except VidnegError: raise
+    except Exception as e:
+        told = e.strerror if isinstance(e, (OSError, av.error.FFmpegError)) else None
+        cause = told or f"{type(e).__name__}: {e}".splitlines()[0]
+        raise VideoError(path, f"{what} ({cause})") from e
 
 
 @dataclass(frozen=True)
@@ -98,8 +129,8 @@ class VideoInfo:
     Attributes:
         n_frames: number of frames
         fps: mean frame rate per second
-        width: width in pixels
-        height: height in pixels
+        width: width in pixels, as displayed
+        height: height in pixels, as displayed
         duration: length in seconds
     """
     n_frames: int
@@ -109,31 +140,118 @@ class VideoInfo:
     duration: float
 
 # %% ../../nbs/data/video.ipynb #fcba9004
-def _open(path):
-    "Open a file with a video stream as a PyAV container."
-    path = Path(path)
-    if not path.exists(): raise VideoError(path, "no such file")
-    if path.is_dir(): raise VideoError(path, "is a folder, not a video file")
-    if not path.stat().st_size:
-        raise VideoError(path, "is empty (0 bytes): fetch or render it again")
-    try: file = av.open(str(path))
-    except (av.error.FFmpegError, OSError) as e:
-        raise VideoError(path, f"is not a video, or is cut off before its index ({e.strerror})") from e
-    if not file.streams.video or file.format.name.endswith("_pipe"):
-        file.close()
-        raise VideoError(path, f"holds no video ({file.format.name})")
-    return file
+_NO_VIDEO = {"tty", "bin", "xbin", "adf", "idf", # text, of which ffmpeg would draw pictures
+             "concat", "hls", "dash", "sdp"} # lists of other files
 
+def _regular(path):
+    "Return the path of a file; refuse everything that is none, since opening a pipe, for one, waits forever."
+    try:
+        path = Path(path)
+        str(path).encode()
+        found = path.stat()
+    except UnicodeEncodeError: raise VideoError(path, "has a name that is not UTF-8: rename the file") from None
+    except (FileNotFoundError, NotADirectoryError): raise VideoError(path, "no such file") from None
+    except OSError as e: raise VideoError(path, f"cannot be opened ({e.strerror})") from None
+    except (TypeError, ValueError): raise VideoError(path, "is not the path of a file") from None
+    if stat.S_ISDIR(found.st_mode): raise VideoError(path, "is a folder, not a video file")
+    if not stat.S_ISREG(found.st_mode):
+        raise VideoError(path, "is a pipe, a socket or a device, not a video file")
+    if not found.st_size: raise VideoError(path, "is empty (0 bytes): fetch or render it again")
+    return path
+
+def _open(path):
+    "Open a file as a PyAV container; return it with its video stream."
+    with _named(path, "is not a video, or is cut off before its index"):
+        file = av.open(f"file:{path}", metadata_errors="replace", # "10:30 walk.mp4" does not begin with a protocol
+                       options={"protocol_whitelist": "file,crypto,data", "pattern_type": "none"})
+    moving = [s for s in file.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not moving or file.format.name in _NO_VIDEO:
+        cover = ", only a cover picture" if file.streams.video and not moving else ""
+        file.close()
+        raise VideoError(path, f"holds no video{cover} ({file.format.name})")
+    best = file.streams.best("video")
+    return file, next((s for s in moving if best and s.index == best.index), moving[0])
+
+# %% ../../nbs/data/video.ipynb #e12d0002
 def _seconds(file, stream):
     "Return the duration of the video stream in seconds, 0 if the header does not give it."
     if stream.duration: return float(stream.duration*stream.time_base)
-    if tag := stream.metadata.get("DURATION"):  # Matroska
+    seconds = file.duration/av.time_base if file.duration and len(file.streams) == 1 else 0.
+    if tag := stream.metadata.get("DURATION"):
         h, m, s = tag.split(":")
-        return 3600*int(h) + 60*int(m) + float(s)
-    return file.duration/av.time_base if file.duration and len(file.streams) == 1 else 0.
+        seconds = 3600*int(h) + 60*int(m) + float(s)
+    late = "matroska" in file.format.name and seconds # Matroska counts from 0, not from the first frame
+    return seconds - float((stream.start_time or 0)*stream.time_base) if late else seconds
+
+def _matrix(frame):
+    "Return the display matrix (2, 2) of a frame: displayed (x, y) = stored (x, y) @ matrix, up to a shift."
+    data = next((bytes(d) for d in frame.side_data if d.type.name == "DISPLAYMATRIX"), b"")
+    a, b, _, c, d = struct.unpack("=5i", data[:20]) if len(data) >= 20 else (1, 0, 0, 0, 1)
+    return (a, b), (c, d)
+
+def _turned(matrix):
+    "Return the display matrix in steps: (axes swap, the new x axis is mirrored, the new y axis is mirrored)."
+    (a, b), (c, d) = matrix
+    return (True, c < 0, b < 0) if abs(b) + abs(c) > abs(a) + abs(d) else (False, a < 0, d < 0)
+
+def _upright(image, turned):
+    "Return a frame (H, W, 3) as it is displayed."
+    swap, mirror_x, mirror_y = turned
+    if swap: image = image.transpose(1, 0, 2)
+    return np.ascontiguousarray(image[::-1 if mirror_y else 1, ::-1 if mirror_x else 1])
+
+# %% ../../nbs/data/video.ipynb #e12d0003
+@dataclass(frozen=True)
+class _Source:
+    """A video file whose header was read.
+
+    Attributes:
+        start: first time stamp of the file in seconds
+        late: seconds from there to the first frame of the video
+        turned: see `_turned`
+        simple: True: decord reads it rightly
+    """
+    path: Path
+    info: VideoInfo
+    start: float
+    late: float
+    turned: tuple[bool, bool, bool]
+    simple: bool
+
+# Formats in which decord finds frames by number. In others it takes wrong ones; in AVI too, if there are B-frames.
+_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
+
+def _source(path):
+    "Read the header of a file, and its first frame for the display matrix."
+    path = _regular(path)
+    with _named(path, "has a header that cannot be read"):
+        file, stream = _open(path)
+        with file:
+            seconds, raw = _seconds(file, stream), file.duration is None # without a container
+            fps = float((stream.guessed_rate if raw else stream.average_rate) or stream.guessed_rate or 0)
+            start = (file.start_time or 0)/av.time_base
+            late = float(stream.start_time*stream.time_base) - start if stream.start_time is not None else 0.
+            unordered = file.format.name == "avi" and stream.codec_context.has_b_frames
+            indexed = file.format.name in _INDEXED and not unordered
+            alone = sum(s.type == "video" for s in file.streams) == 1
+            count, size = stream.frames or round(seconds*fps), (stream.width, stream.height)
+            if stream.frames > path.stat().st_size: # decord would reserve memory for them and crash
+                raise VideoError(path, f"is damaged: its header declares {count} frames, more than the file has bytes")
+            turned = _first_turn(file, stream)
+            width, height = size[::-1] if turned[0] else size
+            return _Source(path, VideoInfo(count, fps, width, height, seconds), start, late, turned,
+                           indexed and alone and not any(turned))
+
+def _first_turn(file, stream):
+    "Return how the first frame is turned; a frame that cannot be decoded fails later, when it is read."
+    try:
+        for packet in islice(file.demux(stream), 100):
+            for frame in packet.decode(): return _turned(_matrix(frame))
+    except av.error.FFmpegError: pass
+    return False, False, False
 
 def probe(path: str | Path) -> VideoInfo:
-    """Read a video's header only. Raises `VideoError` if the file is missing, empty or not a video.
+    """Read a video's header. Raises `VideoError` if the file is missing, empty or not a video.
 
     Args:
         path: video file in any format that ffmpeg reads
@@ -141,79 +259,139 @@ def probe(path: str | Path) -> VideoInfo:
     Returns:
         content of the header
     """
-    with _open(path) as file:
-        stream = file.streams.video[0]
-        fps, seconds = float(stream.average_rate or 0), _seconds(file, stream)
-        return VideoInfo(stream.frames or round(seconds*fps), fps, stream.width, stream.height, seconds)
+    return _source(path).info
 
 # %% ../../nbs/data/video.ipynb #a15c17ef
 decord.logging.set_level(decord.logging.QUIET)
 
+def _mended(times, fps):
+    "Return the times of the frames (n,); where they are missing or not in order, those of a constant rate."
+    times = np.array(times, float)
+    ordered = np.isfinite(times).all() and (np.diff(times) >= 0).all() and (len(times) < 2 or times[-1] > times[0])
+    return times if ordered else np.arange(len(times))/(fps or 25)
+
+
 class _Decord:
     "A video read by decord."
-    def __init__(self, path):
-        self.reader = decord.VideoReader(str(path), num_threads=1)
-        self.times = self.reader.get_frame_timestamp(range(len(self.reader)))[:, 0].astype(float)  # (n,) seconds
+    def __init__(self, source):
+        self.reader = decord.VideoReader(f"file:{source.path}", num_threads=1)
+        times = self.reader.get_frame_timestamp(range(len(self.reader)))[:, 0].astype(float) # from the first frame
+        self.times = _mended(times, source.info.fps) + source.late # (n,) seconds
+        self.shape = source.info.height, source.info.width, 3
 
-    def get(self, indices):
-        "Decode frames by number."
-        return self.reader.get_batch(indices).asnumpy()
+    def get(self, indices, resize):
+        "Decode frames by number; at most 16 full-size frames are held at once."
+        for i in range(0, len(indices), 16):
+            frames = self.reader.get_batch(indices[i:i + 16]).asnumpy()
+            if frames.shape[1:] != self.shape:
+                raise RuntimeError(f"decord gave {frames.shape} for {self.shape}")
+            yield from map(resize, frames)
 
 
 class _PyAV:
     "A video read by PyAV, from its start."
-    def __init__(self, path):
-        self.path = path
-        self.times = np.array([f.time or 0. for f in self._frames()])  # (n,) seconds
+    def __init__(self, source):
+        self.source = source
+        times = [math.nan if f.time is None else f.time - source.start for f in self._frames()]
+        self.times = _mended(times, source.info.fps) # (n,) seconds
 
     def _frames(self):
-        with _open(self.path) as file: yield from file.decode(video=0)
+        file, stream = _open(self.source.path)
+        with file: yield from file.decode(stream)
 
-    def get(self, indices):
+    def get(self, indices, resize):
         "Decode frames by number."
         wanted, found = set(map(int, indices)), {}
         for i, frame in enumerate(self._frames()):
-            if i in wanted: found[i] = frame.to_ndarray(format="rgb24")
+            if i in wanted: found[i] = resize(_upright(frame.to_ndarray(format="rgb24"), _turned(_matrix(frame))))
             if len(found) == len(wanted): break
-        return np.stack([found[int(i)] for i in indices])
+        return [found[int(i)] for i in indices]
 
 # %% ../../nbs/data/video.ipynb #318cbfa7
-def _check(path, info, times):
+def _check(source, times):
     "Refuse a file without frames, or with fewer than its header declares."
-    if not len(times): raise VideoError(path, "has no frames")
-    end = times[-1] + 1/(info.fps or 25)
-    if len(times) < 0.9*info.n_frames and end < 0.9*max(info.duration, info.n_frames/(info.fps or 25)):
-        raise VideoError(path, f"is cut off: it has {len(times)} of the {info.n_frames} frames in its header")
+    if not len(times): raise VideoError(source.path, "has no frames")
+    info, step = source.info, 1/(source.info.fps or 25)
+    seconds = times[-1] - times[0] + step
+    if len(times) < 0.9*info.n_frames and seconds < 0.9*max(info.duration, info.n_frames*step):
+        raise VideoError(source.path, f"is cut off: it has {len(times)} of the {info.n_frames} frames in its header")
 
-def _resize(frames, size):
-    "Resize frames to a side or to (height, width); None keeps them."
-    if size is None: return frames
-    height, width = (size, size) if isinstance(size, int) else size
-    if frames.shape[1:3] == (height, width): return frames
+def _sides(size):
+    "Return a side or (height, width) as (height, width)."
+    sides = (size, size) if isinstance(size, (int, np.integer)) else size
+    if not isinstance(sides, (tuple, list)) or len(sides) != 2:
+        raise VidnegError(f"size is {size!r}: pass a side or (height, width) in pixels")
+    return tuple(_whole(s, "size") for s in sides)
+
+def _resizer(size):
+    "Return the function that resizes a frame to a side or to (height, width); None keeps it."
+    if size is None: return lambda frame: frame
+    height, width = _sides(size)
     shrink = dict(size=(width, height), resample=Image.Resampling.BILINEAR)
-    return np.stack([np.asarray(Image.fromarray(f).resize(**shrink)) for f in frames])
+    return lambda f: f if f.shape[:2] == (height, width) else np.asarray(Image.fromarray(f).resize(**shrink))
 
-def _read(path, pick, size, backend):
-    "Read the frames that `pick(times)` chooses, with their times; at most 16 full-size frames are held at once."
-    info = probe(path)
-    reader = backend(path)
-    _check(path, info, reader.times)
-    indices = np.asarray(pick(reader.times), int)
-    last = len(reader.times) - 1
-    if not len(indices): raise VideoError(path, "no frames were asked for: ask for at least one")
-    if indices.min() < 0 or indices.max() > last:
-        raise VideoError(path, f"frames {indices.min()} to {indices.max()} were asked for, but the video has frames "
-                               f"0 to {last}")
-    step = len(indices) if size is None or backend is _PyAV else 16
-    parts = [_resize(reader.get(indices[i:i + step]), size) for i in range(0, len(indices), step)]
-    return np.concatenate(parts), reader.times[indices]
+def _numbers(path, indices, n):
+    "Return frame numbers as an array of int; refuse what the video does not have."
+    try: numbers = np.array([operator.index(i) for i in indices], int)
+    except TypeError:
+        raise VidnegError(f"indices are {indices!r}: pass a sequence of whole numbers") from None
+    if not len(numbers): raise VideoError(path, "no frames were asked for: ask for at least one")
+    if numbers.min() < 0 or numbers.max() >= n:
+        raise VideoError(path, f"frames {numbers.min()} to {numbers.max()} were asked for, but the video has frames "
+                               f"0 to {n - 1}")
+    return numbers
+
+# %% ../../nbs/data/video.ipynb #e12d0004
+def _read(source, pick, size, backend):
+    "Read the frames that `pick(times, end)` chooses, with their times, by one of the decoders."
+    resize = _resizer(size)
+    reader = backend(source)
+    times = reader.times
+    _check(source, times)
+    indices = _numbers(source.path, pick(times, _end(times, source.info)), len(times))
+    frames = list(reader.get(indices, resize))
+    if len({f.shape for f in frames}) > 1:
+        sizes = sorted({f"{f.shape[1]}×{f.shape[0]}" for f in frames})
+        raise VideoError(source.path, f"changes its size ({', '.join(sizes)}): pass size= to resize all frames")
+    return np.stack(frames), times[indices]
+
+def _end(times, info):
+    "Return the time at which the last frame ends."
+    step = times[-1] - times[-2] if len(times) > 1 else 1/(info.fps or 25)
+    return max(times[-1] + step, times[0] + info.duration)
 
 def _read_any(path, pick, size):
     "Read frames by decord, or by PyAV where decord fails."
-    try: return _read(path, pick, size, _Decord)
-    except (decord.DECORDError, RuntimeError, IndexError): pass
-    try: return _read(path, pick, size, _PyAV)
-    except av.error.FFmpegError as e: raise VideoError(path, f"cannot be decoded ({e.strerror})") from e
+    source = _source(path)
+    if source.simple:
+        try: return _read(source, pick, size, _Decord)
+        except VidnegError: raise
+        except Exception: pass # decord raises whatever its C code and NumPy raise
+    with _named(path, "cannot be decoded"): return _read(source, pick, size, _PyAV)
+
+# %% ../../nbs/data/video.ipynb #e12d0006
+def _is_constant(times):
+    "Return True if every frame is less than half a frame away from its place at a constant rate."
+    even = np.linspace(times[0], times[-1], len(times))
+    return len(times) < 3 or np.abs(times - even).max() <= (even[1] - even[0])/2
+
+def _sample(times, span, inside, n_sample, mode, rng):
+    """Choose the frames of a clip by time.
+
+    Args:
+        times: times of all frames of the file (n,), ascending, in seconds
+        span: start and end of the clip in seconds
+        inside: numbers of the frames that begin in the clip
+        n_sample: frames to choose
+        mode: "uniform" or "segment"
+        rng: source of the random frames
+    """
+    numbers = sample_indices(len(inside), n_sample, mode, rng)
+    if _is_constant(times): return inside[numbers]
+    within = np.full(n_sample, 0.5) if mode == "uniform" else rng.random(n_sample)
+    start = max(span[0], times[0])
+    at = start + (np.arange(n_sample) + within)/n_sample*(span[1] - start)
+    return np.maximum(np.searchsorted(times, at + 1e-6, "right") - 1, 0)
 
 # %% ../../nbs/data/video.ipynb #e7446c96
 def read_frames(
@@ -223,25 +401,26 @@ def read_frames(
     *,
     indices: Sequence[int] | Callable[[int], Sequence[int]] | None = None,
 ) -> np.ndarray:
-    """Decode frames of a video. Raises `VideoError` if the file is missing, empty, truncated or not a video.
+    """Decode frames of a video, as displayed. Raises `VideoError` for a missing, empty or truncated file or no video.
 
     Args:
         path: video file in any format that ffmpeg reads
-        n_frames: number T of frames, taken evenly by uniform sampling; None: all, or `indices`
+        n_frames: number T of frames, evenly spread over its time; None: all, or `indices`
         size: side, or (height, width), to resize to; None: the size of the file
         indices: frame numbers, or a function of their count
 
     Returns:
         RGB frames (T, H, W, 3), uint8
     """
-    if n_frames is not None and not isinstance(n_frames, (int, np.integer)):
+    if n_frames is not None and (isinstance(n_frames, bool) or not isinstance(n_frames, (int, np.integer))):
         raise VidnegError(f"n_frames is {n_frames!r}, not a number of frames: pass frame numbers as indices=")
     if n_frames is not None and indices is not None:
         raise VidnegError(f"n_frames={n_frames} and indices were both given: pass one of them")
-    def pick(times):
+    def pick(times, end):
         "Choose frame numbers."
-        if n_frames is not None: return sample_indices(len(times), n_frames)
-        if indices is None: return np.arange(len(times))
+        every = np.arange(len(times))
+        if n_frames is not None: return _sample(times, (times[0], end), every, n_frames, "uniform", None)
+        if indices is None: return every
         return indices(len(times)) if callable(indices) else indices
     return _read_any(path, pick, size)[0]
 
@@ -309,51 +488,119 @@ class FrameCache:
         return self.frames[self.rows([key])[0] if isinstance(key, str) else key]
 
 # %% ../../nbs/data/video.ipynb #79279bf3
-def _stretch(clip, times):
-    "Return the numbers of the frames that belong to the clip."
-    start = 0 if math.isnan(clip.start) else clip.start
-    end = clip.end if clip.end > 0 else math.inf
-    inside = np.flatnonzero((times >= start - 1e-6) & (times < end - 1e-6))
-    if len(inside): return inside
-    step = times[-1]/max(len(times) - 1, 1)
-    if start > times[-1] + step or end <= start:
-        raise VideoError(clip.path, f"the clip is {start:g} to {end:g} s, but the video lasts {times[-1] + step:.3g} s")
-    return np.array([max(np.searchsorted(times, start, "right") - 1, 0)])
+def _span(clip):
+    "Return the start and the end of a clip in seconds; an end of 0 becomes infinity."
+    start, end = clip.start, clip.end
+    if not all(isinstance(t, Real) and math.isfinite(t) and t >= 0 for t in (start, end)):
+        raise VideoError(clip.path, f"the clip is {start} to {end} s: start and end must be seconds from 0 on, and an "
+                                    "end of 0 means the end of the file")
+    if 0 < end <= start:
+        raise VideoError(clip.path, f"the clip is {start:g} to {end:g} s: its end must be after its start")
+    return float(start), float(end) or math.inf
 
-def _decode_row(job, frames, root, mode, seed, size, skip):
+def _stretch(clip, times, end):
+    "Return the start and the end of a clip in its file, and the numbers of the frames that begin between them."
+    start, stop = _span(clip)
+    if start >= end - 1e-6 or stop <= times[0] + 1e-6:
+        runs = f"runs from {times[0]:.4g} to {end:.4g} s" if times[0] > 0.1 else f"lasts {end:.4g} s"
+        raise VideoError(clip.path, f"the clip is {start:g} to {min(stop, end):g} s, but the video {runs}")
+    inside = np.flatnonzero((times >= start - 1e-6) & (times < stop - 1e-6))
+    if not len(inside): inside = np.array([max(np.searchsorted(times, start, "right") - 1, 0)])
+    return (start, min(stop, end)), inside
+
+def read_clip(
+    clip: Clip,
+    root: str | Path = ".",
+    n_frames: int = 8,
+    size: int | tuple[int, int] | None = None,
+    mode: str = "uniform",
+    seed: int = 0,
+    time_limit: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decode frames of a clip, as displayed. Raises `VideoError` for a video that cannot be read.
+
+    Args:
+        clip: clip with its path, start and end
+        root: folder to which its path is relative
+        n_frames: number T of frames, at least 1
+        size: side, or (height, width), to resize to; None: the size of the file
+        mode: sampling mode, "uniform" or "segment" (see `sample_indices`)
+        seed: seed of the random frames, for "segment"
+        time_limit: seconds for a child process, in which a decoder may crash or hang; None: no child
+
+    Returns:
+        RGB frames (T, H, W, 3), uint8; their times (T,) in seconds from the file's start
+    """
+    n_frames, job = _whole(n_frames, "n_frames"), (clip, str(root), n_frames, size, mode, seed)
+    _resizer(size)
+    if time_limit is None: got = _try_clip(*job)
+    else:
+        try: got = in_child("vidneg.data.video:_try_clip", *job, limit=time_limit)
+        except ChildError as e: got = f"cannot be decoded: {e}"
+    if isinstance(got, str): raise VideoError(_path_of(clip, root), got)
+    return got
+
+# %% ../../nbs/data/video.ipynb #e12d0008
+def _path_of(clip, root):
+    "Return the path of a clip's file, or what stands in place of one."
+    return Path(root)/clip.path if isinstance(clip.path, (str, os.PathLike)) else clip.path
+
+def _try_clip(clip, root, n_frames, size, mode, seed):
+    "Return frames of a clip and their times, or the cause of a failure, which a child process can send."
+    def pick(times, end):
+        "Sample from the frames of the clip."
+        span, inside = _stretch(clip, times, end)
+        return _sample(times, span, inside, n_frames, mode, stable_rng(seed, "frames", clip.clip_id))
+    try:
+        _span(clip)
+        return _read_any(_path_of(clip, root), pick, size)
+    except VideoError as e: return e.cause
+
+def _hinted(error):
+    "Return an error with the way out."
+    return VideoError(error.path, f"{error.cause}; to leave such clips out, pass on_error=\"skip\"")
+
+def _decode_row(job, frames, read, skip):
     "Write one clip's frames into its row; return their times, or the cause of a failure."
     row, clip = job
     try:
-        def pick(times):
-            "Sample from the frames of the clip."
-            inside = _stretch(clip, times)
-            rng = stable_rng(seed, "frames", clip.clip_id)
-            return inside[sample_indices(len(inside), frames.shape[1], mode, rng)]
-        got, times = _read_any(Path(root)/clip.path, pick, size)
+        got, times = read(clip)
         if got.shape[1:] != frames.shape[2:]:
             (h, w), (height, width) = got.shape[1:3], frames.shape[2:4]
             raise VideoError(clip.path, f"is {w}×{h}, but the first clip is {width}×{height}: pass size= to resize")
     except VideoError as e:
-        if skip: return BadClip(clip.clip_id, clip.path, e.cause)
-        raise VideoError(e.path, f"{e.cause}; to leave such clips out, pass on_error=\"skip\"") from None
+        if skip: return BadClip(_printable(clip.clip_id), _printable(clip.path), e.cause)
+        raise _hinted(e) from None
     frames[row] = got
     return FrameRow(clip.clip_id, tuple(times.tolist()))
 
 # %% ../../nbs/data/video.ipynb #bb5ca604
-def _frame_size(clips, root, size):
-    "Return the height and width of all rows: the given size, or that of the first file that opens."
-    if size is not None: return (size, size) if isinstance(size, int) else tuple(size)
+def _first_size(clips, size, read, skip):
+    "Return the height and width of all rows: the given size, or that of the first clip that can be read."
+    if size is not None: return _sides(size)
+    causes = []
     for clip in clips:
-        try: info = probe(Path(root)/clip.path)
-        except VideoError as e: last = e
-        else: return info.height, info.width
-    raise last
+        try: return read(clip)[0].shape[1:3]
+        except VideoError as e: causes.append(e)
+        if not skip: raise _hinted(causes[0])
+    raise VidnegError(f"none of the {len(causes)} clips could be read; the first: {causes[0]}")
+
+def _array(path, shape):
+    "Make an array file and reserve its space, since a disk that fills up later would crash the process."
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if sys.platform == "linux":
+        with path.open("r+b") as file:
+            try: os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as e:
+                raise VidnegError(f"{shape[0]} clips need {array.nbytes/1e9:.3g} GB ({e.strerror}): choose another "
+                                  "folder, or a smaller size or n_frames") from None
+    return array
 
 def _keep(path, good):
     "Rewrite an array file with the good rows only."
     old = np.load(path, mmap_mode="r")
     with atomic_path(path) as part:
-        new = np.lib.format.open_memmap(part, "w+", old.dtype, (len(good), *old.shape[1:]))
+        new = _array(part, (len(good), *old.shape[1:]))
         for to, row in enumerate(good): new[to] = old[row]
         new.flush()
 
@@ -368,6 +615,7 @@ def read_clips(
     workers: int = 1,
     seed: int = 0,
     desc: str = "decode",
+    time_limit: float = 600.0,
 ) -> FrameCache:
     """Decode the frames of a dataset into a cache. Raises `VideoError` for a bad clip, unless bad clips are skipped.
 
@@ -379,41 +627,44 @@ def read_clips(
         mode: sampling mode, "uniform" or "segment" (see `sample_indices`)
         size: side, or (height, width); None: all files must have the same size
         on_error: "raise": stop at a bad clip; "skip": leave bad clips out and list them in `bad`
-        workers: number of threads; the result does not depend on it
+        workers: number of decoding processes; the result does not depend on it
         seed: seed of the random frames, for "segment"
         desc: label of the progress bar; "": no bar
+        time_limit: seconds for one clip; a decoder that takes longer is stopped, and the clip is bad
 
     Returns:
         the finished cache
     """
-    clips, out = list(clips), Path(out)
-    _check_request(clips, out, n_frames, mode, on_error)
+    clips, out, skip = list(clips), Path(out), on_error == "skip"
+    n_frames = _check_request(clips, out, n_frames, mode, size, on_error)
     with atomic_path(out, replaces=["frames.npy", "rows.parquet", "bad.parquet"]) as part:
         part.mkdir()
-        shape = (len(clips), n_frames, *_frame_size(clips, root, size), 3)
-        frames = np.lib.format.open_memmap(part/"frames.npy", "w+", np.uint8, shape)
-        job = lambda j: _decode_row(j, frames, root, mode, seed, size, on_error == "skip")
+        read = lambda clip: read_clip(clip, root, n_frames, size, mode, seed, time_limit)
+        shape = (len(clips), n_frames, *_first_size(clips, size, read, skip), 3)
+        frames = _array(part/"frames.npy", shape)
+        job = lambda j: _decode_row(j, frames, read, skip)
         results = parallel_map(job, enumerate(clips), workers, desc, threads=True)
         frames.flush()
         good = [i for i, r in enumerate(results) if isinstance(r, FrameRow)]
         bad = [r for r in results if isinstance(r, BadClip)]
         if not good:
-            raise VidnegError(f"none of the {len(clips)} clips could be read; the first: {bad[0]}")
+            raise VidnegError(f"none of the {len(clips)} clips could be read; the first: {bad[0].path}: {bad[0].cause}")
         if bad: _keep(part/"frames.npy", good)
         write_records(part/"rows.parquet", [results[i] for i in good], FrameRow)
         write_records(part/"bad.parquet", bad, BadClip)
     return FrameCache(out)
 
-def _check_request(clips, out, n_frames, mode, on_error):
-    "Refuse invalid arguments of `read_clips`."
+def _check_request(clips, out, n_frames, mode, size, on_error):
+    "Refuse invalid arguments of `read_clips`; return n_frames as int."
     ids = [c.clip_id for c in clips]
     if not ids: raise VidnegError("there are no clips to decode: pass at least one")
     if len(set(ids)) < len(ids):
         raise VidnegError(f"clip id {next(i for i in ids if ids.count(i) > 1)!r} occurs twice: ids must be unique")
-    if n_frames < 1:
-        raise VidnegError(f"n_frames is {n_frames}: ask for at least one frame per clip")
+    _resizer(size)
     if mode not in ("uniform", "segment"):
         raise VidnegError(f"mode {mode!r} is not one for a cache: use uniform or segment")
     if on_error not in ("raise", "skip"):
         raise VidnegError(f"on_error is {on_error!r}: use raise or skip")
     if out.is_file(): raise VidnegError(f"{out} is a file: choose another folder")
+    return _whole(n_frames, "n_frames, the number of frames per clip,")
+

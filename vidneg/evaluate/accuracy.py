@@ -14,12 +14,12 @@ from ..core.registry import Registry
 from ..core.seeds import stable_rng
 from ..data.pairs import Pair
 from .stats import contrast, paired_difference
-from ..models.scorer import Scorer
+from ..models.scorer import Scorer, unique_texts
 
 # %% auto #0
-__all__ = ['KINDS', 'ITEM_COLUMNS', 'SCORE_COLUMNS', 'METRICS', 'VTM_METRICS', 'score_pairs', 'acc', 'acc_hat',
-           'acc_vtc', 'check_scores', 'has_head', 'item_matrix', 'accuracy_table', 'accuracy_difference', 'toy_scores',
-           'score_blind']
+__all__ = ['KINDS', 'ITEM_COLUMNS', 'SCORE_COLUMNS', 'METRICS', 'VTM_METRICS', 'check_items', 'one_each',
+           'score_aligned', 'score_pairs', 'acc', 'acc_hat', 'acc_vtc', 'check_scores', 'has_head', 'item_matrix',
+           'accuracy_table', 'accuracy_difference', 'toy_scores', 'score_blind']
 
 # %% ../../nbs/evaluate/accuracy.ipynb #7454feb0
 KINDS = "action", "attribute", "relation", "object" # the four categories of AARO
@@ -32,22 +32,80 @@ def _need(frame, columns, what):
     if missing := [c for c in columns if c not in frame.columns]:
         raise VidnegError(f"{what} lack the column {missing[0]!r}; there are: {', '.join(map(str, frame.columns))}")
 
-def _score_unique(scorer, videos, texts, pairs, chunk):
-    "Compute contrastive scores (P,) and match probabilities (P,) of (clip, text) rows, `chunk` pairs at a time."
+def _refuse_missing(frame, columns, what):
+    "Raise an error for a missing or blank value, which would be scored as the word 'nan'."
+    for column in columns:
+        bad = [pd.isna(v) or isinstance(v, str) and not v.strip() for v in frame[column]]
+        if column in ("caption", "negative"): bad = [b or not isinstance(v, str) for b, v in zip(bad, frame[column])]
+        if not any(bad): continue
+        at = bad.index(True)
+        name = f", item {frame['item'].iloc[at]!r}" if "item" in frame else ""
+        raise VidnegError(f"{sum(bad)} {what} lack the {column}, the first in row {at}{name}: it is "
+                          f"{frame[column].iloc[at]!r}. Fill in or leave out these rows")
+
+def check_items(items: pd.DataFrame) -> pd.DataFrame:
+    """Check a table of items; raise `VidnegError` if texts or ids are missing, or if an item occurs twice.
+
+    Args:
+        items: columns ITEM_COLUMNS, one row per (caption, negative)
+
+    Returns:
+        the same table
+    """
+    _need(items, ITEM_COLUMNS, "items")
+    _refuse_missing(items, [c for c in ITEM_COLUMNS if c != "generator"], "items")
+    if (twice := items.duplicated(["form", "kind", "item"])).any():
+        row = items[twice].iloc[0]
+        raise VidnegError(f"item {row['item']!r} ({row.kind}) occurs twice: give each item an id of its own")
+    return items
+
+# %% ../../nbs/evaluate/accuracy.ipynb #a8d6f5bf
+def one_each(values, n: int, what: str) -> np.ndarray:
+    """Check that a scorer returned one number for each pair; raise `VidnegError` for an array of another shape.
+
+    Args:
+        values: result of a scorer
+        n: number of pairs or texts that it was asked for
+        what: name of its method
+
+    Returns:
+        the same values (n,), float64
+    """
+    values = np.asarray(values, float)
+    if values.shape != (n,):
+        raise VidnegError(f"`{what}` returned an array of shape {values.shape} for {n} of them: it must return one "
+                          "number per pair")
+    return values
+
+def _by_video(scorer, videos, texts, clip, text):
+    "Compute contrastive scores of pairs (P,) that are sorted by clip, from one row of `similarity` per clip."
+    starts = np.flatnonzero(np.diff(clip, prepend=-1)) # (V,) first pair of each clip
+    rows = [np.asarray(scorer.similarity(videos[clip[at[:1]]], texts[text[at]]), float).reshape(-1)
+            for at in np.split(np.arange(len(clip)), starts[1:])]
+    return np.concatenate(rows) if rows else np.zeros(0)
+
+def score_aligned(scorer: Scorer, videos, texts, pairs: np.ndarray, chunk: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """Score pairs of a video and a text, each with a cost of its own.
+
+    Args:
+        scorer: model to score with
+        videos: encoding of videos
+        texts: encoding of texts
+        pairs: index of the video and of the text of each pair (P, 2), int, sorted
+        chunk: pairs per call of the scorer
+
+    Returns:
+        contrastive scores (P,); match probabilities (P,), NaN without a VTM head
+    """
     score, p = np.empty(len(pairs)), np.full(len(pairs), np.nan)
     for start in range(0, len(pairs), chunk):
         at = slice(start, start + chunk)
         clip, text = pairs[at].T
-        score[at] = _aligned(scorer, videos, texts, clip, text)
-        if "match" in scorer.supports: p[at] = np.asarray(scorer.match(videos[clip], texts[text]), float)
+        if "pairwise" in scorer.supports: found = scorer.pairwise(videos[clip], texts[text])
+        else: found = _by_video(scorer, videos, texts, clip, text)
+        score[at] = one_each(found, len(clip), "pairwise" if "pairwise" in scorer.supports else "similarity")
+        if "match" in scorer.supports: p[at] = one_each(scorer.match(videos[clip], texts[text]), len(clip), "match")
     return score, p
-
-def _aligned(scorer, videos, texts, clip, text):
-    "Compute contrastive scores of pairs (P,), from the full similarity matrix if the scorer has no `pairwise`."
-    if "pairwise" in scorer.supports:
-        return np.asarray(scorer.pairwise(videos[clip], texts[text]), float)
-    rows, row = np.unique(clip, return_inverse=True)
-    return np.asarray(scorer.similarity(videos[rows], texts[text]), float)[row, np.arange(len(text))]
 
 # %% ../../nbs/evaluate/accuracy.ipynb #b3742ea8
 def score_pairs(scorer: Scorer, videos, clip_ids, items: pd.DataFrame, run: str, chunk: int = 128) -> pd.DataFrame:
@@ -59,21 +117,21 @@ def score_pairs(scorer: Scorer, videos, clip_ids, items: pd.DataFrame, run: str,
         clip_ids: clip of each encoded video (V,)
         items: columns ITEM_COLUMNS, one row per (caption, negative)
         run: name of the run in the table
-        chunk: pairs per call of the scorer; without `pairwise`, a call compares all videos with all texts
+        chunk: pairs per call of the scorer
 
     Returns:
         columns SCORE_COLUMNS, one row per item; p_* are NaN without a VTM head
     """
-    _need(items, ITEM_COLUMNS, "items")
-    if unknown := sorted(set(items.clip_id) - set(clip_ids)):
+    row = {clip: i for i, clip in enumerate(clip_ids)}
+    if len(row) < len(clip_ids):
+        raise VidnegError("a clip id occurs twice among the videos: encode each clip once")
+    if unknown := sorted(set(check_items(items).clip_id) - row.keys()):
         raise VidnegError(f"{len(unknown)} clips of the items were not encoded, the first is {unknown[0]!r}: "
                           "encode the videos of all items")
-    both = np.concatenate([items.caption.to_numpy(str), items.negative.to_numpy(str)]) # (2N,)
-    texts, text = np.unique(both, return_inverse=True)
-    row = {clip: i for i, clip in enumerate(clip_ids)}
+    texts, text = unique_texts([*items.caption, *items.negative]) # (2N,)
     clip = np.tile([row[c] for c in items.clip_id], 2).astype(int) # (2N,)
     pairs, pair = np.unique(np.stack([clip, text], 1), axis=0, return_inverse=True) # (P, 2), (2N,)
-    score, p = _score_unique(scorer, videos, scorer.encode_text(texts.tolist()), pairs, chunk)
+    score, p = score_aligned(scorer, videos, scorer.encode_text(texts), pairs, chunk)
     score, p = score[pair.ravel()].reshape(2, -1), p[pair.ravel()].reshape(2, -1) # (2, N)
     columns = dict(run=run, score_pos=score[0], score_neg=score[1], p_pos=p[0], p_neg=p[1])
     return items[ITEM_COLUMNS[:5]].assign(**columns)[SCORE_COLUMNS].reset_index(drop=True)
@@ -285,7 +343,8 @@ def score_blind(train: pd.DataFrame, test: pd.DataFrame, run: str = "blind") -> 
         columns SCORE_COLUMNS
     """
     _need(train, ["caption", "negative"], "training pairs")
-    _need(test, ITEM_COLUMNS, "items")
+    _refuse_missing(train, ["caption", "negative"], "training pairs")
+    check_items(test)
     if not len(train):
         raise VidnegError("the blind ranker has no training pairs: pass at least one")
     if not len(test): return pd.DataFrame(columns=SCORE_COLUMNS)

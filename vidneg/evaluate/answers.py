@@ -58,6 +58,8 @@ def right(questions: Sequence[Question], answers: Sequence[str] | Mapping[str, s
         answers = [answers.get(q.question_id, "") for q in questions]
     if len(answers) != len(questions):
         raise VidnegError(f"{len(answers)} answers to {len(questions)} questions: pass one answer per question")
+    if odd := [(q.question_id, a) for q, a in zip(questions, answers) if not isinstance(a, str)]:
+        raise VidnegError(f"the answer to question {odd[0][0]!r} is {odd[0][1]!r}, not a text: pass \"\" for no answer")
     if none := [q.question_id for q in questions if not q.answer]:
         raise VidnegError(f"{len(none)} questions have no answer to compare with, the first is {none[0]!r}: "
                           "use a split with published answers")

@@ -47,6 +47,9 @@ def gap_ranks(
     if [c.caption_id for c in captions] != [n.caption_id for n in negatives]:
         raise VidnegError("captions and negatives do not correspond: pass them one to one, in the same order")
     row, parts = {c: i for i, c in enumerate(clip_ids)}, []
+    if lost := [c.clip_id for c in captions if c.clip_id not in row]:
+        raise VidnegError(f"{len(lost)} captions belong to clips that were not encoded, the first to {lost[0]!r}: "
+                          "encode the videos of all captions")
     kinds = np.array([n.kind for n in negatives], dtype=object)
     for kind in dict.fromkeys(kinds):
         at = np.flatnonzero(kinds == kind)

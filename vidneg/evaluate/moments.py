@@ -141,7 +141,7 @@ def read_predictions(path: str | Path) -> list[dict]:
     """Read predictions in the official format.
 
     Args:
-        path: file of JSON lines
+        path: file of JSON lines, or of one JSON array
 
     Returns:
         predictions, one per query
@@ -150,12 +150,26 @@ def read_predictions(path: str | Path) -> list[dict]:
     if not path.exists():
         raise VidnegError(f"{path} does not exist: check the path of the predictions")
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except json.JSONDecodeError as e:
-        raise VidnegError(f"{path} is not JSON lines: {e}") from e
+        text = path.read_text(encoding="utf-8-sig")
+        if text.lstrip().startswith("["): found = json.loads(text)
+        else: found = [json.loads(line) for line in text.split("\n") if line.strip()] # texts may hold other separators
+    except ValueError as e: # also UnicodeDecodeError
+        raise VidnegError(f"{path} is neither JSON lines nor a JSON array in UTF-8: {e}") from None
+    _check_predictions(found)
+    return found
+
+def _check_predictions(predictions):
+    "Raise `VidnegError` for a prediction that is no mapping with a qid."
+    for i, p in enumerate(predictions):
+        if not isinstance(p, Mapping):
+            raise VidnegError(f"prediction {i} is {str(p)[:60]!r}: write a mapping with qid and pred_relevant_windows")
+        if "qid" not in p:
+            raise VidnegError(f"prediction {i} has no qid, but {', '.join(map(str, p)) or 'nothing'}: "
+                              "add the query's id as qid")
 
 def _aligned(predictions, queries):
     "Sort predictions into the order of the queries."
+    _check_predictions(predictions)
     by_id = {str(p["qid"]): p for p in predictions}
     if len(by_id) != len(predictions):
         raise VidnegError("a qid occurs twice among the predictions: give one prediction per query")
@@ -179,9 +193,23 @@ def _padded(rows, width, fill=0.):
     if n.any(): out[at] = np.array(list(chain.from_iterable(rows)), float)[:, :width]
     return out, n
 
+def _numbers(prediction, key, ndim, wanted):
+    "Return a field of a prediction as an array; raise `VidnegError` if it is missing or has another form."
+    if key not in prediction:
+        raise VidnegError(f"the prediction of query {prediction['qid']!r} has no {key}: give it for all or for none")
+    try: values = np.array(prediction[key], float)
+    except (TypeError, ValueError): values = None # text, or lists of unequal length
+    fits = values is not None and (values.ndim == ndim or not values.size and values.ndim == 1)
+    if not fits or ndim == 2 and values.size and values.shape[1] < 3:
+        raise VidnegError(f"the prediction of query {prediction['qid']!r} has {key} {str(prediction[key])[:60]}: "
+                          f"write {wanted}")
+    return values[:, :3] if values.ndim == 2 else values
+
 def _predicted(predictions, top):
     "Return windows (Q, P, 2) in the order of their scores, their number (Q,), and the first listed one (Q, 1, 2)."
-    listed, n = _padded([p["pred_relevant_windows"][:top] for p in predictions], 3) # (Q, P, 3)
+    if top < 1: raise VidnegError(f"top={top} uses no windows: take at least 1")
+    rows = [_numbers(p, "pred_relevant_windows", 2, "a list of [start, end, score]") for p in predictions]
+    listed, n = _padded([row[:top] for row in rows], 3) # (Q, P, 3)
     if not np.isfinite(listed).all():
         raise VidnegError("a predicted window has a NaN or infinite number: train the model again")
     if (listed[..., 1] < listed[..., 0]).any():
@@ -234,7 +262,7 @@ def _saliency(predictions, queries):
                           "evaluate queries with the same number of annotators together")
     true, n = _padded([q.saliency for q in queries], widths.pop(), -1.)
     mask = np.arange(true.shape[1]) < n[:, None]
-    made = [np.asarray(p["pred_saliency_scores"], float) for p in predictions]
+    made = [_numbers(p, "pred_saliency_scores", 1, "a list with one score per clip of 2 s") for p in predictions]
     if not all(len(m) and np.isfinite(m).all() for m in made):
         raise VidnegError("a predicted saliency is missing, NaN or infinite: train the model again")
     top = np.array([m.argmax() for m in made])
@@ -305,7 +333,8 @@ def evaluate_moments(predictions: Sequence[Mapping], queries: Sequence[MomentQue
     Returns:
         "brief" and one entry per length with true windows and per level; numbers are percentages
     """
-    given = set(predictions[0]) if len(predictions) else set()
+    _check_predictions(predictions)
+    given = {key for p in predictions for key in p} # a key that only some have is an error
     none = pd.DataFrame({"length": [], "level": []})
     values = moment_values(predictions, queries, top) if "pred_relevant_windows" in given else none
     highlights = highlight_values(predictions, queries) if "pred_saliency_scores" in given else none

@@ -17,7 +17,7 @@ __all__ = ['RANK_COLUMNS', 'RECALLS', 'RETRIEVAL_METRICS', 'ranks', 'retrieval_r
            'check_ranks', 'retrieval_table', 'toy_ranks', 'rank_matrix', 'retrieval_difference']
 
 # %% ../../nbs/evaluate/retrieval.ipynb #4ebeb089
-def ranks(similarity, query_ids, candidate_ids, chunk: int = 1024) -> np.ndarray:
+def ranks(similarity, query_ids, candidate_ids, chunk: int = 1024, by_clip: bool = False) -> np.ndarray:
     """Rank the best true candidate of each query; ties count against it.
 
     Args:
@@ -25,6 +25,7 @@ def ranks(similarity, query_ids, candidate_ids, chunk: int = 1024) -> np.ndarray
         query_ids: clip of each query (Q,)
         candidate_ids: clip of each candidate (C,)
         chunk: number of queries ranked at a time
+        by_clip: True: count clips, each with its best candidate; False: count candidates
 
     Returns:
         rank of each query (Q,), int, 1 is best
@@ -36,12 +37,16 @@ def ranks(similarity, query_ids, candidate_ids, chunk: int = 1024) -> np.ndarray
     if lost := sorted(set(query.tolist()) - set(candidate.tolist())):
         raise VidnegError(f"{len(lost)} clips of the queries are no candidates, the first is {lost[0]!r}: "
                           "leave out these queries or add the candidates")
-    out = np.empty(len(query), int)
+    out, order, starts = np.empty(len(query), int), None, None
+    if by_clip:
+        order = np.argsort(candidate, kind="stable")
+        candidate, starts = np.unique(candidate[order], return_index=True) # one candidate per clip
     for start in range(0, len(query), chunk):
         at = slice(start, start + chunk)
-        s, true = similarity[at], query[at, None] == candidate # (chunk, C)
+        s, true = similarity[at], query[at, None] == candidate # (chunk, C), (chunk, C or clips)
         if np.isnan(s).any():
             raise VidnegError(f"NaN similarity for query {query[at][np.isnan(s).any(1)][0]}: score the run again")
+        if by_clip: s = np.maximum.reduceat(s[:, order], starts, axis=1) # (chunk, clips)
         best = np.where(true, s, -np.inf).max(1, keepdims=True) # (chunk, 1)
         out[at] = 1 + (~true & (s >= best)).sum(1)
     return out
@@ -49,7 +54,15 @@ def ranks(similarity, query_ids, candidate_ids, chunk: int = 1024) -> np.ndarray
 # %% ../../nbs/evaluate/retrieval.ipynb #5202f63b
 RANK_COLUMNS = ["run", "clip_id", "caption_id", "direction", "rank"]
 
-def retrieval_ranks(similarity, clip_ids, caption_ids, caption_clips, run: str, chunk: int = 1024) -> pd.DataFrame:
+def retrieval_ranks(
+    similarity,
+    clip_ids,
+    caption_ids,
+    caption_clips,
+    run: str,
+    chunk: int = 1024,
+    among: str = "texts",
+) -> pd.DataFrame:
     """Rank videos for every caption and captions for every video.
 
     Args:
@@ -59,18 +72,21 @@ def retrieval_ranks(similarity, clip_ids, caption_ids, caption_clips, run: str, 
         caption_clips: clip of each caption (C,)
         run: name of the run in the table
         chunk: number of queries ranked at a time
+        among: v2t ranks the best true caption among all "texts", or the clip among "videos" (as for MSVD)
 
     Returns:
         columns RANK_COLUMNS; t2v: one row per caption; v2t: one row per clip, caption_id ""
     """
     similarity = np.asarray(similarity)
+    if among not in ("texts", "videos"):
+        raise VidnegError(f"among={among!r} is unknown: v2t ranks among 'texts' or among 'videos'")
     if len(caption_ids) != len(caption_clips):
         raise VidnegError(f"{len(caption_ids)} caption_ids and {len(caption_clips)} caption_clips: "
                           "pass one clip for each caption")
     t2v = dict(clip_id=list(caption_clips), caption_id=list(caption_ids), direction="t2v",
                rank=ranks(similarity.T, caption_clips, clip_ids, chunk))
     v2t = dict(clip_id=list(clip_ids), caption_id="", direction="v2t",
-               rank=ranks(similarity, clip_ids, caption_clips, chunk))
+               rank=ranks(similarity, clip_ids, caption_clips, chunk, by_clip=among == "videos"))
     return pd.concat([pd.DataFrame(t2v), pd.DataFrame(v2t)], ignore_index=True).assign(run=run)[RANK_COLUMNS]
 
 # %% ../../nbs/evaluate/retrieval.ipynb #352b7edc

@@ -5,6 +5,7 @@
 # %% ../../nbs/evaluate/score.ipynb #e98ea89c
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ __all__ = ['items_table', 'aaro_items', 'text_pairs', 'first_captions', 'score_m
 
 # %% ../../nbs/evaluate/score.ipynb #ce959f4b
 def items_table(negatives: Iterable[Negative], captions: Iterable[Caption], form: str) -> pd.DataFrame:
-    """Arrange captions and negatives as items of a test set.
+    """Arrange captions and negatives as items of a test set. Further negatives of a caption and kind are numbered.
 
     Args:
         negatives: negatives of a test set; those of other captions are ignored
@@ -35,9 +36,13 @@ def items_table(negatives: Iterable[Negative], captions: Iterable[Caption], form
     Returns:
         columns ITEM_COLUMNS, one row per negative
     """
-    of = {c.caption_id: c for c in captions}
-    rows = [(f"{n.caption_id}/{n.kind}", c.clip_id, n.kind, form, n.generator, c.text, n.text)
-            for n in negatives if (c := of.get(n.caption_id))]
+    of, count, rows = {c.caption_id: c for c in captions}, Counter(), []
+    for n in negatives:
+        if (c := of.get(n.caption_id)) is None: continue
+        item = f"{n.caption_id}/{n.kind}"
+        count[item] += 1
+        if count[item] > 1: item = f"{item}/{count[item]}"
+        rows.append((item, c.clip_id, n.kind, form, n.generator, c.text, n.text))
     return pd.DataFrame(rows, columns=ITEM_COLUMNS)
 
 # %% ../../nbs/evaluate/score.ipynb #b2a00002

@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 from pathlib import Path
 
 import numpy as np
 
+from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from .protocols import Chat, Embedder, FillMask, LogProbability
 
@@ -74,14 +76,20 @@ class Store:
         return found
 
     def put(self, answers: dict):
-        """Append outputs to the journal.
+        """Append outputs to the journal, all or none of them.
 
         Args:
             answers: key → output
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.journal, "a", encoding="utf-8") as f:
-            f.write("".join(_LINE % (k, json.dumps(a)) for k, a in answers.items()))
+        lines = "".join(_LINE % (k, json.dumps(a)) for k, a in answers.items()).encode()
+        with open(self.journal, "ab", buffering=0) as f:
+            end = f.seek(0, os.SEEK_END)
+            try: complete = f.write(lines) == len(lines)
+            except OSError: complete = False
+            if not complete: f.truncate(end) # the next line must not continue half a line
+        if not complete:
+            raise VidnegError(f"cannot write to {self.journal}: check the space on the disk; earlier outputs are kept")
         self.new |= answers
         if len(self.new) >= self.keep: self.flush()
 
@@ -104,7 +112,7 @@ class Cached:
     Args:
         backend: backend with `kind` and `identity`
         folder: folder of the store; several backends may share it
-        piece: inputs per call of the backend; a crash loses the outputs of at most one call
+        piece: inputs per call of the backend; a crash loses the outputs of at most one call, or no answer
     """
     def __init__(self, backend: FillMask | Chat | LogProbability | Embedder, folder: str | Path, piece: int = 256):
         self.backend, self.name, self.kind, self.identity = backend, backend.name, backend.kind, backend.identity
@@ -139,15 +147,22 @@ class Cached:
         answers = self.store.get(list(dict.fromkeys(keys)))
         missing = {k: x for k, x in zip(keys, inputs) if k not in answers}
         self.found, self.asked = self.found + len(keys) - len(missing), self.asked + len(missing)
+        for new in self._computed(method, missing, settings):
+            self.store.put(new)
+            answers |= new
+        if missing and not self.open: self.store.flush()
+        return [answers.get(k, "") if method == "chat" else answers[k] for k in keys]
+
+    def _computed(self, method, missing, settings):
+        "Yield the outputs of missing inputs by key: one answer of a chat model, a piece of another backend's outputs."
         todo = list(missing)
+        if method == "chat":
+            for i, answer in self.backend.stream([*missing.values()], **settings): yield {todo[i]: answer}
+            return
         for start in range(0, len(todo), self.piece):
             some = todo[start:start + self.piece]
             outputs = getattr(self.backend, method)([missing[k] for k in some], **settings)
-            new = dict(zip(some, outputs.tolist() if method == "embed" else outputs))
-            self.store.put(new)
-            answers |= new
-        if todo and not self.open: self.store.flush()
-        return [answers[k] for k in keys]
+            yield dict(zip(some, outputs.tolist() if method == "embed" else outputs))
 
     def fill(self, texts: list[str], top_k: int = 20) -> list[list[tuple[str, float]]]:
         """Predict words for the gap of each text.

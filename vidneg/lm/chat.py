@@ -8,13 +8,20 @@ from __future__ import annotations
 import json
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from jinja2 import TemplateError
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
@@ -23,7 +30,8 @@ from ..core.seeds import stable_rng
 from .pretrained import Pretrained, clean
 
 # %% auto #0
-__all__ = ['check_conversations', 'clean_messages', 'OpenAIChat', 'TransformersChat']
+__all__ = ['FAULTS', 'check_conversations', 'clean_messages', 'Reply', 'content_text', 'read_reply', 'refused_setting',
+           'accepted_settings', 'OpenAIChat', 'TransformersChat']
 
 # %% ../../nbs/lm/chat.ipynb #1a8317fb
 def check_conversations(conversations: list[list[dict]]):
@@ -51,6 +59,101 @@ def clean_messages(messages: list[dict]) -> list[dict]:
     """
     return [{"role": m["role"], "content": clean(m["content"])} for m in messages]
 
+# %% ../../nbs/lm/chat.ipynb #f12b0002
+FAULTS = {
+    "filtered": "the content filter of the server stopped them", "refused": "the model refused",
+    "too long": "the conversation does not fit into the context",
+    "cut off": "they reached max_tokens: raise it, or set it in `extra`; a model that thinks needs thousands",
+    "only thoughts": "they have thoughts and no text: turn thinking off, or set max_tokens in `extra`",
+    "empty": "they have no text", "failed": "the server failed at them, after all retries; a rerun asks again"}
+
+class Reply(NamedTuple):
+    """The answer to one conversation.
+
+    Attributes:
+        text: the answer, "" if there is none
+        fault: name in FAULTS, "" for an answer
+    """
+    text: str
+    fault: str
+
+def content_text(content) -> str:
+    """Join the text of a message.
+
+    Args:
+        content: content of a message: a string, a list of parts, or null
+
+    Returns:
+        the text, without parts that hold thoughts
+    """
+    if isinstance(content, str): return content
+    parts = [p for p in content if isinstance(p, dict)] if isinstance(content, list) else []
+    texts = [p.get("text") for p in parts if p.get("type", "text") in ("text", "output_text")]
+    return "".join(t for t in texts if isinstance(t, str))
+
+def read_reply(data) -> Reply | None:
+    """Read a chat completion.
+
+    Args:
+        data: the body of a reply, decoded from JSON
+
+    Returns:
+        text or fault; None if it is no chat completion
+    """
+    choices = data.get("choices") if isinstance(data, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    if not isinstance(message, dict): return None
+    end, text = first.get("finish_reason"), content_text(message.get("content"))
+    if end == "content_filter": return Reply("", "filtered")
+    if end == "length": return Reply("", "cut off")
+    if text.strip(): return Reply(text, "")
+    if message.get("refusal"): return Reply("", "refused")
+    return Reply("", "only thoughts" if message.get("reasoning_content") or message.get("reasoning") else "empty")
+
+# %% ../../nbs/lm/chat.ipynb #f12b0004
+_REFUSED = re.compile("support|unrecogni|unknown|unexpected|extra|permitted|allowed|positive|must be|invalid", re.I)
+_LONG = re.compile("context.?(?:length|window|size)|maximum context|too (?:long|large|many)|reduce the length", re.I)
+_FILTER = re.compile(r"content.?(?:filter|management|policy)|moderation|safety|flagged|responsible ?ai", re.I)
+_SETTINGS = {k: k for k in ("temperature", "max_tokens", "seed")} | {"max_completion_tokens": "max_tokens"}
+
+def refused_setting(error, sent: dict) -> str:
+    """Find the setting that a server does not accept.
+
+    Args:
+        error: error of OpenAI's client, for a status of 400 or 422
+        sent: settings of the request
+
+    Returns:
+        "temperature", "max_tokens" or "seed"; "" if the request was refused for another reason
+    """
+    text = f"{error.message} {error.body}"
+    if error.param in sent: return _SETTINGS.get(error.param, "")
+    if _LONG.search(text) or not _REFUSED.search(text): return ""
+    named = re.findall(rf"\b(?:{'|'.join(_SETTINGS)})\b", text)
+    return next((_SETTINGS[name] for name in named if name in sent), "")
+
+def accepted_settings(settings: dict, refusals: dict, extra: dict) -> dict:
+    """Replace the settings that a server has refused, or leave them out.
+
+    Args:
+        settings: temperature, max_tokens, seed
+        refusals: setting → how often the server has refused it
+        extra: further fields of the request; None: leave this field out
+
+    Returns:
+        fields to send
+    """
+    out = {k: v for k, v in settings.items() if k not in extra}
+    if refusals.get("seed"): out.pop("seed", None)
+    if (n := refusals.get("max_tokens")) and "max_tokens" in out:
+        most = out.pop("max_tokens")
+        if n == 1: out["max_completion_tokens"] = most
+    if (n := refusals.get("temperature")) and "temperature" in out:
+        cold = out.pop("temperature") == 0
+        if n == 1 and cold: out["temperature"] = 0.01 # nearly greedy
+    return out
+
 # %% ../../nbs/lm/chat.ipynb #b2a11844
 _WAY_OUT = {
     "APITimeoutError": "no answer within {timeout} s: raise timeout, or lower concurrency",
@@ -61,8 +164,11 @@ _WAY_OUT = {
                      "the server expects (usually /v1)",
     "RateLimitError": "too many requests or no credit, after {retries} retries: lower concurrency, or wait",
     "InternalServerError": "the server failed, after {retries} retries: look at its log",
-    "BadRequestError": "the server does not accept the request: check that the text fits its context",
+    "BadRequestError": "the server does not accept the request: check that the text fits its context, and leave out "
+                       "fields that it does not know, as extra={{\"seed\": null}}",
 }
+_ALWAYS = "AuthenticationError", "PermissionDeniedError", "NotFoundError" # the same for all conversations
+_PLAIN_QUESTION = [{"role": "user", "content": "What color is grass? Answer with one word."}]
 
 class OpenAIChat:
     """A chat model behind an OpenAI-compatible endpoint.
@@ -75,7 +181,7 @@ class OpenAIChat:
         timeout: longest wait for an answer in seconds
         retries: number of retries after a temporary failure
         revision: revision of the weights on the server, if known; part of the cache's key
-        extra: further fields of the request, such as {"top_p": 0.9}
+        extra: further fields, as {"top_p": 0.9}; a value None leaves a usual field out
     """
     kind = "chat"
     def __init__(self,
@@ -91,6 +197,13 @@ class OpenAIChat:
         self.name, self.base_url, self.api_key_env = model, base_url, api_key_env
         self.concurrency, self.timeout, self.retries, self.extra = concurrency, timeout, retries, dict(extra or {})
         self.identity = {"model": model, "revision": revision, "extra": self.extra}
+        self.faults: Counter = Counter() # fault → number of conversations without answer
+        self._refusals, self._answered, self._lock = {}, 0, threading.Lock()
+
+    def __getstate__(self): # a process that receives a copy makes its own client
+        return {k: v for k, v in vars(self).items() if k not in ("client", "_lock")}
+
+    def __setstate__(self, state): vars(self).update(state, _lock=threading.Lock())
 
     @cached_property
     def client(self):
@@ -107,49 +220,6 @@ class OpenAIChat:
         "Return the address without user name and password."
         return re.sub("//[^/@]*@", "//", self.base_url)
 
-    def chat(self,
-        conversations: list[list[dict]],
-        temperature: float = 0.0,
-        max_tokens: int = 256,
-        seed: int = 0,
-    ) -> list[str]:
-        """Answer each conversation.
-
-        Args:
-            conversations: conversations, each a list of messages
-            temperature: sampling temperature; 0: the most probable answer
-            max_tokens: largest number of tokens per answer
-            seed: seed of the sampling, which the server may ignore
-
-        Returns:
-            one answer per conversation; "" for an answer without text
-        """
-        check_conversations(conversations)
-        settings = dict(temperature=temperature, max_tokens=max_tokens, seed=seed)
-        client = self.client # made once, before there are threads
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            answers = [pool.submit(self._answer, client, clean_messages(c), settings) for c in conversations]
-            try: return [a.result() for a in answers]
-            finally:
-                for a in answers: a.cancel() # after an error, start no further requests
-
-    def _answer(self, client, messages, settings):
-        "Send one request and return the text of the answer."
-        from openai import APIError
-        from openai.types.chat import ChatCompletion, ChatCompletionMessage
-        from openai.types.chat.chat_completion import Choice
-        try:
-            reply = client.chat.completions.create(model=self.name, messages=messages, **settings,
-                                                   extra_body=self.extra)
-        except APIError as e: raise VidnegError(self._explain(e)) from None
-        except (ValueError, TypeError): reply = None # no JSON, or none of this form
-        choices = reply.choices if isinstance(reply, ChatCompletion) else None
-        first = choices[0] if isinstance(choices, list) and choices else None # the client checks no types
-        if not isinstance(first, Choice) or not isinstance(first.message, ChatCompletionMessage):
-            raise VidnegError(f"{self.endpoint} sends something else than a chat completion: check that base_url is "
-                              "that of an OpenAI-compatible server") from None
-        return first.message.content or ""
-
     def _explain(self, error):
         "Describe a failure and the way out, without the key."
         names = [c.__name__ for c in type(error).__mro__]
@@ -159,6 +229,141 @@ class OpenAIChat:
         message = error.message[:300]
         if key := os.environ.get(self.api_key_env): message = message.replace(key, "***")
         return f"{self.name} at {self.endpoint}: {way_out} ({message})"
+
+# %% ../../nbs/lm/chat.ipynb #f12b0007
+@patch
+def _post(self: OpenAIChat, client, messages, settings):
+    "Send a request, without settings that the server refuses; return the decoded body, None if it is no JSON."
+    from openai import BadRequestError, UnprocessableEntityError
+    extra = {k: v for k, v in self.extra.items() if v is not None}
+    while True:
+        before = dict(self._refusals)
+        sent = accepted_settings(settings, before, self.extra)
+        try: reply = client.chat.completions.with_raw_response.create(model=self.name, messages=messages, **sent,
+                                                                      extra_body=extra)
+        except (BadRequestError, UnprocessableEntityError) as e:
+            if not (name := refused_setting(e, sent)): raise
+            self._refuse(name, before, sent)
+            continue
+        try: return json.loads(reply.text)
+        except ValueError: return None
+
+@patch
+def _refuse(self: OpenAIChat, name, before, sent):
+    "Remember that the server refuses a setting, and warn."
+    with self._lock: # several requests may find out at the same time
+        if self._refusals.get(name, 0) > before.get(name, 0): return
+        self._refusals[name] = before.get(name, 0) + 1
+    warnings.warn(f"{self.name} at {self.endpoint} refuses {name} in {sent}: it is replaced or left out; to choose "
+                  f"yourself, set it in `extra`", stacklevel=2)
+
+@patch
+def _ask(self: OpenAIChat, client, messages, settings) -> Reply:
+    "Send a request until there is a chat completion."
+    from openai import BadRequestError, UnprocessableEntityError
+    for attempt in range(self.retries + 1):
+        if attempt: time.sleep(min(8.0, 0.5*2**attempt))
+        try: body = self._post(client, messages, settings)
+        except (BadRequestError, UnprocessableEntityError) as e:
+            text = f"{e.code} {e.message} {e.body}"
+            if _FILTER.search(text): return Reply("", "filtered")
+            if _LONG.search(text): return Reply("", "too long")
+            raise
+        if (reply := read_reply(body)) is not None: return reply
+    raise VidnegError(f"{self.endpoint} sends something else than a chat completion: check that base_url is that of an "
+                      f"OpenAI-compatible server (it sent {str(body)[:100]!r})")
+
+@patch
+def _answer(self: OpenAIChat, client, messages, settings) -> Reply:
+    "Answer a conversation; raise `VidnegError` if the server does not answer at all."
+    from openai import APIError
+    before = self._answered
+    try: reply = self._ask(client, messages, settings)
+    except (APIError, VidnegError) as e:
+        error = e if isinstance(e, VidnegError) else VidnegError(self._explain(e))
+        down = type(e).__name__ in _ALWAYS or self._answered == before and not self._serves(client)
+        if down: raise error from None
+        return Reply(str(error), "failed")
+    self._answered += 1
+    return reply
+
+@patch
+def _serves(self: OpenAIChat, client) -> bool:
+    "Return True if the server answers a plain question."
+    from openai import APIError
+    try: body = self._post(client.with_options(max_retries=0), _PLAIN_QUESTION, {"max_tokens": 16})
+    except APIError: return False
+    return read_reply(body) is not None
+
+# %% ../../nbs/lm/chat.ipynb #f12b0009
+@patch
+def stream(self: OpenAIChat,
+    conversations: list[list[dict]],
+    temperature: float = 0.0,
+    max_tokens: int = 256,
+    seed: int = 0,
+) -> Iterator[tuple[int, str]]:
+    """Answer conversations in any order; an answer without text is \"\", with a warning.
+
+    Args:
+        conversations: conversations, each a list of messages
+        temperature: sampling temperature; 0: the most probable answer
+        max_tokens: largest number of tokens per answer
+        seed: seed of the sampling, which the server may ignore
+
+    Returns:
+        (number of the conversation, its answer); nothing for one at which the server failed
+    """
+    check_conversations(conversations)
+    settings = dict(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    client, error, faults = self.client, None, {} # the client is made once, before there are threads
+    with ThreadPoolExecutor(self.concurrency) as pool:
+        asked = {pool.submit(self._answer, client, clean_messages(c), settings): i for i, c in enumerate(conversations)}
+        try:
+            for done in as_completed(asked):
+                if done.cancelled(): continue
+                if (failure := done.exception()) is not None:
+                    error = error or failure
+                    for a in asked: a.cancel() # start no further requests
+                    continue
+                if (reply := done.result()).fault: faults[asked[done]] = reply
+                if reply.fault != "failed": yield asked[done], reply.text
+        finally:
+            for a in asked: a.cancel()
+    self._warn(faults, conversations)
+    if error: raise error
+
+@patch
+def _warn(self: OpenAIChat, faults, conversations):
+    "Count the conversations without answer, and warn of each fault with its first conversation."
+    for fault in dict.fromkeys(reply.fault for reply in faults.values()):
+        some = sorted(i for i, reply in faults.items() if reply.fault == fault)
+        self.faults[fault] += len(some)
+        about = f"{FAULTS[fault]}; {faults[some[0]].text}" if fault == "failed" else FAULTS[fault]
+        example = conversations[some[0]][-1]["content"][:80]
+        warnings.warn(f"{self.name} has no answer to {len(some)} of {len(conversations)} conversations, {fault!r}: "
+                      f"{about} (such as: {example!r})", stacklevel=3)
+
+@patch
+def chat(self: OpenAIChat,
+    conversations: list[list[dict]],
+    temperature: float = 0.0,
+    max_tokens: int = 256,
+    seed: int = 0,
+) -> list[str]:
+    """Answer each conversation.
+
+    Args:
+        conversations: conversations, each a list of messages
+        temperature: sampling temperature; 0: the most probable answer
+        max_tokens: largest number of tokens per answer
+        seed: seed of the sampling, which the server may ignore
+
+    Returns:
+        one answer per conversation; "" for an answer without text
+    """
+    answers = dict(self.stream(conversations, temperature, max_tokens, seed))
+    return [answers.get(i, "") for i in range(len(conversations))]
 
 # %% ../../nbs/lm/chat.ipynb #a04f2962
 class _Gumbel(LogitsProcessor):
@@ -195,6 +400,39 @@ class TransformersChat(Pretrained):
         except TemplateError as e:
             raise VidnegError(f"the chat template of {self.name} refuses this conversation: {e}") from None
 
+    def stream(self,
+        conversations: list[list[dict]],
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        seed: int = 0,
+    ) -> Iterator[tuple[int, str]]:
+        """Answer conversations batch by batch; one that exceeds the context has the answer \"\", with a warning.
+
+        Args:
+            conversations: conversations, each a list of messages
+            temperature: sampling temperature; 0: the most probable answer
+            max_tokens: largest number of tokens per answer
+            seed: seed of the sampling, for a temperature above 0
+
+        Returns:
+            (number of the conversation, its answer)
+        """
+        check_conversations(conversations)
+        rows, room = self.prompts(conversations), self.context() - max_tokens
+        if room < 1:
+            raise VidnegError(f"max_tokens={max_tokens} leaves no room for a conversation in the context of "
+                              f"{self.name} ({self.context()} tokens): lower it")
+        if long := [i for i, row in enumerate(rows) if len(row) > room]:
+            warnings.warn(f"{len(long)} of {len(rows)} conversations get no answer: number {long[0]} has "
+                          f"{len(rows[long[0]])} tokens; with {max_tokens} for the answer that is more than the "
+                          f"context of {self.name} ({self.context()}): shorten it", stacklevel=2)
+        yield from ((i, "") for i in long)
+        order = sorted({*range(len(rows))} - {*long}, key=lambda i: (len(rows[i]), i))
+        for start in range(0, len(order), self.batch_size):
+            some = order[start:start + self.batch_size]
+            rngs = [stable_rng(seed, "chat", json.dumps(conversations[i])) for i in some]
+            yield from zip(some, self._generate([rows[i] for i in some], temperature, max_tokens, rngs))
+
     def chat(self,
         conversations: list[list[dict]],
         temperature: float = 0.0,
@@ -212,18 +450,8 @@ class TransformersChat(Pretrained):
         Returns:
             one answer per conversation
         """
-        check_conversations(conversations)
-        rows, out = self.prompts(conversations), {}
-        for i, row in enumerate(rows):
-            if len(row) + max_tokens > self.context():
-                raise VidnegError(f"conversation {i} has {len(row)} tokens; with {max_tokens} for the answer that is "
-                                  f"more than the context of {self.name} ({self.context()}): shorten it")
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        for start in range(0, len(order), self.batch_size):
-            some = order[start:start + self.batch_size]
-            rngs = [stable_rng(seed, "chat", json.dumps(conversations[i])) for i in some]
-            out |= zip(some, self._generate([rows[i] for i in some], temperature, max_tokens, rngs))
-        return [out[i] for i in range(len(rows))]
+        answers = dict(self.stream(conversations, temperature, max_tokens, seed))
+        return [answers[i] for i in range(len(conversations))]
 
     @torch.inference_mode()
     def _generate(self, rows, temperature, max_tokens, rngs):

@@ -5,6 +5,7 @@
 # %% ../../nbs/lm/protocols.ipynb #5c200003
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -65,7 +66,25 @@ class Chat(Protocol):
             seed: seed of the sampling, for a temperature above 0
 
         Returns:
-            one answer per conversation
+            one answer per conversation, "" if the model has none
+        """
+
+    def stream(self,
+        conversations: list[list[dict]],
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        seed: int = 0,
+    ) -> Iterator[tuple[int, str]]:
+        """Return answers as they arrive, for a cache; a conversation that could not be answered is left out.
+
+        Args:
+            conversations: messages, as for `chat`
+            temperature: sampling temperature
+            max_tokens: largest number of tokens per answer
+            seed: seed of the sampling
+
+        Returns:
+            (number of the conversation, its answer), in any order
         """
 
 # %% ../../nbs/lm/protocols.ipynb #5c200004

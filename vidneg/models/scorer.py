@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -18,22 +18,25 @@ if TYPE_CHECKING:
     import torch  # reports are built without torch
 
 # %% auto #0
-__all__ = ['CAPABILITIES', 'Scorer', 'Widths', 'RetrievalModel', 'Encoding', 'check_aligned', 'each_pair']
+__all__ = ['PROTOCOL', 'CAPABILITIES', 'Scorer', 'Widths', 'RetrievalModel', 'Encoding', 'unique_texts',
+           'check_aligned', 'each_pair']
 
 # %% ../../nbs/models/scorer.ipynb #5c0a0006
 class Scorer(Protocol):
     """Contract of the models that `evaluate` accepts. An encoding has a length and can be indexed by an array.
 
     Attributes:
-        supports: the implemented ones of "similarity", "pairwise" and "match"
+        supports: the implemented ones of "similarity", "pairwise", "match", "tokens" and "prior"
+        protocol: choices behind the scores, keys PROTOCOL
     """
     supports: frozenset[str]
+    protocol: dict[str, str | int | float | None]
 
-    def encode_video(self, frames: np.ndarray):
-        """Encode videos.
+    def encode_video(self, frames: np.ndarray | list[np.ndarray]):
+        """Encode videos. The videos of a list have the same number of frames, but their heights and widths may differ.
 
         Args:
-            frames: frames of N videos (N, T, H, W, 3), uint8, or another input that this scorer accepts
+            frames: N videos (N, T, H, W, 3), uint8, or a list of N arrays (T, H, W, 3)
 
         Returns:
             encoding of length N
@@ -81,6 +84,35 @@ class Scorer(Protocol):
         Returns:
             probabilities (N,), float64, in [0, 1]
         """
+
+    def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
+        """Return the tokens that reach the model.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            token ids of each text after truncation, without padding
+        """
+
+    def prior(self, texts: list[str]) -> np.ndarray:
+        """Score texts without any video.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            scores (N,), float64; larger is more likely
+        """
+
+PROTOCOL = { # keys of a scorer's `protocol` → meaning
+    "model": "name of the model",
+    "revision": "revision of its weights",
+    "dtype": "floating-point type of its weights",
+    "n_frames": "frames per clip that the model was made for; None: any number",
+    "size": "side in pixels to decode frames at, the shorter one; None: any size",
+    "pooling": "way from frames to a video, in words",
+    "prompt": "text around the caption; empty: none"}
 
 # %% ../../nbs/models/scorer.ipynb #5c0a000a
 CAPABILITIES = frozenset({"similarity", "match", "mlm", "entities"}) # allowed members of a model's `supports`
@@ -197,6 +229,24 @@ class Encoding:
     def __len__(self): return len(self.index)
     def __getitem__(self, i): return dataclasses.replace(self, index=np.atleast_1d(self.index[i]))
 
+# %% ../../nbs/models/scorer.ipynb #ec03f4a5
+def unique_texts(texts: Iterable[str]) -> tuple[list[str], np.ndarray]:
+    """Return the unique texts. Raises `VidnegError` for a missing value, which would be scored as the word 'None'.
+
+    Args:
+        texts: N texts
+
+    Returns:
+        U unique texts, sorted; for each of the N texts its index among them (N,), int
+    """
+    texts = list(texts)
+    for i, t in enumerate(texts):
+        if not isinstance(t, str):
+            raise VidnegError(f"text {i} is {t!r}, not a text: fill in or leave out missing texts")
+    unique = sorted(set(texts))
+    place = {t: i for i, t in enumerate(unique)}
+    return unique, np.fromiter((place[t] for t in texts), int, len(texts))
+
 # %% ../../nbs/models/scorer.ipynb #5c0a000e
 def check_aligned(videos: Encoding, texts: Encoding):
     """Check that videos and texts form pairs. Raises `VidnegError` if their numbers differ.
@@ -206,7 +256,7 @@ def check_aligned(videos: Encoding, texts: Encoding):
         texts: encoding of N texts
     """
     if len(videos) != len(texts):
-        raise VidnegError(f"match takes aligned pairs, got {len(videos)} videos and {len(texts)} texts: "
+        raise VidnegError(f"only aligned pairs can be compared, got {len(videos)} videos and {len(texts)} texts: "
                           "index them first")
 
 def each_pair(videos: np.ndarray, texts: np.ndarray, score: Callable, batch_size: int) -> np.ndarray:

@@ -5,17 +5,60 @@
 # %% ../../nbs/models/scoring.ipynb #5c0e0004
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from ..core.errors import VidnegError
 from .base import DualEncoder, FusionModel
-from .scorer import Encoding, check_aligned, each_pair
+from .scorer import Encoding, check_aligned, each_pair, unique_texts
 from ..text.tokenize import tokenize
 
 # %% auto #0
-__all__ = ['ModelScorer', 'cosines', 'NaveroScorer', 'DualScorer', 'scorer_of']
+__all__ = ['squared', 'weights_hash', 'ModelScorer', 'cosines', 'pair_cosines', 'NaveroScorer', 'DualScorer',
+           'scorer_of']
+
+# %% ../../nbs/models/scoring.ipynb #c3956d65
+def squared(videos: np.ndarray | torch.Tensor | Sequence[np.ndarray], side: int) -> torch.Tensor:
+    """Resize frames to squares. The aspect ratio is not kept.
+
+    Args:
+        videos: N videos (N, T, H, W, 3), uint8, or N arrays of any size
+        side: side of the result in pixels
+
+    Returns:
+        videos (N, T, side, side, 3), uint8
+    """
+    def one(video):
+        "Resize one video (T, H, W, 3)."
+        video = np.asarray(video)
+        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or video.shape[1:3] == (side, side):
+            return torch.as_tensor(video) # frames of another shape or type are refused by the model
+        fitted = [Image.fromarray(f).resize((side, side), Image.Resampling.BILINEAR) for f in video]
+        return torch.as_tensor(np.stack([np.asarray(f) for f in fitted]))
+    if not isinstance(videos, list) and tuple(videos.shape[2:4]) == (side, side):
+        return torch.as_tensor(videos)
+    return torch.stack([one(v) for v in videos])
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """Compute a hash of a model's weights, which serves as its revision.
+
+    Args:
+        model: model on any device
+
+    Returns:
+        12 hexadecimal digits
+    """
+    h = hashlib.blake2b(digest_size=6)
+    for name, w in sorted(model.state_dict().items()):
+        h.update(f"{name} {tuple(w.shape)} {w.dtype}".encode())
+        h.update(w.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return h.hexdigest()
 
 # %% ../../nbs/models/scoring.ipynb #5c0e0006
 class ModelScorer:
@@ -43,19 +86,20 @@ class ModelScorer:
         return tokenize(pad_to_context, texts, longest)
 
     @torch.no_grad()
-    def encode_video(self, frames: np.ndarray | torch.Tensor) -> Encoding:
-        """Encode videos.
+    def encode_video(self, frames: np.ndarray | torch.Tensor | list) -> Encoding:
+        """Encode videos. Frames of another size than the model's are resized to squares.
 
         Args:
-            frames: frames (N, T, H, W, 3), uint8, or features (N, T, P, d)
+            frames: frames (N, T, H, W, 3), uint8, or N arrays; or features (N, T, P, d)
 
         Returns:
             encoding of N videos
         """
-        out = []
+        out, raw = [], isinstance(frames, list) or frames.ndim != 4
         for s in self._chunks(len(frames)):
-            x = torch.as_tensor(frames[s]).to(self.device)
-            out.append(self.model.encode_video(x if x.ndim == 4 else self.model.frame_features(x)))
+            x = squared(frames[s], self.model.config.image_size) if raw else torch.as_tensor(frames[s])
+            x = x.to(self.device)
+            out.append(self.model.encode_video(self.model.frame_features(x) if raw else x))
         states, embedding = (torch.cat(x) for x in zip(*out)) # (N, S, d), (N, p)
         return Encoding(states, embedding, None, np.arange(len(frames)))
 
@@ -69,16 +113,37 @@ class ModelScorer:
         Returns:
             encoding of N texts
         """
-        unique, index = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
+        unique, index = unique_texts(texts)
         order = np.argsort([len(t) for t in unique], kind="stable")
         out = []
         for s in self._chunks(len(unique)):
-            ids, mask = self._tokens(unique[order[s]].tolist())
+            ids, mask = self._tokens([unique[i] for i in order[s]])
             out.append((*self.model.encode_text(ids.to(self.device), mask.to(self.device)), mask.to(self.device)))
         longest = max(mask.shape[1] for *_, mask in out)
         states = torch.cat([F.pad(h, (0, 0, 0, longest - h.shape[1])) for h, _, _ in out]) # (U, L, d)
         mask = torch.cat([F.pad(m, (0, longest - m.shape[1])) for *_, m in out]) # (U, L)
         return Encoding(states, torch.cat([e for _, e, _ in out]), mask, np.argsort(order)[index])
+
+    def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
+        """Return the tokens that reach the model.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            token ids of each text after truncation, without padding
+        """
+        ids = self.tokenizer(list(texts), truncation=True, max_length=self.model.config.max_tokens)["input_ids"]
+        return [tuple(x) for x in ids]
+
+    @cached_property
+    def protocol(self) -> dict[str, str | int | float | None]:
+        "Return the choices behind the scores. The revision is a hash of the weights."
+        frames = vars(self.model.config).get("max_frames") # a config need not have it
+        return {"model": type(self.model).__name__, "revision": weights_hash(self.model),
+                "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+                "n_frames": frames and min(frames, 8), "size": self.model.config.image_size,
+                "pooling": "the model's own", "prompt": ""}
 
 # %% ../../nbs/models/scoring.ipynb #f51c765b
 def cosines(videos: Encoding, texts: Encoding) -> np.ndarray:
@@ -94,9 +159,27 @@ def cosines(videos: Encoding, texts: Encoding) -> np.ndarray:
     s = videos.embedding @ texts.embedding.T # (Uv, Ut)
     return s.cpu().numpy()[np.ix_(videos.index, texts.index)]
 
+def pair_cosines(videos: Encoding, texts: Encoding) -> np.ndarray:
+    """Compare each video with its own text by the cosine of their unit embeddings. A pair's value depends on no other.
+
+    Args:
+        videos: encoding of N videos
+        texts: encoding of N texts; text i belongs to video i
+
+    Returns:
+        similarities (N,), float64
+    """
+    check_aligned(videos, texts)
+    out = np.empty(len(videos))
+    for i in range(0, len(out), 4096): # the rows of 4,096 pairs at a time
+        at = slice(i, i + 4096)
+        v, t = (x.embedding[torch.as_tensor(x.index[at])].cpu().double().numpy() for x in (videos, texts)) # (n, p)
+        out[at] = (v*t).sum(1)
+    return out
+
 class NaveroScorer(ModelScorer):
     "Scorer of NAVERO or another fusion model."
-    supports = frozenset({"similarity", "match"})
+    supports = frozenset({"similarity", "pairwise", "match", "tokens"})
 
     def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
         """Compare all videos with all texts.
@@ -109,6 +192,18 @@ class NaveroScorer(ModelScorer):
             cosines (Nv, Nt), in [-1, 1]
         """
         return cosines(videos, texts)
+
+    def pairwise(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            cosines (N,), float64, in [-1, 1]
+        """
+        return pair_cosines(videos, texts)
 
     @torch.no_grad()
     def match(self, videos: Encoding, texts: Encoding) -> np.ndarray:
@@ -135,13 +230,13 @@ class NaveroScorer(ModelScorer):
 # %% ../../nbs/models/scoring.ipynb #a1ba4b36
 class DualScorer(ModelScorer):
     "Scorer of a dual encoder."
-    supports = frozenset({"similarity"})
+    supports = frozenset({"similarity", "pairwise", "tokens"})
 
-    def encode_video(self, frames: np.ndarray | torch.Tensor) -> Encoding:
+    def encode_video(self, frames: np.ndarray | torch.Tensor | list) -> Encoding:
         """Encode videos. Raises `VidnegError` if an embedding is not finite.
 
         Args:
-            frames: frames (N, T, H, W, 3), uint8, or features from `frame_features`
+            frames: frames (N, T, H, W, 3), uint8, or N arrays; or features
 
         Returns:
             encoding of N videos
@@ -172,6 +267,28 @@ class DualScorer(ModelScorer):
                 text = texts.states[tu[b]], texts.embedding[tu[b]]
                 out[a, b] = self.model.similarity(video, text, texts.mask[tu[b]]).float().cpu().numpy()
         return out[np.ix_(v, t)]
+
+    @torch.no_grad()
+    def pairwise(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            similarities (N,)
+        """
+        if self.model.similarity_is_cosine: return pair_cosines(videos, texts)
+        check_aligned(videos, texts)
+        def one(video, text, mask):
+            "Compare one video with one text."
+            return self.model.similarity([x[None] for x in video], [x[None] for x in text], mask[None])[0, 0]
+        def some(v, t):
+            "Compare n videos with n texts."
+            return torch.vmap(one)((videos.states[v], videos.embedding[v]), (texts.states[t], texts.embedding[t]),
+                                   texts.mask[t]).double()
+        return each_pair(videos.index, texts.index, some, self.batch_size)
 
 # %% ../../nbs/models/scoring.ipynb #914ff8f1
 def scorer_of(model: DualEncoder | FusionModel, tokenizer, batch_size: int = 64) -> NaveroScorer | DualScorer:

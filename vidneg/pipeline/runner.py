@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import os
 import re
 import select
@@ -24,7 +25,8 @@ from .stage import RunError, read_section, scale_folder
 
 # %% auto #0
 __all__ = ['declared', 'check_parameters', 'kernel_environment', 'own_kernel', 'LiveStream', 'commit', 'normalize',
-           'read_notebook', 'run_stage', 'dvc_above', 'end_all_below', 'wait_for_end', 'follow_dvc', 'main']
+           'read_notebook', 'run_stage', 'unwritable', 'dvc_above', 'end_all_below', 'wait_for_end', 'follow_dvc',
+           'main', 'read_value']
 
 # %% ../../nbs/pipeline/runner.ipynb #4bedcab1
 def declared(nb) -> list[str]:
@@ -47,7 +49,7 @@ def declared(nb) -> list[str]:
 
 
 def check_parameters(values: dict, names: list[str], notebook: str | Path):
-    """Raise `RunError` for parameters that the notebook does not declare.
+    """Raise `RunError` for parameters that the notebook does not declare, or that are neither texts, numbers nor lists.
 
     Args:
         values: parameter name → value
@@ -56,8 +58,13 @@ def check_parameters(values: dict, names: list[str], notebook: str | Path):
     """
     unknown = [k for k in values if k not in names]
     if unknown:
-        raise RunError(f"{notebook} does not declare {', '.join(unknown)}; "
+        raise RunError(f"{notebook} does not declare {', '.join(map(str, unknown))}; "
                        f"its parameters are: {', '.join(names) or 'none'}")
+    for name, value in values.items():
+        try: json.dumps(value)
+        except (TypeError, ValueError):
+            raise RunError(f"{name}={value} is a {type(value).__name__}, which no notebook takes; for a text, put it "
+                           f"in quotation marks: \"{value}\"") from None
 
 # %% ../../nbs/pipeline/runner.ipynb #2fda4f65
 def kernel_environment(root: Path, num_threads: int = 1, stage: str = "") -> dict[str, str]:
@@ -238,6 +245,21 @@ def run_stage(
     check_parameters(values, declared(nb), notebook)
     return _execute(root, folder, stage, notebook, values)
 
+# %% ../../nbs/pipeline/runner.ipynb #f12f0001
+def unwritable(path: Path) -> str:
+    """Check that a file can be written before much is computed for it.
+
+    Args:
+        path: file to write; its folder is made
+
+    Returns:
+        the reason why it cannot be written and the way out, "" if it can
+    """
+    try: path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e: return f"cannot make the folder {path.parent} ({e.strerror}): move away what is in its place"
+    if path.is_dir(): return f"{path} is a folder: move it away"
+    return "" if os.access(path.parent, os.W_OK) else f"cannot write into {path.parent}: change its permissions"
+
 # %% ../../nbs/pipeline/runner.ipynb #9b2d06e0
 def _execute(root, folder, stage, notebook, values):
     "Run the notebook through papermill, write its normalized copy, and report a failure in a few lines."
@@ -245,7 +267,7 @@ def _execute(root, folder, stage, notebook, values):
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
     out, failure = folder/"reports/executed"/f"{stage}.ipynb", None
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if (fault := unwritable(out)): raise RunError(fault)
     env = kernel_environment(root, values.get("num_threads", 1), stage)
     try:
         execute_notebook(
@@ -345,11 +367,28 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt: return 130
 
 
+def read_value(argument: str) -> tuple[str, object]:
+    """Read a parameter from the command line; raise `RunError` for a value that YAML reads as something unexpected.
+
+    Args:
+        argument: name=value, the value in YAML
+
+    Returns:
+        name and value
+    """
+    from ruamel.yaml import YAML, YAMLError
+    name, _, text = argument.partition("=")
+    try: value = YAML(typ="safe").load(text)
+    except YAMLError: raise RunError(f"{argument} is not valid YAML; for a text, write {name}='\"{text}\"'") from None
+    if re.fullmatch(r"[-+]?0\d+", text):
+        raise RunError(f"{argument} is read as the number {value}; for a text, write {name}='\"{text}\"'")
+    return name, value
+
+
 def _main(args, parser):
     "Run the stage that the command line names."
-    from ruamel.yaml import YAML
     if bad := [e for e in args.extra if "=" not in e]: parser.error(f"wanted name=value, got {bad[0]}")
-    extra = {k: YAML(typ="safe").load(v) for k, v in (e.split("=", 1) for e in args.extra)}
+    extra = dict(map(read_value, args.extra))
     follow_dvc()
     run_stage(args.stage, args.notebook, args.params_file, extra)
     return 0

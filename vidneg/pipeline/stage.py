@@ -159,7 +159,10 @@ def begin(stage: str, names: dict):
         where = "" if folder == root else f" in {folder.relative_to(root)}"
         way = f"run the stage that writes it: dvc repro {first}{where}" if first else "no stage writes it"
         raise RunError(f"{stage} reads {missing[0]}, which does not exist; {way}")
-    for p in paths(names["writes"], names): Path(p).parent.mkdir(parents=True, exist_ok=True)
+    for p in map(Path, paths(names["writes"], names)):
+        try: p.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise RunError(f"cannot make the folder {p.parent} ({e.strerror}): move away what is there") from None
 
 # %% ../../nbs/pipeline/stage.ipynb #a7c10014
 def clean_on_save(model: dict, path: str = "", **kw):

@@ -207,6 +207,12 @@ def negatives_figure(table: pd.DataFrame) -> Figure:
     return fig
 
 # %% ../../nbs/report/figures.ipynb #5d0c7a42
+def _note(text):
+    "Return a figure that says why there is nothing to draw."
+    fig = Figure((7.2, 0.6))
+    fig.text(0.5, 0.5, text, ha="center", va="center", color="#666666")
+    return fig
+
 @styled
 def giveaway_figure(table: pd.DataFrame, labels: dict[str, str] | None = None, base: float | None = None) -> Figure:
     """Draw the accuracy after training against that of the best blind ranker on the training negatives.
@@ -217,8 +223,9 @@ def giveaway_figure(table: pd.DataFrame, labels: dict[str, str] | None = None, b
         base: acc after training without negatives, drawn as a line
 
     Returns:
-        a point per run
+        a point per run; a note if the table is empty, for data without items of some category
     """
+    if not len(table): return _note("There is no average: the test set lacks items of some categories.")
     _need(table, ["run", "value", "low", "high", "blind", "blind_low", "blind_high"], "giveaway")
     fig, colors = Figure((7.2, 3.2), layout="constrained"), run_colors(table.run)
     ax = fig.add_subplot()

@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import json
 import math
+import numbers
 import os
 import shutil
 import time
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
@@ -43,7 +44,41 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
 # %% auto #0
-__all__ = ['TrainConfig', 'parameter_groups', 'learning_rate', 'ahead', 'Run', 'compile_parts', 'fit']
+__all__ = ['check_settings', 'TrainConfig', 'parameter_groups', 'learning_rate', 'ahead', 'Run', 'compile_parts', 'fit']
+
+# %% ../../nbs/train/loop.ipynb #f12c0002
+_NUMBERS = { # setting → (smallest value, true if it is allowed itself, largest value)
+    "epochs": (0, False, 1e6), "learning_rate": (0, False, math.inf), "weight_decay": (0, True, math.inf),
+    "warmup": (0, True, 1), "clip_norm": (0, False, math.inf)}
+_WHOLE = {"steps": 1, "accumulate": 1, "processes": 1, "num_threads": 1, "checkpoint_every": 0, "seed": None} # smallest
+_NAMES = {"mixed_precision": ("no", "bf16", "fp16"), "device": ("auto", "cpu")}
+
+def _is_number(x, kind): return isinstance(x, kind) and not isinstance(x, bool) and not math.isnan(x)
+
+def check_settings(values: dict):
+    """Raise `TrainingError` for the first setting with which a training would make no sense.
+
+    Args:
+        values: settings of a training by name
+    """
+    for name, (least, allowed, most) in _NUMBERS.items():
+        x = values[name]
+        if isinstance(x, str):
+            raise TrainingError(f"{name}={x!r} is text, not a number: write it with a dot, as 1.0e-4")
+        if not _is_number(x, numbers.Real) or not (least <= x <= most) or x == least and not allowed:
+            raise TrainingError(f"{name}={x!r} is not a number {'from' if allowed else 'above'} {least}"
+                                + (f" to {most}" if most == 1 else ""))
+    for name, least in _WHOLE.items():
+        if values[name] is None and name == "steps": continue
+        if not _is_number(values[name], numbers.Integral) or least is not None and values[name] < least:
+            most = "" if least is None else f", at least {least}"
+            raise TrainingError(f"{name}={values[name]!r} is not a whole number{most}")
+    for name, known in _NAMES.items():
+        if values[name] not in known:
+            raise TrainingError(f"{name}={values[name]!r} is unknown; there are: {', '.join(known)}")
+    betas = values["betas"]
+    if len(betas) != 2 or not all(_is_number(b, numbers.Real) and 0 <= b < 1 for b in betas):
+        raise TrainingError(f"betas={betas!r} are not two numbers from 0 to below 1")
 
 # %% ../../nbs/train/loop.ipynb #a761d5c3
 @dataclass(frozen=True)
@@ -86,6 +121,8 @@ class TrainConfig:
     prefetch: bool | None = None
     checkpoint_every: int = 0
     seed: int = 0
+
+    def __post_init__(self): check_settings(vars(self))
 
 # %% ../../nbs/train/loop.ipynb #98d67cbe
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -132,6 +169,14 @@ def _save_checkpoint(path, task, optimizer, state):
     "Write the tensors of task and optimizer, with the rest of the state as JSON."
     tensors = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in _tensors(task, optimizer).items()}
     with atomic_path(path) as part: save_file(tensors, part, {"state": json.dumps(state)})
+
+def _read_state(path):
+    "Return the state in a checkpoint without its tensors; raise `TrainingError` if the file is no checkpoint."
+    try:
+        with safe_open(path, "pt") as f: return json.loads(f.metadata()["state"])
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
+        raise TrainingError(f"{path} is damaged or no checkpoint ({str(e)[:100]}): delete it to start afresh, or train "
+                            "with resume=False") from None
 
 def _load_checkpoint(path, task, optimizer):
     "Load the tensors into task and optimizer; return the rest of the state."
@@ -196,6 +241,8 @@ class Run:
             raise TrainingError(f"there are {len(batches)} batches, and a step takes {config.accumulate}: "
                                 "accumulate fewer")
         self.total = config.steps or round(config.epochs * self.per_epoch)
+        if not self.total:
+            raise TrainingError(f"epochs={config.epochs} of {self.per_epoch} steps are less than half a step")
         self.acc = _accelerator(config)
         self.identity = _identity(task, batches, config, self.total)
         if config.recompute: _recompute_blocks(task)
@@ -211,7 +258,7 @@ class Run:
     def resume(self):
         "Continue from the checkpoint if it belongs to this run."
         if not self.checkpoint.exists(): return
-        with safe_open(self.checkpoint, "pt") as f: state = json.loads(f.metadata()["state"])
+        state = _read_state(self.checkpoint)
         if state["identity"] != self.identity:
             return warnings.warn(f"{self.checkpoint} belongs to a run with other settings, data or initial weights: "
                                  "starting afresh", stacklevel=2)
@@ -238,6 +285,9 @@ class Run:
         processes, device = self.acc.num_processes, self.acc.device
         batch = self.batches.batch(*divmod(number, self.per_epoch * self.config.accumulate))
         size = len(next(v for v in batch.values() if torch.is_tensor(v)))
+        if size < 2 and self.bare.compares and number == 0:
+            raise TrainingError(f"a batch has a single clip, but {', '.join(self.bare.compares)} compares the clips of "
+                                "a batch with each other: raise batch_size")
         if size % processes:
             raise TrainingError(f"a batch of {size} does not divide among {processes} processes: change its size")
         batch = {k: v[self.acc.process_index::processes] if torch.is_tensor(v) else v for k, v in batch.items()}
@@ -370,6 +420,9 @@ def _accelerator(config):
     "Make a fresh Accelerator; accelerate itself refuses to change device or precision within a process."
     AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
     cpu = _on_cpu(config)
+    if cpu and config.mixed_precision != "no":
+        warnings.warn(f"mixed_precision={config.mixed_precision!r} is for GPUs: on this CPU the training runs in "
+                      "float32", stacklevel=2)
     if not cpu: os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     return Accelerator(cpu=cpu, mixed_precision="no" if cpu else config.mixed_precision, kwargs_handlers=[parallel])

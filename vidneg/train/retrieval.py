@@ -176,7 +176,8 @@ class PatchScorer:
     def __init__(self, model: nn.Module, tokenizer, batch_size: int = 64):
         self.model, self.batch_size, self.scorer = model.eval(), batch_size, scorer_of(model, tokenizer)
         self.supports = self.scorer.supports
-        self.encode_text, self.similarity = self.scorer.encode_text, self.scorer.similarity
+        self.encode_text, self.tokens, self.protocol = self.scorer.encode_text, self.scorer.tokens, self.scorer.protocol
+        self.similarity, self.pairwise = self.scorer.similarity, self.scorer.pairwise
 
     @torch.no_grad()
     def encode_video(self, patches: np.ndarray | torch.Tensor):

@@ -28,12 +28,14 @@ class Task(nn.Module):
 
     Attributes:
         settings: values that distinguish this task from others on the same data, for a checkpoint's identity
+        compares: names of losses that learn nothing from a batch of one clip
 
     Args:
         model: model whose `forward` returns named terms (B,)
         weights: name of a term → weight in the total loss; 1 if not given
     """
     settings: dict = {}
+    compares: tuple[str, ...] = ()
     def __init__(self, model: nn.Module, weights: dict[str, float] | None = None):
         super().__init__()
         self.model, self.weights = model, dict(weights or {})
@@ -215,6 +217,8 @@ class LossTask(Task):
         self.every = with_parts((k for some in self.wants.values() for names in some for k in names), made_of)
         self.providers = [p for p in providers if self.every & p.gives.keys()]
         self.across = frozenset().union(*(p.across for p in providers))
+        def alone(needed, more): return "neg_mask" in more or not with_parts(needed - {"pos"}, made_of) & self.across
+        self.compares = tuple(name for name, some in self.wants.items() if not alone(*some))
 
     def save(self, folder: str | Path):
         """Write the model as `vidneg.models.io.load` reads it.

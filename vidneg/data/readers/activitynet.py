@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...core.records import Caption
+from ...core.errors import VidnegError
+from ...core.records import Caption, Clip, MomentQuery
 from ..pairs import Source
-from .files import read_json, typed
+from .files import json_items
+from .official import Files, Official
 
 # %% auto #0
-__all__ = ['CAPTIONS', 'file_captions']
+__all__ = ['CAPTIONS', 'DATASET', 'file_captions', 'read']
 
 # %% ../../../nbs/data/readers/activitynet.ipynb #c71c7e7c
 def file_captions(path: Path) -> Iterator[Caption]:
@@ -25,9 +27,59 @@ def file_captions(path: Path) -> Iterator[Caption]:
     Returns:
         captions in the order of the file
     """
-    for video, row in typed(read_json(path), dict).items():
-        for k, text in enumerate(row["sentences"]):
-            yield Caption(f"{path.stem}/{video}/{k}", video, typed(text, str).strip())
+    for video, row in json_items(path):
+        for k, text in enumerate(row.texts("sentences")):
+            yield Caption(f"{path.stem}/{video}/{k}", video, text.strip())
 
 CAPTIONS = Source("ActivityNet Captions: sentences about successive moments of long videos",
                   "*.json", "annotations free for research; video rights remain with their owners", file_captions)
+
+# %% ../../../nbs/data/readers/activitynet.ipynb #c1400002
+_FILES = {"train": ("train.json",), "val_1": ("val_1.json", "val.json"), "val_2": ("val_2.json", "test.json")}
+
+def _windows(row):
+    "Return the (start, end) of each sentence in seconds, cut to the video; None where nothing is left."
+    length, windows = row.number("duration"), row.of("timestamps", list, "a list of times")
+    if len(windows) != len(row.texts("sentences")):
+        raise VidnegError(f"{row.where}: {len(windows)} timestamps for {len(row['sentences'])} sentences")
+    for w in windows:
+        if not (isinstance(w, list) and len(w) == 2 and all(type(t) in (int, float) and t >= 0 for t in w)):
+            raise VidnegError(f"{row.where}: a timestamp should be [start, end] in seconds, not {w!r:.60}")
+    cut = [(float(min(w)), float(min(max(w), length))) for w in windows] # a few are given as (end, start)
+    return [w if w[0] < w[1] else None for w in cut]
+
+def read(files: Files, protocol: str) -> Iterator:
+    """Yield the records of ActivityNet Captions.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: "val_1", "val_2" or "moments"
+
+    Returns:
+        clips and captions; with "moments" also queries
+    """
+    moments = {"val_1": "val", "val_2": "test"}
+    for part, split in {"train": "train", **(moments if protocol == "moments" else {protocol: "test"})}.items():
+        listed = set(files.ids(f"activity-net_{part}_list.txt", f"{part}_list.txt"))
+        for video, row in (item for path in files.find(*_FILES[part]) for item in json_items(path)):
+            if listed and video not in listed: continue
+            texts, windows = [t.strip() for t in row.texts("sentences")], _windows(row)
+            if protocol != "moments":
+                yield from (Clip(video, video, split=split), Caption(video, video, " ".join(texts)))
+                continue
+            for k, (text, window) in enumerate(zip(texts, windows)):
+                name = f"{split}/{video}/{k}"
+                start, end = window or (0.0, row.number("duration")) # a moment without duration stands for the video
+                yield from (Clip(name, video, start, end, split), Caption(name, name, text))
+                if window: yield split, MomentQuery(name, video, text, row.number("duration"), (window,))
+
+# %% ../../../nbs/data/readers/activitynet.ipynb #c1400003
+_N = {"train": (10009, 37421), "val_1": (4917, 17505), "val_2": (4885, 17031)} # videos, sentences
+DATASET = Official(
+    "sentences about successive moments of 20,000 long videos", "Krishna et al., ICCV 2017",
+    "annotations free for research; video rights remain with their owners",
+    "the authors' page; videos of ActivityNet 1.3", "train.json, val_1.json, val_2.json, and videos such as "
+    "v_QOlSCBRmfWY.mp4", read,
+    {p: {s: {"videos": _N[f][0], "captions": _N[f][0]} for s, f in (("train", "train"), ("test", p))}
+     for p in ("val_1", "val_2")}
+    | {"moments": {s: {"videos": _N[f][0], "captions": _N[f][1]} for s, f in zip(("train", "val", "test"), _N)}})

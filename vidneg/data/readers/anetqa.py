@@ -6,36 +6,51 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.errors import VidnegError
 from ...core.files import atomic_path
-from ...core.records import Attribute, Entity, Event, Question, SceneGraph
+from ...core.records import Attribute, Caption, Clip, Entity, Event, Question, SceneGraph
 from ..graphs import check_graph
-from .files import need, read_json
+from .files import Row, json_items, read_json, readable, seconds
+from .official import Files, Official
 
 # %% auto #0
-__all__ = ['anetqa_graph', 'read_anetqa', 'read_anetqa_questions', 'read_answer_vocabulary', 'write_anetqa_answers',
-           'read_anetqa_answers']
+__all__ = ['DATASET', 'anetqa_graph', 'read_anetqa', 'read_anetqa_questions', 'read_answer_vocabulary',
+           'write_anetqa_answers', 'read_anetqa_answers', 'read']
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #ad6e1a9d
-def _frame_spans(raw, video, times):
+def _boxes(entry):
+    "Return the boxes of a video by key; refuse boxes without class, id or frame."
+    objects = Row(entry["objects"], f"{entry.where}.objects")
+    boxes = {k: Row(v, f"{objects.where}[{k!r}]") for k, v in objects.items()}
+    for key, box in boxes.items():
+        if not re.fullmatch(r".+/\d+/\d+/[^/]+", key):
+            raise VidnegError(f"{box.where}: the key of a box should be VIDEO/SEGMENT/FRAME/OBJECT")
+        box.name("object_class"), box.name("object_id")
+    return boxes
+
+def _frame_spans(boxes, video, times):
     "Map each frame's key to (number in order, start, end)."
-    keys = {k.rsplit("/", 1)[0] for k in raw["objects"]}
+    keys = {k.rsplit("/", 1)[0] for k in boxes}
     if missing := sorted(keys - times.keys()) if times else []:
         raise VidnegError(f"{video}: no time for frame {missing[0]!r}; pass frames_trainval.json of the same release")
-    order = sorted(keys, key=(lambda k: (times[k], k)) if times else lambda k: [int(p) for p in k.split("/")[-2:]])
-    at = [float(times[k]) if times else float(i) for i, k in enumerate(order)]
+    known = {k: seconds(times[k], f"time of frame {k}") for k in keys} if times else {}
+    order = sorted(keys, key=(lambda k: (known[k], k)) if times else lambda k: [int(p) for p in k.split("/")[-2:]])
+    at = [known[k] if times else float(i) for i, k in enumerate(order)]
     last = (at[-1] - at[0])/(len(at) - 1) if len(at) > 1 else 1.0  # the last frame lasts as long as the average
     return {k: (i, at[i], at[i + 1] if i + 1 < len(at) else at[i] + last) for i, k in enumerate(order)}
 
-def _entity_ids(raw, link):
+def _entity_ids(boxes, link):
     "Map each object's key to an entity id."
-    per_frame = Counter((k.rsplit("/", 1)[0], o["object_class"]) for k, o in raw["objects"].items())
+    per_frame = Counter((k.rsplit("/", 1)[0], o.name("object_class")) for k, o in boxes.items())
     crowded = {c for (_, c), n in per_frame.items() if n > 1}
-    return {k: o["object_class"] if link == "class" and o["object_class"] not in crowded else str(o["object_id"])
-            for k, o in raw["objects"].items()}
+    merged = {k for k, o in boxes.items() if link == "class" and o.name("object_class") not in crowded}
+    return {k: o.name("object_class" if k in merged else "object_id") for k, o in boxes.items()}
 
 def _lasting(facts, spans):
     "Yield (fact, start, end) for each run of successive frames that show the fact."
@@ -49,32 +64,45 @@ def _lasting(facts, spans):
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #3affdbc2
 def _values(value):
-    "List the values of an attribute, which the file writes as text or as a list."
+    "List the values of an attribute, which the file writes as text or as a list; \"unknown\" says nothing."
     values = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    return [v for v in values if isinstance(v, str) and v not in ("", "none")]
+    return [v for v in values if isinstance(v, str) and v not in ("", "none", "unknown")]
 
-def _seen_facts(raw, ids):
+def _looks(entry):
+    "Return the attributes of each box."
+    looks = Row(entry.get("attributes", {}), f"{entry.where}.attributes")
+    return {k: Row(v, f"{looks.where}[{k!r}]") for k, v in looks.items()}
+
+def _relationships(entry):
+    "List the relationships, which the file writes as a list or as an object."
+    rows = entry.get("relationships", [])
+    rows = [*rows.values()] if isinstance(rows, dict) else rows
+    return Row({"relationships": rows}, entry.where).rows("relationships")
+
+def _seen_facts(entry, ids):
     "Collect attributes (entity, kind, value) and events (subject, predicate, object, kind), with their frames."
     attributes, events = defaultdict(list), defaultdict(list)
-    for key, kinds in raw.get("attributes", {}).items():
-        frame, entity = key.rsplit("/", 1)[0], need(ids, key, "attributes")
+    for key, kinds in _looks(entry).items():
+        frame, entity = key.rsplit("/", 1)[0], Row(ids, f"{entry.where}.attributes")[key]
         for kind, value in ((k, v) for k, vs in kinds.items() if k != "attribute_class" for v in _values(vs)):
             if kind == "status": events[entity, value, "", "action"].append(frame)
             else: attributes[entity, kind, value].append(frame)
-    rows = raw.get("relationships", [])
-    for i, r in enumerate(rows.values() if isinstance(rows, dict) else rows):
-        subject, obj = (need(ids, need(r, role, f"relationships[{i}]"), f"relationships[{i}].{role}")
-                        for role in ("subject", "object"))
-        events[subject, r["relationship"], obj, r["relationship_type"]].append(r["subject"].rsplit("/", 1)[0])
+    for r in _relationships(entry):
+        subject, obj = (Row(ids, f"{r.where}.{role}")[r.name(role)] for role in ("subject", "object"))
+        events[subject, r.name("relationship"), obj, r.name("relationship_type")].append(
+            r.name("subject").rsplit("/", 1)[0])
     return attributes, events
 
-def _activities(raw, ids):
+def _activities(entry, ids):
     "Yield the activities of the video, if it shows exactly one person."
-    people = {ids[k] for k, a in raw.get("attributes", {}).items() if a.get("attribute_class") == "person" and k in ids}
-    for a in raw.get("actions", []) if len(people) == 1 else []:
-        if label := a.get("anet_label"):
-            start, end = (max(0.0, float(t)) for t in a["duration"])
-            yield Event(*people, "", label, "", "", start, end, "activity")
+    rows = Row({"actions": entry.get("actions", [])}, entry.where).rows("actions")
+    people = {ids[k] for k, a in _looks(entry).items() if a.get("attribute_class") == "person" and k in ids}
+    for a in rows if len(people) == 1 else []:
+        if not a.get("anet_label"): continue
+        span = a.of("duration", list, "a start and an end")
+        if len(span) != 2 or not all(type(t) in (int, float) and math.isfinite(t) for t in span):
+            raise VidnegError(f"{a.where}: duration should be a start and an end in seconds, not {span!r:.60}")
+        yield Event(*people, "", a.name("anet_label"), "", "", *(max(0.0, float(t)) for t in span), "activity")
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #181c794c
 def anetqa_graph(video: str, raw: dict, times: dict[str, float] | None = None, link: str = "id") -> SceneGraph:
@@ -90,15 +118,16 @@ def anetqa_graph(video: str, raw: dict, times: dict[str, float] | None = None, l
         the checked graph
     """
     if link not in ("id", "class"): raise VidnegError(f"no link {link!r}; use id or class")
-    if not need(raw, "objects", video): return SceneGraph(video, "", (), ())
-    spans, ids = _frame_spans(raw, video, times), _entity_ids(raw, link)
-    attributes, events = _seen_facts(raw, ids)
+    entry = Row(raw, video)
+    if not (boxes := _boxes(entry)): return SceneGraph(video, "", (), ())
+    spans, ids = _frame_spans(boxes, video, times), _entity_ids(boxes, link)
+    attributes, events = _seen_facts(entry, ids)
     held = defaultdict(list)
     for (entity, *what), start, end in _lasting(attributes, spans): held[entity].append(Attribute(*what, start, end))
-    names = {ids[k]: o["object_class"] for k, o in raw["objects"].items()}
+    names = {ids[k]: o.name("object_class") for k, o in boxes.items()}
     entities = tuple(Entity(i, name, tuple(held[i])) for i, name in names.items())
     seen = [Event(s, "", p, o, "", start, end, kind) for (s, p, o, kind), start, end in _lasting(events, spans)]
-    return check_graph(SceneGraph(video, "", entities, (*seen, *_activities(raw, ids))), video)
+    return check_graph(SceneGraph(video, "", entities, (*seen, *_activities(entry, ids))), video)
 
 def read_anetqa(path: str | Path, times: str | Path | None = None, link: str = "id") -> list[SceneGraph]:
     """Read AnetQA's scene graphs.
@@ -111,9 +140,9 @@ def read_anetqa(path: str | Path, times: str | Path | None = None, link: str = "
     Returns:
         one graph per video, in the order of the file
     """
-    seconds = read_json(times) if times else None
-    raw = read_json(path)
-    return [anetqa_graph(video, entry, seconds, link) for video, entry in raw.items()]
+    known = Row(read_json(times), Path(times).name) if times else None
+    try: return [anetqa_graph(video, entry, known, link) for video, entry in json_items(path)]
+    except VidnegError as e: raise VidnegError(f"{Path(path).name}: {e}") from None
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #2f2ef56f
 _TEMPORAL = {"sequencing", "superlative", "duration-comparison", "duration comparison"}
@@ -125,7 +154,7 @@ def _anetqa_kind(taxonomy, where):
     def listed(name):
         "Return an entry of the taxonomy as a list."
         v = taxonomy.get(name, [])
-        return [v] if isinstance(v, str) else v
+        return [v] if isinstance(v, str) else [t for t in v if isinstance(t, str)] if isinstance(v, list) else []
     if _TEMPORAL & set(listed("reasoning skills")): return "temporal"
     for s in listed("question semantics"):
         if s in _SEMANTICS: return _SEMANTICS[s]
@@ -140,7 +169,8 @@ def _anetqa_question(row, where):
             raise VidnegError(f"{where}: {k} should be text, not {row.get(k)!r}")
     if type(answer := row.get("answer", "")) is not str:
         raise VidnegError(f"{where}: answer {answer!r} should be text")
-    return Question(row["qa_id"], row["video_id"], row["question"], answer, _anetqa_kind(row["taxonomy"], where),
+    kind = _anetqa_kind(row["taxonomy"], where)
+    return Question(row["qa_id"], row["video_id"], readable(row["question"]), answer, kind,
                     str(row["taxonomy"].get("question_type", "")))
 
 def read_anetqa_questions(path: str | Path) -> list[Question]:
@@ -201,9 +231,37 @@ def read_anetqa_answers(path: str | Path) -> dict[str, str]:
         question id → answer
     """
     rows, name = read_json(path), Path(path).name
-    fits = type(rows) is list and all(type(r) is dict and {"question_id", "answer"} <= r.keys() for r in rows)
-    if not fits:
-        raise VidnegError(f"{name} should hold a list of entries with question_id and answer")
+    wanted = ("question_id", "answer")
+    if type(rows) is not list or not all(type(r) is dict and type(r.get(k)) is str for r in rows for k in wanted):
+        raise VidnegError(f"{name} should hold a list of entries with question_id and answer, both text")
     if len({r["question_id"] for r in rows}) < len(rows):
         raise VidnegError(f"{name} answers a question twice: keep one answer per question")
     return {r["question_id"]: r["answer"] for r in rows}
+
+# %% ../../../nbs/data/readers/anetqa.ipynb #c1b30002
+def read(files: Files, protocol: str) -> Iterator[Clip | Caption | SceneGraph]:
+    """Yield the records of AnetQA.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips, captions and graphs
+    """
+    times = (files.find("frames_trainval.json") or [None])[0]
+    files.need("sg_train.json", "sg_val.json")
+    for split in ("train", "val"):
+        for path in files.find(f"sg_{split}.json"):
+            yield from read_anetqa(path, times)
+            for video, entry in json_items(path):
+                yield Clip(video, video, split=split)
+                rows = Row({"actions": entry.get("actions", [])}, entry.where).rows("actions")
+                texts = dict.fromkeys(r.text("activity_caption") for r in rows if r.get("activity_caption"))
+                yield from (Caption(f"{video}/{k}", video, text) for k, text in enumerate(texts))
+
+DATASET = Official(
+    "scene graphs of ActivityNet videos, and questions about them", "Yu et al., CVPR 2023", "Apache-2.0",
+    "the authors' page; videos of ActivityNet",
+    "sg/sg_train.json, sg/sg_val.json, meta/frames_trainval.json, and videos such as video/v_onFddYAkyyc.mp4", read,
+    {"official": {}}, "no counts per split are published; 11,525 videos in all")

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from ...core.errors import VidnegError
-from ...core.records import Caption, MomentQuery
+from ...core.records import Caption, Clip, MomentQuery
 from ..pairs import Source
-from .files import numbered_lines, read_text
+from .files import numbered_lines, read_text, readable
+from .official import Files, Official
 
 # %% auto #0
-__all__ = ['CAPTIONS', 'file_captions', 'read_charades_sta']
+__all__ = ['CAPTIONS', 'DATASET', 'file_captions', 'read_charades_sta', 'read']
 
 # %% ../../../nbs/data/readers/charades.ipynb #3eebf3bd
 def file_captions(path: Path) -> Iterator[Caption]:
@@ -31,14 +32,16 @@ def file_captions(path: Path) -> Iterator[Caption]:
     """
     for k, line in enumerate(read_text(path).split("\n")):
         if not line.strip(): continue
-        where, text = line.split("##", 1)
-        yield Caption(f"{path.stem}/{k}", "_".join(where.split()), text)
+        where, mark, text = line.rstrip("\r").partition("##")
+        if not mark or len(where.split()) != 3:
+            raise VidnegError(f"{path.name}, line {k + 1}, is not 'video start end##sentence': {line[:60]!r}")
+        yield Caption(f"{path.stem}/{k}", "_".join(where.split()), readable(text))
 
 CAPTIONS = Source("Charades-STA: sentences about moments of household videos",
                   "charades_sta_*.txt", "non-commercial use", file_captions)
 
 # %% ../../../nbs/data/readers/charades.ipynb #7d3f6aa3
-_STA = re.compile(r"(?P<video>\S+) (?P<start>[\d.]+) (?P<end>[\d.]+)##(?P<text>.*\S)")
+_STA = re.compile(r"(?P<video>\S+)\s+(?P<start>\d+(\.\d*)?)\s+(?P<end>\d+(\.\d*)?)\s*##(?P<text>.*\S)")
 
 def read_charades_sta(
     path: str | Path,
@@ -67,8 +70,40 @@ def read_charades_sta(
         duration = 0.0 if durations is None else float(durations[m["video"]])
         start, end = float(m["start"]), min(float(m["end"]), duration or np.inf)
         if start < end:
-            out.append(MomentQuery(f"{path.stem}-{number:05d}", m["video"], m["text"], duration, ((start, end),)))
+            out.append(MomentQuery(f"{path.stem}-{number:05d}", m["video"], readable(m["text"]), duration,
+                                   ((start, end),)))
         elif on_empty == "raise":
             raise VidnegError(f"{path}, line {number}: the window {start} to {end} is empty; correct it, or pass "
                               "on_empty='drop'")
     return out
+
+# %% ../../../nbs/data/readers/charades.ipynb #c1500002
+def read(files: Files, protocol: str) -> Iterator:
+    """Yield the records of Charades-STA.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips, captions and queries
+    """
+    files.need("charades_sta_*.txt")
+    for split in ("train", "test"):
+        for path in files.find(f"charades_sta_{split}.txt"):
+            queries = read_charades_sta(path, on_empty="drop")
+            yield from ((split, q) for q in queries)
+            whole = {q.query_id: q.windows[0] for q in queries}
+            for number, line in numbered_lines(path):
+                video, text = line.split()[0], readable(line.partition("##")[2])
+                start, end = whole.get(f"{path.stem}-{number:05d}", (0.0, 0.0))
+                clip = f"{video}_{start:g}_{end:g}" if end else video
+                yield from (Clip(clip, video, start, end, split), Caption(f"{path.stem}-{number:05d}", clip, text))
+
+# %% ../../../nbs/data/readers/charades.ipynb #c1500003
+DATASET = Official(
+    "sentences about moments of household videos", "Gao et al., ICCV 2017; videos: Sigurdsson et al., ECCV 2016",
+    "non-commercial use", "the repository TALL; videos from the page of Charades",
+    "charades_sta_train.txt, charades_sta_test.txt, and videos such as Charades_v1_480/3MSZA.mp4", read,
+    {"official": {"train": {"videos": 5338, "captions": 12408}, "test": {"videos": 1334, "captions": 3720}}},
+    "four training lines end before they start: they count as captions of the whole video, not as queries")

@@ -5,15 +5,18 @@
 # %% ../../../nbs/data/readers/didemo.ipynb #47e1844f
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...core.records import Caption
+from ...core.errors import VidnegError
+from ...core.records import Caption, Clip, MomentQuery
 from ..pairs import Source
-from .files import read_json
+from .files import json_rows
+from .official import Files, Official
 
 # %% auto #0
-__all__ = ['CAPTIONS', 'file_captions']
+__all__ = ['CAPTIONS', 'SEGMENT', 'DATASET', 'file_captions', 'read']
 
 # %% ../../../nbs/data/readers/didemo.ipynb #77304c04
 def file_captions(path: Path) -> Iterator[Caption]:
@@ -25,8 +28,57 @@ def file_captions(path: Path) -> Iterator[Caption]:
     Returns:
         captions in the order of the file
     """
-    for row in read_json(path):
-        yield Caption(str(row["annotation_id"]), row["video"], row["description"])
+    for row in json_rows(path):
+        yield Caption(row.name("annotation_id"), row.name("video"), row.text("description"))
 
 CAPTIONS = Source("DiDeMo: captions of five-second moments in personal videos",
                   "*_data.json", "BSD-2-Clause", file_captions)
+
+# %% ../../../nbs/data/readers/didemo.ipynb #c1300002
+SEGMENT = 5.0 # length of a segment in seconds
+
+def _moment(row):
+    "Return the most frequent choice of the annotators as (start, end) in seconds; among equals, the first."
+    times = [tuple(t) if isinstance(t, list) else t for t in row.of("times", list, "a list of segments")]
+    if not times or not all(isinstance(t, tuple) and len(t) == 2 and all(type(k) is int for k in t)
+                            and 0 <= t[0] <= t[1] for t in times):
+        raise VidnegError(f"{row.where}: times should be pairs (first, last) of segments, not {times!r:.60}")
+    first, last = Counter(times).most_common(1)[0][0]
+    return SEGMENT*first, SEGMENT*(last + 1)
+
+def read(files: Files, protocol: str) -> Iterator:
+    """Yield the records of DiDeMo.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: "paragraph" or "moments"
+
+    Returns:
+        clips and captions; with "moments" also queries
+    """
+    files.need("*_data.json")
+    for split in ("train", "val", "test"):
+        listed, texts = files.ids(f"didemo_{split}_list.txt", f"{split}_list.txt"), defaultdict(list)
+        listed = {v.rsplit(".", 1)[0] for v in listed}
+        for row in (r for path in files.find(f"{split}_data.json") for r in json_rows(path)):
+            video, name, text = row.name("video").rsplit(".", 1)[0], row.name("annotation_id"), row.text("description")
+            if listed and video not in listed: continue
+            texts[video].append(text.strip())
+            if protocol == "paragraph": continue
+            (start, end), length = _moment(row), SEGMENT*row.of("num_segments", int, "a number")
+            clip = f"{video}_{start:g}_{end:g}"
+            yield from (Clip(clip, video, start, end, split), Caption(name, clip, text))
+            yield split, MomentQuery(name, video, text, length, ((start, end),))
+        for video, some in texts.items() if protocol == "paragraph" else ():
+            yield from (Clip(video, video, split=split), Caption(video, video, " ".join(some)))
+
+# %% ../../../nbs/data/readers/didemo.ipynb #c1300003
+_VIDEOS, _MOMENTS = {"train": 8395, "val": 1065, "test": 1004}, {"train": 33005, "val": 4180, "test": 4021}
+DATASET = Official(
+    "descriptions of five-second moments of personal videos", "Hendricks et al., ICCV 2017", "BSD-2-Clause",
+    "the repository LocalizingMoments; videos from YFCC100M",
+    "{train,val,test}_data.json, and videos such as video/NAME.mp4 with any ending; {train,val,test}_list.txt "
+    "restricts the splits", read,
+    {"paragraph": {s: {"videos": n, "captions": n} for s, n in _VIDEOS.items()},
+     "moments": {s: {"videos": n, "captions": _MOMENTS[s], "queries": _MOMENTS[s]} for s, n in _VIDEOS.items()}},
+    "a copy of the list of training videos has 8,392, since three could no longer be downloaded; 8,395 is right")

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ...core.errors import VidnegError
-from ...core.records import Attribute, Entity, Event, SceneGraph
+from ...core.records import Attribute, Caption, Clip, Entity, Event, SceneGraph
 from ..graphs import check_graph
 from ..pickles import Inert, load_inert
-from .files import need
+from .files import Row, need, read_json, readable
+from .official import Files, Official
 
 # %% auto #0
-__all__ = ['SUBTYPES', 'moviegraphs_graph', 'read_moviegraphs']
+__all__ = ['SUBTYPES', 'DATASET', 'moviegraphs_graph', 'read_moviegraphs', 'read']
 
 # %% ../../../nbs/data/readers/moviegraphs.ipynb #244f38aa
 SUBTYPES = {"age": "age", "gen": "gender", "eth": "ethnicity",
@@ -113,7 +114,12 @@ def read_moviegraphs(path: str | Path, inert: Iterable[str] = (), max_bytes: int
     Returns:
         one graph per clip, with ids "<movie>/<scene>"
     """
+    return [moviegraphs_graph(i, clip) for i, clip in _clips(path, inert, max_bytes)]
+
+def _clips(path, inert=(), max_bytes=2**30):
+    "List the clips of the file with their ids."
     path = Path(path)
+    if not path.is_file(): raise VidnegError(f"{path} does not exist: check the path of the annotations")
     if path.stat().st_size > max_bytes:
         raise VidnegError(f"{path.name} is longer than max_bytes={max_bytes}: raise it if you trust the file's size")
     movies = load_inert(path.read_bytes(), inert, path.name)
@@ -122,4 +128,36 @@ def read_moviegraphs(path: str | Path, inert: Iterable[str] = (), max_bytes: int
     clips = {key: need(movie.state, "clip_graphs", key) for key, movie in movies.items()}
     if wrong := [k for k, c in clips.items() if type(c) is not dict]:
         raise VidnegError(f"{wrong[0]}: its clip_graphs should be a dictionary")
-    return [moviegraphs_graph(f"{key}/{scene}", clip) for key, some in clips.items() for scene, clip in some.items()]
+    return [(f"{key}/{scene}", clip) for key, some in clips.items() for scene, clip in some.items()]
+
+# %% ../../../nbs/data/readers/moviegraphs.ipynb #c1b40002
+def _video(clip_id, clip):
+    "Return the name of a clip's video."
+    video = clip.state.get("video") if type(clip) is Inert else None
+    names = video.get("fname") if isinstance(video, dict) else None
+    name = names[0] if isinstance(names, list) and names else names
+    return f"{clip_id.split('/')[0]}/{name}" if isinstance(name, str) and name else clip_id
+
+def read(files: Files, protocol: str) -> Iterator[Clip | Caption | SceneGraph]:
+    """Yield the records of MovieGraphs.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips, captions and graphs
+    """
+    split = {m: s for path in files.find("split.json") for s, some in Row(read_json(path), path.name).items()
+             for m in Row({s: some}, path.name).texts(s)}
+    for path in files.need("all_movies.pkl", "*.pkl"):
+        for clip_id, clip in _clips(path):
+            yield moviegraphs_graph(clip_id, clip)
+            yield Clip(clip_id, _video(clip_id, clip), split=split.get(clip_id.split("/")[0], "train"))
+            if text := readable(_text(clip.state.get("description"))): yield Caption(clip_id, clip_id, text)
+
+DATASET = Official(
+    "people, interactions and emotions in clips of 51 movies", "Vicol et al., CVPR 2018",
+    "free for research, by agreement", "the authors, on request",
+    "all_movies.pkl, split.json (split → movies), and videos by movie", read,
+    {"official": {"all": {"graphs": 7637}}})

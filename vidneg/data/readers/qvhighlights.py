@@ -5,20 +5,21 @@
 # %% ../../../nbs/data/readers/qvhighlights.ipynb #e3e74e5c
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ...core.errors import VidnegError
-from ...core.records import Caption, MomentQuery
+from ...core.records import Caption, Clip, MomentQuery
 from ..moments import CLIP_SECONDS
 from ..pairs import Source
-from .files import json_lines, numbered_lines
+from .files import line_rows
+from .official import Files, Official
 
 # %% auto #0
-__all__ = ['CAPTIONS', 'file_captions', 'read_qvhighlights']
+__all__ = ['CAPTIONS', 'DATASET', 'file_captions', 'read_qvhighlights', 'read']
 
 # %% ../../../nbs/data/readers/qvhighlights.ipynb #8e70fc1a
 def file_captions(path: Path) -> Iterator[Caption]:
@@ -30,38 +31,81 @@ def file_captions(path: Path) -> Iterator[Caption]:
     Returns:
         captions in the order of the file
     """
-    for row in json_lines(path): yield Caption(str(row["qid"]), row["vid"], row["query"])
+    for row in line_rows(path): yield Caption(row.name("qid"), row.name("vid"), row.text("query"))
 
 CAPTIONS = Source("QVHighlights: queries for moments of vlogs and news",
                   "highlight_*_release.jsonl", "CC BY-NC-SA 4.0", file_captions)
 
 # %% ../../../nbs/data/readers/qvhighlights.ipynb #49c0bf97
-def _saliency(row, annotators=3):
+def _saliency(row, duration, annotators=3):
     "Fill the scores of all clips from those of the relevant clips."
-    scores = np.zeros((int(row["duration"]/CLIP_SECONDS), annotators))
-    if len(row["relevant_clip_ids"]): scores[row["relevant_clip_ids"]] = row["saliency_scores"]
+    ids, given = (row.of(k, list, "a list") for k in ("relevant_clip_ids", "saliency_scores"))
+    scores = np.zeros((int(duration/CLIP_SECONDS), annotators))
+    if not all(type(i) is int and 0 <= i < len(scores) for i in ids) or len(set(ids)) < len(ids):
+        raise VidnegError(f"{row.where}: relevant_clip_ids should be different numbers from 0 to {len(scores) - 1}, "
+                          f"not {ids!r:.60}")
+    fits = [isinstance(s, list) and len(s) == annotators and all(type(v) in (int, float) and 0 <= v <= 4 for v in s)
+            for s in given]
+    if len(given) != len(ids) or not all(fits):
+        raise VidnegError(f"{row.where}: saliency_scores should have {annotators} scores from 0 to 4 for each of the "
+                          f"{len(ids)} relevant clips")
+    if ids: scores[ids] = given
     return tuple(map(tuple, scores.tolist()))
 
-def _query(row):
-    "Make a query from a line's object."
-    windows = tuple((float(a), float(b)) for a, b in row.get("relevant_windows", []))
-    if any(not 0 <= a < b <= row["duration"] for a, b in windows):
-        raise ValueError(f"windows {windows}")
-    saliency = _saliency(row) if "saliency_scores" in row else ()
-    return MomentQuery(str(row["qid"]), row["vid"], row["query"], float(row["duration"]), windows, saliency)
+def _windows(row, duration, on_empty):
+    "Return the windows of a line; cut and drop those that do not fit, or raise an error."
+    windows = row.of("relevant_windows", list, "a list of windows") if "relevant_windows" in row else []
+    for w in windows:
+        if not (isinstance(w, list) and len(w) == 2 and all(type(t) in (int, float) and math.isfinite(t) for t in w)):
+            raise VidnegError(f"{row.where}: a window should be [start, end] in seconds, not {w!r:.60}")
+        if on_empty == "raise" and not 0 <= w[0] < w[1] <= duration:
+            raise VidnegError(f"{row.where}: the window {w} is empty or lies outside the video of {duration:g} s; "
+                              "correct it, or pass on_empty='drop'")
+    cut = ((max(float(a), 0.0), min(float(b), duration)) for a, b in windows)
+    return tuple((a, b) for a, b in cut if a < b), len(windows)
 
-def read_qvhighlights(path: str | Path) -> list[MomentQuery]:
+# %% ../../../nbs/data/readers/qvhighlights.ipynb #c1600001
+def read_qvhighlights(path: str | Path, on_empty: str = "raise") -> list[MomentQuery]:
     """Read the annotations of QVHighlights. Raises `VidnegError` with the number of the wrong line.
 
     Args:
         path: path of highlight_train_release.jsonl or the same for val or test
+        on_empty: treatment of a window without duration inside the video, "raise" or "drop"
 
     Returns:
         queries in the order of the file; test queries have no windows
     """
+    if on_empty not in ("raise", "drop"):
+        raise VidnegError(f"on_empty is {on_empty!r}: use 'raise' or 'drop'")
     out = []
-    for number, line in numbered_lines(path):
-        try: out.append(_query(json.loads(line)))
-        except (KeyError, ValueError, IndexError, TypeError) as e:
-            raise VidnegError(f"{path}, line {number}, is not a query of QVHighlights: {type(e).__name__} {e}") from e
+    for row in line_rows(path):
+        duration = row.number("duration")
+        windows, n_given = _windows(row, duration, on_empty)
+        saliency = _saliency(row, duration) if "saliency_scores" in row else ()
+        query = MomentQuery(row.name("qid"), row.name("vid"), row.text("query"), duration, windows, saliency)
+        if windows or not n_given: out.append(query)
     return out
+
+# %% ../../../nbs/data/readers/qvhighlights.ipynb #c1600003
+def read(files: Files, protocol: str) -> Iterator:
+    """Yield the records of QVHighlights.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips, captions and queries
+    """
+    files.need("highlight_*_release.jsonl")
+    for split in ("train", "val", "test"):
+        for path in files.find(f"highlight_{split}_release.jsonl"):
+            for q in read_qvhighlights(path):
+                yield from (Clip(q.clip_id, q.clip_id, split=split), Caption(q.query_id, q.clip_id, q.text), (split, q))
+
+DATASET = Official(
+    "queries for moments of vlogs and news, with saliency scores", "Lei et al., NeurIPS 2021", "CC BY-NC-SA 4.0",
+    "the repository moment_detr, which also has features",
+    "highlight_{train,val,test}_release.jsonl, and videos such as videos/j7rJstUseKg_360.0_510.0.mp4, or features such "
+    "as clip_features/j7rJstUseKg_360.0_510.0.npz", read,
+    {"official": {s: {"captions": n, "queries": n} for s, n in (("train", 7218), ("val", 1550), ("test", 1542))}})

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..pairs import Pair, Source
-from .files import read_json, typed
+from ...core.records import Clip
+from ..pairs import Pair, Source, read_pairs
+from .files import json_items
+from .official import Files, Official
 
 # %% auto #0
-__all__ = ['PAIRS', 'file_pairs']
+__all__ = ['PAIRS', 'DATASET', 'file_pairs', 'read']
 
 # %% ../../../nbs/data/readers/sugarcrepe.ipynb #25a39589
 def file_pairs(path: Path) -> Iterator[Pair]:
@@ -24,8 +26,31 @@ def file_pairs(path: Path) -> Iterator[Pair]:
     Returns:
         pairs in the order of the file
     """
-    for key, row in typed(read_json(path), dict).items():
-        yield Pair(f"{path.stem}/{key}", row["filename"], path.stem, row["caption"], row["negative_caption"])
+    for key, row in json_items(path):
+        yield Pair(f"{path.stem}/{key}", row.name("filename"), path.stem, row.text("caption"),
+                   row.text("negative_caption"))
 
 PAIRS = Source("compositional captions of COCO images, negatives by ChatGPT, 7 kinds",
-               "*_*.json", "MIT", file_pairs)
+               "*_???.json", "MIT", file_pairs)
+
+# %% ../../../nbs/data/readers/sugarcrepe.ipynb #c1b00002
+def read(files: Files, protocol: str) -> Iterator[Clip | Pair]:
+    """Yield the records of SugarCrepe.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips of one frame and pairs
+    """
+    for p in read_pairs("sugarcrepe", files.need(PAIRS.files)[0].parent):
+        yield from (Clip(p.clip_id, p.clip_id, split="test"), p)
+
+_N = {"replace_obj": 1652, "replace_att": 788, "replace_rel": 1406, "swap_obj": 245, "swap_att": 666, "add_obj": 2062,
+      "add_att": 692}
+DATASET = Official(PAIRS.what, "Hsieh et al., NeurIPS 2023", PAIRS.license,
+                   "the repository sugar-crepe; pictures from COCO",
+                   "add_att.json and six others, and pictures such as val2017/000000085329.jpg",
+                   read,
+                   {"official": {"test": {f"pairs {k}": n for k, n in _N.items()}}})

@@ -6,27 +6,69 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from ..pairs import Pair, Source
-from .files import read_json
+from ...core.errors import VidnegError
+from ...core.records import Clip
+from ..pairs import Pair, Source, decidable
+from .files import Row, read_json
+from .official import Files, Official
 
 # %% auto #0
-__all__ = ['PAIRS', 'file_pairs']
+__all__ = ['PAIRS', 'DATASET', 'file_pairs', 'read']
 
 # %% ../../../nbs/data/readers/vl_checklist.ipynb #efe80a0e
-def file_pairs(path: Path) -> Iterator[Pair]:
+def file_pairs(path: Path, kind: str = "") -> Iterator[Pair]:
     """Yield the pairs of one file.
 
     Args:
         path: JSON file of one kind
+        kind: the kind; "": the file's name without its ending
 
     Returns:
         pairs in the order of the file
     """
-    for k, (image, texts) in enumerate(read_json(path)):
-        for j, (true, false) in enumerate(zip(texts["POS"], texts["NEG"])):
-            yield Pair(f"{path.stem}/{k}/{j}", image, path.stem, true, false)
+    kind = kind or path.stem
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise VidnegError(f"{path.name} should hold a list, not {entries!r:.60}")
+    for k, entry in enumerate(entries):
+        where = f"{path.name}[{k}]"
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise VidnegError(f"{where} should be an image and its texts, not {entry!r:.60}")
+        image, texts = Row({"image": entry[0]}, where).name("image"), Row(entry[1], where)
+        true, false = texts.texts("POS"), texts.texts("NEG")
+        if len(true) != len(false):
+            raise VidnegError(f"{where}: {len(true)} texts in POS, but {len(false)} in NEG")
+        for j, both in enumerate(zip(true, false)): yield Pair(f"{kind}/{k}/{j}", image, kind, *both)
 
 PAIRS = Source("phrases of Visual Genome, SWiG, VAW and HAKE with one part replaced",
                "[AOR]*_*.json", "non-commercial use", file_pairs)
+
+# %% ../../../nbs/data/readers/vl_checklist.ipynb #c1b20002
+def read(files: Files, protocol: str) -> Iterator[Clip | Pair]:
+    """Yield the records of VL-CheckList.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips of one frame and pairs
+    """
+    found = {}
+    for path in files.annotations:
+        parts = path.relative_to(files.root).with_suffix("").parts
+        tops = [i for i, p in enumerate(parts) if p.startswith(("Attribute", "Object", "Relation"))]
+        if path.suffix == ".json" and tops: found["_".join(parts[tops[0]:])] = path
+    if not found:
+        raise VidnegError(f"no {PAIRS.files} in {files.root}, and no folders Attribute, Object and Relation")
+    files.asked["[AOR]*_*.json"] = [*found.values()]
+    for p in decidable((p for kind, path in found.items() for p in file_pairs(path, kind)), "vl-checklist"):
+        yield from (Clip(p.clip_id, p.clip_id.rsplit("/", 1)[-1], split="test"), replace(p, generator="vl-checklist"))
+
+DATASET = Official(PAIRS.what, "Zhao et al., EMNLP 2022", PAIRS.license,
+                   "the repository VL-CheckList; pictures of Visual Genome, SWiG and HAKE",
+                   "Attribute_vg_color.json (or Attribute/vg/color.json) and others, and pictures such as "
+                   "VG_100K/2370389.jpg", read, {"official": {}}, "no counts per file are published")

@@ -5,7 +5,6 @@
 # %% ../../../nbs/negatives/spot/captions.ipynb #a9e6092e
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pandas as pd
 
 from ...core.records import Caption, Negative, SceneGraph
 from ...core.seeds import stable_rng
+from ...lm.answers import answer_lines
 from ...lm.protocols import Chat
 from ..generate import Made, Plan, Request, Source, job_of, stream_made
 from vidneg.negatives.spot.events import (
@@ -78,9 +78,8 @@ PAPER_PROMPT = ("In this task, you are given a sentence, your job is to replace 
                 "which makes this sentence make sense, please generate 10 sentences.")
 
 def _sentences(answer):
-    "Return the sentences of an answer, without numbers, bullets and quotation marks."
-    lines = (re.sub(r"^\s*(\d+\s*[.):]|[-*•])\s*", "", line).strip().strip('"“”') for line in answer.splitlines())
-    return list(dict.fromkeys(" ".join(line.split()).rstrip(".") for line in lines if line.strip()))
+    "Return the sentences of an answer, without wrapping and full stops."
+    return list(dict.fromkeys(line.rstrip(".") for line in answer_lines(answer)))
 
 def _plain(statement):
     "Format a statement for the chat model: one line without articles."

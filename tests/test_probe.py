@@ -1,0 +1,123 @@
+"A probe from data to report: its steps in order, its files, what it refuses, and its numbers against a plain loop."
+import json
+import zlib
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_video import write
+
+import vidneg
+from vidneg.core.seeds import stable_rng
+from vidneg.models.world_model import load_world
+
+WORDS = [["man", "woman", "boy", "girl"], ["red", "blue", "green", "black"], ["throws", "holds", "kicks", "carries"],
+         ["ball", "cup", "bag", "book"]]
+
+
+def sentence(i):
+    who, color, does, what = (some[stable_rng(0, "probe", i, k).integers(4)] for k, some in enumerate(WORDS))
+    return f"a {who} {does} a {color} {what}"
+
+
+def encode_video(frames): return np.stack([f.mean((0, 1, 2)) for f in frames])
+def encode_text(texts): return np.stack([np.random.default_rng(zlib.crc32(t.encode())).random(3) for t in texts])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "Make twelve videos of different sizes with a caption each, in a folder with a space and an accent."
+    where = tmp_path_factory.mktemp("my vidéos")
+    for i in range(12):
+        noise = np.random.default_rng(i).integers(256, size=(6, 48 + 16*(i % 3), 64, 3))
+        write(where/f"v{i}.mp4", (noise//(1 + i % 4)).astype(np.uint8))
+    rows = [{"video": f"v{i}.mp4", "caption": sentence(i)} for i in range(12)]
+    (where/"captions.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return where
+
+
+def test_scores_equal_a_plain_loop(folder, tmp_path):
+    report = vidneg.probe((encode_video, encode_text), folder, out=tmp_path/"p", name="mean color", n_frames=4, size=48)
+    unit = {c: encode_video([vidneg.read_frames(clip.path, n_frames=4)])[0] for c, clip in report.clips.items()}
+    unit = {c: v/np.linalg.norm(v) for c, v in unit.items()}
+    for row, item in zip(report.scores.itertuples(), report.items.itertuples()):
+        assert row.item == item.item
+        for score, text in ((row.score_pos, item.caption), (row.score_neg, item.negative)):
+            t = encode_text([text])[0]
+            assert score == pytest.approx(unit[item.clip_id] @ t/np.linalg.norm(t), abs=.01) # frames are resized
+
+
+def test_a_second_call_reads_its_scores(folder, tmp_path):
+    seen = []
+    def counted(frames):
+        seen.append(len(frames))
+        return encode_video(frames)
+    first = vidneg.probe((counted, encode_text), folder, out=tmp_path/"p", controls=["blank"])
+    files = {p.name: p.read_bytes() for p in (tmp_path/"p").glob("*.*")}
+    assert {"report.html", "report.md", "audit.html", "scores.parquet", "items.parquet"} <= files.keys()
+    seen.clear()
+    again = vidneg.probe((counted, encode_text), folder, out=tmp_path/"p", controls=["blank"])
+    assert not sum(seen)
+    pd.testing.assert_frame_equal(first.scores, again.scores)
+    assert {p.name: p.read_bytes() for p in (tmp_path/"p").glob("*.*")} == files
+    with pytest.raises(vidneg.VidnegError, match="controls|other"):
+        vidneg.probe((counted, encode_text), folder, out=tmp_path/"p", controls=["shuffled"])
+
+
+def test_given_negatives_are_taken(folder, tmp_path):
+    table = pd.DataFrame({"video": [f"v{i}.mp4" for i in range(12)], "caption": [sentence(i) for i in range(12)],
+                          "negative": [sentence(i).replace("a ", "no ", 1) for i in range(12)], "kind": ["x", "y"]*6})
+    report = vidneg.probe("world", folder, negatives=table, kinds=["x"], out=tmp_path/"p")
+    assert set(report.items.kind) == {"x"} and set(report.items.form) == {"given"} and report.counts is None
+    with pytest.raises(vidneg.VidnegError, match="no given negative is of kind z; there are: x, y"):
+        vidneg.probe("world", folder, negatives=table, kinds=["z"], out=tmp_path/"q")
+    assert not (tmp_path/"q").exists()
+
+
+def test_given_negatives_may_be_records(folder, tmp_path):
+    found = vidneg.open_data(folder)
+    negatives = [vidneg.Negative(c.caption_id, c.text.replace("a ", "no ", 1), "x", "me", (), 1, 0)
+                 for c in found.captions]
+    report = vidneg.probe(load_world(), folder, negatives=negatives, out=tmp_path/"p")
+    assert len(report.items) == 12 and set(report.items.generator) == {"me"}
+    with pytest.raises(vidneg.VidnegError, match="negatives hold 7: pass a table"):
+        vidneg.probe("world", folder, negatives=[7], out=tmp_path/"q")
+    stray = [vidneg.Pair("1", "elsewhere", "x", "a dog runs", "a dog sits")]
+    with pytest.raises(vidneg.VidnegError, match="1 clips of the negatives are not among the data"):
+        vidneg.probe("world", folder, negatives=stray, out=tmp_path/"q")
+
+
+@pytest.mark.parametrize("settings, words", [
+    (dict(kinds=["actions"]), "no kind 'actions'; there are: action"),
+    (dict(kinds=["relation"]), "no negative of kind"),
+    (dict(controls=["backwards"]), "backwards"), (dict(device="gpu"), "no device 'gpu'")])
+def test_what_is_wrong_is_said_before_a_video_is_read(folder, tmp_path, monkeypatch, settings, words):
+    def read(*args, **kwargs): raise AssertionError("a video was read")
+    monkeypatch.setattr("vidneg.evaluate.shards.read_clip", read)
+    with pytest.raises(vidneg.VidnegError, match=words):
+        vidneg.probe("world", folder, out=tmp_path/"p", **settings)
+    assert not (tmp_path/"p"/"report.html").exists()
+
+
+def test_broken_videos_are_counted_and_all_broken_is_an_error(folder, tmp_path):
+    table = pd.DataFrame({"video": [f"v{i}.mp4" for i in range(12)], "caption": [sentence(i) for i in range(12)],
+                          "negative": [sentence(i).replace("a ", "no ", 1) for i in range(12)]})
+    for i in range(12):
+        (tmp_path/f"v{i}.mp4").write_bytes((folder/f"v{i}.mp4").read_bytes() if i else b"no video")
+    report = vidneg.probe("world", tmp_path, negatives=table, out=tmp_path/"p")
+    assert "video not readable: 1" in report.page() and set(report.accuracy.n) == {11}
+    for i in range(12): (tmp_path/f"v{i}.mp4").write_bytes(b"no video")
+    with pytest.raises(vidneg.VidnegError, match="no item could be scored; video not readable: 12"):
+        vidneg.probe("world", tmp_path, negatives=table, out=tmp_path/"q")
+
+
+def test_few_clips_have_no_blind_baseline(folder, tmp_path):
+    report = vidneg.probe("world", folder, limit=4, out=tmp_path/"p")
+    assert report.rankers is None and not (tmp_path/"p"/"audit.html").exists()
+    assert "blind" not in set(report.accuracy.run)
+
+
+def test_the_folder_is_named_after_model_and_data(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    report = vidneg.probe("world", folder, limit=4, name="my/model")
+    assert report.folder.parent.resolve() == tmp_path and report.folder.name.startswith("probe-my-model-")
