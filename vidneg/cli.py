@@ -174,7 +174,7 @@ def _pairs(source, root, columns):
         if folder is None:
             raise VidnegError(f"name the folder with the files of {name}: vidneg audit {name} --root FOLDER")
         return name, read_pairs(name, folder)
-    if not folder and not Path(source).exists():
+    if not folder and not Path(source).suffix and not Path(source).exists():
         raise VidnegError(f"{source} does not exist, and no published set is called so; there are: {', '.join(PAIR_SETS)}")
     found = _with_pairs(_open(source, columns=columns, texts_only=True))
     return found.name, list(found.pairs)
@@ -301,7 +301,7 @@ def check(
         typer.echo(str(found))
         if not found.ok: raise VidnegError(f"{name} is not complete in {root or folder}")
         return
-    if not folder and not Path(source).exists():
+    if not folder and not Path(source).suffix and not Path(source).exists():
         raise VidnegError(f"{source} does not exist, and no published set is called so; there are: {', '.join(DATASETS)}")
     found = _open(source, videos=videos, split=split, limit=limit, columns=_columns(column))
     bad = _undecodable(found.clips)

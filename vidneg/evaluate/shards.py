@@ -557,7 +557,9 @@ def trial(scorer: Scorer, plan: Plan) -> list[float]:
     Returns:
         four scores, of which two are probabilities, or 0
     """
-    noise = np.random.default_rng(0).integers(256, size=(1, plan.n_frames, plan.size, plan.size, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).random((1, plan.n_frames, plan.size, plan.size, 3), np.float32)
+    bright = np.linspace(1, .5, plan.n_frames, dtype=np.float32)[:, None, None, None]*np.float32([1, .6, .2])
+    noise = (255*noise*bright).astype(np.uint8) # frames and colors differ, so that their order matters
     texts = scorer.encode_text(["a dog runs", "a man sits on a chair"])
     found = score_rows(scorer, scorer.encode_video(noise), texts, np.zeros(1, int), np.array([[0], [1]]))
     return np.nan_to_num(found[:, 0]).tolist()
