@@ -175,7 +175,8 @@ def _pairs(source, root, columns):
             raise VidnegError(f"name the folder with the files of {name}: vidneg audit {name} --root FOLDER")
         return name, read_pairs(name, folder)
     if not folder and not Path(source).suffix and not Path(source).exists():
-        raise VidnegError(f"{source} does not exist, and no published set is called so; there are: {', '.join(PAIR_SETS)}")
+        raise VidnegError(f"{source} does not exist, and no published set is called so; there are: "
+                          f"{', '.join(PAIR_SETS)}")
     found = _with_pairs(_open(source, columns=columns, texts_only=True))
     return found.name, list(found.pairs)
 
@@ -302,7 +303,8 @@ def check(
         if not found.ok: raise VidnegError(f"{name} is not complete in {root or folder}")
         return
     if not folder and not Path(source).suffix and not Path(source).exists():
-        raise VidnegError(f"{source} does not exist, and no published set is called so; there are: {', '.join(DATASETS)}")
+        raise VidnegError(f"{source} does not exist, and no published set is called so; there are: "
+                          f"{', '.join(DATASETS)}")
     found = _open(source, videos=videos, split=split, limit=limit, columns=_columns(column))
     bad = _undecodable(found.clips)
     for path, cause in bad.items(): typer.echo(f"{path}: {cause}")

@@ -144,7 +144,8 @@ def plan_of(
     if not scorer.supports & {"similarity", "pairwise"}:
         raise VidnegError(f"the scorer supports {', '.join(sorted(scorer.supports)) or 'nothing'}: it needs pairwise")
     runs = {run: None, **{c: CONTROLS[c] for c in controls}}
-    if len(runs) <= len(controls): raise VidnegError(f"two runs have one name among {run}, {', '.join(controls)}")
+    if len(runs) <= len(controls):
+        raise VidnegError(f"two runs have one name among {run}, {', '.join(controls)}")
     for what, value in (("n_frames", n_frames), ("size", size)):
         if value is not None and (not isinstance(value, int | np.integer) or value < 1):
             raise VidnegError(f"{what} is {value!r}: use a whole number of at least 1")

@@ -245,7 +245,8 @@ class FunctionScorer:
         for i in range(0, len(items), self.batch_size):
             part = items[i:i + self.batch_size]
             e, must = vectors(found := function(part)), f"{self.protocol['model']}: the function must return "
-            if e is None: raise VidnegError(f"{must}an array or tensor of numbers, got {type(found).__name__}")
+            if e is None:
+                raise VidnegError(f"{must}an array or tensor of numbers, got {type(found).__name__}")
             if e.ndim != 2 or len(e) != len(part) or not e.shape[1]:
                 raise VidnegError(f"{must}one vector for each of its {len(part)} inputs ({len(part)}, p), got "
                                   f"{tuple(e.shape)}")
@@ -405,7 +406,8 @@ def open_model(
         if dtype_of(dtype) not in ("auto", torch.float32): raise VidnegError("models of this project run in float32")
         return named(load_world(batch_size, device_of(device)), name)
     if isinstance(model, str | Path):
-        if not str(model): raise VidnegError("the model has no name: pass a name on the Hub, a folder, or world")
+        if not str(model):
+            raise VidnegError("the model has no name: pass a name on the Hub, a folder, or world")
         return load_scorer(model, None, batch_size, device, dtype, name, **options)
     options |= {k: v for k, v in (("device", device), ("dtype", dtype)) if v is not None}
     if options: raise VidnegError(f"only a checkpoint has the option {sorted(options)[0]!r}")

@@ -90,7 +90,7 @@ def _folder(out, model, data):
     return Path("probe-" + re.sub(r"[^\w.-]+", "-", f"{model}-{data}").strip("-."))
 
 FILES = ("report.html", "report.md", "audit.html", "accuracy.svg", "accuracy.png", "accuracy.parquet", "items.parquet",
-         "scores.parquet") # what a probe writes
+         "scores.parquet") # files that a probe writes
 
 def _check_folder(folder):
     "Refuse a folder in which a probe would replace what is not its own."
@@ -135,13 +135,14 @@ def _checked(scores):
     first = scores.run.iloc[0]
     own, notes = scores[scores.run == first], []
     if not (own.status == "").any():
-        n = own.status.value_counts()
-        raise VidnegError(f"no item could be scored: {'; '.join(f'{why} ({k} items)' for why, k in n.items())}")
+        why = "; ".join(f"{status} ({k} items)" for status, k in own.status.value_counts().items())
+        raise VidnegError(f"no item could be scored: {why}")
     able = set(own.item[own.status == ""])
     for run, part in scores[(scores.run != first) & scores.item.isin(able)].groupby("run", sort=False):
         lost = part.status[part.status != ""]
-        if len(lost): notes.append(f"The control {run} decides {len(part) - len(lost)} of {len(part)} items; the others: "
-                                   f"{lost.mode()[0]}.")
+        if not len(lost): continue
+        notes.append(f"The control {run} decides {len(part) - len(lost)} of {len(part)} items; the others: "
+                     f"{lost.mode()[0]}.")
     return notes
 
 def _audited(items, scores, inputs, seed, folder):
