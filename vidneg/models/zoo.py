@@ -250,7 +250,8 @@ class FunctionScorer:
             if e.ndim != 2 or len(e) != len(part) or not e.shape[1]:
                 raise VidnegError(f"{must}one vector for each of its {len(part)} inputs ({len(part)}, p), got "
                                   f"{tuple(e.shape)}")
-            if not e.isfinite().all(): raise VidnegError(f"{must}finite embeddings, got NaN or infinity")
+            if not e.isfinite().all():
+                raise VidnegError(f"{must}finite embeddings, got NaN or infinity")
             out.append(e)
         return F.normalize(torch.cat(out), dim=-1)
 
@@ -403,7 +404,8 @@ def open_model(
         raise VidnegError(f"batch_size is {batch_size!r}: use a whole number of at least 1")
     if isinstance(model, str) and model == "world":
         if options: raise VidnegError(f"the world's model has no option {sorted(options)[0]!r}")
-        if dtype_of(dtype) not in ("auto", torch.float32): raise VidnegError("models of this project run in float32")
+        if dtype_of(dtype) not in ("auto", torch.float32):
+            raise VidnegError("models of this project run in float32")
         return named(load_world(batch_size, device_of(device)), name)
     if isinstance(model, str | Path):
         if not str(model):
