@@ -301,9 +301,9 @@ def test_columns_of_one_name_are_refused(folder):
 
 
 def test_misspelled_columns_are_named_and_marks_are_removed(folder):
-    found = open_data(FRAME.assign(strat=5, note="x", caption="\ufeff" + FRAME.caption + "\u200b"), videos=folder)
+    found = open_data(FRAME.assign(starts=5, note="x", caption="\ufeff" + FRAME.caption + "\u200b"), videos=folder)
     assert [n for n in found.notes if "not used" in n] == [
-        "the column 'strat' is not used: its name is not known; the nearest one is 'start'"]
+        "the column 'starts' is not used: its name is not known; the nearest one is 'start'"]
     assert [c.text for c in found.captions] == list(FRAME.caption)
     (folder/"bars.csv").write_text("video|caption\na.mp4|a dog, a cat; two\n")
     assert open_data(folder/"bars.csv").captions[0].text == "a dog, a cat; two"
