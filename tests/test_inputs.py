@@ -274,3 +274,41 @@ def test_real_files():
     found = open_data(f"sugarcrepe:{root/'sugar_crepe'}", texts_only=True)
     assert found.counts["rows"] == 7511 and len(found.pairs) + found.counts["repeated rows"] == 7511
     assert open_data(root/"msrvtt"/"MSRVTT_JSFUSION_test.csv", texts_only=True).captions[0].caption_id == "ret0"
+
+
+def test_a_name_in_two_folders_is_ambiguous(tmp_path):
+    for name in ("cats/tom.mp4", "zoo/tom.mp4", "zoo/tom.webm", "zoo/ann.webm", "zoo/ann.mp4"):
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        (tmp_path/name).write_bytes(b"film")
+    finder = Finder(tmp_path)
+    assert "is there 2 times" in finder.find("tom.mp4")[1] and "is there 3 times" in finder.find("tom")[1]
+    assert finder.find("all/zoo/tom.mp4") == (str(tmp_path/"zoo"/"tom.mp4"), "")
+    assert finder.find("CATS/tom.avi") == (str(tmp_path/"cats"/"tom.mp4"), "")
+    assert finder.find("ann") == (str(tmp_path/"zoo"/"ann.mp4"), "") # two formats of one video
+    rows = [{"video": "tom.mp4", "caption": "a cat sits"}, {"video": "ann", "caption": "a dog runs"}]
+    assert "tom.mp4" in message(rows, videos=tmp_path) and "(ann)" not in message(rows, videos=tmp_path)
+
+
+def test_columns_of_one_name_are_refused(folder):
+    text = "video,caption,caption\n" + "".join(f"{v},{c},{n}\n" for v, c, n, _ in ROWS)
+    (folder/"twice.csv").write_text(text, encoding="utf-8")
+    frame = FRAME.set_axis(["video", "caption", "caption", "type"], axis=1)
+    arrow = pa.table([["a.mp4"], ["a"], ["b"]], names=["video", "caption", "caption"])
+    for data in (folder/"twice.csv", frame, arrow):
+        assert "2 columns are called 'caption'" in message(data, videos=folder)
+    unnamed = FRAME.assign(x=1, y=2).set_axis([*FRAME.columns, "", ""], axis=1) # an index that was saved twice
+    assert len(open_data(unnamed, videos=folder).pairs) == 3
+
+
+def test_misspelled_columns_are_named_and_marks_are_removed(folder):
+    found = open_data(FRAME.assign(starts=5, note="x", caption="\ufeff" + FRAME.caption + "\u200b"), videos=folder)
+    assert [n for n in found.notes if "not used" in n] == [
+        "the column 'starts' is not used: its name is not known; the nearest one is 'start'"]
+    assert [c.text for c in found.captions] == list(FRAME.caption)
+    (folder/"bars.csv").write_text("video|caption\na.mp4|a dog, a cat; two\n")
+    assert open_data(folder/"bars.csv").captions[0].text == "a dog, a cat; two"
+
+
+def test_a_set_without_its_folder_is_explained():
+    assert "name the folder of msrvtt: msrvtt:FOLDER" in message("msrvtt")
+    assert "--column ROLE=NAME" in message([{"Datei": "a.mp4", "Text": "a dog"}])

@@ -48,9 +48,34 @@ def test_functions_that_return_something_else_are_named():
     V = scorer.encode_video(clips((8, 8)))
     for f in (scorer.similarity, scorer.pairwise):
         with pytest.raises(VidnegError, match="videos have 2 numbers, texts 1"): f(V, scorer.encode_text(["a"]))
-    for bad in (broken, lambda texts: [1.], lambda texts: np.zeros((1, 2))):
-        with pytest.raises(VidnegError, match="must return finite embeddings"):
-            open_model((see, bad)).encode_text(["a", "b"])
+    bad = {"finite embeddings": [broken],
+           "one vector for each of its 2 inputs": [lambda texts: [1.], lambda texts: np.ones((1, 2)),
+                                                   lambda texts: np.ones((2, 0))],
+           "an array or tensor of numbers": [lambda texts: None, lambda texts: "ab", lambda texts: [[1.], [1., 2.]],
+                                             lambda texts: {"a": 1}, lambda texts: np.ones((2, 2))*1j]}
+    for words, functions in bad.items():
+        for f in functions:
+            with pytest.raises(VidnegError, match=f"must return {words}"): open_model((see, f)).encode_text(["a", "b"])
+    apart = open_model((see, lambda texts: [t for t in read(texts)])) # one tensor per text
+    assert torch.equal(apart.encode_text(TEXTS).embedding, open_model((see, read)).encode_text(TEXTS).embedding)
+    with pytest.raises(ZeroDivisionError): open_model((see, lambda texts: 1/0)).encode_text(["a"]) # the user's own
+
+
+def test_nonsense_around_a_model_is_refused(tmp_path):
+    class Odd(Old):
+        def similarity(self, videos, texts): return np.zeros((1, len(texts)))
+    cases = [(Old, {}, "Old is a class, not a model"), ((see, read), dict(device="cpu"), "option 'device'"),
+             (Old(), dict(dtype="float16"), "option 'dtype'"), ("world", dict(dtype="float16"), "run in float32"),
+             ("world", dict(batch_size=0), "batch_size is 0"), ("", {}, "the model has no name"),
+             ("./nowhere", {}, "no such folder"), (tmp_path, {}, "holds no config.json")]
+    for model, settings, words in cases:
+        with pytest.raises(VidnegError, match=words): open_model(model, **settings)
+    odd = open_model(Odd())
+    with pytest.raises(VidnegError, match=r"`similarity` of 2 videos and 2 texts returned an array of shape \(1, 2\)"):
+        odd.pairwise(odd.encode_video(clips((8, 8), (8, 8))), odd.encode_text(["a", "b"]))
+    odd = Old()
+    odd.protocol = "mine"
+    with pytest.raises(VidnegError, match="the protocol of a Old is a str"): open_model(odd)
 
 
 class Old:

@@ -57,11 +57,54 @@ def test_a_second_call_reads_its_scores(folder, tmp_path):
     assert {"report.html", "report.md", "audit.html", "scores.parquet", "items.parquet"} <= files.keys()
     seen.clear()
     again = vidneg.probe((counted, encode_text), folder, out=tmp_path/"p", controls=["blank"])
-    assert not sum(seen)
+    assert sum(seen) == 1 # a clip of noise shows that the functions are the same
     pd.testing.assert_frame_equal(first.scores, again.scores)
     assert {p.name: p.read_bytes() for p in (tmp_path/"p").glob("*.*")} == files
     with pytest.raises(vidneg.VidnegError, match="controls|other"):
         vidneg.probe((counted, encode_text), folder, out=tmp_path/"p", controls=["shuffled"])
+    def other(texts): return encode_text(texts)[:, ::-1].copy()
+    with pytest.raises(vidneg.VidnegError, match="differs in the scores of a test clip"):
+        vidneg.probe((counted, other), folder, out=tmp_path/"p", controls=["blank"])
+
+
+def test_names_may_be_one_text_and_numbers_are_checked(folder, tmp_path):
+    def probe(out, **settings): return vidneg.probe((encode_video, encode_text), folder, out=tmp_path/out, **settings)
+    report = probe("p", kinds="action, object", controls="blank,blank")
+    assert set(report.items.kind) == {"action", "object"} and set(report.scores.run) == {"model", "blank"}
+    for name, values in dict(rounds=[0, 1.5], per_caption=[0, "3"], n_frames=[0, 2.5], size=[0], limit=[0, -1],
+                             batch_size=[0]).items():
+        for value in values:
+            with pytest.raises(vidneg.VidnegError, match=f"{name} is {value!r}"): probe("q", **{name: value})
+    assert not (tmp_path/"q").exists()
+
+
+def test_files_of_others_are_not_replaced(folder, tmp_path):
+    (tmp_path/"report.md").write_text("mine")
+    (tmp_path/"notes.txt").write_text("mine")
+    with pytest.raises(vidneg.VidnegError, match="holds report.md, which no probe wrote"):
+        vidneg.probe("world", folder, out=tmp_path)
+    assert (tmp_path/"report.md").read_text() == "mine"
+    (tmp_path/"report.md").unlink()
+    vidneg.probe("world", folder, out=tmp_path, limit=4)
+    assert (tmp_path/"notes.txt").read_text() == "mine"
+
+
+def test_a_control_that_decides_nothing_is_named(folder, tmp_path):
+    report = vidneg.probe("world", folder, n_frames=1, controls=["reversed", "blank"], out=tmp_path/"p")
+    n = len(report.items)
+    assert f"The control reversed decides 0 of {n} items; the others: the control leaves the frames" in report.page()
+    assert "The control blank" not in report.page()
+
+
+def test_columns_of_any_name_and_negatives_beside_a_table(folder, tmp_path):
+    rows = [{"Datei": f"v{i}.mp4", "Text": sentence(i)} for i in range(12)] + [{"Datei": "lost.mp4", "Text": "a dog"}]
+    settings = dict(videos=folder, columns={"video": "Datei", "caption": "Text"}, out=tmp_path/"p")
+    with pytest.raises(vidneg.VidnegError, match="lost.mp4"): vidneg.probe("world", rows, **settings)
+    report = vidneg.probe("world", rows, skip_missing=True, **settings)
+    assert report.notes[-1] == "1 videos are not found; left out."
+    given = pd.DataFrame({"video": ["v0.mp4", "v1.mp4"], "caption": [sentence(0), sentence(1)], "negative": "a dog"})
+    report = vidneg.probe("world", folder/"captions.jsonl", negatives=given, out=tmp_path/"q")
+    assert len(report.items) == 2
 
 
 def test_given_negatives_are_taken(folder, tmp_path):
@@ -107,7 +150,7 @@ def test_broken_videos_are_counted_and_all_broken_is_an_error(folder, tmp_path):
     report = vidneg.probe("world", tmp_path, negatives=table, out=tmp_path/"p")
     assert "video not readable: 1" in report.page() and set(report.accuracy.n) == {11}
     for i in range(12): (tmp_path/f"v{i}.mp4").write_bytes(b"no video")
-    with pytest.raises(vidneg.VidnegError, match="no item could be scored; video not readable: 12"):
+    with pytest.raises(vidneg.VidnegError, match=r"scored: video not readable: is not a video.* \(12 items\)"):
         vidneg.probe("world", tmp_path, negatives=table, out=tmp_path/"q")
 
 

@@ -103,7 +103,8 @@ def probe(
     split: Split = None, limit: Limit = None, n_frames: Frames = None,
     size: Annotated[int | None, typer.Option(min=1, help="Side of decoded frames in pixels; default: the model's.")]
         = None,
-    batch_size: BatchSize = 32, device: Device = None, dtype: Dtype = None, seed: Seed = 0,
+    batch_size: BatchSize = 32, device: Device = None, dtype: Dtype = None, column: Column = None,
+    skip_missing: Skip = False, seed: Seed = 0,
 ):
     """Probe a model with your clips and write a report.
 
@@ -118,7 +119,7 @@ def probe(
     report = vidneg.probe(model, data, kinds=_names(kinds) or None, controls=_names(controls), negatives=negatives,
                           videos=videos, split=split, per_caption=per_caption, rounds=rounds, balanced=balanced,
                           n_frames=n_frames, size=size, batch_size=batch_size, device=device, dtype=dtype, out=out,
-                          limit=limit, seed=seed)
+                          limit=limit, seed=seed, columns=_columns(column), skip_missing=skip_missing)
     typer.echo(str(report))
     typer.echo(f"page: {report.folder/'report.html'}")
 
@@ -173,6 +174,9 @@ def _pairs(source, root, columns):
         if folder is None:
             raise VidnegError(f"name the folder with the files of {name}: vidneg audit {name} --root FOLDER")
         return name, read_pairs(name, folder)
+    if not folder and not Path(source).suffix and not Path(source).exists():
+        raise VidnegError(f"{source} does not exist, and no published set is called so; there are: "
+                          f"{', '.join(PAIR_SETS)}")
     found = _with_pairs(_open(source, columns=columns, texts_only=True))
     return found.name, list(found.pairs)
 
@@ -298,6 +302,9 @@ def check(
         typer.echo(str(found))
         if not found.ok: raise VidnegError(f"{name} is not complete in {root or folder}")
         return
+    if not folder and not Path(source).suffix and not Path(source).exists():
+        raise VidnegError(f"{source} does not exist, and no published set is called so; there are: "
+                          f"{', '.join(DATASETS)}")
     found = _open(source, videos=videos, split=split, limit=limit, columns=_columns(column))
     bad = _undecodable(found.clips)
     for path, cause in bad.items(): typer.echo(f"{path}: {cause}")

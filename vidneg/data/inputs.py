@@ -10,7 +10,9 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,7 +149,19 @@ class Finder:
             return (str(path), "") if path.stat().st_size else ("", "is an empty file (0 bytes)")
         found = self.files.get(_same(path.name)) or self.files.get(_same(path.stem), [])
         where = "" if Path(value).is_absolute() else f" in {self.root}"
-        return (found[0], "") if found else ("", f"is not found{where}")
+        if not found: return "", f"is not found{where}"
+        found = _nearest(found, value)
+        if len({os.path.splitext(p)[0] for p in found}) > 1: # other endings of one file are the same video
+            return "", f"is there {len(found)} times{where}, such as {found[0]} and {found[-1]}: name its folder too"
+        return found[0], ""
+
+def _nearest(paths, value):
+    "Return the paths that share the most folders with a value."
+    def folders(path): return [_same(part) for part in Path(path).parts[-2::-1]]
+    def shared(path): return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(folders(path), own)))
+    own = folders(value)
+    most = max(map(shared, paths))
+    return [p for p in paths if shared(p) == most]
 
 # %% ../../nbs/data/inputs.ipynb #382a6bd0
 @dataclass(frozen=True)
@@ -417,7 +431,15 @@ def _read(data, videos, split):
     if isinstance(data, Dataset): return _of_dataset(data, "the dataset")
     if not isinstance(data, (str, os.PathLike)): return as_table(data, split)
     if (table := _of_set(data, videos, split)) is not None: return table
+    if not Path(data).exists(): _say_missing(str(data))
     return _of_folder(Path(data)) if Path(data).is_dir() else read_table(data)
+
+def _say_missing(data):
+    "Tell how a published set is named, if the data look like one."
+    from vidneg.data.readers.official import DATASETS
+    name, _, root = data.partition(":")
+    if name in DATASETS:
+        raise VidnegError(f"name the folder of {name}: {name}:FOLDER" if not root else f"{root} does not exist")
 
 def _finder(table, videos):
     "Return the finder of a table's videos."
@@ -427,7 +449,8 @@ def _finder(table, videos):
 
 def _check_roles(table, roles, problems, texts_only, split):
     "Add the columns that are missing."
-    have = f"the columns are: {', '.join(table.columns)}"
+    have = (f"the columns are: {', '.join(table.columns)}; rename one, or map it: columns={{'ROLE': 'NAME'}}, "
+            "--column ROLE=NAME")
     def names(role): return ", ".join(ROLES[role][:6])
     if "caption" not in roles: problems.add(f"no column has captions (known names: {names('caption')}, ...); {have}")
     if not texts_only and not {"video", "clip"} & set(roles):
@@ -436,6 +459,13 @@ def _check_roles(table, roles, problems, texts_only, split):
         there = dict.fromkeys(map(_name, table.columns[roles["split"]])) if "split" in roles else {}
         if split not in there: problems.add(f"there is no split {split!r}; there are: {', '.join(there) or 'none'}")
     problems.stop()
+
+def _unused(table, roles):
+    "Find columns that are probably misspelled: they have no role, but nearly the name of a missing one."
+    known = {n: role for role, names in ROLES.items() if role not in roles for n in names if len(n) > 3}
+    rest = [c for c in table.columns if c not in roles.values()]
+    near = [(c, get_close_matches(str(c).lower(), known, 1, .8)) for c in rest]
+    return [f"the column {c!r} is not used: its name is not known; the nearest one is {n[0]!r}" for c, n in near if n]
 
 def open_data(
     data,
@@ -464,6 +494,7 @@ def open_data(
         clips, captions and pairs
     """
     if isinstance(data, Inputs): return data
+    if limit is not None and limit < 1: raise VidnegError(f"limit is {limit}: use at least 1 clip")
     table = _read(data, videos, split)
     problems, counts, roles = Problems(name or table.name), Counter(), roles_of(table, columns)
     _check_roles(table, roles, problems, texts_only, split)
@@ -481,4 +512,4 @@ def open_data(
     counts.update(clips=len(clips), captions=len(captions), pairs=len(pairs))
     if counts["videos not found"]: more.append(f"{counts['videos not found']} videos are not found; left out")
     return Inputs(name or table.name, tuple(clips), tuple(captions), tuple(pairs),
-                  tuple(notes + more + warnings_of(rows)), counts)
+                  tuple(notes + more + warnings_of(rows) + _unused(table, roles)), counts)

@@ -71,15 +71,22 @@ def listed(labels: list[str]) -> str:
     rest = f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
     return ", ".join(labels[:SHOWN]) + rest
 
+def _once(names, where):
+    "Refuse a table in which two columns have one name."
+    names = [n for n in names if n]
+    if twice := next((n for n in names if names.count(n) > 1), ""):
+        raise VidnegError(f"{where}: {names.count(twice)} columns are called {twice!r}: rename all but one")
+
 def _from_csv(path, text):
-    "Read comma, semicolon or tab separated cells below a header."
+    "Read cells that commas, semicolons, tabs or bars separate, below a header."
     csv.field_size_limit(2**31 - 1)
     head = text.partition("\n")[0]
-    mark = "\t" if path.suffix == ".tsv" else max(",\t;", key=lambda c: (head.count(c), c == ","))
+    mark = "\t" if path.suffix == ".tsv" else max(",\t;|", key=lambda c: (head.count(c), c == ","))
     try: rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True) if any(row)]
     except csv.Error as e: raise VidnegError(f"{path} cannot be read as a table: {e}") from None
     if not rows: raise VidnegError(f"{path} is empty")
     header, *body = rows
+    _once([name.strip() for name in header], path)
     width = len(header)
     body = [row[:width] if len(row) > width and not any(row[width:]) else row for row in body]
     if wrong := [f"row {i}" for i, row in enumerate(body, 1) if len(row) != width]:
@@ -123,6 +130,11 @@ def _from_text(path, text):
 _READERS = {".csv": _from_csv, ".tsv": _from_csv, ".jsonl": _from_jsonl, ".ndjson": _from_jsonl, ".json": _from_json,
             ".txt": _from_text}
 
+def _from_arrow(table, where):
+    "Return the columns of an Arrow table."
+    _once(table.column_names, where)
+    return table.to_pydict()
+
 def read_table(path: str | Path) -> Table:
     """Read a table. Raises `VidnegError` if the file is missing, has another form or encoding, or has no rows.
 
@@ -138,7 +150,7 @@ def read_table(path: str | Path) -> Table:
     if suffix not in TABLE_SUFFIXES:
         raise VidnegError(f"{path} is no table that can be read: its name must end in {', '.join(TABLE_SUFFIXES)}")
     if suffix == ".parquet":
-        try: columns, labels = pq.read_table(path).to_pydict(), "row"
+        try: columns, labels = _from_arrow(pq.read_table(path), path), "row"
         except (pa.ArrowInvalid, OSError) as e:
             raise VidnegError(f"{path} is no Parquet file: {str(e)[:100]}") from None
     else: columns, labels = _READERS[suffix](path, _decode(path))
@@ -222,8 +234,9 @@ def as_table(data, split: str | None = None, name: str = "the table") -> Table:
     """
     libraries, labels = _libraries(data), None
     if "datasets" in libraries: data, libraries = _from_datasets(data, split), {"pyarrow"}
-    if "pyarrow" in libraries: columns = data.to_pydict()
+    if "pyarrow" in libraries: columns = _from_arrow(data, name)
     elif "pandas" in libraries:
+        _once([str(c) for c in data.columns], name)
         columns = {str(c): data.iloc[:, i].tolist() for i, c in enumerate(data.columns)}
         labels = [f"row {i}" for i in data.index]
     elif isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
@@ -273,7 +286,7 @@ def roles_of(table: Table, columns: Mapping[str, str] | None = None) -> dict[str
 
 # %% ../../nbs/data/tables.ipynb #61d326de
 _ABSENT = {"nan", "none", "null", "n/a", "<na>", "#n/a"}
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff\ud800-\udfff]+")
 
 def is_missing(value) -> bool:
     """Say whether a cell is empty.

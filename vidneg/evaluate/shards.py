@@ -34,10 +34,10 @@ from .controls import CONTROLS, Control, changed
 from ..models.scorer import PROTOCOL, Encoding, Scorer, unique_texts
 
 # %% auto #0
-__all__ = ['EQUAL', 'REFERENCES', 'BLOCK', 'seeded_order', 'next_other', 'Plan', 'plan_of', 'fitted', 'frames_of',
-           'decoded_ahead', 'equal_tokens', 'shown', 'together', 'score_rows', 'score_over', 'references',
+__all__ = ['EQUAL', 'REFERENCES', 'BLOCK', 'TRIAL', 'seeded_order', 'next_other', 'Plan', 'plan_of', 'fitted',
+           'frames_of', 'decoded_ahead', 'equal_tokens', 'shown', 'together', 'score_rows', 'score_over', 'references',
            'seen_references', 'EncodingCache', 'Views', 'needed_clips', 'encode_views', 'ShardScorer', 'describe',
-           'claim', 'collect', 'processes', 'score_clips']
+           'trial', 'claim', 'collect', 'processes', 'score_clips']
 
 # %% ../../nbs/evaluate/shards.ipynb #c3dcaa3c
 def seeded_order(clips: Sequence[Clip], seed: int) -> list[Clip]:
@@ -146,6 +146,9 @@ def plan_of(
     runs = {run: None, **{c: CONTROLS[c] for c in controls}}
     if len(runs) <= len(controls):
         raise VidnegError(f"two runs have one name among {run}, {', '.join(controls)}")
+    for what, value in (("n_frames", n_frames), ("size", size)):
+        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+            raise VidnegError(f"{what} is {value!r}: use a whole number of at least 1")
     n_frames, size = n_frames or scorer.protocol["n_frames"] or 8, size or scorer.protocol["size"] or 224
     known, wanted = {c.clip_id: c for c in clips}, set(check_items(items).clip_id)
     if len(known) < len(clips):
@@ -216,7 +219,7 @@ def decoded_ahead(
     finally: pool.shutdown(cancel_futures=True)
 
 # %% ../../nbs/evaluate/shards.ipynb #2b62b87d
-EQUAL = "equal up to the context limit"
+EQUAL = "the same tokens for the model (unknown words, or cut off at its context limit)"
 
 def equal_tokens(scorer: Scorer, texts: list[str], text: np.ndarray) -> np.ndarray:
     """Find the items that the model cannot decide.
@@ -538,9 +541,34 @@ def describe(scorer: Scorer, items: pd.DataFrame, plan: Plan) -> dict:
         path = Path(plan.root)/c.path
         found = path.stat() if path.exists() else None
         files.update(repr((c.clip_id, c.path, c.start, c.end, found and (found.st_size, found.st_mtime_ns))).encode())
-    return {"vidneg": vidneg.__version__, "items": texts.hexdigest(), "clips": files.hexdigest(),
-            "protocol": {k: scorer.protocol[k] for k in PROTOCOL}, "runs": list(plan.runs), "n_frames": plan.n_frames,
-            "size": plan.size, "seed": plan.seed, "clips_per_shard": plan.per_shard}
+    about = {"vidneg": vidneg.__version__, "items": texts.hexdigest(), "clips": files.hexdigest(),
+             "protocol": {k: scorer.protocol[k] for k in PROTOCOL}, "runs": list(plan.runs), "n_frames": plan.n_frames,
+             "size": plan.size, "seed": plan.seed, "clips_per_shard": plan.per_shard}
+    return about if scorer.protocol["revision"] else about | {TRIAL: trial(scorer, plan)}
+
+TRIAL = "the scores of a test clip"
+
+def trial(scorer: Scorer, plan: Plan) -> list[float]:
+    """Score two texts with a clip of noise: a model that is known by a name alone may have changed since the last call.
+
+    Args:
+        scorer: model whose protocol names no revision
+        plan: plan of the run
+
+    Returns:
+        four scores, of which two are probabilities, or 0
+    """
+    noise = np.random.default_rng(0).random((1, plan.n_frames, plan.size, plan.size, 3), np.float32)
+    bright = np.linspace(1, .5, plan.n_frames, dtype=np.float32)[:, None, None, None]*np.float32([1, .6, .2])
+    noise = (255*noise*bright).astype(np.uint8) # frames and colors differ, so that their order matters
+    texts = scorer.encode_text(["a dog runs", "a man sits on a chair"])
+    found = score_rows(scorer, scorer.encode_video(noise), texts, np.zeros(1, int), np.array([[0], [1]]))
+    return np.nan_to_num(found[:, 0]).tolist()
+
+def _alike(old, new):
+    "Return True for equal values, and for trial scores that differ by rounding at most."
+    numbers = isinstance(old, list) and isinstance(new, list) and all(isinstance(x, float) for x in [*old, *new])
+    return len(old) == len(new) and np.allclose(old, new, 1e-3, 1e-6) if numbers else old == new
 
 def claim(folder: Path, about: dict) -> None:
     """Make a folder the place of a run. Raises `VidnegError` if it is the place of another one.
@@ -556,7 +584,7 @@ def claim(folder: Path, about: dict) -> None:
         with atomic_path(path) as part: part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     try: old = json.loads(path.read_text(encoding="utf-8"))
     except ValueError: old = {}
-    if differ := [k for k in about if old.get(k) != about[k]]:
+    if differ := [k for k in about if not _alike(old.get(k), about[k])]:
         raise VidnegError(f"{folder} holds another run, which differs in {', '.join(differ)}: choose another folder, "
                           "or delete this one to start anew")
 

@@ -339,8 +339,7 @@ def load_hf(
         scorer of the checkpoint
     """
     name, device, dtype = str(name), device_of(device), dtype_of(dtype)
-    if name.count("/") != 1 and "/" in name and not Path(name).is_dir():
-        raise VidnegError(f"{name!r} cannot be loaded: there is no such folder")
+    _check_place(name)
     config = _loaded(name, AutoConfig.from_pretrained)
     adapter = adapter_of(config)
     if adapter is None:
@@ -364,12 +363,23 @@ def load_hf(
     made = adapter(model.to(device), *parts, batch_size, name=label, revision=revision_of(name), **options)
     return tried(made)
 
+def _check_place(name):
+    "Refuse what can be neither a folder of a checkpoint nor a name on the Hub, before anything is looked up there."
+    path = Path(name)
+    if path.is_dir():
+        if (path/"config.json").is_file(): return
+        raise VidnegError(f"{name!r} holds no config.json: name a folder that `save` or `save_pretrained` wrote")
+    if path.exists(): raise VidnegError(f"{name!r} is a file: name the folder of the checkpoint")
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise VidnegError(f"{name!r} cannot be loaded: there is no such folder")
+
 def _loaded(name, load):
     "Return `load(name)`, with one line for what goes wrong."
     try: return load(name)
     except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError) as e:
         what = " ".join(str(e).split())[:300]
-        raise VidnegError(f"{name!r} cannot be loaded with transformers: {what}") from e
+        place = "" if Path(name).is_dir() else "there is no such folder; from the Hub, it "
+        raise VidnegError(f"{name!r}: {place}cannot be loaded with transformers: {what}") from e
 
 def tried(scorer: HFScorer) -> HFScorer:
     """Encode one blank clip and one text. Raises `VidnegError` if processor, tokenizer and model do not fit each other.

@@ -5,7 +5,7 @@
 # %% ../../nbs/models/zoo.ipynb #fa2a0b55
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FunctionType
 
@@ -26,7 +26,7 @@ from .world_model import load_world
 from ..text.tokenize import load_tokenizer
 
 # %% auto #0
-__all__ = ['PUBLISHED', 'count', 'recall', 'random_pairs', 'memorize', 'recalls', 'load_scorer', 'named',
+__all__ = ['PUBLISHED', 'count', 'recall', 'random_pairs', 'memorize', 'recalls', 'load_scorer', 'named', 'vectors',
            'FunctionScorer', 'completed', 'Completed', 'open_model']
 
 # %% ../../nbs/models/zoo.ipynb #33eef899
@@ -201,6 +201,18 @@ def named(scorer: Scorer, name: str | None) -> Scorer:
     return scorer
 
 # %% ../../nbs/models/zoo.ipynb #29a39265
+def vectors(found) -> torch.Tensor | None:
+    """Turn what a stranger's function returns into a tensor.
+
+    Returns:
+        float32, on the CPU; None: they are no real numbers
+    """
+    try:
+        listed = isinstance(found, (list, tuple)) and any(isinstance(x, torch.Tensor) for x in found)
+        e = torch.stack(found) if listed else torch.as_tensor(found)
+    except (TypeError, ValueError, RuntimeError): return None
+    return None if e.is_complex() else e.detach().cpu().float()
+
 class FunctionScorer:
     """Scorer of two functions that embed videos and texts.
 
@@ -215,6 +227,7 @@ class FunctionScorer:
     def __init__(self, video: Callable, text: Callable, batch_size: int = 32, name: str | None = None):
         self.video, self.text, self.batch_size = video, text, batch_size
         own = video.__name__ if isinstance(video, FunctionType | type) else type(video).__name__
+        own = own.replace("<lambda>", "two functions")
         self.protocol = {"model": name or own, "revision": "", "dtype": "", "n_frames": None, "size": None,
                          "pooling": "the model's own", "prompt": ""}
 
@@ -231,10 +244,14 @@ class FunctionScorer:
         out = []
         for i in range(0, len(items), self.batch_size):
             part = items[i:i + self.batch_size]
-            e = torch.as_tensor(function(part)).detach().cpu().float()
-            if e.ndim != 2 or len(e) != len(part) or not e.isfinite().all():
-                raise VidnegError(f"{self.protocol['model']}: the function must return finite embeddings "
-                                  f"({len(part)}, p), got {tuple(e.shape)}")
+            e, must = vectors(found := function(part)), f"{self.protocol['model']}: the function must return "
+            if e is None:
+                raise VidnegError(f"{must}an array or tensor of numbers, got {type(found).__name__}")
+            if e.ndim != 2 or len(e) != len(part) or not e.shape[1]:
+                raise VidnegError(f"{must}one vector for each of its {len(part)} inputs ({len(part)}, p), got "
+                                  f"{tuple(e.shape)}")
+            if not e.isfinite().all():
+                raise VidnegError(f"{must}finite embeddings, got NaN or infinity")
             out.append(e)
         return F.normalize(torch.cat(out), dim=-1)
 
@@ -307,12 +324,17 @@ def completed(scorer, name: str | None = None) -> Scorer:
     Returns:
         the same scorer, or one around it
     """
+    if isinstance(scorer, type):
+        raise VidnegError(f"{scorer.__name__} is a class, not a model: pass an instance, such as {scorer.__name__}()")
     missing = [m for m in ("encode_video", "encode_text") if not callable(getattr(scorer, m, None))]
     able = {m for m in ("similarity", "pairwise", "match", "tokens", "prior") if callable(getattr(scorer, m, None))}
     if missing or not able & {"similarity", "pairwise"}:
         raise VidnegError(f"a {type(scorer).__name__} is no model: pass a checkpoint's name or folder, a scorer, or "
                           f"two functions; it lacks {', '.join(missing or ['similarity'])}")
     said = getattr(scorer, "protocol", None) or {}
+    if not isinstance(said, Mapping):
+        raise VidnegError(f"the protocol of a {type(scorer).__name__} is a {type(said).__name__}: make it a dict with "
+                          f"the keys {', '.join(PROTOCOL)}")
     supports = frozenset(getattr(scorer, "supports", able)) & able
     if "pairwise" in supports and set(PROTOCOL) <= set(said) and not name: return scorer
     blank = dict.fromkeys(PROTOCOL, "") | {"n_frames": None, "size": None, "model": type(scorer).__name__}
@@ -345,8 +367,15 @@ class Completed:
         if self.own_pairs: return self.scorer.pairwise(videos, texts)
         check_aligned(videos, texts)
         chunks = (np.arange(i, min(i + 16, len(videos))) for i in range(0, len(videos), 16))
-        out = [np.diagonal(self.scorer.similarity(videos[c], texts[c])) for c in chunks]
+        out = [np.diagonal(self._square(videos[c], texts[c])) for c in chunks]
         return np.concatenate(out) if out else np.zeros(0)
+
+    def _square(self, videos, texts):
+        "Compare some videos with as many texts."
+        found, n = np.asarray(self.scorer.similarity(videos, texts)), len(videos)
+        if found.shape == (n, n): return found
+        raise VidnegError(f"`similarity` of {n} videos and {n} texts returned an array of shape {found.shape}: it must "
+                          "return one row per video and one column per text")
 
 def open_model(
     model,
@@ -371,11 +400,18 @@ def open_model(
         scorer with `pairwise` and `protocol`
     """
     pair = isinstance(model, Sequence) and not isinstance(model, str)
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise VidnegError(f"batch_size is {batch_size!r}: use a whole number of at least 1")
     if isinstance(model, str) and model == "world":
         if options: raise VidnegError(f"the world's model has no option {sorted(options)[0]!r}")
+        if dtype_of(dtype) not in ("auto", torch.float32):
+            raise VidnegError("models of this project run in float32")
         return named(load_world(batch_size, device_of(device)), name)
     if isinstance(model, str | Path):
+        if not str(model):
+            raise VidnegError("the model has no name: pass a name on the Hub, a folder, or world")
         return load_scorer(model, None, batch_size, device, dtype, name, **options)
+    options |= {k: v for k, v in (("device", device), ("dtype", dtype)) if v is not None}
     if options: raise VidnegError(f"only a checkpoint has the option {sorted(options)[0]!r}")
     if pair and len(model) == 2 and all(map(callable, model)): return FunctionScorer(*model, batch_size, name)
     if pair: raise VidnegError("two functions are a model: one from frames, one from texts, to embeddings")

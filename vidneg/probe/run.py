@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from ..negatives.own import own_generator
 from ..report.probing import ProbeReport, scored
 
 # %% auto #0
-__all__ = ['AUDITED', 'CLIPS', 'Items', 'make_items', 'run_probe']
+__all__ = ['AUDITED', 'CLIPS', 'FILES', 'Items', 'make_items', 'run_probe']
 
 # %% ../../nbs/probe/run.ipynb #9be30006
 class Items(NamedTuple):
@@ -89,11 +89,31 @@ def _folder(out, model, data):
     if out is not None: return Path(out)
     return Path("probe-" + re.sub(r"[^\w.-]+", "-", f"{model}-{data}").strip("-."))
 
+FILES = ("report.html", "report.md", "audit.html", "accuracy.svg", "accuracy.png", "accuracy.parquet", "items.parquet",
+         "scores.parquet") # files that a probe writes
+
+def _check_folder(folder):
+    "Refuse a folder in which a probe would replace what is not its own."
+    own = (folder/"scores"/"run.json").is_file()
+    if foreign := [n for n in FILES if not own and (folder/n).exists()]:
+        raise VidnegError(f"{folder} holds {foreign[0]}, which no probe wrote: choose another folder")
+
+def _listed(names):
+    "Return names, which may be one text with commas, without repetitions; None stays."
+    if names is None: return None
+    return tuple(dict.fromkeys(n.strip() for n in names.split(",") if n.strip()) if isinstance(names, str) else
+                 dict.fromkeys(names))
+
+def _beside(data):
+    "Return the folder of the videos of negatives that come in a table of their own."
+    if not isinstance(data, (str, Path)): return None
+    return Path(data).parent if Path(data).is_file() else data
+
 def _opened(data, negatives, **settings):
     "Open the data, with the given negatives if there are any."
     if negatives is None: return open_data(data, **settings)
     if isinstance(negatives, (str, Path, pd.DataFrame)):
-        return open_data(negatives, **settings | {"videos": settings["videos"] or data})
+        return open_data(negatives, **settings | {"videos": settings["videos"] or _beside(data)})
     inputs, negatives = open_data(data, **settings), list(negatives)
     pairs = pairs_of(inputs.captions, negatives) if all(isinstance(n, Negative) for n in negatives) else negatives
     if other := next((x for x in pairs if not isinstance(x, Pair)), None):
@@ -109,6 +129,21 @@ def _given(inputs, kinds):
         there = ", ".join(sorted({p.kind for p in inputs.pairs}))
         raise VidnegError(f"no given negative is of kind {', '.join(kinds)}; there are: {there}")
     return Items(pairs, None, "given")
+
+def _checked(scores):
+    "Return remarks on items that a control could not decide. Raises `VidnegError` if the model has no score at all."
+    first = scores.run.iloc[0]
+    own, notes = scores[scores.run == first], []
+    if not (own.status == "").any():
+        why = "; ".join(f"{status} ({k} items)" for status, k in own.status.value_counts().items())
+        raise VidnegError(f"no item could be scored: {why}")
+    able = set(own.item[own.status == ""])
+    for run, part in scores[(scores.run != first) & scores.item.isin(able)].groupby("run", sort=False):
+        lost = part.status[part.status != ""]
+        if not len(lost): continue
+        notes.append(f"The control {run} decides {len(part) - len(lost)} of {len(part)} items; the others: "
+                     f"{lost.mode()[0]}.")
+    return notes
 
 def _audited(items, scores, inputs, seed, folder):
     "Audit the scored items and write the page; return the accuracy of the blind rankers, None for few clips."
@@ -141,6 +176,8 @@ def run_probe(
     limit: int | None = None,
     seed: int = 0,
     name: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    skip_missing: bool = False,
 ) -> ProbeReport:
     """Probe a model: make or take negatives, audit them, score them, and report.
 
@@ -164,21 +201,30 @@ def run_probe(
         limit: largest number of clips; None: all
         seed: seed of negatives, controls and folds
         name: name of the model in the report; None: its own
+        columns: role → column of a table, for unusual names: {"caption": "Beschreibung"}
+        skip_missing: True: rows whose video is not found are left out and counted
 
     Returns:
         accuracies with intervals, blind baseline, controls, mistakes; also saved in `out`
     """
-    inputs = _opened(data, negatives, videos=videos, split=split, limit=limit)
-    items = _given(inputs, kinds and tuple(kinds)) if inputs.pairs else \
+    kinds, controls = _listed(kinds), _listed(controls) or ()
+    for what, value in (("per_caption", per_caption), ("rounds", rounds)):
+        if not isinstance(value, int) or value < 1:
+            raise VidnegError(f"{what} is {value!r}: use a whole number of at least 1")
+    inputs = _opened(data, negatives, videos=videos, split=split, limit=limit, columns=columns,
+                     skip_missing=skip_missing)
+    items = _given(inputs, kinds) if inputs.pairs else \
         make_items(inputs.captions, KINDS if kinds is None else kinds, per_caption, rounds, balanced, seed)
     scorer = open_model(model, device=device, dtype=dtype, batch_size=batch_size, name=name)
     name = name or str(scorer.protocol["model"])
     folder, table = _folder(out, name, inputs.name), items.table()
+    _check_folder(folder)
     used = set(table.clip_id)
     clips = [c for c in inputs.clips if c.clip_id in used]
     scores = score_clips(scorer, table, clips, folder/"scores", run="model", controls=controls, n_frames=n_frames,
                          size=size, seed=seed)
+    notes = (*(f"{n[:1].upper()}{n[1:]}." for n in inputs.notes), *_checked(scores))
     report = ProbeReport(name, inputs.name, table, scores, {c.clip_id: c for c in clips},
-                         _audited(items, scores, inputs, seed, folder), items.counts, tuple(inputs.notes))
+                         _audited(items, scores, inputs, seed, folder), items.counts, notes)
     report.save(folder)
     return report
