@@ -119,13 +119,15 @@ class Finder:
         Returns:
             name or stem → paths, the most usual format first
         """
-        found = defaultdict(list)
+        found, seen = defaultdict(list), set()
         for folder, folders, names in os.walk(self.root, followlinks=True):
-            folders[:] = sorted(f for f in folders if not f.startswith("."))
-            for name in sorted(names):
+            real = os.path.realpath(folder) # a link may lead back to a folder above it
+            folders[:] = [] if real in seen else sorted(f for f in folders if not f.startswith("."))
+            for name in [] if real in seen else sorted(names):
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() not in MEDIA: continue
                 for key in {_same(name), _same(stem)}: found[key].append(os.path.join(folder, name))
+            seen.add(real)
         def rank(path): return MEDIA.index(os.path.splitext(path)[1].lower())
         return {key: sorted(paths, key=rank) for key, paths in found.items()}
 
@@ -143,11 +145,18 @@ class Finder:
         inside = path.is_relative_to(os.path.normpath(self.root)) if not Path(value).is_absolute() else self.absolute
         if Path(value).is_absolute() and path.is_relative_to(self.root.absolute()): inside = True
         if not inside: return "", f"leaves the folder {self.root}"
-        if path.is_file():
-            return (str(path), "") if path.stat().st_size else ("", "is an empty file (0 bytes)")
-        found = self.files.get(_same(path.name)) or self.files.get(_same(path.stem), [])
-        where = "" if Path(value).is_absolute() else f" in {self.root}"
-        return (found[0], "") if found else ("", f"is not found{where}")
+        found = [str(path)] if os.path.isfile(path) else self.files.get(_same(path.name)) or \
+            self.files.get(_same(path.stem))
+        if not found: return "", "is not found" + ("" if Path(value).is_absolute() else f" in {self.root}")
+        if self._leads_out(found[0]): return "", f"is a link that leaves the folder {self.root}"
+        return (found[0], "") if os.path.getsize(found[0]) else ("", "is an empty file (0 bytes)")
+
+    def _leads_out(self, path):
+        "Return True for a link to a place where a path may not lie; the Hub's cache keeps its files beside snapshots."
+        if self.absolute: return False
+        real, root = Path(os.path.realpath(path)), Path(os.path.realpath(self.root))
+        cache = next((p.parent/"blobs" for p in root.parents if p.name == "snapshots"), root)
+        return not real.is_relative_to(root) and not real.is_relative_to(cache)
 
 # %% ../../nbs/data/inputs.ipynb #382a6bd0
 @dataclass(frozen=True)
