@@ -147,6 +147,7 @@ class Finder:
         if not inside: return "", f"leaves the folder {self.root}"
         found = [str(path)] if os.path.isfile(path) else self.files.get(_same(path.name)) or \
             self.files.get(_same(path.stem))
+        found = [p for p in found or () if os.path.isfile(p)] # a link may lead nowhere
         if not found: return "", "is not found" + ("" if Path(value).is_absolute() else f" in {self.root}")
         if self._leads_out(found[0]): return "", f"is a link that leaves the folder {self.root}"
         return (found[0], "") if os.path.getsize(found[0]) else ("", "is an empty file (0 bytes)")

@@ -222,7 +222,10 @@ def write_frame(frame, path: str | Path) -> Path:
         if path.suffix.lower() == ".parquet": frame.to_parquet(part, index=False)
         elif path.suffix.lower() == ".jsonl":
             frame.to_json(part, orient="records", lines=True, force_ascii=False)
-        else: frame.map(_as_cell).to_csv(part, index=False)
+        else:
+            cells = frame.map(_as_cell)
+            split = cells.map(lambda c: isinstance(c, str) and "\r" in c).any(axis=None) # csv leaves it without quotes
+            cells.to_csv(part, index=False, quoting=csv.QUOTE_ALL if split else csv.QUOTE_MINIMAL)
     return path
 
 # %% ../../nbs/data/tables.ipynb #1217aab0
