@@ -9,12 +9,14 @@ from vidneg.core.records import Attribute, Caption, Entity, Event, SceneGraph
 from vidneg.core.seeds import stable_rng
 
 PLAIN = ["a man rides a brown horse", "a woman puts two red cups on the table", "the dog is not on the left of the cat"]
-SCRIPTS = ["кот спит на коврике", "猫が走る", "一只狗在跑", "개가 달린다", "كلب يجري", "כלב רץ", "सड़क पर कुत्ता", "สุนัขวิ่ง",
-           "ένας σκύλος τρέχει", "შვილი", "𝔞 𝔪𝔞𝔫 𝔯𝔲𝔫𝔰", "ａ ｍａｎ ｒｕｎｓ", "a̸ m̷a̶n̴ r̵u̴n̷s̸", "İstanbul'da bir köpek", "ﬁve ﬂags"]
-MARKS = ["🎈🎈", "👨‍👩‍👧‍👦 🏳️‍🌈", "a man 🏃 runs", "🇩🇪", "…", "—", "?!", "''''", "\"\"", "(((", "<b>&amp;</b>", "{0} %s {}", "\\n\\t\\0",
-         "$(reboot)", "[MASK] [CLS] </s> <pad>", "<|endoftext|>", "{{ x }}", "`a`", "=1+2", "a,b;c\td", "1 2 3", "ß"*9, "I"*500]
-SIGNS = ["\0", "\ufeff", "\ud800", "\udfff\ud800", "\u202e", "\u200b", "\u2028", "\x85", "\r\n", "\t", "\x1b[31m", "\u00ad",
-         "\uffff", "\U0010ffff", "\u0301", "\x7f", "\xa0"]
+SCRIPTS = ["кот спит на коврике", "猫が走る", "一只狗在跑", "개가 달린다", "كلب يجري", "כלב רץ", "सड़क पर कुत्ता",
+           "สุนัขวิ่ง", "ένας σκύλος τρέχει", "შვილი", "𝔞 𝔪𝔞𝔫 𝔯𝔲𝔫𝔰", "ａ ｍａｎ ｒｕｎｓ", "a̸ m̷a̶n̴ r̵u̴n̷s̸",
+           "İstanbul'da bir köpek", "ﬁve ﬂags"]
+MARKS = ["🎈🎈", "👨‍👩‍👧‍👦 🏳️‍🌈", "a man 🏃 runs", "🇩🇪", "…", "—", "?!", "''''", "\"\"", "(((", "<b>&amp;</b>",
+         "{0} %s {}", "\\n\\t\\0", "$(reboot)", "[MASK] [CLS] </s> <pad>", "<|endoftext|>", "{{ x }}", "`a`", "=1+2",
+         "a,b;c\td", "1 2 3", "ß"*9, "I"*500]
+SIGNS = ["\0", "\ufeff", "\ud800", "\udfff\ud800", "\u202e", "\u200b", "\u2028", "\x85", "\r\n", "\t", "\x1b[31m",
+         "\u00ad", "\uffff", "\U0010ffff", "\u0301", "\x7f", "\xa0"]
 LONG = 16_000 # words
 
 
@@ -60,7 +62,8 @@ def generators(folder, captions):
     CaptionMlm(word_tokenizer(PLAIN), width=16, layers=1, heads=2).save(folder/"lm")
     lm, parser, rules = NamedLm(str(folder/"lm")), NamedParser(), own_generator(captions, balanced=False)
     graphs, scheme = [*odd_graphs(captions)], SCHEMES["activitynet"]
-    spot = SpotGenerator(scheme, count_vocabulary(graphs, scheme, True, MODES), GrammarDecorator(TemplateGrammar()), MODES)
+    events = count_vocabulary(graphs, scheme, True, MODES)
+    spot = SpotGenerator(scheme, events, GrammarDecorator(TemplateGrammar()), MODES)
     made = {"rules-published": (rules, captions), "rules-balanced": (own_generator(captions), captions),
             "lm": (lm_generator(lm, parser), captions), "mixed": (mixed_generator(rules, lm, parser), captions),
             "components": (ComponentGenerator(parser), captions), "spot": (spot, graphs)}
@@ -106,7 +109,7 @@ def opened(captions):
 
 
 def checks(n=1000, long=2):
-    "Make `n` odd captions, and negatives of them by every generator; audit these, and pairs of the captions themselves."
+    "Make `n` odd captions, and negatives of them by every generator; audit these, and pairs of the captions."
     from vidneg.data.pairs import Pair
     captions, cases, audits = odd_captions(n, long), [], []
     with tempfile.TemporaryDirectory() as tmp, warnings.catch_warnings():

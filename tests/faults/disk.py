@@ -1,6 +1,6 @@
-"""A full disk, a read-only one, a closed folder and a file in a folder's place, while everything is written that we write.
+"""A full disk, a read-only one, a closed folder, and a file in a folder's place, while all sorts of files are written.
 
-Disks are small ones in memory, in a mount namespace of their own (`unshare`); where that is not allowed, these rows say so.
+The disks are small ones in memory, in a mount namespace of their own; where that is not allowed, their rows say so.
 """
 import json
 import os
@@ -132,7 +132,8 @@ def attempt(write, folder, before):
     except Exception as e: fault = one_line(e)
     else: fault = "no error"
     if (after := content(folder)) != before:
-        fault += f"; files changed: {sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))[:3]}"
+        changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+        fault += f"; files changed: {changed[:3]}"
     left = [p.name for p in folder.rglob(".part-*")]
     if left: fault += f"; left behind: {left[0]}"
     return (fault.strip("; "), False) if fault else ("one clear error, old files whole", True)

@@ -1,4 +1,4 @@
-"A long run in small: the same work again and again, while memory, open files, processes and what is written to logs stay flat."
+"A long run in small: the same work again and again; memory, open files, processes and logs must stay flat."
 import contextlib
 import gc
 import io

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from faults.checks import Case, Check, one_line
 
-SCRIPTS = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>", "<a href=\"javascript:x\">a",
-           "</td></table><iframe src=http://x>", "{{ 7*7 }} {% raw %}", "<!-- --><style>*{display:none}</style>",
-           "&lt;script&gt; &#x3C;script", "<SCRIPT SRC=//x>", "'; alert(1); //", "\u202e<b>", "]]><script>", "a\0<script>"]
-FORMULAS = ["=1+2", "=HYPERLINK(\"http://x\",\"y\")", "+1+cmd|' /C calc'!A0", "-2+3+cmd|' /C calc'!A0", "@SUM(1,2)", "\t=1+2",
-            "\r=1+2", "＝1+2", "=cmd|'/c calc'!A1", "'=1+2", "-(1)", "a normal caption, with a comma", "-4wsuPCjDBc_5_15"]
+SCRIPTS = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>",
+           "<a href=\"javascript:x\">a", "</td></table><iframe src=http://x>", "{{ 7*7 }} {% raw %}", "<!-- --><style>*{display:none}</style>",
+           "&lt;script&gt; &#x3C;script", "<SCRIPT SRC=//x>", "'; alert(1); //", "\u202e<b>", "]]><script>",
+           "a\0<script>"]
+FORMULAS = ["=1+2", "=HYPERLINK(\"http://x\",\"y\")", "+1+cmd|' /C calc'!A0", "-2+3+cmd|' /C calc'!A0", "@SUM(1,2)",
+            "\t=1+2", "\r=1+2", "＝1+2", "=cmd|'/c calc'!A1", "'=1+2", "-(1)",
+            "a normal caption, with a comma", "-4wsuPCjDBc_5_15"]
 
 
 def refused(name, call):
@@ -108,8 +110,8 @@ def shown(name, page, text):
               any(k.startswith("on") or str(v).strip().lower().startswith("javascript:") for k, v in a.items())]
     def plain(x): return re.sub(r"\s+", "", re.sub("[\x00-\x1f\ufffd]", "", x))
     there = plain(text) in plain("".join(seen.text))
-    return Case(f"{name}: {text!r}", "shown as text" if there and not active else f"active: {active[:2]}, shown: {there}",
-                there and not active)
+    good = there and not active
+    return Case(f"{name}: {text!r}", "shown as text" if good else f"active: {active[:2]}, shown: {there}", good)
 
 
 def pages():
@@ -123,9 +125,11 @@ def pages():
     scores = r.scores.__wrapped__() if hasattr(r.scores, "__wrapped__") else r.scores.__pytest_wrapped__.obj()
     own = scores[scores.run == "model"]
     for text in SCRIPTS:
-        pairs = [Pair(f"{i}{text}", p.clip_id, text, f"{text} a dog", f"{text} a cat") for i, p in enumerate(plain_pairs(40))]
+        pairs = [Pair(f"{i}{text}", p.clip_id, text, f"{text} a dog", f"{text} a cat")
+                 for i, p in enumerate(plain_pairs(40))]
         yield shown("audit", dossier_page(audit_negatives(pairs, [], text)), text)
-        items = own[["item", "clip_id", "kind", "form", "generator"]].assign(caption=f"{text} a dog", negative=f"{text} a cat")
+        items = own[["item", "clip_id", "kind", "form", "generator"]]
+        items = items.assign(caption=f"{text} a dog", negative=f"{text} a cat")
         report = ProbeReport(text, text, items, scores, notes=(text,))
         yield shown("probe", report.page(), text)
         yield shown("probe in a notebook", report._repr_html_(), text)

@@ -85,11 +85,11 @@ def survivors(session):
 
 def zygote():
     "Fork a process for each folder that comes in: the function's name, a tab, the folder."
-    import test_probe # noqa: F401
-    import test_train # noqa: F401
+    import test_probe
+    import test_train
 
     import vidneg
-    assert vidneg.probe
+    assert test_probe and test_train and vidneg.probe
     print("ready", flush=True)
     for line in sys.stdin:
         name, folder = line.rstrip("\n").split("\t")
@@ -145,8 +145,8 @@ def killed(
             except ProcessLookupError: pass # it has ended
         if wait() != 0:
             assert not done, f"a run of {seed} that was killed cannot be continued"
-            left = survivors(pid)
-            cases.append(Case(f"kill {len(cases) + 1}", "processes left" if left else "continued, same bytes", not left))
+            left, name = survivors(pid), f"kill {len(cases) + 1}"
+            cases.append(Case(name, "processes left" if left else "continued, same bytes", not left))
             continue
         same = content(fresh) == want
         if not same: cases[-1:] = [Case(f"run {number}", "another end", False)]

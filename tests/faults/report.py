@@ -40,9 +40,9 @@ def damaged(n):
         cases = [Case(path.name, words.get(word, f"{word}: {message}"), word in words and "\n" not in message)
                  for name, path, word, message in outcomes if name == fault.__name__]
         yield Check(f"video {fault.__name__.replace('_', ' ')}", "`read_frames`, in a child process", cases)
-    refused = {path.name for _, path, word, _ in outcomes if word != "read"}
-    cases = [Case(path.name, "read, or skipped and listed with its cause", (path.name in refused) == (path.name in dict(bad)))
-             for _, path, _, _ in outcomes]
+    listed = dict(bad)
+    cases = [Case(path.name, "read, or skipped and listed with its cause", (word != "read") == (path.name in listed))
+             for _, path, word, _ in outcomes]
     yield Check("all damaged videos", "`read_clips`, a whole dataset", cases)
 
 
@@ -56,15 +56,17 @@ def run(names, scale=1.0):
     for name in names:
         checks, n = ROWS[name]
         for check in checks(max(1, round(n*scale))):
-            print(f"{name}: {check.where}: {len(check.broken)} of {len(check.cases)} broken", file=sys.stderr, flush=True)
+            said = f"{name}: {check.where}: {len(check.broken)} of {len(check.cases)} broken"
+            print(said, file=sys.stderr, flush=True)
             yield check
 
 
 def page(checks):
     "Write checks as a page in Markdown."
-    real = "real ones" if os.environ.get("VIDNEG_REAL_DATA") else "made ones; VIDNEG_REAL_DATA names no folder of real ones"
+    real = os.environ.get("VIDNEG_REAL_DATA")
+    videos = "real ones" if real else "made ones, since VIDNEG_REAL_DATA names no folder of real ones"
     broken = [f"- {c.fault}, {c.where}: {case.name}: {case.outcome}" for c in checks for case in c.broken]
-    return HEAD.format(videos=real) + table(checks) + ("\n## Broken\n\n" + "\n".join(broken) + "\n" if broken else "")
+    return HEAD.format(videos=videos) + table(checks) + ("\n## Broken\n\n" + "\n".join(broken) + "\n" if broken else "")
 
 
 def main(argv=None):
