@@ -9,7 +9,8 @@ from pathlib import Path
 from faults.checks import Case, Check, one_line
 
 SCRIPTS = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>",
-           "<a href=\"javascript:x\">a", "</td></table><iframe src=http://x>", "{{ 7*7 }} {% raw %}", "<!-- --><style>*{display:none}</style>",
+           "<a href=\"javascript:x\">a", "</td></table><iframe src=http://x>", "{{ 7*7 }} {% raw %}",
+           "<!-- --><style>*{display:none}</style>",
            "&lt;script&gt; &#x3C;script", "<SCRIPT SRC=//x>", "'; alert(1); //", "\u202e<b>", "]]><script>",
            "a\0<script>"]
 FORMULAS = ["=1+2", "=HYPERLINK(\"http://x\",\"y\")", "+1+cmd|' /C calc'!A0", "-2+3+cmd|' /C calc'!A0", "@SUM(1,2)",
