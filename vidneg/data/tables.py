@@ -85,7 +85,8 @@ def _check_size(path):
         for i in count(1):
             line = f.readline(LINE + 1)
             if not line: return
-            if len(line) > LINE: raise VidnegError(f"{path}, line {i} is longer than {LINE:,} bytes: is it a table?")
+            if len(line) <= LINE: continue
+            raise VidnegError(f"{path}, line {i} is longer than {LINE:,} bytes: check that it is a table")
 
 def _unguarded(cell): return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
 
