@@ -5,11 +5,13 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from vidneg.audit import page as dossier, validity
 from vidneg.audit.blind import (
+    RANKERS,
     NgramLM,
     Prepared,
     blind_scores,
@@ -285,3 +287,43 @@ def test_known_figures_of_sugarcrepe():
 def test_known_figures_of_vitatecs():
     table = pick_shorter(read_pairs("vitatecs", Path(REAL)/"vitatecs")).set_index("kind").accuracy.round(3)
     assert table["Direction"] == .668 and table["Intensity"] == .652 and table["Sequence"] == .272
+
+
+LOW = "words", "all", .2, .1, .3, 400
+
+
+def blind_table(*rows): return pd.DataFrame(rows, columns=["scorer", "kind", "accuracy", "low", "high", "n"])
+
+
+@pytest.mark.parametrize("rows, ties, first", [
+    ([("bag", "all", .6, .55, .65, 400)], "half", "The texts alone reveal the negatives: "),
+    ([("bag", "all", .52, .48, .56, 400)], "half", "The texts alone do not visibly reveal"),
+    ([("bag", "all", .9, .8, .95, 99)], "half", "Too few pairs to judge"),
+    ([("bag", "all", .52, .48, .56, 400), LOW], "half", "The texts alone reveal the negatives, read the other way"),
+    ([("bag", "all", .52, .48, .56, 400), LOW], "against", "The texts alone do not visibly reveal")])
+def test_the_page_begins_with_its_verdict(rows, ties, first):
+    tables = {"Blind solvability": blind_table(*rows)}
+    made = dossier.Dossier("a <b>", Counter(pairs=400), plain_pairs(5), tables, ties=ties)
+    said = dossier.verdict(made)
+    assert said[0].startswith(first) and rows[0][0] in said[0]
+    assert any("Turned around" in s for s in said) == (len(rows) == 2 and ties == "half")
+    text = dossier.dossier_page(made)
+    assert text.index(said[0]) < text.index("400 pairs; the tables")
+
+
+def test_kinds_that_are_revealed_or_too_small_are_named():
+    table = blind_table(("bag", "color", .7, .6, .8, 150), ("words", "color", .8, .7, .9, 150),
+                        ("bag", "verb", .9, .8, 1, 18), ("words", "verb", .5, .3, .7, 18),
+                        ("bag", "all", .52, .48, .56, 400), ("words", "all", .5, .45, .55, 400))
+    made = dossier.Dossier("a", Counter(pairs=400), plain_pairs(5), {"Blind solvability": table})
+    assert dossier.verdict(made)[1:] == ["They do in single kinds: color, 80.0 [70.0, 90.0] % by words.",
+                                         "Too few pairs to judge (below 100): verb (18)."]
+    text = dossier.dossier_page(made)
+    assert "verb (n = 18, too few to judge)" in text and "color (n = 150)" in text
+    assert "weighted by a logistic regression" in text
+
+
+def test_every_ranker_is_explained_and_the_ties_are_known():
+    assert set(RANKERS) == set(dossier.READS)
+    pairs = plain_pairs(30)
+    assert dossier.audit_set("a", pairs).ties == "half" and dossier.audit_set("a", pairs, known=pairs).ties == "against"

@@ -175,7 +175,7 @@ def test_every_scale_declares_what_the_notebooks_take(tmp_path, scale):
         assert not re.search(r"\bworld\b", str({s: v for s, v in params.items() if s in OWN}))
         assert params["data"]["drawings"]["stills"] == params["data"]["moments"]["train"] == 0
         assert not params["data"]["worlds"]["shortcuts"]
-        assert {params[s]["test_name"] for s in ("report", "scoreboard", "events", "audit")} == {"my-clips"}
+        assert {params[s]["test_name"] for s in ("report", "scoreboard", "events", "audit", "gallery")} == {"my-clips"}
         assert all(v <= 4 for s, values in params.items() if s not in ("features", "score")
                    for k, v in values.items() if k.endswith("batch_size"))
 

@@ -29,7 +29,8 @@ from ..data.pairs import Pair, pairs_of
 from ..negatives.oracle import Oracle, is_true
 
 # %% auto #0
-__all__ = ['Dossier', 'audit_set', 'audit_negatives', 'figure', 'dossier_page', 'AuditJob', 'audit_job', 'audit_page']
+__all__ = ['SMALL', 'READS', 'Dossier', 'audit_set', 'audit_negatives', 'figure', 'verdict', 'dossier_page', 'AuditJob',
+           'audit_job', 'audit_page']
 
 # %% ../../nbs/audit/page.ipynb #81fe8f84
 @dataclass
@@ -42,12 +43,14 @@ class Dossier:
         sample: pairs on which the tables were measured
         tables: heading → table
         curve: result of `refine.curve`
+        ties: a tie of a blind ranker counts "half", or is wrong: "against"
     """
     name: str
     counts: Counter
     sample: list[Pair]
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     curve: pd.DataFrame | None = None
+    ties: str = "half"
 
     def save(self, path: str | Path) -> Path:
         """Write the page of the audit.
@@ -110,7 +113,7 @@ def audit_set(
     tables["Signs of false negatives"] = suspicion(sample, captions, parser, wordnet).reset_index()
     announce("writing")
     tables["Writing"], tables["Diversity"] = writing(sample, backend), diversity(sample)
-    return Dossier(name, counts, sample, tables)
+    return Dossier(name, counts, sample, tables, ties=ties)
 
 # %% ../../nbs/audit/page.ipynb #bcfa9900
 def audit_negatives(
@@ -176,11 +179,60 @@ def figure(dossier: Dossier, margin: float = 0.05) -> Figure:
     if n > 1: _curve_plot(axes[0, 1], dossier.curve, margin)
     return fig
 
+# %% ../../nbs/audit/page.ipynb #9a130002
+SMALL = 100 # pairs below which a set is too small to judge
+
+def _said(r): return f"{100*r.accuracy:.1f} [{100*r.low:.1f}, {100*r.high:.1f}] %"
+
+def _about_kinds(table, best):
+    "Name the kinds that the texts reveal, and those that are too small to judge."
+    kinds = table[table.kind != "all"]
+    seen = kinds[(kinds.low > .5) & (kinds.n >= SMALL)].sort_values("accuracy", kind="stable").groupby("kind").last()
+    few = kinds.groupby("kind", sort=False).n.max()
+    few = [f"{k} ({n})" for k, n in few[few < SMALL].items()]
+    said = []
+    if best.low <= .5 and len(seen):
+        said.append("They do in single kinds: " + "; ".join(f"{r.Index}, {_said(r)} by {r.scorer}"
+                                                           for r in seen.itertuples()) + ".")
+    return said + ([f"Too few pairs to judge (below {SMALL}): {', '.join(few)}."] if few and best.n >= SMALL else [])
+
+def verdict(dossier: Dossier) -> list[str]:
+    """Say in words what an audit shows.
+
+    Args:
+        dossier: with the table "Blind solvability"
+
+    Returns:
+        sentences, the answer first
+    """
+    table = dossier.tables["Blind solvability"]
+    whole = table[table.kind == "all"]
+    best, n = max(whole.itertuples(), key=lambda r: r.accuracy), int(whole.n.max())
+    low = [r for r in whole.itertuples() if r.high < .5 and dossier.ties == "half"] # else ties may be the cause
+    found = (f": the best ranker that reads only the texts, {best.scorer}, picks the caption in {_said(best)} of "
+             f"{n} pairs, where chance is 50.")
+    if n < SMALL: said = [f"Too few pairs to judge{found} Use {SMALL} or more."]
+    elif best.low > .5: said = ["The texts alone reveal the negatives" + found]
+    elif low: said = ["The texts alone reveal the negatives, read the other way round" + found]
+    else: said = ["The texts alone do not visibly reveal the negatives" + found]
+    said += _about_kinds(table, best)
+    if low and n >= SMALL:
+        said.append(f"Clearly below 50: {'; '.join(f'{r.scorer}, {_said(r)}' for r in low)}. Turned around, such a "
+                    "ranker is right more often than chance.")
+    truth = dossier.tables.get("False negatives")
+    if truth is not None and truth.iloc[-1].n:
+        row = truth.iloc[-1]
+        said.append(f"{100*row.share:.1f} % of the {row.n} negatives that the oracle can judge are true of their clip.")
+    return said
+
 # %% ../../nbs/audit/page.ipynb #cb838559
 _NOTES = {
     "Blind solvability": "Percentage of pairs in which a ranker that reads only the text picks the caption; chance is "
                          "50. Rankers are fitted on training pairs, where a tie counts as wrong, or on other clips, "
-                         "where a tie counts half. 95% intervals over groups of clips.",
+                         "where a tie counts half. 95% intervals over groups of clips. A value clearly below 50 is no "
+                         "good sign by itself: where a tie counts as wrong, it may only mean that the ranker sees no "
+                         "difference; otherwise the texts differ in the other direction than in the pairs that the "
+                         "ranker learned from.",
     "False negatives": "Negatives that are true of their clip, in percent of those that the oracle can judge.",
     "Signs of false negatives": "Percentage of negatives. Guard: the new words may describe the same thing as the "
                                 "old ones. Agreement: another caption of the clip contains the new words; unknown if "
@@ -192,6 +244,14 @@ _NOTES = {
     "Coverage": "Percentage of captions; in rows of a category, percentage of the attempts in this category.",
     "Refinement": "Accuracy of the best blind ranker in percent, by share of items kept; rankers fitted on the kept "
                   "items only."}
+READS = {"characters": "which text has fewer characters", "words": "which text has fewer words",
+          "log-odds": "the changed words: how often each was in captions and in negatives",
+          "bag": "all words and word pairs, weighted by a logistic regression",
+          "bag of the kind": "the same, fitted within each kind",
+          "n-gram LM": "which text is more probable under a trigram model of the captions",
+          "causal LM": "which text is more probable under a language model"} # name in RANKERS → its cue
+
+def _numbered(n): return f"n = {n}" + (", too few to judge" if n < SMALL else "")
 
 def _with_interval(table, value):
     "Merge a value and its interval into one column of texts; shares and accuracies are in percent."
@@ -205,9 +265,12 @@ def _as_html(heading, table):
     for value in ("accuracy", "share", "gap"):
         if {value, "low", "high"} <= set(table): table = _with_interval(table, value)
     if heading == "Blind solvability":
+        sizes = table.groupby("kind", sort=False).n.max()
         table = table.pivot(index="scorer", columns="kind", values="accuracy").reindex(
-            index=table.scorer.unique(), columns=table.kind.unique())
-        table = table.rename_axis(index="ranker", columns=None).reset_index()
+            index=table.scorer.unique(), columns=sizes.index)
+        table.columns = [f"{kind} ({_numbered(n)})" for kind, n in sizes.items()]
+        table.insert(0, "what it reads", [READS.get(name, "") for name in table.index])
+        table = table.rename_axis(index="ranker").reset_index()
     if heading == "Coverage": table = table.assign(share=(100*table.share).round(1))
     body = table.to_html(index=False, border=0, float_format=lambda x: f"{x:.3g}")
     return f"<h2>{html.escape(heading)}</h2><p>{_NOTES.get(heading, '')}</p>{body}"
@@ -236,12 +299,16 @@ def dossier_page(dossier: Dossier, examples: int = 20, seed: int = 0) -> str:
     """
     defects_text = ", ".join(f"{name}: {n}" for name, n in dossier.counts.items() if name != "pairs") or "none"
     total = dossier.counts["pairs"]
-    body = [f"<p>{total} pairs; the tables are measured on {len(dossier.sample)} of them. "
+    first, *more = map(html.escape, verdict(dossier))
+    body = [f"<p><b>{first}</b> {' '.join(more)}</p>",
+            f"<p>{total} pairs; the tables are measured on {len(dossier.sample)} of them. "
             f"Defects: {html.escape(defects_text)}.</p>", _svg(figure(dossier))]
     body += [_as_html(heading, table) for heading, table in dossier.tables.items()]
     if dossier.curve is not None:
         best = dossier.curve.groupby(["kept", "kind"], sort=False).accuracy.max().mul(100).unstack()
         best = best.sort_index(ascending=False)
+        kept = dossier.curve[dossier.curve.kind == "all"].groupby("kept").n.max()
+        best.insert(0, "items", [_numbered(n) for n in kept[best.index]])
         body.append(_as_html("Refinement", best.reset_index()))
     sheet = review_sheet(dossier.sample, examples, seed)
     body.append("<h2>Examples</h2>" + sheet[sheet.index("<table>"):sheet.index("</body>")])

@@ -192,7 +192,7 @@ def new_scale(data: str | Path, name: str = "", like: str = "laptop", root: str 
     overlay = merge_overlays(base, OWN | {"data": {"source": str(data), **OWN["data"]}})
     sized = fit_batches(merge(read_yaml(root/"params.yaml"), overlay), splits.get("train", 0) or 1)
     overlay = merge_overlays(overlay, sized)
-    for section in ("report", "scoreboard", "events", "audit"):
+    for section in ("report", "scoreboard", "events", "audit", "gallery"):
         overlay[section] = overlay.get(section, {}) | {"test_name": name}
     _write_yaml(path, overlay, ["A scale for your own clips and captions. Null removes a name of ../../params.yaml.",
                                 "A batch_size here is the number of your training clips, so that a batch can be full."])

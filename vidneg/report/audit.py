@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..audit.page import Dossier
+from ..audit.page import SMALL, Dossier
 from ..audit.sets import NegativeSet
 from ..core.files import atomic_path
 from ..evaluate.stats import Estimate, fmt
@@ -83,6 +83,10 @@ _AUDIT = (
     "were fitted on training negatives. `False negatives` are negatives that are true of their clip; `Unknown` is the "
     "share that the oracle cannot judge.")
 
+def _held(r):
+    "Say whether the margin holds; among few items nothing visible follows."
+    return ("yes" if r.margin_held else "no") + (", too few items" if r.kept_items < SMALL else "")
+
 def audits_markdown(audits: pd.DataFrame, test_name: str, sample: int) -> str:
     """Write all audits as a table on one page.
 
@@ -98,7 +102,7 @@ def audits_markdown(audits: pd.DataFrame, test_name: str, sample: int) -> str:
               "False negatives (%)", "Unknown (%)", "Measured", "Items")
     rows = [(f"[{r.set}]({r.set.replace('/', '-')}.html)", r.before_scorer,
              _percent(r.before, r.before_low, r.before_high), _percent(r.after, r.after_low, r.after_high),
-             f"{r.kept_items} ({100*r.kept:.0f} %)", "yes" if r.margin_held else "no",
+             f"{r.kept_items} ({100*r.kept:.0f} %)", _held(r),
              _percent(r.true, r.true_low, r.true_high), f"{100*r.unknown/(r.unknown + r.judged):.1f}", r.measured,
              r.items) for r in audits.itertuples()]
     return f"# Negatives without the video, {test_name}\n\n{_AUDIT.format(sample)}\n\n{markdown_table(header, rows)}"
