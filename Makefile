@@ -19,7 +19,7 @@ export JUPYTER_PLATFORM_DIRS := 1
 # Only root has to be asked whether a server may run as root.
 ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help .venv lock reproduce dvc test check rules types wheel lab export clean-notebooks readme bench bench-memory bench-shards gpu-record archive
+.PHONY: help .venv lock reproduce dvc test check rules types wheel lab export clean-notebooks readme bench bench-memory bench-shards faults gpu-record archive
 
 help: ## list the targets
 	@sed -nE 's/^([a-z.-]+):[^#]*## /\1\t/p' Makefile | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -81,6 +81,9 @@ bench-memory: .venv ## peak memory of the functions that stream captions, at 10,
 
 bench-shards: .venv ## scoring by shards beside a plain loop over transformers: speed, peak memory, a kill
 	@python bench/shards.py
+
+faults: .venv ## the table of faults: kills, damaged videos, full disks, hostile input, failing servers
+	@python tests/faults/report.py
 
 gpu-record: .venv ## after `make reproduce SCALE=gpu`: speed, memory and repeatability on this GPU
 	@python bench/gpu.py

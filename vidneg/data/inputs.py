@@ -121,13 +121,15 @@ class Finder:
         Returns:
             name or stem → paths, the most usual format first
         """
-        found = defaultdict(list)
+        found, seen = defaultdict(list), set()
         for folder, folders, names in os.walk(self.root, followlinks=True):
-            folders[:] = sorted(f for f in folders if not f.startswith("."))
-            for name in sorted(names):
+            real = os.path.realpath(folder) # a link may lead back to a folder above it
+            folders[:] = [] if real in seen else sorted(f for f in folders if not f.startswith("."))
+            for name in [] if real in seen else sorted(names):
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() not in MEDIA: continue
                 for key in {_same(name), _same(stem)}: found[key].append(os.path.join(folder, name))
+            seen.add(real)
         def rank(path): return MEDIA.index(os.path.splitext(path)[1].lower())
         return {key: sorted(paths, key=rank) for key, paths in found.items()}
 
@@ -145,15 +147,27 @@ class Finder:
         inside = path.is_relative_to(os.path.normpath(self.root)) if not Path(value).is_absolute() else self.absolute
         if Path(value).is_absolute() and path.is_relative_to(self.root.absolute()): inside = True
         if not inside: return "", f"leaves the folder {self.root}"
-        if path.is_file():
-            return (str(path), "") if path.stat().st_size else ("", "is an empty file (0 bytes)")
+        if path.is_file(): return self._checked(str(path))
         found = self.files.get(_same(path.name)) or self.files.get(_same(path.stem), [])
+        found = [p for p in found if os.path.isfile(p)] # a link may lead nowhere
         where = "" if Path(value).is_absolute() else f" in {self.root}"
         if not found: return "", f"is not found{where}"
         found = _nearest(found, value)
         if len({os.path.splitext(p)[0] for p in found}) > 1: # other endings of one file are the same video
             return "", f"is there {len(found)} times{where}, such as {found[0]} and {found[-1]}: name its folder too"
-        return found[0], ""
+        return self._checked(found[0])
+
+    def _checked(self, path):
+        "Return a path, or the reason to refuse it."
+        if self._leads_out(path): return "", f"is a link that leaves the folder {self.root}"
+        return (path, "") if os.path.getsize(path) else ("", "is an empty file (0 bytes)")
+
+    def _leads_out(self, path):
+        "Return True for a link to a place where a path may not lie; the Hub's cache keeps its files beside snapshots."
+        if self.absolute: return False
+        real, root = Path(os.path.realpath(path)), Path(os.path.realpath(self.root))
+        cache = next((p.parent/"blobs" for p in root.parents if p.name == "snapshots"), root)
+        return not real.is_relative_to(root) and not real.is_relative_to(cache)
 
 def _nearest(paths, value):
     "Return the paths that share the most folders with a value."

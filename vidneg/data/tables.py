@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,8 +22,8 @@ from ..core.errors import VidnegError
 from ..core.files import atomic_path
 
 # %% auto #0
-__all__ = ['TABLE_SUFFIXES', 'SHOWN', 'ROLES', 'Table', 'listed', 'read_table', 'tables_in', 'check_output',
-           'write_frame', 'as_table', 'roles_of', 'is_missing', 'cell_texts']
+__all__ = ['TABLE_SUFFIXES', 'SHOWN', 'LINE', 'WHOLE', 'ROWS', 'ROLES', 'Table', 'listed', 'read_table', 'tables_in',
+           'check_output', 'write_frame', 'as_table', 'roles_of', 'is_missing', 'cell_texts']
 
 # %% ../../nbs/data/tables.ipynb #5e1b2f32
 @dataclass(frozen=True)
@@ -77,6 +78,24 @@ def _once(names, where):
     if twice := next((n for n in names if names.count(n) > 1), ""):
         raise VidnegError(f"{where}: {names.count(twice)} columns are called {twice!r}: rename all but one")
 
+LINE = 2**24 # bytes; largest line of a table
+WHOLE = 2**30 # bytes; largest JSON file, which is read as a whole
+ROWS = 20_000_000 # largest number of rows of a Parquet file
+
+def _check_size(path):
+    "Refuse a file that would fill the memory, before more than a line of it is read."
+    if path.suffix.lower() == ".json":
+        if (size := path.stat().st_size) <= WHOLE: return
+        raise VidnegError(f"{path} is too large to be read as a whole ({size:,} bytes): write it as JSON lines")
+    with open(path, "rb") as f:
+        for i in count(1):
+            line = f.readline(LINE + 1)
+            if not line: return
+            if len(line) <= LINE: continue
+            raise VidnegError(f"{path}, line {i} is longer than {LINE:,} bytes: check that it is a table")
+
+def _unguarded(cell): return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
+
 def _from_csv(path, text):
     "Read cells that commas, semicolons, tabs or bars separate, below a header."
     csv.field_size_limit(2**31 - 1)
@@ -88,6 +107,7 @@ def _from_csv(path, text):
     header, *body = rows
     _once([name.strip() for name in header], path)
     width = len(header)
+    body = [[*map(_unguarded, row)] for row in body]
     body = [row[:width] if len(row) > width and not any(row[width:]) else row for row in body]
     if wrong := [f"row {i}" for i, row in enumerate(body, 1) if len(row) != width]:
         raise VidnegError(f"{path}: the header has {width} columns, but other numbers of cells are in {listed(wrong)}: "
@@ -135,6 +155,15 @@ def _from_arrow(table, where):
     _once(table.column_names, where)
     return table.to_pydict()
 
+def _from_parquet(path):
+    "Read a Parquet file, if it does not claim more rows than there is room for."
+    try:
+        file = pq.ParquetFile(path)
+        if (n := file.metadata.num_rows) <= ROWS: return _from_arrow(file.read(), path)
+    except (pa.ArrowInvalid, OSError) as e:
+        raise VidnegError(f"{path} is no Parquet file: {str(e)[:100]}") from None
+    raise VidnegError(f"{path} has {n:,} rows: at most {ROWS:,} are read at once; split it")
+
 def read_table(path: str | Path) -> Table:
     """Read a table. Raises `VidnegError` if the file is missing, has another form or encoding, or has no rows.
 
@@ -149,11 +178,10 @@ def read_table(path: str | Path) -> Table:
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
         raise VidnegError(f"{path} is no table that can be read: its name must end in {', '.join(TABLE_SUFFIXES)}")
-    if suffix == ".parquet":
-        try: columns, labels = _from_arrow(pq.read_table(path), path), "row"
-        except (pa.ArrowInvalid, OSError) as e:
-            raise VidnegError(f"{path} is no Parquet file: {str(e)[:100]}") from None
-    else: columns, labels = _READERS[suffix](path, _decode(path))
+    if suffix == ".parquet": columns, labels = _from_parquet(path), "row"
+    else:
+        _check_size(path)
+        columns, labels = _READERS[suffix](path, _decode(path))
     rows = max(map(len, columns.values()), default=0)
     if not rows: raise VidnegError(f"{path} has no rows")
     labels = [f"{labels} {i}" for i in range(1, rows + 1)] if isinstance(labels, str) else labels
@@ -171,7 +199,12 @@ def tables_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in TABLE_SUFFIXES and not p.name.startswith("."))
 
 # %% ../../nbs/data/tables.ipynb #18775e1f
-def _as_json(value): return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+_FORMULA = re.compile(r"'*(?:[=@\t\r＝＠]|[-+－＋].*[(|!])", re.S)
+
+def _as_cell(value):
+    "Return the value of a CSV cell: lists and records as JSON, texts so that no spreadsheet takes one for a formula."
+    if isinstance(value, (list, dict)): return json.dumps(value, ensure_ascii=False)
+    return "'" + value if isinstance(value, str) and _FORMULA.match(value) else value
 
 def check_output(path: str | Path) -> Path:
     """Check the name of an output file before the work for it begins. Raises `VidnegError` for other endings.
@@ -202,7 +235,10 @@ def write_frame(frame, path: str | Path) -> Path:
         if path.suffix.lower() == ".parquet": frame.to_parquet(part, index=False)
         elif path.suffix.lower() == ".jsonl":
             frame.to_json(part, orient="records", lines=True, force_ascii=False)
-        else: frame.map(_as_json).to_csv(part, index=False)
+        else:
+            cells = frame.map(_as_cell)
+            split = cells.map(lambda c: isinstance(c, str) and "\r" in c).any(axis=None) # csv leaves it without quotes
+            cells.to_csv(part, index=False, quoting=csv.QUOTE_ALL if split else csv.QUOTE_MINIMAL)
     return path
 
 # %% ../../nbs/data/tables.ipynb #1217aab0
