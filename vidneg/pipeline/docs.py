@@ -25,8 +25,8 @@ from .readme import visible
 
 # %% auto #0
 __all__ = ['REPOSITORY', 'LINK', 'EXTRA', 'COLORS', 'MATH', 'WORKER', 'STYLE', 'MARKDOWN', 'place', 'relinked', 'Page',
-           'output_html', 'notebook_page', 'drawn', 'with_mathml', 'plain', 'signature', 'documented', 'reference_page',
-           'map_of', 'navigation', 'finished', 'configuration', 'pages_of', 'build', 'main']
+           'output_html', 'notebook_page', 'drawn', 'with_mathml', 'plain', 'signature', 'documented', 'read_package',
+           'reference_page', 'map_of', 'navigation', 'finished', 'configuration', 'pages_of', 'build', 'main']
 
 # %% ../../nbs/pipeline/docs.ipynb #d0c50006
 REPOSITORY = "https://github.com/vidneg/vidneg"
@@ -192,7 +192,7 @@ def signature(function) -> str:
     if len(line) <= 100: return line
     head, _, rest = line.partition("(")
     inside, _, result = rest.rpartition(") ->") if ") ->" in rest else rest.rpartition(")")
-    parts = re.split(r", (?=\*{0,2}\w+(?:: |=|, |$)|/)", inside)
+    parts = re.split(r", (?=(?:\*{0,2}\w*|/)(?:: | ?=|, |$))", inside)
     depth, joined = 0, []
     for part in parts: # a comma in brackets does not separate parameters
         joined = [*joined[:-1], f"{joined[-1]}, {part}"] if depth else [*joined, part]
@@ -236,20 +236,31 @@ def _class(thing):
         if m.docstring: parts += [f"```python\n{signature(m)}\n```", *documented(m)]
     return parts
 
-def reference_page(room: str, root: Path) -> Page:
+def read_package(root: Path):
+    """Read the package without importing it.
+
+    Args:
+        root: the project's root
+
+    Returns:
+        griffe's module vidneg, with all modules below it
+    """
+    import griffe
+    return griffe.load("vidneg", search_paths=[str(root)], docstring_parser="google",
+                       docstring_options={"warn_missing_types": False})
+
+def reference_page(room: str, package, root: Path) -> Page:
     """Write the reference of a room.
 
     Args:
         room: name of the room
+        package: vidneg, from `read_package`
         root: the project's root
 
     Returns:
         the page
     """
-    import griffe
-    package = griffe.load(f"vidneg.{room}", search_paths=[str(root)], docstring_parser="google",
-                          docstring_options={"warn_missing_types": False})
-    modules = {m.path: m for m in _modules(package)}
+    modules = {m.path: m for m in _modules(package[room])}
     parts = [f"# {room}", f"The modules of `vidneg.{room}`."]
     for path, module in sorted(modules.items()):
         name = path.removeprefix("vidneg.")
@@ -301,7 +312,8 @@ def navigation(order: dict[str, str], titles: dict[str, str], rooms: Iterable[st
     lessons = [{titles[room]: entries(room)} for room in order if room not in ("", "guides")]
     guides = [f"guides/{name}.md" for name in order.get("guides", "").split()]
     return [{"Home": ["index.md", *[f"{name}.md" for name in order[""].split()], "map.md", "contributing.md"]},
-            {"Guides": guides}, {"Lessons": lessons}, {"Reference": [{room: f"api/{room}.md"} for room in rooms]}]
+            {"Guides": guides}, {"Lessons": lessons}, {"Reference": [{room: f"api/{room}.md"} for room in rooms]},
+            {"Repository": REPOSITORY}] # as a mere link: with `repo_url` pages would ask GitHub for its stars
 
 def _label(name):
     "Return the name of a lesson in the navigation."
@@ -359,7 +371,7 @@ def configuration(nav: list) -> dict:
     features = ["navigation.tabs", "navigation.indexes", "navigation.prune", "navigation.top", "navigation.footer",
                 "toc.follow", "content.code.copy", "search.highlight"] # pruned: all pages in the menu of each would make 40 MB
     return {"site_name": "vidneg", "site_description": "Probes of video–language models with hard negatives",
-            "repo_url": REPOSITORY, "docs_dir": "docs", "site_dir": "site", "use_directory_urls": False, "nav": nav,
+            "docs_dir": "docs", "site_dir": "site", "use_directory_urls": False, "nav": nav,
             "theme": {"name": "material", "font": False, "language": "en", "features": features},
             "plugins": ["search", "offline"], "markdown_extensions": MARKDOWN, "extra_css": ["site.css"],
             "extra": {"generator": False}}
@@ -380,7 +392,8 @@ def pages_of(root: Path, pictures: set[str]) -> tuple[list[Page], list]:
     pages = [notebook_page(p, root, pictures) for p in [*paths, "nbs/map.ipynb"]]
     pages += [Page(to, relinked((root/file).read_text(encoding="utf-8"), file, root, pictures), [])
               for file, to in EXTRA.items()]
-    return [*pages, *(reference_page(room, root) for room in rooms)], navigation(order, titles, rooms)
+    package = read_package(root)
+    return [*pages, *(reference_page(room, package, root) for room in rooms)], navigation(order, titles, rooms)
 
 # %% ../../nbs/pipeline/docs.ipynb #d0c5001c
 def build(root: str | Path = ".", out: str | Path | None = None) -> Path:
