@@ -24,9 +24,10 @@ from ..core.files import atomic_path, project_root
 from .readme import visible
 
 # %% auto #0
-__all__ = ['REPOSITORY', 'LINK', 'EXTRA', 'COLORS', 'MATH', 'WORKER', 'STYLE', 'MARKDOWN', 'place', 'relinked', 'Page',
-           'output_html', 'notebook_page', 'drawn', 'with_mathml', 'plain', 'signature', 'documented', 'read_package',
-           'reference_page', 'map_of', 'navigation', 'finished', 'configuration', 'pages_of', 'build', 'main']
+__all__ = ['REPOSITORY', 'LINK', 'EXTRA', 'COLORS', 'MATH', 'WORKER', 'STYLE', 'MARKDOWN', 'place', 'relinked',
+           'unlinked', 'Page', 'output_html', 'notebook_page', 'drawn', 'with_mathml', 'plain', 'signature',
+           'documented', 'read_package', 'reference_page', 'map_of', 'navigation', 'finished', 'configuration',
+           'pages_of', 'build', 'main']
 
 # %% ../../nbs/pipeline/docs.ipynb #d0c50006
 REPOSITORY = "https://github.com/vidneg/vidneg"
@@ -67,6 +68,22 @@ def relinked(text: str, path: str, root: Path, pictures: set[str]) -> str:
         pictures.add(file)
         return posixpath.relpath(file, here or ".")
     return LINK.sub(target, text)
+
+def unlinked(text: str, path: str, root: Path) -> str:
+    """Take away the links of an output that lead nowhere.
+
+    Args:
+        text: Markdown that a cell displayed
+        path: its notebook, relative to the root
+        root: the project's root
+
+    Returns:
+        Markdown in which a link to a file that only existed while the cell ran is its label
+    """
+    def kept(match):
+        gone = ":" not in match[2] and match[2][0] != "#" and not (root/path).parent.joinpath(match[2]).exists()
+        return match[1] if gone else match[0]
+    return re.sub(r"!?\[([^\]]*)\]\(([^)\s#]+)\)", kept, text)
 
 EXTRA = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"} # other files that are pages → their place
 
@@ -127,7 +144,8 @@ def notebook_page(path: str, root: Path, pictures: set[str]) -> Page:
         if shown and "remove_input" not in cell.metadata.get("tags", []): parts.append(f"```python\n{shown}\n```")
         for output in cell.outputs:
             if not (made := output_html(output)):
-                parts.append(relinked(output["data"]["text/markdown"], path, root, pictures))
+                text = unlinked(output["data"]["text/markdown"], path, root)
+                parts.append(relinked(text, path, root, pictures))
                 continue
             parts.append(f'<div class="output" data-output="{len(outputs)}"></div>')
             outputs.append(made)
