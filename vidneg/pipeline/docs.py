@@ -386,8 +386,9 @@ def configuration(nav: list) -> dict:
     Returns:
         settings of Zensical
     """
-    features = ["navigation.tabs", "navigation.indexes", "navigation.prune", "navigation.top", "navigation.footer",
-                "toc.follow", "content.code.copy", "search.highlight"] # pruned: all pages in the menu of each would make 40 MB
+    features = ["navigation.tabs", "navigation.indexes", "navigation.top", "navigation.footer", "toc.follow",
+                "navigation.prune", # without it each page lists all others, 40 MB in sum
+                "content.code.copy", "search.highlight"]
     return {"site_name": "vidneg", "site_description": "Probes of video–language models with hard negatives",
             "docs_dir": "docs", "site_dir": "site", "use_directory_urls": False, "nav": nav,
             "theme": {"name": "material", "font": False, "language": "en", "features": features},
