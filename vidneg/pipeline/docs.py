@@ -355,7 +355,8 @@ WORKER = """<script>if (location.protocol === "file:") window.Worker = class { /
 STYLE = """.output { overflow-x: auto; font-size: .68rem; margin: 1em 0; }
 .output pre { white-space: pre; background: none; border-left: .15rem solid #8886; padding-left: .8rem; margin: 0; }
 .output img, .output svg { max-width: 100%; height: auto; background: white; }
-.output table { font-size: .64rem; }
+.md-typeset .output table { font-size: .64rem; }
+.md-typeset .output table :is(th, td) { padding: .35em .8em; min-width: 0; }
 math[display="block"] { font-size: 1.1em; overflow-x: auto; padding: .3em 0; }
 """
 
