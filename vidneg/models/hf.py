@@ -41,7 +41,7 @@ def device_of(name: str | torch.device | None = None) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name is None:
         best = next(k for k, found in there.items() if found)
-        place = os.environ.get("LOCAL_RANK", "") if best == "cuda" else "" # of one of several processes
+        place = os.environ.get("LOCAL_RANK", "") if best == "cuda" else "" # each of several processes has its own
         return torch.device(f"cuda:{place}" if place else best)
     kind, here = str(name).partition(":")[0], ", ".join(k for k, found in there.items() if found)
     if kind not in there:

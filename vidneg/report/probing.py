@@ -380,18 +380,19 @@ def _svg(fig):
     text = out.getvalue()
     return text[text.index("<svg"):]
 
-def render(**content) -> str:
-    """Fill the template of report pages.
+def render(template: str, **content) -> str:
+    """Fill a template of report pages.
 
     Args:
-        **content: title, subtitle, verdict and sections of report.html; all texts are escaped
+        template: "report.html", or "cases.html" for a part of it
+        **content: title, subtitle, verdict and sections of report.html, or cases; all texts are escaped
 
     Returns:
         HTML that needs no other file
     """
     there = jinja2.FileSystemLoader(Path(vidneg.__file__).parent/"report")
     page = jinja2.Environment(loader=there, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    text = page.get_template("report.html").render(**content)
+    text = page.get_template(template).render(**content)
     # control characters and unpaired surrogates would make the page unreadable
     return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", "\ufffd", text)
 
@@ -433,6 +434,19 @@ def protocol(self: ProbeReport) -> pd.DataFrame:
     return pd.DataFrame({"value": shown}).rename_axis("protocol")
 
 @patch
+def cases(self: ProbeReport, n: int) -> list[dict]:
+    """Collect the worst mistakes.
+
+    Args:
+        n: largest number of mistakes
+
+    Returns:
+        results of `case`, worst first
+    """
+    rows = mistakes(self.scores, n).merge(self.items[["item", "caption", "negative"]], on="item")
+    return [case(r, self.clips) for r in rows.itertuples(index=False)]
+
+@patch
 def sections(self: ProbeReport, n: int = 8) -> list[dict]:
     """Collect the sections of the page.
 
@@ -442,11 +456,10 @@ def sections(self: ProbeReport, n: int = 8) -> list[dict]:
     Returns:
         title, and some of text, table, figure, cases, note
     """
-    rows = mistakes(self.scores, n).merge(self.items[["item", "caption", "negative"]], on="item")
     figure = _svg(probe_figure(self.accuracy, self.name))
     found = [dict(title="Accuracy", table=_grid(self.table()), note=_ACCURACY, figure=figure)]
     if self.effects: found.append(dict(title="Controls", table=_controls(self.effects), note=_CONTROLS))
-    cases = [case(r, self.clips) for r in rows.itertuples(index=False)]
+    cases = self.cases(n)
     found.append(dict(title="Worst mistakes", cases=cases, text="" if cases else "There are none.", note=_MISTAKES))
     if self.rankers is not None:
         found.append(dict(title="Blind rankers", table=_grid(wide(self.rankers)), note=_BLIND))
@@ -465,7 +478,8 @@ def page(self: ProbeReport, n: int = 8) -> str:
     Returns:
         HTML that needs no other file
     """
-    return render(title=f"Probe: {self.name} on {self.data}", verdict=self.verdict, sections=self.sections(n))
+    title = f"Probe: {self.name} on {self.data}"
+    return render("report.html", title=title, verdict=self.verdict, sections=self.sections(n))
 
 @patch
 def markdown(self: ProbeReport) -> str:
@@ -505,7 +519,8 @@ def save(self: ProbeReport, folder: str | Path) -> Path:
 def _repr_html_(self: ProbeReport):
     said = "".join(f"<p>{html.escape(s)}</p>" for s in self.verdict)
     more = "" if self.folder is None else f"<p>Page: {html.escape(str(self.folder/'report.html'))}</p>"
-    return said + self.table().to_html() + _svg(probe_figure(self.accuracy, self.name)) + more
+    figure = _svg(probe_figure(self.accuracy, self.name))
+    return said + self.table().to_html() + figure + render("cases.html", cases=self.cases(3)) + more
 
 @patch
 def __str__(self: ProbeReport):
