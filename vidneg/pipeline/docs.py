@@ -100,7 +100,7 @@ class Page(NamedTuple):
     text: str
     outputs: list[str]
 
-COLORS = re.compile(r"\x1b\[[0-9;]*m") # of a terminal
+COLORS = re.compile(r"\x1b\[[0-9;]*m") # a terminal's codes for colors
 
 def output_html(output) -> str:
     """Turn the richest form of an output into HTML.
@@ -117,7 +117,7 @@ def output_html(output) -> str:
         table = re.sub(r"(?s)<style scoped>.*?</style>\n?", "", data["text/html"])
         return re.sub(r'<table border="1" class="dataframe">', "<table>", table)
     if "image/svg+xml" in data: return data["image/svg+xml"]
-    if "image/png" in data: return f'<img alt="picture" src="data:image/png;base64,{data["image/png"].strip()}">'
+    if picture := data.get("image/png"): return f'<img alt="picture" src="data:image/png;base64,{picture.strip()}">'
     text = output["text"] if output.output_type == "stream" else data.get("text/plain", "")
     return f"<pre>{html.escape(COLORS.sub('', text).rstrip())}</pre>"
 
@@ -330,8 +330,7 @@ def navigation(order: dict[str, str], titles: dict[str, str], rooms: Iterable[st
     lessons = [{titles[room]: entries(room)} for room in order if room not in ("", "guides")]
     guides = [f"guides/{name}.md" for name in order.get("guides", "").split()]
     return [{"Home": ["index.md", *[f"{name}.md" for name in order[""].split()], "map.md", "contributing.md"]},
-            {"Guides": guides}, {"Lessons": lessons}, {"Reference": [{room: f"api/{room}.md"} for room in rooms]},
-            {"Repository": REPOSITORY}] # as a mere link: with `repo_url` pages would ask GitHub for its stars
+            {"Guides": guides}, {"Lessons": lessons}, {"Reference": [{room: f"api/{room}.md"} for room in rooms]}]
 
 def _label(name):
     "Return the name of a lesson in the navigation."
@@ -392,6 +391,7 @@ def configuration(nav: list) -> dict:
                 "content.code.copy", "search.highlight"]
     return {"site_name": "vidneg", "site_description": "Probes of video–language models with hard negatives",
             "docs_dir": "docs", "site_dir": "site", "use_directory_urls": False, "nav": nav,
+            "copyright": f'<a href="{REPOSITORY}">Repository</a>', # with `repo_url`, pages would ask it for its stars
             "theme": {"name": "material", "font": False, "language": "en", "features": features},
             "plugins": ["search", "offline"], "markdown_extensions": MARKDOWN, "extra_css": ["site.css"],
             "extra": {"generator": False}}
@@ -456,7 +456,8 @@ def _lay_out(folder):
     "Run Zensical in a folder."
     command = [sys.executable, "-m", "zensical", "build", "--strict", "-f", "mkdocs.yml"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
-    if done.returncode: raise VidnegError(f"Zensical cannot make the site: {(done.stdout + done.stderr).strip()}")
+    said = (done.stdout + done.stderr).strip()
+    if done.returncode: raise VidnegError(f"Zensical cannot make the site: {said}")
 
 # %% ../../nbs/pipeline/docs.ipynb #d0c5001d
 def main(argv: list[str] | None = None) -> int:
