@@ -117,7 +117,8 @@ def output_html(output) -> str:
         table = re.sub(r"(?s)<style scoped>.*?</style>\n?", "", data["text/html"])
         return re.sub(r'<table border="1" class="dataframe">', "<table>", table)
     if "image/svg+xml" in data: return data["image/svg+xml"]
-    if picture := data.get("image/png"): return f'<img alt="picture" src="data:image/png;base64,{picture.strip()}">'
+    picture = data.get("image/png", "").strip()
+    if picture: return f'<img alt="picture" src="data:image/png;base64,{picture}">'
     text = output["text"] if output.output_type == "stream" else data.get("text/plain", "")
     return f"<pre>{html.escape(COLORS.sub('', text).rstrip())}</pre>"
 
