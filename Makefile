@@ -19,7 +19,7 @@ export JUPYTER_PLATFORM_DIRS := 1
 # Only root has to be asked whether a server may run as root.
 ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help .venv lock reproduce dvc test check rules types wheel lab export clean-notebooks readme bench bench-memory bench-shards faults gpu-record archive
+.PHONY: help .venv lock reproduce dvc test check rules types wheel lab export clean-notebooks readme bench bench-memory bench-shards faults gpu-record archive docs
 
 help: ## list the targets
 	@sed -nE 's/^([a-z.-]+):[^#]*## /\1\t/p' Makefile | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ export: .venv ## notebooks to modules
 
 clean-notebooks: .venv ## strip what does not belong in git from the notebooks
 	@nbdev_clean
+
+docs: .venv ## the documentation's site in dist/docs, from the notebooks and docstrings; needs no network
+	@python -m vidneg.pipeline.docs
 
 readme: .venv ## README.md from nbs/index.ipynb
 	@python -m vidneg.pipeline.readme
