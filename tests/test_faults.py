@@ -36,7 +36,7 @@ def test_killed_stages_leave_no_process_and_the_same_lock(): held([Check("", "",
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tables", "records", "frames", "audit"])
+@pytest.mark.parametrize("name", ["tables", "records", "answers", "frames", "audit", "training"])
 def test_disks_that_take_nothing_leave_old_files_whole(name):
     for check in disk.checks((name,)): assert not check.broken, check.broken
 

@@ -164,3 +164,10 @@ def test_the_folder_is_named_after_model_and_data(folder, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     report = vidneg.probe("world", folder, limit=4, name="my/model")
     assert report.folder.parent.resolve() == tmp_path and report.folder.name.startswith("probe-my-model-")
+
+
+def test_ties_are_not_called_a_preference(folder, tmp_path):
+    report = vidneg.probe((encode_video, lambda texts: np.ones((len(texts), 3))), folder, out=tmp_path/"p")
+    n, said = len(report.items), " ".join(report.verdict)
+    assert f"In {n} of {n} items caption and negative have the same score" in said
+    assert "prefers the negatives" not in said

@@ -34,7 +34,7 @@ REAL = os.environ.get("VIDNEG_REAL_DATA")
 
 # --- plain JSON -------------------------------------------------------------------------------------------------------
 
-words = st.text(min_size=1, max_size=4)
+words = st.text(min_size=1, max_size=4).filter(str.strip)
 spans = st.tuples(st.floats(0, 100), st.floats(0, 100)).map(sorted)
 attributes = st.builds(lambda k, v, s: Attribute(k, v, *s), words, words, spans)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -46,15 +47,18 @@ def atomic_path(path: str | Path, replaces: Iterable[str] = ()) -> Iterator[Path
 
 
 _WAYS_OUT = {errno.ENOSPC: "the disk is full: make room", errno.EDQUOT: "the quota is used up: make room",
-             errno.EROFS: "the disk is read-only: choose another folder"}
+             errno.EFBIG: "the file is larger than the disk or a limit allows: raise it, or choose another folder",
+            errno.EROFS: "the disk is read-only: choose another folder"}
 
 @contextmanager
 def _named_faults(path):
     "Name the file if the disk cannot take it."
     try: yield
-    except OSError as e:
-        if e.errno not in _WAYS_OUT: raise
-        raise VidnegError(f"cannot write {path}: {_WAYS_OUT[e.errno]}; what was there before is unchanged") from None
+    except Exception as e:
+        told = re.search(r"\(os error (\d+)\)", str(e)) # errors of safetensors are no OSError
+        number = e.errno if isinstance(e, OSError) else int(told[1]) if told else None
+        if number not in _WAYS_OUT: raise
+        raise VidnegError(f"cannot write {path}: {_WAYS_OUT[number]}; what was there before is unchanged") from None
 
 
 def _folder_beside(path):

@@ -23,8 +23,8 @@ from .errors import VidnegError
 from .files import atomic_path
 
 # %% auto #0
-__all__ = ['SCHEMA_VERSION', 'Clip', 'Caption', 'Attribute', 'Entity', 'Event', 'SceneGraph', 'MomentQuery', 'Question',
-           'Edit', 'Negative', 'to_table', 'from_table', 'write_records', 'read_records']
+__all__ = ['SCHEMA_VERSION', 'ROWS', 'Clip', 'Caption', 'Attribute', 'Entity', 'Event', 'SceneGraph', 'MomentQuery',
+           'Question', 'Edit', 'Negative', 'to_table', 'from_table', 'write_records', 'read_records']
 
 # %% ../../nbs/core/records.ipynb #ffa772ff
 @dataclass(frozen=True)
@@ -328,6 +328,8 @@ def write_records(path: str | Path, records: Iterable, cls: type | None = None) 
     return Path(path)
 
 # %% ../../nbs/core/records.ipynb #c5a0cff7
+ROWS = 50_000_000 # largest number of records that are read at once
+
 def read_records(path: str | Path, cls: type) -> list:
     """Read records; refuse a file of other records or of another version of the schema.
 
@@ -366,7 +368,10 @@ def _json_rows(path):
 
 def _parquet_rows(path, cls):
     "Return the rows of a Parquet file; if vidneg wrote it, it must hold `cls` in this version of the schema."
-    try: table = pq.read_table(path)
+    try:
+        if (n := pq.read_metadata(path).num_rows) > ROWS:
+            raise VidnegError(f"{path} has {n:,} rows: at most {ROWS:,} are read at once; split it")
+        table = pq.read_table(path)
     except pa.ArrowInvalid: raise VidnegError(f"{path} is no Parquet file: write it again") from None
     meta = json.loads((table.schema.metadata or {}).get(b"vidneg", b"null"))
     if meta and (meta["record"], meta["version"]) != (cls.__name__, SCHEMA_VERSION):

@@ -44,12 +44,12 @@ def check_graph(graph: SceneGraph, where: str = "graph") -> SceneGraph:
     if twice := [n for n, k in Counter(names).items() if k > 1]:
         raise VidnegError(f"{where}.entities: the id {twice[0]!r} occurs twice; give each entity its own")
     for i, e in enumerate(graph.entities):
-        if not (e.entity_id and e.name):
+        if not (e.entity_id.strip() and e.name.strip()):
             raise VidnegError(f"{where}.entities[{i}]: neither id nor name may be empty")
         for j, a in enumerate(e.attributes): _check_span(a, f"{where}.entities[{i}].attributes[{j}]")
     for i, e in enumerate(graph.events):
         _check_span(e, f"{where}.events[{i}]")
-        if not (e.predicate and e.kind):
+        if not (e.predicate.strip() and e.kind.strip()):
             raise VidnegError(f"{where}.events[{i}]: predicate or kind is empty")
         for role, known in (("subject", names), ("object", ["", *names])):
             if (n := getattr(e, role)) not in known:

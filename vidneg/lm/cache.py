@@ -81,17 +81,25 @@ class Store:
         Args:
             answers: key → output
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         lines = "".join(_LINE % (k, json.dumps(a)) for k, a in answers.items()).encode()
+        try: complete = self._append(lines)
+        except OSError as e:
+            raise VidnegError(f"cannot write to {self.journal} ({e.strerror}): choose another folder") from None
+        if not complete:
+            raise VidnegError(f"cannot write to {self.journal}: check the space on the disk; earlier outputs are kept")
+        self.new |= answers
+        if len(self.new) >= self.keep: self.flush()
+
+    def _append(self, lines):
+        "Append lines to the journal, all or none; return True if they are there."
+        self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.journal, "ab", buffering=0) as f:
             end = f.seek(0, os.SEEK_END)
             try: complete = f.write(lines) == len(lines)
             except OSError: complete = False
             if not complete: f.truncate(end) # the next line must not continue half a line
-        if not complete:
-            raise VidnegError(f"cannot write to {self.journal}: check the space on the disk; earlier outputs are kept")
-        self.new |= answers
-        if len(self.new) >= self.keep: self.flush()
+        if not end and not complete: self.journal.unlink()
+        return complete
 
     def flush(self):
         "Merge the journal into the sorted files."

@@ -169,7 +169,13 @@ def _about_control(effect):
     return (f"With {what}, no change is visible ({fmt(d, sign=True)} points; these items would show "
             f"{_points(effect.visible)} or more).")
 
-def verdict(model: str, accuracy: Estimate, blind: Estimate | None = None, controls: list[Effect] = ()) -> list[str]:
+def verdict(
+    model: str,
+    accuracy: Estimate,
+    blind: Estimate | None = None,
+    controls: list[Effect] = (),
+    ties: int = 0,
+) -> list[str]:
     """Say in words what the numbers show.
 
     Args:
@@ -177,6 +183,7 @@ def verdict(model: str, accuracy: Estimate, blind: Estimate | None = None, contr
         accuracy: accuracy for all items
         blind: accuracy of the best blind ranker; None: not measured
         controls: result of `effects`
+        ties: items whose two texts have the same score
 
     Returns:
         sentences
@@ -185,7 +192,8 @@ def verdict(model: str, accuracy: Estimate, blind: Estimate | None = None, contr
     said = [f"{model} prefers the caption to the negative in {fmt(e)} % of {e.n} items from {e.clips} clips."]
     if np.isnan(e.low): said.append("All items are of one clip: nothing follows for others.")
     elif e.low <= .5 <= e.high: said.append("That is not visibly different from chance, 50 %.")
-    elif e.high < .5: said.append("That is below chance, 50 %: it prefers the negatives.")
+    elif e.high < .5 and ties < .5*e.n: said.append("That is below chance, 50 %: it prefers the negatives.")
+    if ties: said.append(f"In {ties} of {e.n} items caption and negative have the same score: a tie counts as wrong.")
     if e.n < SMALL: said.append(f"{e.n} items decide little: use {SMALL} or more.")
     if controls and e.low <= .5 <= e.high:
         return [*said, *_about_blind(e, blind), "A model at chance has nothing to lose: the controls decide nothing."]
@@ -352,7 +360,10 @@ class ProbeReport:
         "Say what the numbers show."
         of = {r.run: Estimate(r.value, r.low, r.high, r.n, r.clips) for r in self.accuracy.itertuples()
               if r.kind == "all"}
-        return verdict(self.name, of[self.accuracy.run.iloc[0]], of.get("blind"), self.effects)
+        own = scored(self.scores).pipe(lambda s: s[s.run == s.run.iloc[0]])
+        a, b = ("p_pos", "p_neg") if metric_of(own) == "acc" else ("score_pos", "score_neg")
+        ties = int((own[a] == own[b]).sum())
+        return verdict(self.name, of[self.accuracy.run.iloc[0]], of.get("blind"), self.effects, ties)
 
 # %% ../../nbs/report/probing.ipynb #9be10027
 _ACCURACY = ("Percent of the items in which the model prefers the caption to the negative, with 95 % intervals by "
@@ -463,7 +474,8 @@ def sections(self: ProbeReport, n: int = 8) -> list[dict]:
     found.append(dict(title="Worst mistakes", cases=cases, text="" if cases else "There are none.", note=_MISTAKES))
     if self.rankers is not None:
         found.append(dict(title="Blind rankers", table=_grid(wide(self.rankers)), note=_BLIND))
-    if self.counts is not None: found.append(dict(title="Negatives", table=_grid(self.counts), note=_COUNTS))
+    if self.counts is not None:
+        found.append(dict(title="Negatives", table=_grid(self.counts.rename_axis("kind")), note=_COUNTS))
     about = " ".join((f"Items that were not scored: {unscored(self.scores)}.", *self.notes))
     protocol = dict(title="Data and protocol", text=about, table=_grid(self.protocol()), left=True, note=_PROTOCOL)
     return [*found, protocol]

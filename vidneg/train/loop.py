@@ -478,7 +478,9 @@ def fit(
     if config.processes > 1 and _on_cpu(config) and not dist.is_initialized():
         return _fit_together(task, batches, config, folder, val, resume, checkpoint, progress, label)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise TrainingError(f"cannot make the folder {folder} ({e.strerror}): choose another one") from None
     for left in folder.glob(".part-*"): # left by a run that was killed while writing
         shutil.rmtree(left, ignore_errors=True)
     with _deterministic(config):

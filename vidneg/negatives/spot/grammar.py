@@ -112,7 +112,7 @@ class TemplateGrammar:
     def _clause(self, t, definite):
         plural = _is_plural(t.subject) and not t.subject[0].isupper()
         subject = _noun_phrase(t.subject, t.subject_attributes, definite)
-        if t.predicate == "is":
+        if t.predicate == "is" and t.object_attributes:
             return f"{subject} {'are' if plural else 'is'} {_value_phrase(*t.object_attributes[0])}"
         obj = [_noun_phrase(t.object, t.object_attributes)] if t.object else []
         return " ".join([subject, _predicate(t.predicate, t.kind, plural), *obj])
@@ -149,5 +149,6 @@ class TemplateGrammar:
         """
         u, tuples = rng.random(), statement.tuples
         if len(tuples) == 1: text = self._clause(tuples[0], False)
-        else: text = (self._change if tuples[0].predicate == "is" else self._two)(statement, u)
+        elif all(t.predicate == "is" and t.object_attributes for t in tuples): text = self._change(statement, u)
+        else: text = self._two(statement, u)
         return re.sub(",+", ",", text).rstrip(",")

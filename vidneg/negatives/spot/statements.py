@@ -81,7 +81,7 @@ def _has(entity, attributes, start, end, wide):
 def _instances(t, graph, wide, check_subject=True):
     "Yield (subject id, start, end, fact) for every fact of the graph that matches a tuple."
     entities = {e.entity_id: e for e in graph.entities}
-    if t.predicate == "is":
+    if t.predicate == "is" and t.object_attributes:
         ((kind, value),) = t.object_attributes
         found = [(e, None, a) for e in graph.entities for a in e.attributes if (a.kind, a.value) == (kind, value)]
     else: found = [(entities[e.subject], entities.get(e.object), e) for e in graph.events if e.predicate == t.predicate]
