@@ -114,6 +114,13 @@ def test_the_best_ranker_is_the_blind_baseline(report):
     assert list(report.table().index)[-1] == "blind (best ranker of the texts)"
 
 
+def test_rankers_below_chance_are_named(report):
+    assert not any("below 50" in said for said in report.verdict)
+    low = report.rankers.assign(low=.2, high=.4, accuracy=.3).where(report.rankers.scorer == "length", report.rankers)
+    turned = ProbeReport(report.name, report.data, report.items, report.scores, rankers=low)
+    assert "Clearly below 50 % without the video: length (30 %)." in turned.verdict[-1]
+
+
 def test_saving_twice_gives_the_same_bytes_and_keeps_other_files(report, tmp_path):
     (tmp_path/"mine.txt").write_text("mine")
     report.save(tmp_path)

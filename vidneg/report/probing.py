@@ -158,6 +158,15 @@ def _about_blind(accuracy, blind):
     better = "more" if accuracy.low > blind.high else "not visibly more"
     return [text + f": the texts reveal some of the negatives. The model is {better} accurate than this baseline."]
 
+def _about_reversed(rankers):
+    "Name the blind rankers that are clearly below chance, although the best one is not."
+    if rankers is None: return []
+    whole = rankers[rankers.kind == "all"]
+    low = [f"{r.scorer} ({100*r.accuracy:.0f} %)" for r in whole.itertuples() if r.high < .5]
+    if not low or len(low) == len(whole): return []
+    return [f"Clearly below 50 % without the video: {', '.join(low)}. In a small balanced set cross-validation does that; "
+            "in another set it is a cue that works the other way round."]
+
 def _about_control(effect):
     "Say what one control shows."
     what, d = CONTROL_LABELS.get(effect.control, effect.control), effect.difference
@@ -363,7 +372,8 @@ class ProbeReport:
         own = scored(self.scores).pipe(lambda s: s[s.run == s.run.iloc[0]])
         a, b = ("p_pos", "p_neg") if metric_of(own) == "acc" else ("score_pos", "score_neg")
         ties = int((own[a] == own[b]).sum())
-        return verdict(self.name, of[self.accuracy.run.iloc[0]], of.get("blind"), self.effects, ties)
+        said = verdict(self.name, of[self.accuracy.run.iloc[0]], of.get("blind"), self.effects, ties)
+        return said + _about_reversed(self.rankers)
 
 # %% ../../nbs/report/probing.ipynb #9be10027
 _ACCURACY = ("Percent of the items in which the model prefers the caption to the negative, with 95 % intervals by "
