@@ -164,8 +164,8 @@ def _about_reversed(rankers):
     whole = rankers[rankers.kind == "all"]
     low = [f"{r.scorer} ({100*r.accuracy:.0f} %)" for r in whole.itertuples() if r.high < .5]
     if not low or len(low) == len(whole): return []
-    return [f"Clearly below 50 % without the video: {', '.join(low)}. In a small balanced set cross-validation does that; "
-            "in another set it is a cue that works the other way round."]
+    return [f"Clearly below 50 % without the video: {', '.join(low)}. In a small balanced set cross-validation does "
+            "that; in another set it is a cue that works the other way round."]
 
 def _about_control(effect):
     "Say what one control shows."
