@@ -147,7 +147,7 @@ class Finder:
         inside = path.is_relative_to(os.path.normpath(self.root)) if not Path(value).is_absolute() else self.absolute
         if Path(value).is_absolute() and path.is_relative_to(self.root.absolute()): inside = True
         if not inside: return "", f"leaves the folder {self.root}"
-        if path.is_file(): return self._checked(str(path))
+        if os.path.isfile(path): return self._checked(str(path)) # Path.is_file fails for a long name
         found = self.files.get(_same(path.name)) or self.files.get(_same(path.stem), [])
         found = [p for p in found if os.path.isfile(p)] # a link may lead nowhere
         where = "" if Path(value).is_absolute() else f" in {self.root}"
