@@ -149,7 +149,7 @@ class HFScorer:
         self.device, self.dtype = next(model.parameters()).device, max(sizes, key=sizes.get)
         self.context = context_of(model, tokenizer)
         self.vocabulary = model.config.get_text_config().to_dict().get("vocab_size")
-        self._last = [], []
+        self._last = {} # text → token ids of the texts that were tokenized last
 
     @classmethod
     def parts(cls, name: str) -> tuple:
@@ -220,7 +220,7 @@ class HFScorer:
         Returns:
             the tokenizer's output, with `input_ids` (M, L) and `attention_mask` (M, L)
         """
-        return self.tokenizer(texts, truncation=True, max_length=self.context, padding=True, return_tensors="pt")
+        return self.tokenizer.pad({"input_ids": [list(ids) for ids in self.tokens(texts)]}, return_tensors="pt")
 
     def tokenized(self, texts: list[str]) -> dict[str, torch.Tensor]:
         """Tokenize texts for the model. Raises `VidnegError` if the model has not all of the tokens.
@@ -247,10 +247,10 @@ class HFScorer:
             token ids of each text
         """
         texts = list(texts)
-        if texts != self._last[0]: # scoring asks twice for the tokens of the same texts
+        if not self._last.keys() >= set(texts): # scoring asks for the tokens of the same texts again
             ids = self.tokenizer(texts, truncation=True, max_length=self.context)["input_ids"]
-            self._last = texts, [tuple(i) for i in ids]
-        return self._last[1]
+            self._last = dict(zip(texts, map(tuple, ids)))
+        return [self._last[t] for t in texts]
 
     def unique(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
         """Return the texts that differ for the model, in an order of their own. Raises `VidnegError` if there are none.
