@@ -16,9 +16,9 @@ import pandas as pd
 from ..audit.page import audit_negatives
 from ..core.errors import VidnegError
 from ..core.records import Caption, Negative
-from ..data.inputs import open_data
+from ..data.inputs import Inputs, open_data
 from ..data.pairs import Pair, pairs_of
-from ..evaluate.accuracy import ITEM_COLUMNS, KINDS
+from ..evaluate.accuracy import KINDS
 from ..evaluate.shards import score_clips
 from ..models.zoo import open_model
 from ..negatives.generate import counts_table, make_negatives
@@ -47,8 +47,7 @@ class Items(NamedTuple):
         Returns:
             columns ITEM_COLUMNS, one row per pair
         """
-        rows = [(p.item, p.clip_id, p.kind, self.form, p.generator, p.caption, p.negative) for p in self.pairs]
-        return pd.DataFrame(rows, columns=ITEM_COLUMNS)
+        return Inputs("", (), (), tuple(self.pairs)).items(self.form)
 
 def make_items(
     captions: Iterable[Caption],
