@@ -38,13 +38,14 @@ from vidneg.evaluate.stats import (
     paired_difference,
     visible_difference,
 )
+from ..models.scorer import PROTOCOL
 from .figures import STYLE, save_figure, styled
 from .labels import KIND_LABELS
 from ..text.edits import changed
 
 # %% auto #0
-__all__ = ['CONTROL_LABELS', 'SMALL', 'PROTOCOL', 'metric_of', 'scored', 'unscored', 'probe_table', 'Effect', 'effects',
-           'verdict', 'probe_figure', 'mistakes', 'picture', 'case', 'Grid', 'ProbeReport', 'render', 'world_card']
+__all__ = ['CONTROL_LABELS', 'SMALL', 'metric_of', 'scored', 'unscored', 'probe_table', 'Effect', 'effects', 'verdict',
+           'probe_figure', 'mistakes', 'picture', 'case', 'Grid', 'ProbeReport', 'render', 'world_card']
 
 # %% ../../nbs/report/probing.ipynb #9be10006
 CONTROL_LABELS = {
@@ -301,8 +302,6 @@ def case(row, clips: Mapping[str, Clip]) -> dict:
     except (KeyError, VideoError) as e: return found | {"image": "", "why": str(e)}
 
 # %% ../../nbs/report/probing.ipynb #9be10024
-PROTOCOL = "model", "revision", "dtype", "n_frames", "sampling", "size", "pooling", "prompt" # shown in this order
-
 class Grid(NamedTuple):
     """A table of texts.
 
@@ -449,7 +448,7 @@ def protocol(self: ProbeReport) -> pd.DataFrame:
         one row per entry of the protocol
     """
     own = self.scores.iloc[:1]
-    entries = {k: str(own[k].iloc[0]) for k in PROTOCOL if k in own}
+    entries = {k: str(own[k].iloc[0]) for k in (*PROTOCOL, "sampling") if k in own}
     shown = {k: v for k, v in entries.items() if v not in ("", "nan", "None")}
     shown |= {"metric": metric_of(self.scores), "vidneg": vidneg.__version__}
     return pd.DataFrame({"value": shown}).rename_axis("protocol")
