@@ -18,7 +18,7 @@ _PLACES = {
     "write_records": "core.records", "get_package": "core.packages", "open_data": "data.inputs",
     "read_dataset": "data.dataset", "Pair": "data.pairs", "read_captions": "data.pairs", "read_pairs": "data.pairs",
     "read_frames": "data.video", "load_scorer": "models.zoo", "open_model": "models.zoo",
-    "make_negatives": "negatives.generate", "rules_balanced": "negatives.rules",
+    "make_negatives": "negatives.generate", "rules_balanced": "negatives.rules", "natural": "negatives.natural",
     "rules_published": "negatives.rules", "SlotFrequencies": "negatives.rules", "Lexicon": "text.lexicon",
     "load_parser": "text.parse"}
 
