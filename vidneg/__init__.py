@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from vidneg.data.video import read_frames
     from vidneg.models.zoo import load_scorer, open_model
     from vidneg.negatives.generate import make_negatives
+    from vidneg.negatives.natural import natural
     from vidneg.negatives.rules import SlotFrequencies, rules_balanced, rules_published
     from vidneg.text.lexicon import Lexicon
     from vidneg.text.parse import load_parser
