@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..core.errors import VidnegError
+from ..core.files import atomic_path
 from ..core.records import Edit
+from ..text.lexicon import LISTS
 from ..text.syntax import Tree, verb_form
 from ..text.ud import Parsed
 
 # %% auto #0
-__all__ = ['Event', 'Events', 'Order', 'find_events', 'exchange_events', 'find_orders']
+__all__ = ['COUNTS', 'Event', 'Events', 'Order', 'find_events', 'exchange_events', 'find_orders', 'told_in_order',
+           'OrderCounts', 'save_counts', 'load_counts']
 
 # %% ../../nbs/negatives/order.ipynb #a1c0de05
 class Event(NamedTuple):
@@ -88,6 +93,8 @@ def _verbs(tree, head, but=-1):
     if any(not tree.tokens[k].tag.startswith("VB") for k in found): raise _Declined("no verb")
     if any(tree.find(k, "nsubj", "expl") for k in found[1:]): raise _Declined("several subjects")
     forms = {tree.tokens[_first_of(tree, k)].tag for k in found}
+    if forms <= {"VB", "VBP"} and not tree.find(head, "mark", "aux") and tree.tokens[head].dep in ("root", "conj"):
+        forms = {"VBP"} # "the men run": parsers confuse the two
     if len(forms) > 1: raise _Declined("forms differ")
     return tuple(found), forms.pop()
 
@@ -107,8 +114,10 @@ def _check(tree, event, but, whole):
     if any(tokens[k].pos == "X" and tokens[k].dep == "conj" for k in span): raise _Declined("unsure")
     if any(tree.lower[k] in ("then", "next", "now", "while") for k in span): raise _Declined("several orders")
     if any(tokens[k].lemma == "be" or tree.lower[k] == "done" for k in event.heads): raise _Declined("state")
-    if whole or before < 0 or tokens[before].dep in ("cc", "mark", "advmod", "aux", "aux:pass"): return
-    if before == tokens[head].head or _is_mark(tree, before) or tree.lower[before] in ("then", "first"): return
+    if whole or before < 0 or tokens[before].tag in ("CC", "RB") or tokens[before].dep == "mark": return
+    if tokens[before].lemma == "be": return
+    if before == tokens[head].head or _is_mark(tree, before): return
+    if tree.lower[before] in ("then", "first"): return
     if subject is None or before not in tree.below(subject, (head,)): raise _Declined("unsure")
 
 def _back_over(tree, i, words):
@@ -136,7 +145,8 @@ def _same(tree, first, second):
     "Return True if the second subject names the first one again."
     a, b = tree.tokens[first], tree.tokens[second]
     if b.tag == "PRP":
-        person = a.lemma.lower() in _MALE | _FEMALE | _PEOPLE or a.lemma.lower().endswith(("er", "or", "ist", "man"))
+        person = a.lemma.lower() in _MALE | _FEMALE | _PEOPLE or a.lemma.lower().endswith(("er", "or", "ist", "man")) \
+            or tree.lower[second] == "they"
         return tree.lower[first] == tree.lower[second] or person and tree.lower[second] != "it" and _may_mean(
             tree, second, first)
     bare = not tree.find(second, "amod", "nummod", "compound", "nmod", "conj")
@@ -181,7 +191,7 @@ def _in_front(tree, a):
     "Return the verb that names the event, and the form that another verb has to take in its place."
     below = [k for k in tree.find(a, "xcomp") if tree.tokens[k].tag == "VBG"]
     if tree.find(a, "aux:pass") and below: return below[0], "VBG"
-    if all(tree.tokens[k].lemma == "be" for k in tree.find(a, "aux")) and tree.tokens[a].tag == "VBG": return a, "VBG"
+    if tree.tokens[a].tag == "VBG" and all(tree.tokens[k].lemma == "be" for k in tree.find(a, "aux")): return a, "VBG"
     if _first_of(tree, a) != a: raise _Declined("auxiliary")
     return a, tree.tokens[a].tag
 
@@ -191,7 +201,8 @@ def _marked(tree, i, end):
     a = tree.tokens[b].head
     if tree.tokens[i].dep != "mark" or tree.tokens[b].dep != "advcl" or i > b: raise _Declined("no match")
     if tree.find(a, "expl") or tree.find(b, "expl"): raise _Declined("there is")
-    if tree.relation[a] in ("advcl", "acl", "ccomp", "xcomp"): raise _Declined("no main clause")
+    seen = tree.relation[a] == "xcomp" and bool(tree.find(tree.tokens[a].head, "aux:pass"))
+    if tree.relation[a] in ("advcl", "acl", "ccomp", "xcomp") and not seen: raise _Declined("no main clause")
     late = marker == "after"
     if b < a:
         commas = [k for k in range(max(tree.below(b)), a) if tree.lower[k] == ","]
@@ -204,7 +215,8 @@ def _marked(tree, i, end):
     if fb != "VBG" or any(_first_of(tree, k) != k for k in (*va[1:], *vb)): raise _Declined("auxiliary")
     if form not in (*_FINITE, "VBG"): raise _Declined("forms differ")
     if any(k > b for k in va) and b > a: raise _Declined("three events")
-    first, second = Event(va, _start(tree, main) if form != "VBG" else main, first_end or at), Event(vb, i + 1, second_end)
+    start = main if form == "VBG" else _start(tree, main)
+    first, second = Event(va, start, first_end or at), Event(vb, i + 1, second_end)
     if b < a: return Events(marker, second, first, late, (fb, form), False)
     return Events(marker, first, second, late, (form, fb), False)
 
@@ -214,12 +226,14 @@ _SHOWN = frozenset("show see display appear feature".split())
 def _followed(tree, i, end):
     "Return the events around `followed by`."
     v = i - 1 - (tree.lower[i - 1] == ",")
-    below = [k for k in range(i + 2, end) if tree.tokens[k].pos in ("NOUN", "PROPN")
-             and tree.relation[k] in ("obl", "nmod")]
+    below = [k for k in range(i + 2, end) if tree.tokens[k].head not in range(i + 2, end) and not _is_mark(tree, k)]
     if v < 1 or not below or tree.tokens[v].lemma.lower() not in _SHOWN: raise _Declined("no match")
+    tags = [tree.tokens[k].tag[:2] for k in below]
+    if tags[0] != "NN" or any(tag != "VB" for tag in tags[1:]): raise _Declined("no match")
     subject = tree.find(v, "nsubj")
     if not subject or tree.tokens[subject[0]].pos not in ("NOUN", "PROPN"): raise _Declined("no match")
     first, second = Event((subject[0],), 0, _first_of(tree, v)), Event((below[0],), i + 2, end)
+    if len(tree.below(subject[0])) < first.end: raise _Declined("unsure")
     return Events("followed by", first, second, False, ("NN", "NN"), True)
 
 _FIND: dict[str, Callable] = {"then": _then, "before": _marked, "after": _marked, "followed": _followed}
@@ -228,7 +242,8 @@ def _is_marker(tree, i):
     "Return True unless `then` only continues the sentence before: \"The man then sits down\"."
     if tree.lower[i] == "followed": return tree.lower[i + 1:i + 2] == ["by"]
     if tree.lower[i] != "then": return True
-    return any(t.tag.startswith("VB") for t in tree.tokens[:i]) and tree.lower[i - 1] not in ("is", "are", "was", "were")
+    later = any(t.tag.startswith("VB") for t in tree.tokens[:i])
+    return later and tree.lower[i - 1] not in ("is", "are", "was", "were") # "is then shown"
 
 def find_events(tree: Tree) -> Events | str:
     """Find two events whose order a caption tells.
@@ -257,9 +272,9 @@ _LAST = frozenset("""leave exit depart finish end conclude fade disappear vanish
     result land become assemble morph switch turn_away help""".split())
 _EARLY = frozenset("""begin start enter appear arrive introduce prepare approach open wake get try attempt intend ready
     grab mount wait line announce jog""".split())
-_NEEDS_MORE = frozenset("""again another other others more still back finally eventually lastly second next last also too
-    once already both same rest remaining instead everything end result finished afterwards later one ones so such this
-    that these those until away there similar third final different ending""".split())
+_NEEDS_MORE = frozenset("""again another other others more still back finally eventually lastly second next last also
+    too once already both same rest remaining instead everything end result finished afterwards later one ones so such
+    this that these those until away there similar third final different ending""".split())
 _NEEDS_LESS = frozenset("initially still already originally beginning first intro".split())
 _MOVES = frozenset("get jump fall walk come step run go climb hop drop fly ride drive".split())
 
@@ -277,7 +292,8 @@ def _presumes(tree, events, earlier, later):
     if some := {lemma(k) for k in earlier.heads} & _EARLY: raise _Declined(f"comes first: {min(some)}")
     if _unfinished(tree, earlier.heads[0]) != _unfinished(tree, later.heads[0]) and "VBG" not in events.forms:
         raise _Declined("forms differ")
-    if "off" in late and any(lemma(k) in _MOVES for k in later.heads): raise _Declined("needs what comes before: off")
+    if (some := {"off", "out"} & late) and any(lemma(k) in _MOVES for k in later.heads):
+        raise _Declined(f"needs what comes before: {min(some)}")
 
 # %% ../../nbs/negatives/order.ipynb #a1c0de23
 def _trade(tree, noun, pronoun, first, now_first, now_second):
@@ -291,7 +307,8 @@ def _trade(tree, noun, pronoun, first, now_first, now_second):
     now_second |= dict.fromkeys(range(*span), "")
     verb = tree.tokens[noun].head
     particle = [k for k in tree.find(verb, "compound") if k == span[0] - 1] # "picks up a ball": "picks it up"
-    now_second[particle[0] if particle else span[0]] = " ".join([tree.lower[pronoun], *(tree.lower[k] for k in particle)])
+    words = [tree.lower[pronoun], *(tree.lower[k] for k in particle)]
+    now_second[particle[0] if particle else span[0]] = " ".join(words)
 
 def _pronouns(tree, events, now_first, now_second):
     "Settle the pronouns of the event that moves to the front."
@@ -327,7 +344,7 @@ def _written(tree, event, changes):
         if word: out += (text[tokens[k - 1].end:tokens[k].start] if out else "") + word
     return out
 
-def _features(tree, event):
+def _features(tree, event, late=False):
     "Return what tells the place of an event: its verbs, its first article and its length."
     def name(k):
         particle = [tree.lower[x] for x in tree.find(k, "compound") if x > k]
@@ -335,7 +352,8 @@ def _features(tree, event):
     objects = [o for k in event.heads for o in tree.find(k, "obj")]
     article = next((tree.lower[k] for k in range(event.start, event.end) if tree.tokens[k].dep == "det"), "")
     said = {"a": "a", "an": "a", "the": "the"}.get(article, "other" if article else "none")
-    return (*map(name, event.heads), f"d:{said}", f"o:{bool(objects)}", f"n:{min((event.end - event.start)//4, 3)}")
+    shape = f"d:{said}", f"o:{bool(objects)}", f"n:{min((event.end - event.start)//4, 3)}"
+    return (*map(name, event.heads), *(f"after:{f}" if late else f for f in shape))
 
 def _in_form(tree, event, form):
     "Return the verbs of an event in another form."
@@ -346,9 +364,11 @@ def _in_form(tree, event, form):
 def _agrees(tree, events):
     "Return the verb between two noun phrases in the number of the second."
     v, verbs = events.first.end, [k for k, t in enumerate(tree.tokens) if t.tag.startswith("VB")]
-    was, plural = (tree.tokens[e.heads[0]].tag in ("NNS", "NNPS") or any(
-        not any(e.heads[0] < x < k for x in verbs) for k in tree.find(e.heads[0], "conj"))
-        for e in (events.first, events.second)) # "a man and a woman", but not "a man washing cups and plates"
+    joined = [(e.heads[0], k) for e in (events.first, events.second) for k in tree.find(e.heads[0], "conj")]
+    if any(i < x < k for i, k in joined for x in verbs): # "a man washing cups and plates"
+        raise _Declined("unsure")
+    was, plural = (tree.tokens[e.heads[0]].tag in ("NNS", "NNPS") or any(i == e.heads[0] for i, _ in joined)
+                   for e in (events.first, events.second))
     if plural == was: return []
     if tree.lower[v] in ("is", "was") and was or tree.lower[v] in ("are", "were") and not was:
         raise _Declined("ill-formed caption")
@@ -392,7 +412,7 @@ def exchange_events(tree: Tree, events: Events) -> Order | str:
         edits = _edits(tree, events, now_first, now_second)
         if events.marker == "followed by": edits[1:1] = _agrees(tree, events)
     except _Declined as why: return str(why)
-    return Order(events.marker, tuple(edits), _features(tree, earlier), _features(tree, later))
+    return Order(events.marker, tuple(edits), *(_features(tree, e, events.late) for e in (earlier, later)))
 
 def find_orders(parsed: Parsed) -> list[Order] | str:
     """Find the events of a caption that can be exchanged.
@@ -408,3 +428,107 @@ def find_orders(parsed: Parsed) -> list[Order] | str:
     if isinstance(events, str): return events
     order = exchange_events(tree, events)
     return order if isinstance(order, str) else [order]
+
+# %% ../../nbs/negatives/order.ipynb #a1c0de31
+def told_in_order(parsed: Parsed) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Find all pairs of events that a caption tells in order, to count them.
+
+    Args:
+        parsed: parse of a caption
+
+    Returns:
+        features of the earlier and of the later event, per pair
+    """
+    tree = Tree(parsed)
+    events = find_events(tree)
+    if not isinstance(events, str) and events.marker != "followed by":
+        pair = (events.second, events.first) if events.late else (events.first, events.second)
+        return [tuple(_features(tree, e, events.late) for e in pair)]
+    found = []
+    for i, t in enumerate(tree.tokens):
+        joined = [k for k in tree.find(i, "conj") if k > i and tree.tokens[k].tag.startswith("VB")]
+        if not t.tag.startswith("VB") or len(joined) != 1: continue
+        (k,), end = joined, max(tree.below(i)) + 1
+        between = _back_over(tree, min(tree.below(k)), (",", "and", "then"))
+        if i < between: found.append((_features(tree, Event((i,), i, between)), _features(tree, Event((k,), k, end))))
+    return found
+
+class OrderCounts:
+    "Counts of events that are told first, and of those that are told last."
+    def __init__(self, earlier: Counter | None = None, later: Counter | None = None):
+        "Start with counts, or with none."
+        self.earlier, self.later = earlier or Counter(), later or Counter()
+
+    def add(self, parses: Iterable[Parsed]) -> OrderCounts:
+        """Count the events of captions.
+
+        Args:
+            parses: parses of captions
+
+        Returns:
+            these counts
+        """
+        for parsed in parses:
+            for earlier, later in told_in_order(parsed):
+                self.earlier.update(earlier)
+                self.later.update(later)
+        return self
+
+    def odds(self, order: Order, smoothing: float = 2.0) -> float:
+        """Compute how much more frequent the order of the caption is than the exchanged one.
+
+        Args:
+            order: an exchange
+            smoothing: added to each count
+
+        Returns:
+            log-odds, 0: both orders are as frequent; the exchanged order has the opposite sign
+        """
+        def lean(f): return np.log((self.earlier[f] + smoothing)/(self.later[f] + smoothing))
+        return float(sum(map(lean, order.earlier)) - sum(map(lean, order.later)))
+
+    def keep(self, order: Order) -> float:
+        """Compute how often an exchange is kept, so that the text alone does not tell the order.
+
+        Args:
+            order: an exchange
+
+        Returns:
+            probability, in (0, 1]
+        """
+        return float(min(1.0, np.exp(-self.odds(order))))
+
+# %% ../../nbs/negatives/order.ipynb #a1c0de33
+COUNTS = LISTS.parent/"order_counts.txt"
+
+def save_counts(path: str | Path, counts: OrderCounts, least: int = 2) -> Path:
+    """Write counts as text: feature, count as the earlier event, count as the later one.
+
+    Args:
+        path: text file to write
+        least: smallest count of a feature that is kept
+
+    Returns:
+        the written file
+    """
+    with atomic_path(path) as part, open(part, "w", encoding="utf-8") as out:
+        for f in sorted(counts.earlier.keys() | counts.later.keys()):
+            if counts.earlier[f] + counts.later[f] >= least: out.write(f"{f}\t{counts.earlier[f]}\t{counts.later[f]}\n")
+    return Path(path)
+
+def load_counts(path: str | Path | None = None) -> OrderCounts:
+    """Read counts of events.
+
+    Args:
+        path: file from `save_counts`; None: the package's
+
+    Returns:
+        counts, to which others can be added
+    """
+    counts = OrderCounts()
+    for number, line in enumerate(Path(path or COUNTS).read_text(encoding="utf-8").splitlines(), 1):
+        cells = line.split("\t")
+        if len(cells) != 3 or not all(c.isdigit() for c in cells[1:]):
+            raise VidnegError(f"{path or COUNTS}, line {number}: a line is a feature and two counts, with tabs between")
+        counts.earlier[cells[0]], counts.later[cells[0]] = int(cells[1]), int(cells[2])
+    return counts
