@@ -1,7 +1,7 @@
 """Make vidneg/text/order_counts.txt, the counts of earlier and later events that the package ships.
 
-`python bench/order_counts.py FOLDER` reads the captions that `bench/slot_counts.py` reads, whose licenses allow it, with
-the parser "english" (`vidneg models get english`). The same input gives the same file.
+`python bench/order_counts.py FOLDER` reads the captions that `bench/slot_counts.py` reads, whose licenses allow it,
+with the parser "english" (`vidneg models get english`). The same input gives the same file.
 """
 import argparse
 import re

@@ -2,7 +2,15 @@
 import pytest
 
 from vidneg.core.errors import VidnegError
-from vidneg.negatives.order import Order, OrderCounts, exchange_events, find_events, find_orders, load_counts, save_counts
+from vidneg.negatives.order import (
+    Order,
+    OrderCounts,
+    exchange_events,
+    find_events,
+    find_orders,
+    load_counts,
+    save_counts,
+)
 from vidneg.text.edits import apply_edit, undo
 from vidneg.text.parse import load_parser
 from vidneg.text.syntax import Tree

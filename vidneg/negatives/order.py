@@ -136,7 +136,8 @@ def _may_mean(tree, pronoun, noun):
     w, t = tree.lower[pronoun], tree.tokens[noun]
     lemma = t.lemma.lower()
     many = t.tag in ("NNS", "NNPS") or lemma in ("people", "they", "we") or bool(tree.find(noun, "conj"))
-    if w in ("it", "its"): return not many and lemma not in (_MALE | _FEMALE | _PEOPLE) - {"team", "group", "camera"}
+    things = {"team", "group", "camera"}
+    if w in ("it", "its"): return not many and lemma not in (_MALE | _FEMALE | _PEOPLE) - things
     if w in ("they", "them", "their"): return many or lemma in _PEOPLE
     if w in ("he", "him", "his"): return not many and lemma not in _FEMALE
     return w in ("she", "her", "hers") and not many and lemma not in _MALE
@@ -180,7 +181,8 @@ def _then(tree, i, end):
     if own := tree.find(b, "nsubj"):
         if min(tree.below(own[0])) < i or at == i: raise _Declined("no match") # "and he then jumps"
         return _clauses(tree, a, b, "then", (at, i + 1), end)
-    if any(tree.tokens[k].dep != "advmod" for k in range(i + 1, _first_of(tree, b))): raise _Declined("unsure")
+    between = range(i + 1, _first_of(tree, b))
+    if any(tree.tokens[k].dep != "advmod" for k in between): raise _Declined("unsure")
     (va, fa), (vb, fb) = _verbs(tree, a, b), _verbs(tree, b)
     if fa != fb or fa not in (*_FINITE, "VBG"): raise _Declined("forms differ")
     if any(k > b for k in va): raise _Declined("three events")
@@ -191,7 +193,8 @@ def _in_front(tree, a):
     "Return the verb that names the event, and the form that another verb has to take in its place."
     below = [k for k in tree.find(a, "xcomp") if tree.tokens[k].tag == "VBG"]
     if tree.find(a, "aux:pass") and below: return below[0], "VBG"
-    if tree.tokens[a].tag == "VBG" and all(tree.tokens[k].lemma == "be" for k in tree.find(a, "aux")): return a, "VBG"
+    only_be = all(tree.tokens[k].lemma == "be" for k in tree.find(a, "aux"))
+    if tree.tokens[a].tag == "VBG" and only_be: return a, "VBG"
     if _first_of(tree, a) != a: raise _Declined("auxiliary")
     return a, tree.tokens[a].tag
 
@@ -319,7 +322,8 @@ def _pronouns(tree, events, now_first, now_second):
     for k in range(second.start, second.end):
         t, traded = tree.tokens[k], bool(now_first)
         if t.tag not in ("PRP", "PRP$") or tree.lower[k].endswith(("self", "selves")): continue
-        if t.tag == "PRP$" and any(s is not None and s != k and _may_mean(tree, k, s) for s in subject): continue
+        own = any(s is not None and s != k and _may_mean(tree, k, s) for s in subject)
+        if t.tag == "PRP$" and own: continue
         found = [x for x in nouns if _may_mean(tree, k, x)]
         if not found or traded and t.tag == "PRP": continue
         objects = t.dep == tree.tokens[found[0]].dep == "obj" and t.head in second.heads
