@@ -146,7 +146,7 @@ def _same(tree, first, second):
     "Return True if the second subject names the first one again."
     a, b = tree.tokens[first], tree.tokens[second]
     if b.tag == "PRP":
-        person = a.lemma.lower() in _MALE | _FEMALE | _PEOPLE or a.lemma.lower().endswith(("er", "or", "ist", "man")) \
+        person = a.lemma.lower() in _MALE | _FEMALE | _PEOPLE or a.lemma.lower().endswith(("er", "or", "man")) \
             or tree.lower[second] == "they"
         return tree.lower[first] == tree.lower[second] or person and tree.lower[second] != "it" and _may_mean(
             tree, second, first)
