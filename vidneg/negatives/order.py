@@ -15,8 +15,9 @@ import numpy as np
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..core.records import Edit
+from ..text.inflection import word_classes
 from ..text.lexicon import LISTS
-from ..text.syntax import Tree, verb_form
+from ..text.syntax import Tree, is_plural, verb_form
 from ..text.ud import Parsed
 
 # %% auto #0
@@ -106,15 +107,32 @@ def _subject(tree, i):
         i = t.head
     return found[0]
 
+def _misread(tree, k):
+    "Return True for \"does a flip and lands\", if `lands` is read as a noun."
+    t = tree.tokens[k]
+    bare = t.tag == "NNS" and not tree.find(k, "det", "amod", "nummod", "nmod", "compound")
+    return t.dep == "conj" and (t.pos == "X" or bare and "VER" in word_classes(t.text))
+
+_GATHER = frozenset("group couple team pair number lot variety series bunch band family class crowd".split())
+
+def _agree(tree, i):
+    "Return True unless a verb disagrees with its subject."
+    subject, tag = _subject(tree, i), tree.tokens[_first_of(tree, i)].tag
+    if subject is None or tag not in ("VBZ", "VBP", "VB") or tree.lower[subject] in ("i", "you"): return True
+    if tree.tokens[subject].lemma in _GATHER or tree.tokens[subject].tag[0] == "W": return True
+    return (tag == "VBZ") != is_plural(tree, subject)
+
 def _check(tree, event, but, whole):
     "Decline a stretch whose words do not all belong to its verb, or that begins within another phrase."
     tokens, span, head = tree.tokens, range(event.start, event.end), event.heads[0]
     below, before, subject = set(tree.below(head, but)), event.start - 1, _subject(tree, head)
     if not span or any(k not in below and not _is_mark(tree, k) for k in span): raise _Declined("unsure")
-    if any(tokens[k].pos == "X" and tokens[k].dep == "conj" for k in span): raise _Declined("unsure")
+    if any(_misread(tree, k) for k in span): raise _Declined("unsure")
     if any(tree.lower[k] in ("then", "next", "now", "while") for k in span): raise _Declined("several orders")
     if any(tokens[k].lemma == "be" or tree.lower[k] == "done" for k in event.heads): raise _Declined("state")
-    if whole or before < 0 or tokens[before].tag in ("CC", "RB") or tokens[before].dep == "mark": return
+    if not _agree(tree, head): raise _Declined("ill-formed caption")
+    adverb = tokens[before].tag == "RB" and tokens[before].pos == "ADV"
+    if whole or before < 0 or adverb or tokens[before].tag == "CC" or tokens[before].dep == "mark": return
     if tokens[before].lemma == "be": return
     if before == tokens[head].head or _is_mark(tree, before): return
     if tree.lower[before] in ("then", "first"): return
@@ -265,7 +283,8 @@ def find_events(tree: Tree) -> Events | str:
     try:
         found = _FIND[tree.lower[at[0]]](tree, at[0], end)
         for event, other in ((found.first, found.second), (found.second, found.first)):
-            if found.marker != "followed by": _check(tree, event, (other.heads[0],), found.whole)
+            if found.marker == "followed by": continue
+            _check(tree, event, (other.heads[0],), found.whole)
     except _Declined as why: return str(why)
     return found
 
@@ -274,11 +293,13 @@ _LAST = frozenset("""leave exit depart finish end conclude fade disappear vanish
     thank bow retreat cut zoom resume continue repeat keep proceed return succeed fail progress lead celebrate
     result land become assemble morph switch turn_away help""".split())
 _EARLY = frozenset("""begin start enter appear arrive introduce prepare approach open wake get try attempt intend ready
-    grab mount wait line announce jog""".split())
+    grab mount wait line announce gather measure collect""".split())
 _NEEDS_MORE = frozenset("""again another other others more still back finally eventually lastly second next last also
     too once already both same rest remaining instead everything end result finished afterwards later one ones so such
     this that these those until away there similar third final different ending""".split())
 _NEEDS_LESS = frozenset("initially still already originally beginning first intro".split())
+_ALONE = frozenset("""run jump dance sing smile wave sit stand walk laugh talk speak spin kneel pause cry yell squat
+    wait clap cheer fall swim sleep pose crouch skate ski bow sneeze cough yawn scream stretch flip turn bend""".split())
 _MOVES = frozenset("get jump fall walk come step run go climb hop drop fly ride drive".split())
 
 def _unfinished(tree, i):
@@ -295,6 +316,10 @@ def _presumes(tree, events, earlier, later):
     if some := {lemma(k) for k in earlier.heads} & _EARLY: raise _Declined(f"comes first: {min(some)}")
     if _unfinished(tree, earlier.heads[0]) != _unfinished(tree, later.heads[0]) and "VBG" not in events.forms:
         raise _Declined("forms differ")
+    if events.late and events.whole and (some := {lemma(k) for k in earlier.heads} & _LAST):
+        raise _Declined(f"comes first: {min(some)}")
+    if later.end - later.start > 1 == earlier.end - earlier.start and lemma(earlier.heads[0]) not in _ALONE:
+        raise _Declined("shared object") # "washes and then dries the cups"
     if (some := {"off", "out"} & late) and any(lemma(k) in _MOVES for k in later.heads):
         raise _Declined(f"needs what comes before: {min(some)}")
 
@@ -373,9 +398,9 @@ def _agrees(tree, events):
         raise _Declined("unsure")
     was, plural = (tree.tokens[e.heads[0]].tag in ("NNS", "NNPS") or any(i == e.heads[0] for i, _ in joined)
                    for e in (events.first, events.second))
-    if plural == was: return []
     if tree.lower[v] in ("is", "was") and was or tree.lower[v] in ("are", "were") and not was:
         raise _Declined("ill-formed caption")
+    if plural == was: return []
     forms = dict(zip("is was are were appears".split(), "are were is was appear".split())) | {"appear": "appears"}
     if tree.lower[v] not in forms: raise _Declined("forms differ")
     t = tree.tokens[v]
