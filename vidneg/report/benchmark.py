@@ -24,10 +24,11 @@ from ..data.readers.aaro_natural import PARTS, part_records
 from ..data.readers.official import Files
 from ..negatives.generate import Generator, Task, job_of, make_all
 from .release import About, export_withheld
+from .tables import markdown_table
 
 # %% auto #0
 __all__ = ['fingerprint', 'draw_candidates', 'one_per_video', 'refined', 'Built', 'build_natural', 'build_published',
-           'about_part', 'write_part', 'open_part']
+           'about_part', 'write_part', 'open_part', 'summarize', 'summary_page']
 
 # %% ../../nbs/report/benchmark.ipynb #bb5a0006
 def fingerprint(generator: Generator) -> str:
@@ -235,3 +236,36 @@ def open_part(name: str, root: str | Path) -> tuple[list[Clip], list[Caption]]:
         clips and captions
     """
     return part_records(PARTS[name], Files(root))
+
+# %% ../../nbs/report/benchmark.ipynb #bb5a0015
+def summarize(coverage: pd.DataFrame, blind: pd.DataFrame) -> pd.DataFrame:
+    """Put coverage beside the blind ranker that is farthest from chance.
+
+    Args:
+        coverage: tables of all sets; index part, set, kind
+        blind: blind accuracies of all sets; index part, set; columns scorer, kind, accuracy, low, high, n
+
+    Returns:
+        columns part, set, kind, captions, covered, kept, scorer, accuracy, low, high
+    """
+    found = blind.reset_index().assign(far=lambda t: (t.accuracy - .5).abs())
+    far = found.sort_values("far", kind="stable").groupby(["part", "set", "kind"], sort=False).last()
+    table = coverage.assign(covered=coverage["with a negative"]/coverage.captions).drop(columns="one per video")
+    return table.join(far[["scorer", "accuracy", "low", "high"]]).reset_index()
+
+def summary_page(table: pd.DataFrame) -> str:
+    """Write the page of the benchmark.
+
+    Args:
+        table: result of `summarize`
+
+    Returns:
+        Markdown
+    """
+    def percent(x): return "–" if pd.isna(x) else f"{100*x:.1f}"
+    rows = [[r.part, r.set, r.kind, r.captions, percent(r.covered), r.kept, "–" if pd.isna(r.scorer) else r.scorer,
+             f"{percent(r.accuracy)} [{percent(r.low)}, {percent(r.high)}]"] for r in table.itertuples()]
+    head = ["part", "set", "kind", "captions", "with a negative, %", "items", "farthest blind ranker", "its accuracy, %"]
+    return ("# AARO-natural\n\nNegatives of the test captions of five datasets, as edits without captions: one per video "
+            "and kind, refined. As published: NAVERO's word lists, on the captions of the items. Chance is 50 %; a value "
+            "far below it tells as much as one far above. Intervals: 95 %, over clips.\n\n" + markdown_table(head, rows, 3))
