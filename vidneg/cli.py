@@ -333,6 +333,8 @@ def train(
     epochs: Annotated[float, typer.Option(min=0, help="Passes over the clips.")] = 10,
     batch_size: BatchSize = 32,
     learning_rate: Annotated[float, typer.Option(min=0, help="Highest learning rate.")] = 5e-4,
+    tracker: Annotated[list[str] | None, typer.Option(help="Log every step to tensorboard, wandb, mlflow or trackio, in "
+                                                      "MODEL/logs, without network; may be repeated.")] = None,
     seed: Seed = 0,
 ):
     """Train a model on your clips and hard negatives.
@@ -340,11 +342,13 @@ def train(
     \b
     Example:
       vidneg train --data DIR --recipe navero --out model
+      vidneg train --data DIR --out model --tracker tensorboard
       vidneg probe --model model --data OTHER_DIR
     """
     from vidneg.train.own import train_own
     found = _open(data, videos=videos, split=split, limit=limit, columns=_columns(column), skip_missing=skip_missing)
-    history = train_own(found, out, recipe, start, epochs, batch_size, learning_rate, seed, say=_say)
+    history = train_own(found, out, recipe, start, epochs, batch_size, learning_rate, seed, say=_say,
+                        trackers=tracker or ())
     last = {k: v for k, v in history[-1].items() if k not in ("learning_rate",)}
     typer.echo(", ".join(f"{k} {v:.3g}" for k, v in last.items()))
     typer.echo(f"model: {out}; probe it: vidneg probe --model {shlex.quote(str(out))} --data ...")
