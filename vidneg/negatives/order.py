@@ -127,7 +127,8 @@ def _check(tree, event, but, whole):
     tokens, span, head = tree.tokens, range(event.start, event.end), event.heads[0]
     below, before, subject = set(tree.below(head, but)), event.start - 1, _subject(tree, head)
     if not span or any(k not in below and not _is_mark(tree, k) for k in span): raise _Declined("unsure")
-    if any(_misread(tree, k) for k in span): raise _Declined("unsure")
+    if any(_misread(tree, k) for k in span) or tree.relation[head] in ("obj", "obl", "nsubj", "amod", "compound"):
+        raise _Declined("unsure")
     if any(tree.lower[k] in ("then", "next", "now", "while") for k in span): raise _Declined("several orders")
     if any(tokens[k].lemma == "be" or tree.lower[k] == "done" for k in event.heads): raise _Declined("state")
     if not _agree(tree, head): raise _Declined("ill-formed caption")
@@ -299,7 +300,8 @@ _NEEDS_MORE = frozenset("""again another other others more still back finally ev
     this that these those until away there similar third final different ending""".split())
 _NEEDS_LESS = frozenset("initially still already originally beginning first intro".split())
 _ALONE = frozenset("""run jump dance sing smile wave sit stand walk laugh talk speak spin kneel pause cry yell squat
-    wait clap cheer fall swim sleep pose crouch skate ski bow sneeze cough yawn scream stretch flip turn bend""".split())
+    wait clap cheer fall swim sleep pose crouch skate ski bow sneeze cough yawn scream stretch flip turn
+    bend""".split())
 _MOVES = frozenset("get jump fall walk come step run go climb hop drop fly ride drive".split())
 
 def _unfinished(tree, i):
