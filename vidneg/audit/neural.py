@@ -63,7 +63,7 @@ def dense_ranker(X: np.ndarray, l2: float = 1.0, offset: np.ndarray | float = 0.
     return w
 
 # %% ../../nbs/audit/neural.ipynb #c11ec401
-L2 = 0.3 # ridge of the head; embeddings have length 1, their differences about ½
+L2 = 0.1 # ridge of the head; embeddings have length 1, their differences about ½
 
 def by_embeddings(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Apply a logistic ranker on sentence embeddings, fitted on all categories and then within each.
