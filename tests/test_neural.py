@@ -16,7 +16,7 @@ from vidneg.data.pairs import Pair
 
 
 class Senses:
-    "A tiny encoder with random word vectors, except that words of one sense are close. It reads letters b or c as senses."
+    "A tiny encoder with random word vectors, except that words which begin with b are close, and those with c."
     name, kind, identity = "senses", "embed", {}
 
     def embed(self, texts):
@@ -33,7 +33,8 @@ def sense_pairs(n=300, leak=1.0, seed=0):
     rng, out = stable_rng(seed, "senses"), []
     for k in range(n):
         a, b = ("b", "c") if rng.random() < (1 + leak)/2 else ("c", "b")
-        out.append(Pair(str(k), f"clip{k//2}", "kl"[k % 2], f"x {a}{k} y{rng.integers(9)}", f"x {b}{k} y{rng.integers(9)}"))
+        texts = [f"x {w}{k} y{rng.integers(9)}" for w in (a, b)]
+        out.append(Pair(str(k), f"clip{k//2}", "kl"[k % 2], *texts))
     return out
 
 
@@ -83,7 +84,7 @@ def test_a_clip_that_gives_its_own_pairs_away_is_never_learned(ranker):
     everything = np.arange(len(pairs))
     inside = np.mean(RANKERS[ranker](table, everything, everything) > 0) # fitted on the clips that it judges
     crossed = accuracies(blind_solvability(table, [ranker]))[ranker]
-    assert abs(crossed - .5) < .2 and (inside > .9 or ranker == "trees")
+    assert abs(crossed - .5) < .2 and (inside > crossed + .2 or ranker == "trees")
     fold = folds(pairs)
     assert all(len(set(fold[k*10:(k + 1)*10])) == 1 for k in range(60))
 
@@ -135,9 +136,9 @@ def test_remembered_models_compute_each_text_once():
 @pytest.mark.skipif(find_package("minilm") is None, reason="all-MiniLM-L6-v2 is not installed")
 def test_the_real_encoder_finds_what_words_do_not():
     words = "apple pear plum grape lemon melon peach cherry mango fig banana orange lime kiwi date berry".split()
-    tools = "hammer saw drill wrench pliers chisel screwdriver axe ladder file clamp shovel rake nail spanner mallet".split()
+    tools = "hammer saw drill wrench pliers chisel screwdriver axe ladder file clamp shovel rake nail spanner mallet"
     pairs = [Pair(f"{k}", f"c{k}", "k", f"a person holds a {a}", f"a person holds a {b}")
-             for k, (a, b) in enumerate(zip(words, tools))]
+             for k, (a, b) in enumerate(zip(words, tools.split()))]
     models, _ = installed_models(["embedder"])
     found = accuracies(blind_solvability(pairs, ["bag", "embeddings"], **models))
     assert found["embeddings"] > .9 and found["bag"] <= .5
