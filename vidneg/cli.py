@@ -190,15 +190,17 @@ def _pairs(source, root, columns):
     found = _with_pairs(_open(source, columns=columns, texts_only=True))
     return found.name, list(found.pairs)
 
-def _audit(pairs, name, n, seed):
+def _audit(pairs, name, n, seed, weights, fitted):
     "Audit pairs; a bar shows the steps."
     from vidneg.audit.blind import RANKERS
     from vidneg.audit.page import audit_negatives
-    with tqdm(total=len(RANKERS) + 2, desc="audit", disable=None) as bar: # the last ranker needs a language model
+    for ranker in fitted: RANKERS[ranker] # an unknown name raises an error
+    with tqdm(total=len(RANKERS) + 2, desc="audit", disable=None) as bar: # some rankers need weights
         def show(step):
             bar.set_postfix_str(step)
             bar.update()
-        return audit_negatives(pairs, name=name, n=n, seed=seed, announce=show)
+        return audit_negatives(pairs, name=name, weights=weights, n=n, seed=seed, announce=show, rankers="all",
+                               fitted=fitted)
 
 @app.command()
 def audit(
@@ -207,6 +209,9 @@ def audit(
     root: Annotated[Path | None, typer.Option(help="Folder with the files of a published set.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Page to write; default: NAME-audit.html.")] = None,
     sample: Annotated[int, typer.Option(min=2, help="Largest number of audited pairs.")] = 10_000,
+    weights: Annotated[bool, typer.Option(help="Run the rankers on installed weights, minilm and smollm2.")] = True,
+    refined_with: Annotated[str, typer.Option(help="Blind rankers that the set was refined with; the others are held "
+                                                   "out and judge it.")] = "",
     column: Column = None, seed: Seed = 0,
 ):
     """Measure what the text alone reveals, on a page.
@@ -218,14 +223,19 @@ def audit(
       vidneg audit sugarcrepe --root FOLDER    # as published; NegCLIP's TSV and VideoCon's CSV are read as tables
     """
     from vidneg.audit.blind import wide
+    from vidneg.audit.page import missing_text
     name, pairs = _pairs(source, root, _columns(column))
     if len(pairs) < 100: _say(f"note: {len(pairs)} pairs are few to fit rankers on; see the intervals on the page")
-    done = _audit(pairs, name, sample, seed)
+    done = _audit(pairs, name, sample, seed, weights, _names(refined_with) if refined_with else ())
     blind = done.tables["Blind solvability"]
     number = blind[blind.scorer == blind.scorer.iloc[0]].set_index("kind").n
     table = wide(blind).map("{:.1f}".format).rename_axis(index="blind accuracy, %", columns=None)
+    if "held_out" in blind:
+        held = set(blind.scorer[blind.held_out])
+        table.index = [f"{n} (held out)" if n in held else n for n in table.index]
     table.loc["pairs"] = number.map(str)
     typer.echo(table.to_string())
+    if done.missing: _say(missing_text(done.missing))
     defects = ", ".join(f"{n} {what}" for what, n in done.counts.items() if what != "pairs")
     typer.echo(f"{done.counts['pairs']} pairs, {len(done.sample)} audited; defects: {defects or 'none'}")
     typer.echo(f"page: {done.save(out or f'{name}-audit.html')}")
