@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'models', 'data', 'Videos', 'Split', 'Limit', 'Column', 'Skip', 'Model', 'Device', 'Dtype',
-           'BatchSize', 'Frames', 'Seed', 'probe', 'negatives', 'audit', 'score', 'check', 'train', 'export', 'rebuild',
-           'get_models', 'list_models', 'main']
+           'BatchSize', 'Frames', 'Seed', 'Generator', 'Pool', 'probe', 'negatives', 'audit', 'score', 'check', 'train',
+           'export', 'rebuild', 'get_models', 'list_models', 'main']
 
 # %% ../nbs/cli.ipynb #56a8773c
 import shlex
@@ -58,6 +58,10 @@ Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; d
 BatchSize = Annotated[int, typer.Option(min=1, help="Clips, texts or pairs per batch.")]
 Frames = Annotated[int | None, typer.Option("--frames", min=1, help="Frames per clip; default: the model's.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random choices.")]
+Generator = Annotated[str, typer.Option("--generator", "-g", help="Maker of the negatives: natural, or NAVERO's word "
+                                        "lists, rules-balanced or rules-published.")]
+Pool = Annotated[str | None, typer.Option(help="Table or text file of further captions, from which natural learns which "
+                                          "words stand beside each other.")]
 
 def _say(text): typer.echo(text, err=True)
 
@@ -92,14 +96,13 @@ def probe(
                                                                  "probe-MODEL-DATA.")] = None,
     negatives: Annotated[Path | None, typer.Option(help="Table of negatives, as `vidneg negatives` writes; default: "
                                                         "made from the captions.")] = None,
-    kinds: Annotated[str | None, typer.Option(help="Kinds of negatives, separated by commas; default: action,"
-                                                   "attribute,relation,object, or all given ones.")] = None,
+    kinds: Annotated[str | None, typer.Option(help="Kinds of negatives, separated by commas; default: all of "
+                                                   "the generator, or all given ones.")] = None,
     controls: Annotated[str, typer.Option(help="Controls, separated by commas: shuffled, reversed, single_frame, "
                                                "blank, other_video, text_only.")] = "",
     per_caption: Annotated[int, typer.Option(min=1, help="Negatives per caption and kind.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Largest number of edits per negative.")] = 1,
-    balanced: Annotated[bool, typer.Option("--balanced/--uniform", help="Replacements as frequent as the words that "
-                                           "they replace, or any word of the list.")] = True,
+    generator: Generator = "natural", pool: Pool = None,
     split: Split = None, limit: Limit = None, n_frames: Frames = None,
     size: Annotated[int | None, typer.Option(min=1, help="Side of decoded frames in pixels; default: the model's.")]
         = None,
@@ -117,8 +120,8 @@ def probe(
       vidneg probe --model world --data DIR --controls shuffled,blank
     """
     report = vidneg.probe(model, data, kinds=_names(kinds) or None, controls=_names(controls), negatives=negatives,
-                          videos=videos, split=split, per_caption=per_caption, rounds=rounds, balanced=balanced,
-                          n_frames=n_frames, size=size, batch_size=batch_size, device=device, dtype=dtype, out=out,
+                          videos=videos, split=split, per_caption=per_caption, rounds=rounds, generator=generator,
+                          pool=pool or (), n_frames=n_frames, size=size, batch_size=batch_size, device=device, dtype=dtype, out=out,
                           limit=limit, seed=seed, columns=_columns(column), skip_missing=skip_missing)
     typer.echo(str(report))
     typer.echo(f"page: {report.folder/'report.html'}")
@@ -131,18 +134,22 @@ def _counts(counts, kinds):
     first = [c for c in ("made",) if c in table]
     typer.echo(table[[*first, *(c for c in table if c not in first)]].to_string())
     if idle := [k for k in kinds if k not in table.index or not table.get("made", {}).get(k)]:
-        _say(f"note: no negatives of {', '.join(idle)}: the captions name nothing of this kind")
+        _say(f"note: no negatives of {', '.join(idle)}; the table has the reasons")
+
+def _advise(generator):
+    "Say what makes natural negatives better, if it is not installed."
+    if generator == "natural" and find_package("english") is None:
+        _say("note: with a second parser fewer negatives are ill-formed: vidneg models get english")
 
 @app.command()
 def negatives(
     captions: Annotated[str, typer.Argument(help="Table, text file with a caption per line, folder, or NAME:FOLDER.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .parquet, .jsonl or .csv.")]
         = Path("negatives.parquet"),
-    kinds: Annotated[str, typer.Option(help="Kinds, separated by commas.")] = "action,attribute,relation,object",
+    kinds: Annotated[str | None, typer.Option(help="Kinds, separated by commas; default: all of the generator.")] = None,
     per_caption: Annotated[int, typer.Option(min=1, help="Negatives per caption and kind.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Largest number of edits per negative.")] = 1,
-    balanced: Annotated[bool, typer.Option("--balanced/--uniform", help="Replacements as frequent as the words that "
-                                           "they replace, or any word of the list.")] = True,
+    generator: Generator = "natural", pool: Pool = None,
     split: Split = None, limit: Limit = None, column: Column = None, seed: Seed = 0,
 ):
     """Make hard negatives of captions.
@@ -152,16 +159,19 @@ def negatives(
       vidneg negatives captions.jsonl -o negatives.parquet --kinds action,object --rounds 3
     """
     from vidneg.data.tables import check_output, write_frame
-    from vidneg.negatives.own import negatives_frame, own_generator
+    from vidneg.negatives.own import negatives_frame, own_generator, read_pool
     check_output(out)
     found = _open(captions, split=split, limit=limit, columns=_columns(column), texts_only=True)
-    generator = own_generator(found.captions, balanced, _names(kinds))
-    frame, counts = negatives_frame(found, generator, lambda some: tqdm(some, "negatives", disable=None), seed=seed,
-                                    kinds=_names(kinds), per_caption=per_caption, rounds=rounds, mode="every")
+    _advise(generator)
+    maker = own_generator(found.captions, generator, _names(kinds) or None, pool=read_pool(pool or ()))
+    kinds = _names(kinds) or maker.kinds
+    frame, counts = negatives_frame(found, maker, lambda some: tqdm(some, "negatives", disable=None), seed=seed,
+                                    kinds=kinds, per_caption=per_caption, rounds=rounds, mode="every")
     if not len(frame):
-        raise VidnegError(f"none of the {len(found.captions)} captions has a word of kind {kinds}: try other kinds")
+        raise VidnegError(f"none of the {len(found.captions)} captions has a word of kind {', '.join(kinds)} that could "
+                          "be replaced: try other kinds or another --generator")
     write_frame(frame, out)
-    _counts(counts, _names(kinds))
+    _counts(counts, kinds)
     typer.echo(f"{len(frame)} negatives of {frame.caption_id.nunique()} captions: {out}")
 
 # %% ../nbs/cli.ipynb #f5e55ed6

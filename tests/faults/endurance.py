@@ -21,9 +21,10 @@ def work(folder, i):
     class Echo:
         kind, name, identity = "chat", "echo", {}
         def stream(self, conversations, **settings): return ((i, c[-1]["content"]) for i, c in enumerate(conversations))
-    vidneg.probe("world", folder/"videos", out=folder/f"probe{i}", n_frames=2, size=32, limit=6, seed=i)
+    vidneg.probe("world", folder/"videos", out=folder/f"probe{i}", n_frames=2, size=32, limit=6, seed=i,
+                 generator="rules-balanced")
     captions = vidneg.open_data(folder/"videos", texts_only=True).captions
-    made, _ = make_negatives(captions, own_generator(captions), seed=i)
+    made, _ = make_negatives(captions, own_generator(captions, "rules-balanced"), seed=i)
     audit_negatives(made, captions, "a set", seed=i).save(folder/"audit.html")
     Cached(Echo(), folder/"lm").chat([[{"role": "user", "content": f"{i} {c.text}"}] for c in captions])
 

@@ -39,7 +39,8 @@ def training(folder):
 def probe(folder):
     "Probe the packaged model on the videos that lie beside the folder, with a control."
     import vidneg
-    vidneg.probe("world", Path(folder).parents[1]/"videos", out=folder, controls=["shuffled"], n_frames=4, size=48)
+    vidneg.probe("world", Path(folder).parents[1]/"videos", out=folder, controls=["shuffled"], n_frames=4, size=48,
+                 generator="rules-balanced")
 
 
 def videos(folder, n=70):

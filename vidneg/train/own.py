@@ -94,7 +94,7 @@ def _negatives(inputs, recipe, per_caption, seed):
     ids = {(c.clip_id, c.text): c.caption_id for c in inputs.captions}
     if inputs.pairs:
         return [Negative(ids[p.clip_id, p.caption], p.negative, p.kind, p.generator, (), 1, seed) for p in inputs.pairs]
-    made, _ = make_negatives(inputs.captions, own_generator(inputs.captions), per_caption, seed=seed)
+    made, _ = make_negatives(inputs.captions, own_generator(inputs.captions, "rules-balanced"), per_caption, seed=seed)
     if not made:
         raise VidnegError(f"no negative can be made from the captions of {inputs.name}: give negatives")
     return made
