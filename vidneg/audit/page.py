@@ -347,8 +347,8 @@ def dossier_page(dossier: Dossier, examples: int = 20, seed: int = 0) -> str:
     """
     defects_text = ", ".join(f"{name}: {n}" for name, n in dossier.counts.items() if name != "pairs") or "none"
     total = dossier.counts["pairs"]
-    first, *more = map(html.escape, verdict(dossier))
-    body = [f"<p><b>{first}</b> {' '.join(more)}</p>",
+    said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in verdict(dossier))
+    body = [f'<div class="verdict">{said}</div>',
             f"<p>{total} pairs; the tables are measured on {len(dossier.sample)} of them. "
             f"Defects: {html.escape(defects_text)}.</p>", _svg(figure(dossier))]
     if dossier.missing: body.append(f"<p>{html.escape(missing_text(dossier.missing))}</p>")
