@@ -22,17 +22,12 @@ from ..text.ud import Parsed
 __all__ = ['one_caption_per_clip', 'counted', 'by_rules', 'aaro_tasks', 'aaro']
 
 # %% ../../nbs/negatives/aaro.ipynb #a38bbde5
-def one_caption_per_clip(captions: Iterable[Caption], offers: Callable[[Caption], bool], seed: int) -> list[Caption]:
-    """Choose one caption per clip at random.
-
-    Args:
-        captions: captions of all clips
-        offers: True if a caption may be chosen
-        seed: seed of the random choice
-
-    Returns:
-        at most one caption per clip
-    """
+def one_caption_per_clip(
+    captions: Iterable[Caption], # captions of all clips
+    offers: Callable[[Caption], bool], # True if a caption may be chosen
+    seed: int, # seed of the random choice
+) -> list[Caption]: # at most one caption per clip
+    "Choose one caption per clip at random."
     by_clip: dict[str, list[Caption]] = {}
     for c in captions: by_clip.setdefault(c.clip_id, []).append(c)
     chosen = []
@@ -43,62 +38,33 @@ def one_caption_per_clip(captions: Iterable[Caption], offers: Callable[[Caption]
 
 # %% ../../nbs/negatives/aaro.ipynb #0dace93a
 def counted(
-    captions: list[Caption],
-    category: str,
-    rules: str,
-    lexicon: Lexicon,
-    lm: LmEditor | None = None,
-) -> Generator:
-    """Make a generator with the word frequencies of these captions.
-
-    Args:
-        captions: captions to be changed
-        category: one of `CATEGORIES`
-        rules: name of a rule-based generator: "rules-published" or "rules-balanced"
-        lexicon: word lists by category
-        lm: language model that alternates with the rules; None: rules alone
-
-    Returns:
-        the rule-based generator, or a mixed one
-    """
+    captions: list[Caption], # captions to be changed
+    category: str, # one of `CATEGORIES`
+    rules: str, # name of a rule-based generator: "rules-published" or "rules-balanced"
+    lexicon: Lexicon, # word lists by category
+    lm: LmEditor | None = None, # language model that alternates with the rules; None: rules alone
+) -> Generator: # the rule-based generator, or a mixed one
+    "Make a generator with the word frequencies of these captions."
     made = GENERATORS[rules](lexicon, SlotFrequencies.count(captions, lexicon, (category,)))
     return MixedGenerator(made, lm) if lm else made
 
-def by_rules(rules: str, lexicon: Lexicon) -> dict:
-    """Return the arguments of `aaro` for rules alone; published and balanced rules choose the same captions.
-
-    Args:
-        rules: name of a rule-based generator: "rules-published" or "rules-balanced"
-        lexicon: word lists by category
-
-    Returns:
-        the arguments `generator_for` and `probe` of `aaro`
-    """
+def by_rules(
+    rules: str, # name of a rule-based generator: "rules-published" or "rules-balanced"
+    lexicon: Lexicon, # word lists by category
+) -> dict: # the arguments `generator_for` and `probe` of `aaro`
+    "Return the arguments of `aaro` for rules alone; published and balanced rules choose the same captions."
     return {"generator_for": partial(counted, rules=rules, lexicon=lexicon), "probe": rules_published(lexicon)}
 
 def aaro_tasks(
-    captions: list[Caption],
-    generator_for: Callable[[list[Caption], str], Generator],
-    probe: Generator | None = None,
-    categories: Iterable[str] = CATEGORIES,
-    parses: Mapping[str, Parsed] | None = None,
-    seed: int = 0,
-    accept: Callable[[Caption, str], bool] | None = None,
-) -> list[Task]:
-    """Prepare the AARO test sets (NAVERO, section 4.2): per category, one negative per clip with one edit.
-
-    Args:
-        captions: fine captions of the test split
-        generator_for: (captions, category) → generator, such as `counted`
-        probe: decides which captions offer a category; None: the generator for all captions
-        categories: categories of the test sets
-        parses: known parses, text → parse
-        seed: seed of all draws
-        accept: (caption, text) → False for false negatives
-
-    Returns:
-        one task per category
-    """
+    captions: list[Caption], # fine captions of the test split
+    generator_for: Callable[[list[Caption], str], Generator], # (captions, category) → generator, such as `counted`
+    probe: Generator | None = None, # decides which captions offer a category; None: the generator for all captions
+    categories: Iterable[str] = CATEGORIES, # categories of the test sets
+    parses: Mapping[str, Parsed] | None = None, # known parses, text → parse
+    seed: int = 0, # seed of all draws
+    accept: Callable[[Caption, str], bool] | None = None, # (caption, text) → False for false negatives
+) -> list[Task]: # one task per category
+    "Prepare the AARO test sets (NAVERO, section 4.2): per category, one negative per clip with one edit."
     tasks, parses = [], dict(parses or {})
     for category in categories:
         asked = probe or generator_for(captions, category)
@@ -111,22 +77,12 @@ def aaro_tasks(
     return tasks
 
 def aaro(
-    captions: list[Caption],
-    generator_for: Callable[[list[Caption], str], Generator],
-    probe: Generator | None = None,
-    **settings,
-) -> tuple[list[Negative], Counter]:
-    """Make the AARO test sets in this process.
-
-    Args:
-        captions: fine captions of the test split
-        generator_for: (captions, category) → generator, such as `counted`
-        probe: decides which captions offer a category; None: the generator for all captions
-        **settings: further arguments of `aaro_tasks`
-
-    Returns:
-        negatives of all categories; counts by (category, "made" or reason)
-    """
+    captions: list[Caption], # fine captions of the test split
+    generator_for: Callable[[list[Caption], str], Generator], # (captions, category) → generator, such as `counted`
+    probe: Generator | None = None, # decides which captions offer a category; None: the generator for all captions
+    **settings, # further arguments of `aaro_tasks`
+) -> tuple[list[Negative], Counter]: # negatives of all categories; counts by (category, "made" or reason)
+    "Make the AARO test sets in this process."
     items, counts = [], Counter()
     for t in aaro_tasks(captions, generator_for, probe, **settings):
         made, why = fill(with_parses(t.items, t.job.generator, t.parses), t.job)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,12 @@ from ..core.seeds import stable_rng
 from .generate import REFUSED, Made, Plan, Request, Source
 from ..text.edits import apply_edit, shift
 from ..text.lexicon import CATEGORIES, Lexicon, Match, Reading, substitute
+from ..text.ud import CHUNK, Parsed
+from ..text.usage import English, in_use, usable
 
 # %% auto #0
-__all__ = ['Uniform', 'symmetric_joint', 'choices', 'SlotFrequencies', 'Balanced', 'RuleGenerator', 'rules_published',
-           'rules_balanced', 'word_log_odds']
+__all__ = ['CHECKED', 'Uniform', 'symmetric_joint', 'english_of', 'all_matches', 'choices', 'SlotFrequencies', 'Balanced',
+           'RuleGenerator', 'together', 'rules_published', 'rules_balanced', 'word_log_odds']
 
 # %% ../../nbs/negatives/rules.ipynb #97e2085f
 def _entries(reading, lexicon):
@@ -31,71 +33,50 @@ def _entries(reading, lexicon):
     return {r.entry for r in lexicon.readings[reading.surface.lower()] if r.slot == reading.slot}
 
 class Uniform:
-    """Replacements drawn uniformly from all other words of the list (NAVERO, section 3.1.1).
-
-    Args:
-        lexicon: word lists by category
-    """
-    def __init__(self, lexicon: Lexicon):
+    "Replacements drawn uniformly from all other words of the list (NAVERO, section 3.1.1)."
+    def __init__(
+        self,
+        lexicon: Lexicon, # word lists by category
+    ):
         self.lexicon, self._options = lexicon, {}
 
-    def options(self, reading: Reading) -> list[Reading]:
-        """Return the possible replacements of `reading`.
-
-        Args:
-            reading: the word to replace
-
-        Returns:
-            all words of the same slot and form, except the word itself and its other forms
-        """
+    def options(
+        self,
+        reading: Reading, # the word to replace
+    ) -> list[Reading]: # all words of the same slot and form, except the word itself and its other forms
+        "Return the possible replacements of `reading`."
         if reading not in self._options:
             own, spelling = _entries(reading, self.lexicon), reading.surface.lower()
-            forms = self.lexicon.forms[reading.slot, reading.form]
-            self._options[reading] = [r for e, r in forms.items() if e not in own and r.surface.lower() != spelling]
+            tag, use = in_use(reading.form)
+            forms = self.lexicon.forms[reading.slot, tag]
+            self._options[reading] = [r for e, r in forms.items() if e not in own and r.surface.lower() != spelling
+                                      and (not use or usable(r, use))]
         return self._options[reading]
 
-    def usable(self, reading: Reading) -> bool:
-        """Check if `reading` can be replaced.
-
-        Args:
-            reading: the word to replace
-
-        Returns:
-            True if there is a replacement
-        """
+    def usable(
+        self,
+        reading: Reading, # the word to replace
+    ) -> bool: # True if there is a replacement
+        "Check if `reading` can be replaced."
         return bool(self.options(reading))
 
-    def draw(self, reading: Reading, rng: np.random.Generator) -> Reading:
-        """Draw a replacement uniformly.
-
-        Args:
-            reading: the word to replace
-            rng: source of random numbers
-
-        Returns:
-            the replacement
-        """
+    def draw(
+        self,
+        reading: Reading, # the word to replace
+        rng: np.random.Generator, # source of random numbers
+    ) -> Reading: # the replacement
+        "Draw a replacement uniformly."
         options = self.options(reading)
         return options[rng.integers(len(options))]
 
 # %% ../../nbs/negatives/rules.ipynb #4b1ebc54
 def symmetric_joint(
-    p: np.ndarray,
-    group: Iterable | None = None,
-    steps: int = 2000,
-    tolerance: float = 1e-10,
-) -> np.ndarray:
-    """Fit a symmetric joint d_a d_b to row sums p (Sinkhorn, 1967), with heavy groups thinned to half of the mass.
-
-    Args:
-        p: (n,) weights, positive
-        group: (n,) words of one group never replace each other; None: one group per word
-        steps: largest number of fitting steps
-        tolerance: largest error of a row sum, relative to the sum of p
-
-    Returns:
-        (n, n) symmetric, zero within groups; row sums equal p/sum(p), or less where a group is thinned
-    """
+    p: np.ndarray, # (n,) weights, positive
+    group: Iterable | None = None, # (n,) words of one group never replace each other; None: one group per word
+    steps: int = 2000, # largest number of fitting steps
+    tolerance: float = 1e-10, # largest error of a row sum, relative to the sum of p
+) -> np.ndarray: # (n, n) symmetric, zero within groups; row sums equal p/sum(p), or less where a group is thinned
+    "Fit a symmetric joint d_a d_b to row sums p (Sinkhorn, 1967), with heavy groups thinned to half of the mass."
     p = np.asarray(p, float)/np.sum(p)
     group = np.arange(len(p)) if group is None else np.unique(np.asarray(group), return_inverse=True)[1]
     mass = np.bincount(group, p)
@@ -113,52 +94,57 @@ def symmetric_joint(
     S = np.outer(d, d)*allowed
     return S*min(1, (p/S.sum(1)).min())
 
+# %% ../../nbs/negatives/rules.ipynb #0ce54656
+def english_of(
+    lexicon: Lexicon, # word lists by category
+    english: English | None | str = "auto", # knows how words are used; None: any word of a list, as published
+) -> English | None: # what to check the words of the lexicon with
+    "Return the checks of a lexicon: with \"auto\" those of English, unless its words are of a formal language."
+    return (None if lexicon.formal else English()) if english == "auto" else english
+
+def all_matches(
+    texts: list[str], # captions
+    lexicon: Lexicon, # word lists by category
+    english: English | None, # keeps the words that are used as the lists mean; None: keeps all
+    parses: list[Parsed | None] | None = None, # known parses of the texts
+) -> list[list[Match]]: # matches of each caption
+    "Match a lexicon against captions."
+    if english is None: return [lexicon.match(t) for t in texts]
+    found: dict[str, list[Match]] = {t: english.read(p, lexicon) for t, p in zip(texts, parses or ()) if p is not None}
+    new = [t for t in dict.fromkeys(texts) if t not in found]
+    for k in range(0, len(new), CHUNK):
+        for p in english.parser.parse(new[k:k + CHUNK]): found[p.text] = english.read(p, lexicon)
+    return [found[t] for t in texts]
+
 # %% ../../nbs/negatives/rules.ipynb #5cc76bef
 def choices(
-    matches: Iterable[Match],
-    usable: Callable[[Reading], bool],
-    category: str,
-) -> list[tuple[Match, tuple[Reading, ...]]]:
-    """Return the words of a caption that can be replaced in one category.
-
-    Args:
-        matches: matches of the lexicon in one caption
-        usable: True if the reading can be replaced
-        category: one of `CATEGORIES`
-
-    Returns:
-        matches with their usable readings; matches without any are left out
-    """
+    matches: Iterable[Match], # matches of the lexicon in one caption
+    usable: Callable[[Reading], bool], # True if the reading can be replaced
+    category: str, # one of `CATEGORIES`
+) -> list[tuple[Match, tuple[Reading, ...]]]: # matches with their usable readings; matches without any are left out
+    "Return the words of a caption that can be replaced in one category."
     found = ((m, tuple(r for r in m.readings if r.category == category and usable(r))) for m in matches)
     return [(m, rs) for m, rs in found if rs]
 
 class SlotFrequencies:
-    """Expected number of times that each spelling is picked as the original, by (slot, form).
-
-    Args:
-        weights: (slot, form) → spelling → expected number of picks
-    """
-    def __init__(self, weights: dict[tuple[str, str], dict[str, float]]):
+    "Expected number of times that each spelling is picked as the original, by (slot, form)."
+    def __init__(
+        self,
+        weights: dict[tuple[str, str], dict[str, float]], # (slot, form) → spelling → expected number of picks
+    ):
         self.weights = weights
 
     @classmethod
     def count(
         cls,
-        captions: Iterable[Caption | str],
-        lexicon: Lexicon,
-        categories: Iterable[str] = CATEGORIES,
-    ) -> SlotFrequencies:
-        """Count the expected number of picks over `captions`.
-
-        Args:
-            captions: the captions to be changed, or a larger sample of the same source
-            lexicon: word lists by category
-            categories: categories from which the generator will choose
-
-        Returns:
-            weights by (slot, form) and spelling
-        """
-        found = [lexicon.match(c.text if isinstance(c, Caption) else c) for c in captions]
+        captions: Iterable[Caption | str], # the captions to be changed, or a larger sample of the same source
+        lexicon: Lexicon, # word lists by category
+        categories: Iterable[str] = CATEGORIES, # categories from which the generator will choose
+        english: English | None | str = "auto", # as in `rules_balanced`
+    ) -> SlotFrequencies: # weights by (slot, form) and spelling
+        "Count the expected number of picks over `captions`."
+        texts = [c.text if isinstance(c, Caption) else c for c in captions]
+        found = all_matches(texts, lexicon, english_of(lexicon, english))
         seen = defaultdict(set) # (slot, form): entries that occur
         for r in (r for ms in found for m in ms for r in m.readings): seen[r.slot, r.form].add(r.entry)
         usable = lambda r: len(seen[r.slot, r.form]) > 1
@@ -171,46 +157,40 @@ class SlotFrequencies:
 
 # %% ../../nbs/negatives/rules.ipynb #364042a2
 class Balanced:
-    """Replacements drawn from the symmetric joint of the corpus, so that word frequencies do not reveal the negative.
-
-    Args:
-        lexicon: word lists by category
-        frequencies: counted on the captions to be changed
-    """
-    def __init__(self, lexicon: Lexicon, frequencies: SlotFrequencies):
+    "Replacements drawn from the symmetric joint of the corpus, so that word frequencies do not reveal the negative."
+    def __init__(
+        self,
+        lexicon: Lexicon, # word lists by category
+        frequencies: SlotFrequencies, # counted on the captions to be changed
+    ):
         self.lexicon, self._rows = lexicon, {}
         for (slot, form), weights in frequencies.weights.items(): self._fit(slot, form, weights)
 
     def _fit(self, slot, form, weights):
         "Store the cumulative Q(b|a) of every spelling a of one (slot, form)."
-        spelled = {s: r for s in weights for r in self.lexicon.readings.get(s, ()) if (r.slot, r.form) == (slot, form)}
+        tag, use = in_use(form)
+        spelled = {s: r for s in weights for r in self.lexicon.readings.get(s, ()) if (r.slot, r.form) == (slot, tag)
+                   and (not use or usable(r, use))}
+        weights = {s: weights[s] for s in spelled}
         if not spelled: return
         words, p = list(spelled.values()), np.array([weights[s] for s in spelled])
         S = symmetric_joint(p, [r.entry.text for r in words])
         for a, row, share in zip(words, S, p/p.sum()):
             if row.sum() > 0: self._rows[slot, form, a.surface.lower()] = words, np.cumsum(row/share)
 
-    def usable(self, reading: Reading) -> bool:
-        """Check if `reading` can be replaced.
-
-        Args:
-            reading: the word to replace
-
-        Returns:
-            True if the word has any replacement
-        """
+    def usable(
+        self,
+        reading: Reading, # the word to replace
+    ) -> bool: # True if the word has any replacement
+        "Check if `reading` can be replaced."
         return (reading.slot, reading.form, reading.surface.lower()) in self._rows
 
-    def draw(self, reading: Reading, rng: np.random.Generator) -> Reading | None:
-        """Draw a replacement from the symmetric joint.
-
-        Args:
-            reading: the word to replace
-            rng: source of random numbers
-
-        Returns:
-            the replacement; None: the draw was thinned
-        """
+    def draw(
+        self,
+        reading: Reading, # the word to replace
+        rng: np.random.Generator, # source of random numbers
+    ) -> Reading | None: # the replacement; None: the draw was thinned
+        "Draw a replacement from the symmetric joint."
         words, cumulative = self._rows[reading.slot, reading.form, reading.surface.lower()]
         u = rng.random()
         # Rounding leaves the sum of a row slightly below 1: only a larger gap means that the word is thinned.
@@ -225,37 +205,39 @@ def _untouched(matches, spans):
     return free or matches
 
 # %% ../../nbs/negatives/rules.ipynb #28640ae3
+CHECKED = 4 # largest number of edits that are parsed in one round
+
 @dataclass(frozen=True, eq=False)
 class RuleGenerator:
-    """Generator of negatives from word lists, in rounds; a pure function of (text, caption id, seed, key).
+    "Generator of negatives from word lists, in rounds; a pure function of (text, caption id, seed, key)."
+    name: str # part of the random seeds, and the value of `Negative.generator`
+    lexicon: Lexicon # word lists by category
+    choice: Uniform | Balanced # decides which words can be replaced, and draws the replacements
+    strict: bool = False # if true, reject replacements that the lexicon would read in another slot or form
+    english: English | None = None # knows how words are used; None: any word of a list, as published
+    kinds, takes, plan = CATEGORIES, Caption, Plan() # as a `Generator`
 
-    Attributes:
-        name: part of the random seeds, and the value of `Negative.generator`
-        lexicon: word lists by category
-        choice: decides which words can be replaced, and draws the replacements
-        strict: if true, reject replacements that the lexicon would read in another slot or form
-    """
-    name: str
-    lexicon: Lexicon
-    choice: Uniform | Balanced
-    strict: bool = False
-    kinds, takes, plan, again, parse = CATEGORIES, Caption, Plan(), REFUSED, None # as a `Generator`
+    @property
+    def again(self) -> frozenset[str]:
+        "Return the reasons for a redraw; thinned words are not drawn again, which would undo the balance."
+        return REFUSED | ({"ill-formed"} if self.english else set())
 
-    def options(self, matches: list[Match], categories: Iterable[str] = CATEGORIES) -> dict[str, list]:
-        """Return the words that can be replaced, by category.
+    @property
+    def parse(self) -> Callable[[list[str]], list[Parsed]] | None:
+        "Return the parser of the checks; without checks none is needed."
+        return self.english and self.english.parser.parse
 
-        Args:
-            matches: matches of the lexicon in the current text
-            categories: categories that may be changed
-
-        Returns:
-            category → its `choices`; categories without any are left out
-        """
+    def options(
+        self,
+        matches: list[Match], # matches of the lexicon in the current text
+        categories: Iterable[str] = CATEGORIES, # categories that may be changed
+    ) -> dict[str, list]: # category → its `choices`; categories without any are left out
+        "Return the words that can be replaced, by category."
         found = {c: choices(matches, self.choice.usable, c) for c in CATEGORIES if c in categories}
         return {c: offer for c, offer in found.items() if offer}
 
-    def _step(self, text, matches, spans, categories, rng):
-        "Draw one edit; return (edit, category), or the reason why there is none."
+    def _draw_edit(self, text, matches, spans, categories, rng):
+        "Draw one edit; return (edit, category, reading), or the reason why there is none."
         offered = self.options(_untouched(matches, spans), categories) or self.options(matches, categories)
         if not offered:
             known = {r.category for m in matches for r in m.readings}
@@ -267,93 +249,102 @@ class RuleGenerator:
         if new is None: return "unbalanced"
         edit = substitute(text, match, new)
         if self.strict and not self._reads_back(text, edit, reading): return "no replacement"
-        return edit, category
+        return edit, category, reading
+
+    def _step(self, text, parsed, matches, spans, categories, rng):
+        "Draw an edit until the parse of its result is sound; yields texts to be parsed, returns as `_draw_edit`."
+        for _ in range(CHECKED if self.english else 1):
+            drawn = self._draw_edit(text, matches, spans, categories, rng)
+            if isinstance(drawn, str) or not self.english: return drawn
+            edit, _, reading = drawn
+            new = yield apply_edit(text, edit)
+            if self.english.sound(parsed, new, edit, in_use(reading.form)[1]): return drawn
+        return "ill-formed"
 
     def _reads_back(self, text, edit, reading):
         "Return True if the lexicon reads the new word in the slot and form of the old one."
-        end = edit.start + len(edit.new)
-        return any((r.slot, r.form) == (reading.slot, reading.form) for m in self.lexicon.match(apply_edit(text, edit))
+        end, wanted = edit.start + len(edit.new), (reading.slot, in_use(reading.form)[0])
+        return any((r.slot, r.form) == wanted for m in self.lexicon.match(apply_edit(text, edit), bool(self.english))
                    if edit.start <= m.start and m.end == end for r in m.readings)
 
 # %% ../../nbs/negatives/rules.ipynb #6bb2237d
 @patch
-def attempt(
-    self: RuleGenerator,
-    text: str,
-    caption_id: str,
-    seed: int,
-    rounds: int = 1,
-    categories: Iterable[str] = CATEGORIES,
-    key: str = "0",
-    matches: list[Match] | None = None,
-) -> tuple[Negative | None, str]:
-    """Try to make one negative.
-
-    Args:
-        text: the caption
-        caption_id: id of the caption, part of the random seed
-        seed: seed of all draws
-        rounds: largest number of edits, 1 to 5 in NAVERO
-        categories: categories that may be changed
-        key: distinguishes the negatives of one caption
-        matches: `lexicon.match(text)`; None: not computed yet
-
-    Returns:
-        (negative, its category or "mixed"), or (None, the reason)
-    """
+def _attempt(self: RuleGenerator, text, caption_id, seed, rounds, categories, key, matches, parsed):
+    "Try to make one negative; yields texts to be parsed, returns as `attempt`."
     rng, now, seen, why = stable_rng(seed, self.name, caption_id, key), text, {text}, ""
     edits, kinds, spans = [], [], []
     for _ in range(rounds):
-        matches = self.lexicon.match(now) if matches is None else matches
-        step = self._step(now, matches, spans, categories, rng)
+        if self.english and parsed is None: parsed = yield now
+        if matches is None: [matches] = all_matches([now], self.lexicon, self.english, [parsed])
+        step = yield from self._step(now, parsed, matches, spans, categories, rng)
         if isinstance(step, str): why = why or step
         elif (changed := apply_edit(now, step[0])) not in seen:
-            now, matches, spans = changed, None, shift(spans, step[0])
+            now, matches, parsed, spans = changed, None, None, shift(spans, step[0])
             edits.append(step[0]), kinds.append(step[1]), seen.add(now)
     if not edits: return None, why
     kind = kinds[0] if len(set(kinds)) == 1 else "mixed"
     return Negative(caption_id, now, kind, self.name, tuple(edits), rounds, seed), kind
 
+def together(
+    attempts: list[Iterator], # generators that yield texts and are sent their parses
+    parse: Callable[[list[str]], list[Parsed]] | None, # parser; None: no attempt yields a text
+) -> list: # what each attempt returns
+    "Run attempts side by side, and parse their texts in batches."
+    out, sent = [None]*len(attempts), dict.fromkeys(range(len(attempts)))
+    while sent:
+        asked = {}
+        for k, parsed in sent.items():
+            try: asked[k] = attempts[k].send(parsed)
+            except StopIteration as done: out[k] = done.value
+        new = list(dict.fromkeys(asked.values()))
+        known = dict(zip(new, parse(new) if new else ()))
+        sent = {k: known[text] for k, text in asked.items()}
+    return out
+
 @patch
-def __call__(self: RuleGenerator, text: str, caption_id: str, seed: int, **kwargs) -> Negative | None:
-    """Return the result of `attempt` without the reason.
+def attempt(
+    self: RuleGenerator,
+    text: str, # the caption
+    caption_id: str, # id of the caption, part of the random seed
+    seed: int, # seed of all draws
+    rounds: int = 1, # largest number of edits, 1 to 5 in NAVERO
+    categories: Iterable[str] = CATEGORIES, # categories that may be changed
+    key: str = "0", # distinguishes the negatives of one caption
+    matches: list[Match] | None = None, # from `all_matches`; None: not computed yet
+    parsed: Parsed | None = None, # parse of the text; None: not parsed yet
+) -> tuple[Negative | None, str]: # (negative, its category or "mixed"), or (None, the reason)
+    "Try to make one negative."
+    return together([self._attempt(text, caption_id, seed, rounds, categories, key, matches, parsed)], self.parse)[0]
 
-    Args:
-        text: the caption
-        caption_id: id of the caption, part of the random seed
-        seed: seed of all draws
-        **kwargs: further arguments of `attempt`
-
-    Returns:
-        the negative, or None
-    """
+@patch
+def __call__(
+    self: RuleGenerator,
+    text: str, # the caption
+    caption_id: str, # id of the caption, part of the random seed
+    seed: int, # seed of all draws
+    **kwargs, # further arguments of `attempt`
+) -> Negative | None: # the negative, or None
+    "Return the result of `attempt` without the reason."
     return self.attempt(text, caption_id, seed, **kwargs)[0]
 
 # %% ../../nbs/negatives/rules.ipynb #2461ac13
 @patch
-def matches_of(self: RuleGenerator, source: Source) -> list[Match]:
-    """Match the lexicon against a caption, once per source.
-
-    Args:
-        source: a caption
-
-    Returns:
-        matches in the order of the text
-    """
-    if "matches" not in source.memo: source.memo["matches"] = self.lexicon.match(source.item.text)
+def matches_of(
+    self: RuleGenerator,
+    source: Source, # a caption
+) -> list[Match]: # matches in the order of the text
+    "Match the lexicon against a caption, once per source."
+    if "matches" not in source.memo:
+        [source.memo["matches"]] = all_matches([source.item.text], self.lexicon, self.english, [source.parsed])
     return source.memo["matches"]
 
 @patch
-def offers(self: RuleGenerator, sources: list[Source], kinds: tuple[str, ...]) -> list[dict[str, str]]:
-    """Check which categories can be changed in each caption.
-
-    Args:
-        sources: captions
-        kinds: categories to check
-
-    Returns:
-        category → reason why it cannot be changed, "" if it can; one dict per caption
-    """
+def offers(
+    self: RuleGenerator,
+    sources: list[Source], # captions
+    kinds: tuple[str, ...], # categories to check
+) -> list[dict[str, str]]: # category → reason why it cannot be changed, "" if it can; one dict per caption
+    "Check which categories can be changed in each caption."
     out = []
     for matches in map(self.matches_of, sources):
         can, known = self.options(matches, kinds), {r.category for m in matches for r in m.readings}
@@ -361,61 +352,42 @@ def offers(self: RuleGenerator, sources: list[Source], kinds: tuple[str, ...]) -
     return out
 
 @patch
-def draw(self: RuleGenerator, requests: list[Request], plan: Plan) -> list[Made | str]:
-    """Draw a negative for each request.
-
-    Args:
-        requests: one per negative
-        plan: seed and number of rounds
-
-    Returns:
-        one result per request: the negative, or the reason why there is none
-    """
-    def one(r):
-        c, found = r.source.item, self.matches_of(r.source)
-        made, why = self.attempt(c.text, c.caption_id, plan.seed, plan.rounds, r.kinds, r.key, found)
-        return why if made is None else Made(made)
-    return [one(r) for r in requests]
+def draw(
+    self: RuleGenerator,
+    requests: list[Request], # one per negative
+    plan: Plan, # seed and number of rounds
+) -> list[Made | str]: # one result per request: the negative, or the reason why there is none
+    "Draw a negative for each request."
+    tried = [self._attempt(s.item.text, s.id, plan.seed, plan.rounds, r.kinds, r.key, self.matches_of(s), s.parsed)
+             for r in requests for s in [r.source]]
+    return [why if made is None else Made(made) for made, why in together(tried, self.parse)]
 
 # %% ../../nbs/negatives/rules.ipynb #bc68631b
-def rules_published(lexicon: Lexicon, frequencies: SlotFrequencies | None = None) -> RuleGenerator:
-    """Make NAVERO's rule-based generator.
+def rules_published(
+    lexicon: Lexicon, # word lists by category
+    frequencies: SlotFrequencies | None = None, # ignored
+    english: English | None | str = "auto", # knows how words are used; None: any word of a list, as published
+) -> RuleGenerator: # the generator "rules-published"
+    "Make NAVERO's rule-based generator."
+    return RuleGenerator("rules-published", lexicon, Uniform(lexicon), english=english_of(lexicon, english))
 
-    Args:
-        lexicon: word lists by category
-        frequencies: ignored
-
-    Returns:
-        the generator "rules-published"
-    """
-    return RuleGenerator("rules-published", lexicon, Uniform(lexicon))
-
-def rules_balanced(lexicon: Lexicon, frequencies: SlotFrequencies) -> RuleGenerator:
-    """Make a rule-based generator with balanced replacements.
-
-    Args:
-        lexicon: word lists by category
-        frequencies: counted on the captions to be changed, or on a larger sample of the same source
-
-    Returns:
-        the generator "rules-balanced"
-    """
+def rules_balanced(
+    lexicon: Lexicon, # word lists by category
+    frequencies: SlotFrequencies, # counted on the captions to be changed, or on a larger sample of the same source
+    english: English | None | str = "auto", # knows how words are used, as for the frequencies; None: any word of a list
+) -> RuleGenerator: # the generator "rules-balanced"
+    "Make a rule-based generator with balanced replacements."
     if frequencies is None:
         raise VidnegError("rules-balanced needs frequencies; make them by SlotFrequencies.count(captions, lexicon)")
-    return RuleGenerator("rules-balanced", lexicon, Balanced(lexicon, frequencies), strict=True)
+    return RuleGenerator("rules-balanced", lexicon, Balanced(lexicon, frequencies), True, english_of(lexicon, english))
 
 # %% ../../nbs/negatives/rules.ipynb #dd023979
-def word_log_odds(captions: Iterable[Caption], negatives: Iterable[Negative], prior: float = 1.0) -> pd.DataFrame:
-    """Compute the log-odds of each word in negatives against captions.
-
-    Args:
-        captions: true captions
-        negatives: negatives of these captions; a caption counts once per negative
-        prior: pseudocount added to each count
-
-    Returns:
-        columns word, true, negative (counts) and log_odds; largest absolute log-odds first
-    """
+def word_log_odds(
+    captions: Iterable[Caption], # true captions
+    negatives: Iterable[Negative], # negatives of these captions; a caption counts once per negative
+    prior: float = 1.0, # pseudocount added to each count
+) -> pd.DataFrame: # columns word, true, negative (counts) and log_odds; largest absolute log-odds first
+    "Compute the log-odds of each word in negatives against captions."
     negatives = list(negatives)
     texts = {c.caption_id: c.text for c in captions}
     words = lambda text: re.findall(r"[\w'-]+", text.lower())

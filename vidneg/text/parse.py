@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from vidneg.text.english import SpacyParser
 
 # %% auto #0
-__all__ = ['PIPELINE', 'ROWS', 'load_parser', 'NamedParser', 'write_parses', 'read_parses', 'parse_column', 'parses_of']
+__all__ = ['PIPELINE', 'ROWS', 'load_parser', 'NamedParser', 'AgreeingParser', 'agreed', 'write_parses', 'read_parses',
+           'parse_column', 'parses_of']
 
 # %% ../../nbs/text/parse.ipynb #ec5345a9
 PIPELINE = Path(vidneg.__file__).parent/"text"/"pipeline"
@@ -45,51 +46,70 @@ def _open(name):
                           "or use \"embedded\", which comes with vidneg")
     return SpacyParser(name, name, lemmas)
 
-def load_parser(name: str = "embedded") -> SpacyParser:
-    """Return the parser with this name in `params.yaml`.
-
-    Args:
-        name: "embedded", "english" (see `vidneg models`), or an installed spaCy model
-
-    Returns:
-        parser, which is kept for the next call with this name
-    """
+def load_parser(
+    name: str = "embedded", # "embedded", "english" (see `vidneg models`), or an installed spaCy model
+) -> SpacyParser: # parser, which is kept for the next call with this name
+    "Return the parser with this name in `params.yaml`."
     return _open(name)
 
 # %% ../../nbs/text/parse.ipynb #2607f5a4
 @dataclass(frozen=True)
 class NamedParser:
-    """A `Parser` that is sent to other processes by its name.
+    "A `Parser` that is sent to other processes by its name."
+    name: str = "embedded" # name of the parser, as in `load_parser`
 
-    Attributes:
-        name: name of the parser, as in `load_parser`
-    """
-    name: str = "embedded"
-
-    def parse(self, texts: list[str]) -> list[Parsed]:
-        """Parse a list of texts.
-
-        Args:
-            texts: texts, few enough to be in memory at once
-
-        Returns:
-            parses, in the order of the texts
-        """
+    def parse(
+        self,
+        texts: list[str], # texts, few enough to be in memory at once
+    ) -> list[Parsed]: # parses, in the order of the texts
+        "Parse a list of texts."
         new = list(dict.fromkeys(texts))
         known = dict(zip(new, load_parser(self.name).parse(new) if new else ()))
         return [known[t] for t in texts]
 
-    def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]:
-        """Parse many texts, with only a chunk of them in memory at a time.
-
-        Args:
-            texts: any number of texts
-
-        Returns:
-            parses, in the order of the texts
-        """
+    def pipe(
+        self,
+        texts: Iterable[str], # any number of texts
+    ) -> Iterator[Parsed]: # parses, in the order of the texts
+        "Parse many texts, with only a chunk of them in memory at a time."
         texts = iter(texts)
         while some := list(islice(texts, CHUNK)): yield from self.parse(some)
+
+# %% ../../nbs/text/parse.ipynb #33d11c1d
+@dataclass(frozen=True)
+class AgreeingParser:
+    "A parser that marks the words on which two parsers differ by the part of speech X."
+    first: str = "english" # name of the parser whose result is used, as in `load_parser`
+    second: str = "embedded" # name of the parser that has to agree
+
+    def parse(self,
+        texts: list[str], # texts, few enough to be in memory at once
+    ) -> list[Parsed]: # parses, in the order of the texts
+        "Parse a list of texts twice."
+        first, second = (NamedParser(name).parse(texts) for name in (self.first, self.second))
+        return [agreed(*both) for both in zip(first, second)]
+
+    def pipe(self,
+        texts: Iterable[str], # any number of texts
+    ) -> Iterator[Parsed]: # parses, in the order of the texts
+        "Parse many texts, with only a chunk of them in memory at a time."
+        texts = iter(texts)
+        while some := list(islice(texts, CHUNK)): yield from self.parse(some)
+
+_ALONE = frozenset("NN NNS PRP CD".split()) # read by their tags; other words need the same governor, too
+
+def agreed(
+    a: Parsed, # parse of a text
+    b: Parsed, # another parse of it
+) -> Parsed: # the first parse, with X for words that the second reads otherwise
+    "Mark the words on which two parses differ."
+    at, out = {(t.start, t.end): t for t in b.tokens}, []
+    for t in a.tokens:
+        o = at.get((t.start, t.end))
+        same = o is not None and o.tag == t.tag and (
+            t.tag in _ALONE or b.tokens[o.head].start == a.tokens[t.head].start)
+        out.append(t if same else t._replace(pos="X"))
+    return Parsed(a.text, tuple(out), a.noun_chunks)
 
 # %% ../../nbs/text/parse.ipynb #992e0380
 ROWS = 4096 # number of parses written or read at a time
@@ -108,17 +128,12 @@ def _parsed(text, row):
     tokens = tuple(Token(text[f[-2]:f[-1]], *f) for f in zip(*(row[k] for k in _LISTS)))
     return Parsed(text, tokens, tuple(zip(row["chunks"][::2], row["chunks"][1::2])))
 
-def write_parses(path: str | Path, parses: Iterable[Parsed], parser: str = "") -> int:
-    """Write parses atomically, with only a few thousand of them in memory at a time.
-
-    Args:
-        path: Parquet file to write
-        parses: any number of parses
-        parser: name and version of the parser, stored in the file's metadata
-
-    Returns:
-        number of parses written
-    """
+def write_parses(
+    path: str | Path, # Parquet file to write
+    parses: Iterable[Parsed], # any number of parses
+    parser: str = "", # name and version of the parser, stored in the file's metadata
+) -> int: # number of parses written
+    "Write parses atomically, with only a few thousand of them in memory at a time."
     parses, n = iter(parses), 0
     meta = {"vidneg": json.dumps({"record": "Parsed", "version": 1, "parser": parser})}
     with atomic_path(path) as part, pq.ParquetWriter(part, _SCHEMA.with_metadata(meta), compression="zstd") as out:
@@ -128,15 +143,10 @@ def write_parses(path: str | Path, parses: Iterable[Parsed], parser: str = "") -
             n += len(rows)
     return n
 
-def read_parses(path: str | Path) -> Iterator[Parsed]:
-    """Read parses one after another.
-
-    Args:
-        path: file from `write_parses`
-
-    Returns:
-        parses in the order of the file
-    """
+def read_parses(
+    path: str | Path, # file from `write_parses`
+) -> Iterator[Parsed]: # parses in the order of the file
+    "Read parses one after another."
     if not Path(path).is_file():
         raise VidnegError(f"{path} does not exist: run the stage that makes it, or check the path")
     file = pq.ParquetFile(path)
@@ -148,26 +158,16 @@ def read_parses(path: str | Path) -> Iterator[Parsed]:
             yield _parsed(row["text"].decode("utf-8", "surrogatepass"), row)
 
 # %% ../../nbs/text/parse.ipynb #0d83aa9c
-def parse_column(parses: Iterable[Parsed]) -> pa.StructArray:
-    """Return parses as a column of a table.
-
-    Args:
-        parses: parses, one per row of the table
-
-    Returns:
-        one entry per parse, without its text
-    """
+def parse_column(
+    parses: Iterable[Parsed], # parses, one per row of the table
+) -> pa.StructArray: # one entry per parse, without its text
+    "Return parses as a column of a table."
     columns = _columns(list(parses))
     return pa.StructArray.from_arrays([pa.array(columns[k], t) for k, t in _COLUMNS.items()], list(_COLUMNS))
 
-def parses_of(texts: Iterable[str], column: pa.Array | pa.ChunkedArray) -> list[Parsed]:
-    """Rebuild parses from their texts and a column of a table.
-
-    Args:
-        texts: texts of the parses
-        column: column from `parse_column`, as long as `texts`
-
-    Returns:
-        one parse per text
-    """
+def parses_of(
+    texts: Iterable[str], # texts of the parses
+    column: pa.Array | pa.ChunkedArray, # column from `parse_column`, as long as `texts`
+) -> list[Parsed]: # one parse per text
+    "Rebuild parses from their texts and a column of a table."
     return [_parsed(text, row) for text, row in zip(texts, column.to_pylist(), strict=True)]
