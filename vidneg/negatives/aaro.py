@@ -17,6 +17,7 @@ from .mlm import LmEditor
 from .rules import SlotFrequencies, rules_published
 from ..text.lexicon import CATEGORIES, Lexicon
 from ..text.ud import Parsed
+from ..text.usage import English
 
 # %% auto #0
 __all__ = ['one_caption_per_clip', 'counted', 'by_rules', 'aaro_tasks', 'aaro']
@@ -43,17 +44,20 @@ def counted(
     rules: str, # name of a rule-based generator: "rules-published" or "rules-balanced"
     lexicon: Lexicon, # word lists by category
     lm: LmEditor | None = None, # language model that alternates with the rules; None: rules alone
+    english: English | None | str = "auto", # as in `rules_balanced`
 ) -> Generator: # the rule-based generator, or a mixed one
     "Make a generator with the word frequencies of these captions."
-    made = GENERATORS[rules](lexicon, SlotFrequencies.count(captions, lexicon, (category,)))
+    made = GENERATORS[rules](lexicon, SlotFrequencies.count(captions, lexicon, (category,), english), english)
     return MixedGenerator(made, lm) if lm else made
 
 def by_rules(
     rules: str, # name of a rule-based generator: "rules-published" or "rules-balanced"
     lexicon: Lexicon, # word lists by category
+    english: English | None | str = "auto", # as in `rules_balanced`
 ) -> dict: # the arguments `generator_for` and `probe` of `aaro`
     "Return the arguments of `aaro` for rules alone; published and balanced rules choose the same captions."
-    return {"generator_for": partial(counted, rules=rules, lexicon=lexicon), "probe": rules_published(lexicon)}
+    return {"generator_for": partial(counted, rules=rules, lexicon=lexicon, english=english),
+            "probe": rules_published(lexicon, english=english)}
 
 def aaro_tasks(
     captions: list[Caption], # fine captions of the test split

@@ -94,7 +94,7 @@ def symmetric_joint(
     S = np.outer(d, d)*allowed
     return S*min(1, (p/S.sum(1)).min())
 
-# %% ../../nbs/negatives/rules.ipynb #0ce54656
+# %% ../../nbs/negatives/rules.ipynb #b86c8012
 def english_of(
     lexicon: Lexicon, # word lists by category
     english: English | None | str = "auto", # knows how words are used; None: any word of a list, as published

@@ -75,7 +75,7 @@ class NamedParser:
         texts = iter(texts)
         while some := list(islice(texts, CHUNK)): yield from self.parse(some)
 
-# %% ../../nbs/text/parse.ipynb #33d11c1d
+# %% ../../nbs/text/parse.ipynb #12ab06dd
 @dataclass(frozen=True)
 class AgreeingParser:
     "A parser that marks the words on which two parsers differ by the part of speech X."

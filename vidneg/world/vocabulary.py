@@ -33,8 +33,8 @@ def world_lexicon_old() -> Lexicon:
 def world_vocabulary() -> Vocabulary:
     "Return the word classes of the world, so that its oracle can judge the substitutions."
     pos = {"shape": "noun", "scene": "noun", "act": "verb", "contact": "verb"}
-    return Vocabulary(Slot(name, pos.get(name, "adj"), tuple((w,) for w in words))
-                      for name, (_, _, words) in word_lists().items() if name != "spatial")
+    return Vocabulary((Slot(name, pos.get(name, "adj"), tuple((w,) for w in words))
+                      for name, (_, _, words) in word_lists().items() if name != "spatial"), formal=True)
 
 # %% ../../nbs/world/vocabulary.ipynb #e2a22ca6
 _CHANGE = {"color": "turn", "material": "become"}
