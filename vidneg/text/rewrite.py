@@ -306,9 +306,10 @@ def misread(
 ) -> bool: # True for "a group of people sings", where "sings" is read as a noun
     "Return True if a text without a finite verb ends its first noun phrase in what may be one."
     if tree.root is None or _has_finite(tree): return False
-    suspects = [k for k in {tree.root, *tree.find(tree.root, "compound", "obl", "nmod", "conj")} if k]
-    return any(tree.tokens[k].pos == "NOUN" and "VER" in word_classes(tree.lower[k]) and tree.tokens[k - 1].pos == "NOUN"
-               and (tree.tokens[k - 1].tag == "NNS" or tree.tokens[k].tag == "NNS") for k in suspects)
+    finite = any(t.tag in ("VBZ", "VBP", "VBD") and t.dep == "acl" for t in tree.tokens)
+    return finite or any(
+        t.tag in ("NN", "NNS") and "VER" in word_classes(tree.lower[k]) and before.pos == "NOUN"
+        and "NNS" in (before.tag, t.tag) for k, (before, t) in enumerate(zip(tree.tokens, tree.tokens[1:]), 1))
 
 def _fronted(c):
     "Return True if the last adverbial surely belongs to the verb: it does not follow a noun that it may describe."
@@ -324,10 +325,21 @@ def _turnable(c):
     "Return True if the object is surely one, with all that belongs to it."
     tree = c.tree
     if c.late or c.object is not None and (tree.tokens[c.object].pos not in ("NOUN", "PROPN", "PRON")
-                                           or tree.tokens[c.object].tag == "VBG"): return False
+                                           or tree.lower[c.object].endswith("ing")): return False
     single = c.object is not None and any(tree.lower[k] in ("a", "an") for k in tree.find(c.object, "det"))
     if single and tree.tokens[c.object].tag == "NNS": return False # a thumbs up
     return c.object is None or c.tail[0] >= c.tail[1] or tree.lower[c.tail[0]] not in _ANYWHERE
+
+def _second_verb(tree):
+    "Return True if a conjunction joins what is, or may be, another verb of the same subject."
+    for k, t in enumerate(tree.tokens):
+        if t.pos in ("VERB", "AUX") and tree.relation[k] in ("conj", "parataxis") and not tree.find(k, "nsubj"):
+            return True
+        if t.pos != "CCONJ": continue
+        after = [i for i in range(k + 1, len(tree.tokens)) if tree.tokens[i].pos != "ADV"][:1]
+        if after and (tree.tokens[after[0]].pos in ("VERB", "AUX") or tree.tokens[after[0]].tag == "NNS"
+                      and "VER" in word_classes(tree.lower[after[0]])): return True
+    return False
 
 def _sure(c, turn, frame, front, negated):
     "Return True if the parse of a caption can be trusted for a rewriting."
@@ -335,9 +347,7 @@ def _sure(c, turn, frame, front, negated):
     if misread(tree) or any(tree.tokens[k].pos == "X" for k in (c.predicate, c.subject, c.object or c.subject)):
         return False
     if negated and not _DENIALS.isdisjoint(tree.lower): return False
-    shared = any(t.pos in ("VERB", "AUX") and tree.relation[k] in ("conj", "parataxis") and not tree.find(k, "nsubj")
-                 for k, t in enumerate(tree.tokens))
-    if (turn or frame or front) and shared: return False
+    if (turn or frame or front) and _second_verb(tree): return False
     if c.verb is None and (tree.tokens[0].pos in ("ADV", "SCONJ", "ADP", "CCONJ", "PUNCT") or "," in tree.lower): return False
     return (not turn or _turnable(c)) and (not front or _fronted(c))
 
