@@ -26,25 +26,35 @@ from ..data.pairs import Pair
 from ..text.edits import WORD, window
 
 # %% auto #0
-__all__ = ['RANKERS', 'DEFECTS', 'tokens', 'differences', 'folds', 'Prepared', 'by_characters', 'by_words', 'by_log_odds',
-           'logistic_ranker', 'by_bag', 'by_bag_of_kind', 'NgramLM', 'by_ngrams', 'by_causal', 'wilson', 'blind_scores',
-           'blind_solvability', 'pick_shorter', 'wide', 'defects', 'sample_pairs']
+__all__ = ['RANKERS', 'DEFECTS', 'tokens', 'differences', 'folds', 'Prepared', 'by_characters', 'by_words',
+           'by_log_odds', 'logistic_ranker', 'by_bag', 'by_bag_of_kind', 'NgramLM', 'by_ngrams', 'by_causal', 'wilson',
+           'blind_scores', 'blind_solvability', 'pick_shorter', 'wide', 'defects', 'sample_pairs']
 
 # %% ../../nbs/audit/blind.ipynb #d00d854d
 @lru_cache(maxsize=2**13) # a caption is read once for each of its negatives, and by several rankers
 def _tokens(text): return tuple(WORD.findall(text.lower()))
 
-def tokens(
-    text: str, # any text; the empty one has no tokens
-) -> list[str]: # words and punctuation marks, lower case
-    "Split a text into the tokens that blind rankers read."
+def tokens(text: str) -> list[str]:
+    """Split a text into the tokens that blind rankers read.
+
+    Args:
+        text: any text; the empty one has no tokens
+
+    Returns:
+        words and punctuation marks, lower case
+    """
     return list(_tokens(text))
 
-def differences(
-    a: list[str], # tokens of the caption
-    b: list[str], # tokens of the negative
-) -> Counter: # n-gram (tokens separated by a space) → count in `a` minus count in `b`, without zeros
-    "Count the 1- and 2-grams that differ; only tokens in and beside the edit are read."
+def differences(a: list[str], b: list[str]) -> Counter:
+    """Count the 1- and 2-grams that differ; only tokens in and beside the edit are read.
+
+    Args:
+        a: tokens of the caption
+        b: tokens of the negative
+
+    Returns:
+        n-gram (tokens separated by a space) → count in `a` minus count in `b`, without zeros
+    """
     a, b = ["<s>", *a, "</s>"], ["<s>", *b, "</s>"]
     i, j, k = window(a, b)
     found = Counter(a[i:j])
@@ -66,22 +76,33 @@ def _groups(pairs):
     for g, p in zip(group, pairs): names[g] = min(names.get(g, p.caption), p.caption)
     return group, [names[g] for g in range(len(names))]
 
-def folds(
-    pairs: list[Pair], # N pairs
-    k: int = 5, # number of folds
-    seed: int = 0, # seed of the assignment
-) -> np.ndarray: # fold of each pair (N,), integers below `k`
-    "Assign a fold to each pair without dividing clips or captions."
+def folds(pairs: list[Pair], k: int = 5, seed: int = 0) -> np.ndarray:
+    """Assign a fold to each pair without dividing clips or captions.
+
+    Args:
+        pairs: N pairs
+        k: number of folds
+        seed: seed of the assignment
+
+    Returns:
+        fold of each pair (N,), integers below `k`
+    """
     group, names = _groups(pairs)
     return np.array([stable_seed(seed, "fold", ascii(name)) % k for name in names])[group]
 
 # %% ../../nbs/audit/blind.ipynb #562e8335
 @dataclass
 class Prepared:
-    "Pairs with the features that blind rankers read, each computed once."
-    pairs: list[Pair] # N pairs, at least one
-    backend: object = None # a `LogProbability` of vidneg.lm.protocols, for the ranker "causal LM"
-    max_tokens: int = 512 # tokens read per text; the rest is ignored
+    """Pairs with the features that blind rankers read, each computed once.
+
+    Attributes:
+        pairs: N pairs, at least one
+        backend: a `LogProbability` of vidneg.lm.protocols, for the ranker "causal LM"
+        max_tokens: tokens read per text; the rest is ignored
+    """
+    pairs: list[Pair]
+    backend: object = None
+    max_tokens: int = 512
 
     def __post_init__(self):
         if not self.pairs:
@@ -91,26 +112,42 @@ class Prepared:
         self.tokens = [(tokens(p.caption)[:cut], tokens(p.negative)[:cut]) for p in self.pairs]
 
     @cached_property
-    def groups(self) -> np.ndarray: # group index of each pair (N,)
-        "Return the index of each pair's group; pairs of one group share clips or captions."
+    def groups(self) -> np.ndarray:
+        """Return the index of each pair's group; pairs of one group share clips or captions.
+
+        Returns:
+            group index of each pair (N,)
+        """
         return _groups(self.pairs)[0]
 
     @cached_property
-    def grams(self) -> dict[str, int]: # n-gram → its column in `X`
-        "Assign columns to the n-grams that differ in at least one pair."
+    def grams(self) -> dict[str, int]:
+        """Assign columns to the n-grams that differ in at least one pair.
+
+        Returns:
+            n-gram → its column in `X`
+        """
         return {g: k for k, g in enumerate(sorted({g for a, b in self.tokens for g in differences(a, b)}))}
 
     @cached_property
-    def X(self) -> csr_array: # differences in counts (N, D)
-        "Count the n-grams of the caption minus those of the negative."
+    def X(self) -> csr_array:
+        """Count the n-grams of the caption minus those of the negative.
+
+        Returns:
+            differences in counts (N, D)
+        """
         rows = [differences(a, b) for a, b in self.tokens]
         at = np.cumsum([0, *map(len, rows)])
         columns = [self.grams[g] for r in rows for g in r]
         return csr_array(([float(n) for r in rows for n in r.values()], columns, at), (len(rows), len(self.grams)))
 
     @cached_property
-    def log_probs(self) -> np.ndarray: # nats (2, N)
-        "Return the log-probabilities of captions and negatives under the backend."
+    def log_probs(self) -> np.ndarray:
+        """Return the log-probabilities of captions and negatives under the backend.
+
+        Returns:
+            nats (2, N)
+        """
         both = [getattr(p, side) for side in ("caption", "negative") for p in self.pairs]
         texts = {t: k for k, t in enumerate(dict.fromkeys(both))}
         values = np.array(self.backend.log_prob(list(texts)), float)
@@ -129,42 +166,62 @@ def _directed(values, table, train, test):
     return out
 
 @RANKERS.register("characters")
-def by_characters(
-    table: Prepared, # all pairs
-    train: np.ndarray, # indices of the training pairs
-    test: np.ndarray, # indices of the test pairs (M,)
-) -> np.ndarray: # score of each test pair (M,), above 0 if the caption looks true
-    "Compare the texts by their number of characters."
+def by_characters(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Compare the texts by their number of characters.
+
+    Args:
+        table: all pairs
+        train: indices of the training pairs
+        test: indices of the test pairs (M,)
+
+    Returns:
+        score of each test pair (M,), above 0 if the caption looks true
+    """
     lengths = np.array([len(p.negative) - len(p.caption) for p in table.pairs], float)
     return _directed(lengths, table, train, test)
 
 @RANKERS.register("words")
-def by_words(
-    table: Prepared, # all pairs
-    train: np.ndarray, # indices of the training pairs
-    test: np.ndarray, # indices of the test pairs (M,)
-) -> np.ndarray: # score of each test pair (M,), above 0 if the caption looks true
-    "Compare the texts by their number of tokens."
+def by_words(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Compare the texts by their number of tokens.
+
+    Args:
+        table: all pairs
+        train: indices of the training pairs
+        test: indices of the test pairs (M,)
+
+    Returns:
+        score of each test pair (M,), above 0 if the caption looks true
+    """
     return _directed(np.array([len(b) - len(a) for a, b in table.tokens], float), table, train, test)
 
 # %% ../../nbs/audit/blind.ipynb #c222c807
 @RANKERS.register("log-odds")
-def by_log_odds(
-    table: Prepared, # all pairs
-    train: np.ndarray, # indices of the training pairs
-    test: np.ndarray, # indices of the test pairs (M,)
-) -> np.ndarray: # score of each test pair (M,), above 0 if the caption looks true
-    "Sum the log-odds of the words that differ, with 1 added to each count."
+def by_log_odds(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Sum the log-odds of the words that differ, with 1 added to each count.
+
+    Args:
+        table: all pairs
+        train: indices of the training pairs
+        test: indices of the test pairs (M,)
+
+    Returns:
+        score of each test pair (M,), above 0 if the caption looks true
+    """
     single = np.array([" " not in g for g in table.grams])
     X = table.X[train]
     true, false = X.maximum(0).sum(0), (-X).maximum(0).sum(0) # (D,)
     return table.X[test] @ (np.log((true + 1)/(false + 1))*single)
 
-def logistic_ranker(
-    X, # sparse features (N, D), caption minus negative
-    l2: float = 1.0, # strength of the ridge, above 0
-) -> np.ndarray: # weights (D,)
-    "Minimize Σ log(1 + exp(−x·w)) + l2/2 ‖w‖² by Newton's method."
+def logistic_ranker(X, l2: float = 1.0) -> np.ndarray:
+    """Minimize Σ log(1 + exp(−x·w)) + l2/2 ‖w‖² by Newton's method.
+
+    Args:
+        X: sparse features (N, D), caption minus negative
+        l2: strength of the ridge, above 0
+
+    Returns:
+        weights (D,)
+    """
     Xt, w = X.T.tocsr(), np.zeros(X.shape[1])
     def loss(w): return np.logaddexp(0, -(X @ w)).sum() + l2/2*(w*w).sum()
     for _ in range(100):
@@ -180,21 +237,31 @@ def logistic_ranker(
 
 # %% ../../nbs/audit/blind.ipynb #a2c71a92
 @RANKERS.register("bag")
-def by_bag(
-    table: Prepared, # all pairs
-    train: np.ndarray, # indices of the training pairs
-    test: np.ndarray, # indices of the test pairs (M,)
-) -> np.ndarray: # score of each test pair (M,), above 0 if the caption looks true
-    "Apply a logistic ranker on 1- and 2-grams, fitted on all categories."
+def by_bag(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Apply a logistic ranker on 1- and 2-grams, fitted on all categories.
+
+    Args:
+        table: all pairs
+        train: indices of the training pairs
+        test: indices of the test pairs (M,)
+
+    Returns:
+        score of each test pair (M,), above 0 if the caption looks true
+    """
     return table.X[test] @ logistic_ranker(table.X[train])
 
 @RANKERS.register("bag of the kind")
-def by_bag_of_kind(
-    table: Prepared, # all pairs
-    train: np.ndarray, # indices of the training pairs
-    test: np.ndarray, # indices of the test pairs (M,)
-) -> np.ndarray: # score of each test pair (M,), above 0 if the caption looks true
-    "Apply logistic rankers on 1- and 2-grams, one fitted within each category."
+def by_bag_of_kind(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Apply logistic rankers on 1- and 2-grams, one fitted within each category.
+
+    Args:
+        table: all pairs
+        train: indices of the training pairs
+        test: indices of the test pairs (M,)
+
+    Returns:
+        score of each test pair (M,), above 0 if the caption looks true
+    """
     out = np.zeros(len(test))
     for kind in np.unique(table.kinds[test]):
         here = table.kinds[test] == kind
@@ -203,14 +270,15 @@ def by_bag_of_kind(
 
 # %% ../../nbs/audit/blind.ipynb #fb88330f
 class NgramLM:
-    "A trigram language model with interpolated Kneser–Ney smoothing."
+    """A trigram language model with interpolated Kneser–Ney smoothing.
+
+    Args:
+        texts: training texts, at least one; repeated texts count repeatedly
+        discount: subtracted from each count, 0–1
+    """
     name = "trigrams"
 
-    def __init__(
-        self,
-        texts: Iterable[str], # training texts, at least one; repeated texts count repeatedly
-        discount: float = 0.75, # subtracted from each count, 0–1
-    ):
+    def __init__(self, texts: Iterable[str], discount: float = 0.75):
         self.discount, self.tri = discount, Counter()
         for t in texts:
             w = ["<s>", "<s>", *tokens(t), "</s>"]
@@ -231,13 +299,17 @@ class NgramLM:
             different[context] += 1
         return {c: (total[c], different[c]) for c in total}
 
-    def log_p(
-        self,
-        a: str, # token two places before `c`
-        b: str, # token before `c`
-        c: str, # the token itself
-    ) -> float: # nats
-        "Return log P(c | a b)."
+    def log_p(self, a: str, b: str, c: str) -> float:
+        """Return log P(c | a b).
+
+        Args:
+            a: token two places before `c`
+            b: token before `c`
+            c: the token itself
+
+        Returns:
+            nats
+        """
         if (a, b, c) not in self._cache:
             p, orders = 1/(len(self.uni) + 1), [(self.uni[c], ()), (self.bi[b, c], (b,)), (self.tri[a, b, c], (a, b))]
             for (count, context), known in zip(orders, self.contexts):
@@ -247,18 +319,26 @@ class NgramLM:
             self._cache[a, b, c] = np.log(p)
         return self._cache[a, b, c]
 
-    def log_prob(
-        self,
-        texts: list[str], # N texts
-    ) -> list[float]: # nats, one value per text
-        "Return the log-probability of each text, the end of the text included."
+    def log_prob(self, texts: list[str]) -> list[float]:
+        """Return the log-probability of each text, the end of the text included.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            nats, one value per text
+        """
         return [self._sum(["<s>", "<s>", *tokens(t), "</s>"], 2, None) for t in texts]
 
-    def token_counts(
-        self,
-        texts: list[str], # N texts
-    ) -> list[int]: # tokens plus 1 for the end of the text, one value per text
-        "Count the tokens of each text."
+    def token_counts(self, texts: list[str]) -> list[int]:
+        """Count the tokens of each text.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            tokens plus 1 for the end of the text, one value per text
+        """
         return [len(tokens(t)) + 1 for t in texts]
 
     def _sum(self, w, i, j):
@@ -266,24 +346,33 @@ class NgramLM:
         stop = len(w) if j is None else min(j, len(w))
         return sum(self.log_p(*w[k - 2:k + 1]) for k in range(i, stop))
 
-    def difference(
-        self,
-        a: list[str], # tokens of one text
-        b: list[str], # tokens of the other text
-    ) -> float: # nats
-        "Return log P(a) − log P(b) from the tokens in and just after the edit; all others cancel."
+    def difference(self, a: list[str], b: list[str]) -> float:
+        """Return log P(a) − log P(b) from the tokens in and just after the edit; all others cancel.
+
+        Args:
+            a: tokens of one text
+            b: tokens of the other text
+
+        Returns:
+            nats
+        """
         a, b = ["<s>", "<s>", *a, "</s>"], ["<s>", "<s>", *b, "</s>"]
         i, j, k = window(a, b)
         return self._sum(a, i, j + 2) - self._sum(b, i, k + 2)
 
 # %% ../../nbs/audit/blind.ipynb #d242a8a2
 @RANKERS.register("n-gram LM")
-def by_ngrams(
-    table: Prepared, # all pairs
-    train: np.ndarray, # indices of the training pairs
-    test: np.ndarray, # indices of the test pairs (M,)
-) -> np.ndarray: # score of each test pair (M,), above 0 if the caption looks true
-    "Compare log P(caption) and log P(negative) under a trigram model of the training captions."
+def by_ngrams(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Compare log P(caption) and log P(negative) under a trigram model of the training captions.
+
+    Args:
+        table: all pairs
+        train: indices of the training pairs
+        test: indices of the test pairs (M,)
+
+    Returns:
+        score of each test pair (M,), above 0 if the caption looks true
+    """
     held_out = table.groups[train] % 4 == 0 # the direction is learned on captions that the model has not seen
     if held_out.all(): held_out[:] = False
     lm = NgramLM(sorted({table.pairs[k].caption for k in train[~held_out]}))
@@ -292,21 +381,31 @@ def by_ngrams(
     return _directed(values, table, train[held_out], test)
 
 @RANKERS.register("causal LM")
-def by_causal(
-    table: Prepared, # all pairs, with a backend
-    train: np.ndarray, # indices of the training pairs
-    test: np.ndarray, # indices of the test pairs (M,)
-) -> np.ndarray: # score of each test pair (M,), above 0 if the caption looks true
-    "Compare the log-probabilities of the texts under the backend, which is not trained here."
+def by_causal(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Compare the log-probabilities of the texts under the backend, which is not trained here.
+
+    Args:
+        table: all pairs, with a backend
+        train: indices of the training pairs
+        test: indices of the test pairs (M,)
+
+    Returns:
+        score of each test pair (M,), above 0 if the caption looks true
+    """
     return _directed(table.log_probs[0] - table.log_probs[1], table, train, test)
 
 # %% ../../nbs/audit/blind.ipynb #ff97ceb0
-def wilson(
-    values, # outcomes (N,): 0, ½ or 1
-    groups, # group of each outcome (N,); outcomes of one group are not independent
-    z: float = 1.96, # quantile of the normal distribution; 1.96: an interval of 95%
-) -> tuple[float, float, float]: # mean, lower end, upper end; in [0, 1]
-    "Compute Wilson's interval at the effective sample size of a clustered sample."
+def wilson(values, groups, z: float = 1.96) -> tuple[float, float, float]:
+    """Compute Wilson's interval at the effective sample size of a clustered sample.
+
+    Args:
+        values: outcomes (N,): 0, ½ or 1
+        groups: group of each outcome (N,); outcomes of one group are not independent
+        z: quantile of the normal distribution; 1.96: an interval of 95%
+
+    Returns:
+        mean, lower end, upper end; in [0, 1]
+    """
     values, group = np.asarray(values, float), np.unique(list(groups), return_inverse=True)[1]
     n, g, p = len(values), group.max() + 1, float(np.mean(values))
     spread = (np.bincount(group, values - p)**2).sum()/n**2 * g/max(g - 1, 1) # variance of the mean
@@ -323,14 +422,26 @@ def _won(scores, ties):
 
 # %% ../../nbs/audit/blind.ipynb #6a6d4b7a
 def blind_scores(
-    table: Prepared, # N pairs to judge
-    rankers: Iterable[str] | None = None, # names in RANKERS; default: all that can run
-    k: int = 5, # number of folds
-    seed: int = 0, # seed of the folds
-    known: Iterable[Pair] = (), # training pairs; if there are any, rankers are fitted on them alone
-    announce: Callable[[str], object] = str, # called with each ranker's name before it runs, for progress bars
-) -> dict[str, np.ndarray]: # ranker → scores (N,), above 0 if the caption was picked
-    "Score every pair with rankers fitted on the training pairs, or else on the other folds."
+    table: Prepared,
+    rankers: Iterable[str] | None = None,
+    k: int = 5,
+    seed: int = 0,
+    known: Iterable[Pair] = (),
+    announce: Callable[[str], object] = str,
+) -> dict[str, np.ndarray]:
+    """Score every pair with rankers fitted on the training pairs, or else on the other folds.
+
+    Args:
+        table: N pairs to judge
+        rankers: names in RANKERS; default: all that can run
+        k: number of folds
+        seed: seed of the folds
+        known: training pairs; if there are any, rankers are fitted on them alone
+        announce: called with each ranker's name before it runs, for progress bars
+
+    Returns:
+        ranker → scores (N,), above 0 if the caption was picked
+    """
     if rankers is None: rankers = [name for name in RANKERS if name != "causal LM" or table.backend is not None]
     def announced():
         for name in rankers:
@@ -351,16 +462,30 @@ def blind_scores(
 
 # %% ../../nbs/audit/blind.ipynb #82d488ef
 def blind_solvability(
-    pairs: Iterable[Pair] | Prepared, # pairs to judge, at least one
-    rankers: Iterable[str] | None = None, # names in RANKERS; default: all that can run
-    k: int = 5, # number of folds
-    seed: int = 0, # seed of the folds
-    ties: str = "half", # "half": a tie counts ½; "against": it is wrong
-    backend=None, # a `LogProbability`, for the ranker "causal LM"
-    known: Iterable[Pair] = (), # training pairs, as in `blind_scores`
-    announce: Callable[[str], object] = str, # as in `blind_scores`
-) -> pd.DataFrame: # columns scorer, kind ("all" last), accuracy, low, high, n; fractions
-    "Measure how often blind rankers pick the caption."
+    pairs: Iterable[Pair] | Prepared,
+    rankers: Iterable[str] | None = None,
+    k: int = 5,
+    seed: int = 0,
+    ties: str = "half",
+    backend=None,
+    known: Iterable[Pair] = (),
+    announce: Callable[[str], object] = str,
+) -> pd.DataFrame:
+    """Measure how often blind rankers pick the caption.
+
+    Args:
+        pairs: pairs to judge, at least one
+        rankers: names in RANKERS; default: all that can run
+        k: number of folds
+        seed: seed of the folds
+        ties: "half": a tie counts ½; "against": it is wrong
+        backend: a `LogProbability`, for the ranker "causal LM"
+        known: training pairs, as in `blind_scores`
+        announce: as in `blind_scores`
+
+    Returns:
+        columns scorer, kind ("all" last), accuracy, low, high, n; fractions
+    """
     table = pairs if isinstance(pairs, Prepared) else Prepared(list(pairs), backend)
     rows = []
     for name, scores in blind_scores(table, rankers, k, seed, known, announce).items():
@@ -370,21 +495,31 @@ def blind_solvability(
             rows.append((name, str(kind), *wilson(won[here], table.groups[here]), int(here.sum())))
     return pd.DataFrame(rows, columns=["scorer", "kind", "accuracy", "low", "high", "n"])
 
-def pick_shorter(
-    pairs: list[Pair], # pairs to judge, at least one
-    ties: str = "against", # "against": a tie is wrong; "half": it counts ½
-) -> pd.DataFrame: # columns kind ("all" last), accuracy, low, high, n; fractions
-    "Measure how often the caption is the text with fewer characters; nothing is learned."
+def pick_shorter(pairs: list[Pair], ties: str = "against") -> pd.DataFrame:
+    """Measure how often the caption is the text with fewer characters; nothing is learned.
+
+    Args:
+        pairs: pairs to judge, at least one
+        ties: "against": a tie is wrong; "half": it counts ½
+
+    Returns:
+        columns kind ("all" last), accuracy, low, high, n; fractions
+    """
     scores = np.array([len(p.negative) - len(p.caption) for p in pairs])
     kinds, won = np.array([p.kind for p in pairs]), _won(scores, ties)
     chosen = {k: (kinds == k) | (k == "all") for k in (*dict.fromkeys(kinds.tolist()), "all")}
     rows = [(k, *wilson(won[m], [p.clip_id for p, x in zip(pairs, m) if x]), int(m.sum())) for k, m in chosen.items()]
     return pd.DataFrame(rows, columns=["kind", "accuracy", "low", "high", "n"])
 
-def wide(
-    table: pd.DataFrame, # result of `blind_solvability`
-) -> pd.DataFrame: # accuracies in percent, rankers in rows, kinds in columns
-    "Arrange accuracies side by side."
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """Arrange accuracies side by side.
+
+    Args:
+        table: result of `blind_solvability`
+
+    Returns:
+        accuracies in percent, rankers in rows, kinds in columns
+    """
     return (table.pivot(index="scorer", columns="kind", values="accuracy")*100).reindex(
         index=table.scorer.unique(), columns=table.kind.unique()).round(1)
 
@@ -400,10 +535,15 @@ DEFECTS = {"empty": lambda p: not p.caption.strip() or not p.negative.strip(),
            and any(c.isalpha() and ord(c) > 0x24f for c in text),
            "truncated": lambda p: max(len(tokens(p.caption)), len(tokens(p.negative))) > Prepared.max_tokens}
 
-def defects(
-    pairs: Iterable[Pair], # a stream of any length
-) -> Counter: # counts of "pairs", of each of DEFECTS that occurs, and of "copy": a pair that occurred before
-    "Count the pairs that nobody can judge, by defect."
+def defects(pairs: Iterable[Pair]) -> Counter:
+    """Count the pairs that nobody can judge, by defect.
+
+    Args:
+        pairs: a stream of any length
+
+    Returns:
+        counts of "pairs", of each of DEFECTS that occurs, and of "copy": a pair that occurred before
+    """
     found, seen = Counter(), set()
     for p in pairs:
         found.update(["pairs", *(name for name, test in DEFECTS.items() if test(p))])
@@ -412,11 +552,16 @@ def defects(
     return +found
 
 # %% ../../nbs/audit/blind.ipynb #10847d8a
-def sample_pairs(
-    pairs: Iterable[Pair], # a stream of any length
-    n: int = 10_000, # maximum size of the sample
-    seed: int = 0, # seed of the hashes
-) -> list[Pair]: # at most `n` pairs, in the order of their hashes
-    "Draw a random sample; memory grows with `n`, not with the stream."
+def sample_pairs(pairs: Iterable[Pair], n: int = 10_000, seed: int = 0) -> list[Pair]:
+    """Draw a random sample; memory grows with `n`, not with the stream.
+
+    Args:
+        pairs: a stream of any length
+        n: maximum size of the sample
+        seed: seed of the hashes
+
+    Returns:
+        at most `n` pairs, in the order of their hashes
+    """
     keyed = ((stable_seed(seed, "audit", p.item, ascii(p.negative)), k, p) for k, p in enumerate(pairs))
     return [p for *_, p in heapq.nsmallest(n, keyed)]

@@ -35,36 +35,67 @@ __all__ = ['SMALL', 'READS', 'Dossier', 'audit_set', 'audit_negatives', 'figure'
 # %% ../../nbs/audit/page.ipynb #81fe8f84
 @dataclass
 class Dossier:
-    "Results of the audit of one set."
-    name: str # name of the set
-    counts: Counter # pairs and `defects` of the whole set, and the copies in the sample
-    sample: list[Pair] # pairs on which the tables were measured
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict) # heading → table
-    curve: pd.DataFrame | None = None # result of `refine.curve`
-    ties: str = "half" # a tie of a blind ranker counts "half", or is wrong: "against"
+    """Results of the audit of one set.
 
-    def save(self,
-        path: str | Path, # HTML file to write
-    ) -> Path: # `path`
-        "Write the page of the audit."
+    Attributes:
+        name: name of the set
+        counts: pairs and `defects` of the whole set, and the copies in the sample
+        sample: pairs on which the tables were measured
+        tables: heading → table
+        curve: result of `refine.curve`
+        ties: a tie of a blind ranker counts "half", or is wrong: "against"
+    """
+    name: str
+    counts: Counter
+    sample: list[Pair]
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    curve: pd.DataFrame | None = None
+    ties: str = "half"
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page of the audit.
+
+        Args:
+            path: HTML file to write
+
+        Returns:
+            `path`
+        """
         return write_page(path, dossier_page(self))
 
     def _repr_html_(self): return _as_html("Blind solvability", self.tables["Blind solvability"])
 
 def audit_set(
-    name: str, # name of the set, for its page
-    pairs: Iterable[Pair], # a stream of any length, at least one pair
-    captions: Iterable[Caption] = (), # captions of the clips, for agreement; default: the captions of the sample
-    is_true: Callable[[Pair], bool | None] | None = None, # oracle: True for a false negative, None: unknown
-    backend=None, # a `LogProbability`, for a causal language model
-    parser: Callable | None = None, # dependency parser, for agreement in the same role
-    wordnet: str | None = None, # folder of WordNet's data files
-    n: int = 10_000, # maximum size of the sample
-    seed: int = 0, # seed of the sample and of the folds
-    known: Iterable[Pair] = (), # training pairs of the blind rankers; default: the other folds of the sample
-    announce: Callable[[str], object] = str, # called with the name of each ranker and table before it is computed
-) -> Dossier: # defects, sample and tables; no curve
-    "Audit a set of pairs."
+    name: str,
+    pairs: Iterable[Pair],
+    captions: Iterable[Caption] = (),
+    is_true: Callable[[Pair], bool | None] | None = None,
+    backend=None,
+    parser: Callable | None = None,
+    wordnet: str | None = None,
+    n: int = 10_000,
+    seed: int = 0,
+    known: Iterable[Pair] = (),
+    announce: Callable[[str], object] = str,
+) -> Dossier:
+    """Audit a set of pairs.
+
+    Args:
+        name: name of the set, for its page
+        pairs: a stream of any length, at least one pair
+        captions: captions of the clips, for agreement; default: the captions of the sample
+        is_true: oracle: True for a false negative, None: unknown
+        backend: a `LogProbability`, for a causal language model
+        parser: dependency parser, for agreement in the same role
+        wordnet: folder of WordNet's data files
+        n: maximum size of the sample
+        seed: seed of the sample and of the folds
+        known: training pairs of the blind rankers; default: the other folds of the sample
+        announce: called with the name of each ranker and table before it is computed
+
+    Returns:
+        defects, sample and tables; no curve
+    """
     counts = Counter()
     def with_counts():
         for p in pairs:
@@ -86,12 +117,22 @@ def audit_set(
 
 # %% ../../nbs/audit/page.ipynb #bcfa9900
 def audit_negatives(
-    items: Iterable[Negative | Pair], # negatives of `captions`, or pairs
-    captions: Iterable[Caption] = (), # captions of the negatives; further captions of their clips show false negatives
-    name: str = "negatives", # title of the page
-    **settings, # further arguments of `audit_set`
-) -> Dossier: # defects, sample and tables
-    "Audit negatives; raises `VidnegError` if there are none, or if the caption of one is missing."
+    items: Iterable[Negative | Pair],
+    captions: Iterable[Caption] = (),
+    name: str = "negatives",
+    **settings,
+) -> Dossier:
+    """Audit negatives; raises `VidnegError` if there are none, or if the caption of one is missing.
+
+    Args:
+        items: negatives of `captions`, or pairs
+        captions: captions of the negatives; further captions of their clips show false negatives
+        name: title of the page
+        **settings: further arguments of `audit_set`
+
+    Returns:
+        defects, sample and tables
+    """
     items, captions = list(items), list(captions)
     if not items: raise VidnegError("there is nothing to audit: pass at least one negative or pair")
     if all(isinstance(x, Negative) for x in items): items = pairs_of(captions, items)
@@ -122,11 +163,16 @@ def _curve_plot(ax, table, margin):
     ax.set(xlabel="share of items kept", ylabel="accuracy of the best blind ranker")
     ax.legend(fontsize=7, frameon=False)
 
-def figure(
-    dossier: Dossier, # with the table "Blind solvability"
-    margin: float = 0.05, # half-width of the shaded band around chance, as a fraction
-) -> Figure: # one or two panels
-    "Plot blind solvability, and the curve of refinement if there is one."
+def figure(dossier: Dossier, margin: float = 0.05) -> Figure:
+    """Plot blind solvability, and the curve of refinement if there is one.
+
+    Args:
+        dossier: with the table "Blind solvability"
+        margin: half-width of the shaded band around chance, as a fraction
+
+    Returns:
+        one or two panels
+    """
     n = 1 + (dossier.curve is not None)
     fig, axes = plt.subplots(1, n, figsize=(4.8*n, 3.6), squeeze=False, layout="constrained")
     _blind_plot(axes[0, 0], dossier.tables["Blind solvability"])
@@ -150,10 +196,15 @@ def _about_kinds(table, best):
                                                            for r in seen.itertuples()) + ".")
     return said + ([f"Too few pairs to judge (below {SMALL}): {', '.join(few)}."] if few and best.n >= SMALL else [])
 
-def verdict(
-    dossier: Dossier, # with the table "Blind solvability"
-) -> list[str]: # sentences, the answer first
-    "Say in words what an audit shows."
+def verdict(dossier: Dossier) -> list[str]:
+    """Say in words what an audit shows.
+
+    Args:
+        dossier: with the table "Blind solvability"
+
+    Returns:
+        sentences, the answer first
+    """
     table = dossier.tables["Blind solvability"]
     whole = table[table.kind == "all"]
     best, n = max(whole.itertuples(), key=lambda r: r.accuracy), int(whole.n.max())
@@ -235,12 +286,17 @@ def _svg(fig):
     return f"<figure>{text[text.index('<svg'):]}</figure>"
 
 # %% ../../nbs/audit/page.ipynb #41846332
-def dossier_page(
-    dossier: Dossier, # results of an audit
-    examples: int = 20, # number of pairs shown
-    seed: int = 0, # seed of the choice of examples
-) -> str: # HTML that needs no other file
-    "Write the audit as a page."
+def dossier_page(dossier: Dossier, examples: int = 20, seed: int = 0) -> str:
+    """Write the audit as a page.
+
+    Args:
+        dossier: results of an audit
+        examples: number of pairs shown
+        seed: seed of the choice of examples
+
+    Returns:
+        HTML that needs no other file
+    """
     defects_text = ", ".join(f"{name}: {n}" for name, n in dossier.counts.items() if name != "pairs") or "none"
     total = dossier.counts["pairs"]
     first, *more = map(html.escape, verdict(dossier))
@@ -260,33 +316,57 @@ def dossier_page(
 
 # %% ../../nbs/audit/page.ipynb #364038d7
 class AuditJob(NamedTuple):
-    "The arguments of one audit, ready for another process."
-    negative_set: NegativeSet # set to audit, with the captions of the measured clips
-    oracle: Oracle # oracle of the measured clips
-    coverage: pd.DataFrame # result of `coverage`
-    known: list[Pair] = [] # training pairs; if there are any, all items are measured, as in the tables of models
+    """The arguments of one audit, ready for another process.
 
-def audit_job(
-    negative_set: NegativeSet, # result of `read_set`
-    oracle: Oracle, # oracle of the set's clips
-    counts: Counter, # (category, "made" or the reason for a failure) → number of attempts
-    known: Sequence[Pair] = (), # training pairs of the blind rankers; default: cross-fitting
-) -> AuditJob: # argument of `audit_page`
-    "Collect what the audit of a set needs."
+    Attributes:
+        negative_set: set to audit, with the captions of the measured clips
+        oracle: oracle of the measured clips
+        coverage: result of `coverage`
+        known: training pairs; if there are any, all items are measured, as in the tables of models
+    """
+    negative_set: NegativeSet
+    oracle: Oracle
+    coverage: pd.DataFrame
+    known: list[Pair] = []
+
+def audit_job(negative_set: NegativeSet, oracle: Oracle, counts: Counter, known: Sequence[Pair] = ()) -> AuditJob:
+    """Collect what the audit of a set needs.
+
+    Args:
+        negative_set: result of `read_set`
+        oracle: oracle of the set's clips
+        counts: (category, "made" or the reason for a failure) → number of attempts
+        known: training pairs of the blind rankers; default: cross-fitting
+
+    Returns:
+        argument of `audit_page`
+    """
     clips = {p.clip_id for p in (negative_set.items if known else negative_set.candidates)}
     captions = [c for c in negative_set.captions if c.clip_id in clips]
     table = coverage(negative_set.captions, negative_set.negatives, counts)
     return AuditJob(replace(negative_set, captions=captions, negatives=[]), oracle.only(clips), table, known)
 
 def audit_page(
-    job: AuditJob, # result of `audit_job`
-    folder: str | Path, # folder of the pages; the page is named after the set
-    shares: Iterable[float], # shares of items that refinement keeps, each between 0 and 1
-    n: int = 1000, # maximum size of the sample, as in `read_set`
-    seed: int = 0, # seed of sample, folds and refinement
-    backend=None, # a `LogProbability`, for a causal language model
-) -> Dossier: # results that the page shows
-    "Audit a set, refine it, and write its page."
+    job: AuditJob,
+    folder: str | Path,
+    shares: Iterable[float],
+    n: int = 1000,
+    seed: int = 0,
+    backend=None,
+) -> Dossier:
+    """Audit a set, refine it, and write its page.
+
+    Args:
+        job: result of `audit_job`
+        folder: folder of the pages; the page is named after the set
+        shares: shares of items that refinement keeps, each between 0 and 1
+        n: maximum size of the sample, as in `read_set`
+        seed: seed of sample, folds and refinement
+        backend: a `LogProbability`, for a causal language model
+
+    Returns:
+        results that the page shows
+    """
     audited = job.negative_set
     n = len(audited.items) if job.known else n
     dossier = audit_set(audited.name, audited.items, audited.captions, partial(is_true, job.oracle), backend, n=n,

@@ -33,14 +33,26 @@ def _choose(x, Phi, start, item):
     return e/z[item], top + np.log(z)
 
 def balance(
-    Phi, # sparse features of all candidates (M, D), caption minus negative
-    item: np.ndarray, # item of each candidate (M,), ascending integers 0 … N−1, all of them used
-    keep: float, # share of items to keep, between 0 and 1
-    target: np.ndarray | float = 0.0, # wanted sums of the features (D,)
-    ridge: float = 4.0, # ρ, at least 0
-    start: np.ndarray | None = None, # initial λ and β (D + 1,), such as the result for another `keep`; default: zeros
-) -> np.ndarray: # λ and β (D + 1,)
-    "Find the tilt of greatest entropy that balances the features."
+    Phi,
+    item: np.ndarray,
+    keep: float,
+    target: np.ndarray | float = 0.0,
+    ridge: float = 4.0,
+    start: np.ndarray | None = None,
+) -> np.ndarray:
+    """Find the tilt of greatest entropy that balances the features.
+
+    Args:
+        Phi: sparse features of all candidates (M, D), caption minus negative
+        item: item of each candidate (M,), ascending integers 0 … N−1, all of them used
+        keep: share of items to keep, between 0 and 1
+        target: wanted sums of the features (D,)
+        ridge: ρ, at least 0
+        start: initial λ and β (D + 1,), such as the result for another `keep`; default: zeros
+
+    Returns:
+        λ and β (D + 1,)
+    """
     n, Pt = item[-1] + 1, Phi.T.tocsr()
     first = np.searchsorted(item, np.arange(n))
     def dual(x):
@@ -66,20 +78,34 @@ def _half(seed, split, clip_id): return stable_seed(seed, "half", split, clip_id
 # %% ../../nbs/audit/refine.ipynb #2b9d54be
 @dataclass
 class Tilt:
-    "The fitted weights of refinement, which choose candidates for any caption from the same source."
-    lms: list[list[NgramLM]] # per split, for each half of the clips a model of the other half's captions
-    seed: int # seed of splits and draws
-    min_count: float # expected number of items in which an n-gram must differ to be a feature
-    draw: dict = field(default_factory=dict) # kind → number of the draw that was kept
-    cell_weight: float = 10.0 # factor of the cells; each has many items, so the ridge may bind them less than words
-    backend: object = None # a `LogProbability`, for cells of a causal language model
-    kinds: dict = field(default_factory=dict) # kind → (column of each n-gram, bin edges of each score, λ and β)
+    """The fitted weights of refinement, which choose candidates for any caption from the same source.
 
-    def scores(
-        self,
-        pairs: list[Pair], # M candidates
-    ) -> np.ndarray: # plain scores (M, S), above 0 if the caption is shorter or more probable
-        "Compute the plain scores: differences of lengths and of log-probabilities."
+    Attributes:
+        lms: per split, for each half of the clips a model of the other half's captions
+        seed: seed of splits and draws
+        min_count: expected number of items in which an n-gram must differ to be a feature
+        draw: kind → number of the draw that was kept
+        cell_weight: factor of the cells; each has many items, so the ridge may bind them less than words
+        backend: a `LogProbability`, for cells of a causal language model
+        kinds: kind → (column of each n-gram, bin edges of each score, λ and β)
+    """
+    lms: list[list[NgramLM]]
+    seed: int
+    min_count: float
+    draw: dict = field(default_factory=dict)
+    cell_weight: float = 10.0
+    backend: object = None
+    kinds: dict = field(default_factory=dict)
+
+    def scores(self, pairs: list[Pair]) -> np.ndarray:
+        """Compute the plain scores: differences of lengths and of log-probabilities.
+
+        Args:
+            pairs: M candidates
+
+        Returns:
+            plain scores (M, S), above 0 if the caption is shorter or more probable
+        """
         rows = []
         for p in pairs:
             a, b = tokens(p.caption), tokens(p.negative)
@@ -90,14 +116,18 @@ class Tilt:
         found = np.array(self.backend.log_prob([p.caption for p in pairs] + [p.negative for p in pairs]))
         return np.column_stack([out, found[:len(pairs)] - found[len(pairs):]])
 
-    def features(
-        self,
-        grams: list[Counter], # differing n-grams of each of M candidates
-        scores: np.ndarray, # plain scores (M, S)
-        columns: dict, # n-gram → column
-        edges: list, # bin edges of each score, S arrays
-    ) -> csr_array: # features (M, D)
-        "Put known n-grams and cells side by side."
+    def features(self, grams: list[Counter], scores: np.ndarray, columns: dict, edges: list) -> csr_array:
+        """Put known n-grams and cells side by side.
+
+        Args:
+            grams: differing n-grams of each of M candidates
+            scores: plain scores (M, S)
+            columns: n-gram → column
+            edges: bin edges of each score, S arrays
+
+        Returns:
+            features (M, D)
+        """
         known = [[(columns[g], n) for g, n in found.items() if g in columns] for found in grams]
         at = np.cumsum([0, *map(len, known)])
         flat = [x for row in known for x in row]
@@ -116,16 +146,26 @@ def _by_item(candidates):
 
 # %% ../../nbs/audit/refine.ipynb #3fe49b14
 class Problem:
-    "Candidates with their features, ready to be fitted for any share."
+    """Candidates with their features, ready to be fitted for any share.
+
+    Args:
+        candidates: candidates of all items, at least one; those of one item share `item` and `kind`
+        seed: seed of splits, targets and draws
+        min_count: number of items in which an n-gram must differ, on average over their candidates
+        backend: a `LogProbability`, to balance a causal language model too
+        chance: imbalance left to words, in units of a resample's; 0 if the tilt is for other captions
+        captions: more captions of the same source, for the language models
+        runs: number of random splits of the clips for the language models
+    """
     def __init__(
         self,
-        candidates: Iterable[Pair], # candidates of all items, at least one; those of one item share `item` and `kind`
-        seed: int = 0, # seed of splits, targets and draws
-        min_count: float = 3, # number of items in which an n-gram must differ, on average over their candidates
-        backend=None, # a `LogProbability`, to balance a causal language model too
-        chance: float = 1.5, # imbalance left to words, in units of a resample's; 0 if the tilt is for other captions
-        captions: Iterable[Caption] = (), # more captions of the same source, for the language models
-        runs: int = 3, # number of random splits of the clips for the language models
+        candidates: Iterable[Pair],
+        seed: int = 0,
+        min_count: float = 3,
+        backend=None,
+        chance: float = 1.5,
+        captions: Iterable[Caption] = (),
+        runs: int = 3,
     ):
         self.chance, parts = chance, _by_item(candidates)
         if not parts:
@@ -154,12 +194,16 @@ class Problem:
         chance[len(columns):] = 0 # cells have many items: their chance imbalance is negligible
         return Phi, chance*self.chance, np.sign(scores)
 
-    def fit(
-        self,
-        keep: float, # share of items to keep in every category, between 0 and 1
-        ridge: float = 4.0, # ρ, at least 0
-    ) -> Tilt: # the problem's own tilt, changed by the next fit
-        "Fit the tilt for a share, starting from the last fit."
+    def fit(self, keep: float, ridge: float = 4.0) -> Tilt:
+        """Fit the tilt for a share, starting from the last fit.
+
+        Args:
+            keep: share of items to keep in every category, between 0 and 1
+            ridge: ρ, at least 0
+
+        Returns:
+            the problem's own tilt, changed by the next fit
+        """
         if not 0 < keep < 1: raise VidnegError(f"keep is {keep}: give a share between 0 and 1")
         for kind, (_, item, Phi, chance, _) in self.parts.items():
             self.solutions[kind] = balance(Phi, item, keep, keep*chance, ridge, self.solutions.get(kind))
@@ -181,8 +225,12 @@ class Problem:
             uneven.append(np.abs(signs[at[at < end]].sum(0)).max())
         self.tilt.draw[kind] = int(np.argmin(uneven))
 
-    def choose(self) -> list[Pair]: # one candidate per kept item
-        "Choose candidates by the last fit."
+    def choose(self) -> list[Pair]:
+        """Choose candidates by the last fit.
+
+        Returns:
+            one candidate per kept item
+        """
         kept = []
         for kind, (pairs, item, Phi, *_) in self.parts.items():
             first = np.searchsorted(item, np.arange(item[-1] + 1))
@@ -200,11 +248,16 @@ def _drawn(tilt, candidates, q):
     k = int(np.searchsorted(np.cumsum(q), _uniform(tilt.seed, tilt.draw[p.kind], p), side="right"))
     return candidates[k:k + 1]
 
-def choose(
-    tilt: Tilt, # result of `Problem.fit`
-    candidates: list[Pair], # candidates of one item, at least one
-) -> Pair | None: # the chosen candidate; None: the item is dropped
-    "Choose for one item, in the sample or not; items of the sample get the same choice as in `Problem.choose`."
+def choose(tilt: Tilt, candidates: list[Pair]) -> Pair | None:
+    """Choose for one item, in the sample or not; items of the sample get the same choice as in `Problem.choose`.
+
+    Args:
+        tilt: result of `Problem.fit`
+        candidates: candidates of one item, at least one
+
+    Returns:
+        the chosen candidate; None: the item is dropped
+    """
     if candidates[0].kind not in tilt.kinds: return None
     columns, edges, x = tilt.kinds[candidates[0].kind]
     grams = [differences(tokens(p.caption), tokens(p.negative)) for p in candidates]
@@ -212,27 +265,44 @@ def choose(
     q, _ = _choose(x, Phi, np.array([0]), np.zeros(len(candidates), int))
     return next(iter(_drawn(tilt, candidates, q)), None)
 
-def refine(
-    candidates: Iterable[Pair], # candidates of all items; those of one item share `item` and `kind`
-    keep: float, # share of items to keep in every category, between 0 and 1
-    seed: int = 0, # seed of splits, targets and draws
-    **options, # `min_count`, `backend`, `chance`, `captions`, `runs` of `Problem`
-) -> list[Pair]: # at most one candidate per item
-    "Choose candidates, or drop items, so that the text alone does not reveal the negative."
+def refine(candidates: Iterable[Pair], keep: float, seed: int = 0, **options) -> list[Pair]:
+    """Choose candidates, or drop items, so that the text alone does not reveal the negative.
+
+    Args:
+        candidates: candidates of all items; those of one item share `item` and `kind`
+        keep: share of items to keep in every category, between 0 and 1
+        seed: seed of splits, targets and draws
+        **options: `min_count`, `backend`, `chance`, `captions`, `runs` of `Problem`
+
+    Returns:
+        at most one candidate per item
+    """
     problem = Problem(candidates, seed, **options)
     problem.fit(keep)
     return problem.choose()
 
 # %% ../../nbs/audit/refine.ipynb #3a20ebfa
 def redraw(
-    captions: Iterable[Caption], # captions of all negatives
-    negatives: Iterable[Negative], # the items: one negative per caption and category
-    attempt: Callable[..., tuple], # (text, caption_id, seed=, categories=, key=) → (negative or None, reason)
-    n: int = 16, # attempts per item, its own negative included
-    seed: int = 0, # seed of the attempts
-    accept: Callable[[Pair], bool] | None = None, # True: the candidate may be used; default: all may
-) -> Iterable[Pair]: # different candidates, grouped by item, its own negative first
-    "Make further candidates for each negative."
+    captions: Iterable[Caption],
+    negatives: Iterable[Negative],
+    attempt: Callable[..., tuple],
+    n: int = 16,
+    seed: int = 0,
+    accept: Callable[[Pair], bool] | None = None,
+) -> Iterable[Pair]:
+    """Make further candidates for each negative.
+
+    Args:
+        captions: captions of all negatives
+        negatives: the items: one negative per caption and category
+        attempt: (text, caption_id, seed=, categories=, key=) → (negative or None, reason)
+        n: attempts per item, its own negative included
+        seed: seed of the attempts
+        accept: True: the candidate may be used; default: all may
+
+    Returns:
+        different candidates, grouped by item, its own negative first
+    """
     known = {c.caption_id: c for c in captions}
     for first in negatives:
         c, texts = known[first.caption_id], {}
@@ -246,13 +316,24 @@ def redraw(
 
 # %% ../../nbs/audit/refine.ipynb #710732a8
 def curve(
-    candidates: Iterable[Pair], # candidates of all items; those of one item share `item` and `kind`
-    shares: Iterable[float] = (.95, .9, .8, .7, .6, .5), # shares of items to keep, each between 0 and 1
-    seed: int = 0, # seed of splits, targets and draws
-    audit: Callable[[list[Pair]], pd.DataFrame] = blind_solvability, # pairs → columns scorer, kind, accuracy
-    **options, # `min_count`, `backend`, `chance`, `captions`, `runs` of `Problem`
-) -> pd.DataFrame: # columns of `audit`, `keep` (wanted), `kept` (actual); keep = 1: first candidate of each item
-    "Measure blind accuracy against the share of items kept."
+    candidates: Iterable[Pair],
+    shares: Iterable[float] = (.95, .9, .8, .7, .6, .5),
+    seed: int = 0,
+    audit: Callable[[list[Pair]], pd.DataFrame] = blind_solvability,
+    **options,
+) -> pd.DataFrame:
+    """Measure blind accuracy against the share of items kept.
+
+    Args:
+        candidates: candidates of all items; those of one item share `item` and `kind`
+        shares: shares of items to keep, each between 0 and 1
+        seed: seed of splits, targets and draws
+        audit: pairs → columns scorer, kind, accuracy
+        **options: `min_count`, `backend`, `chance`, `captions`, `runs` of `Problem`
+
+    Returns:
+        columns of `audit`, `keep` (wanted), `kept` (actual); keep = 1: first candidate of each item
+    """
     candidates = list(candidates)
     first = {}
     for p in candidates: first.setdefault((p.item, p.kind), p)
@@ -263,10 +344,15 @@ def curve(
         tables.append(audit(chosen).assign(keep=share, kept=len(chosen)/len(first)))
     return pd.concat(tables, ignore_index=True)
 
-def best_share(
-    table: pd.DataFrame, # result of `curve`
-    margin: float = 0.05, # accuracy above ½ that is allowed to the best ranker in every category, as a fraction
-) -> float: # largest wanted share within the margin; NaN if there is none
-    "Find the largest share of items that can be kept."
+def best_share(table: pd.DataFrame, margin: float = 0.05) -> float:
+    """Find the largest share of items that can be kept.
+
+    Args:
+        table: result of `curve`
+        margin: accuracy above ½ that is allowed to the best ranker in every category, as a fraction
+
+    Returns:
+        largest wanted share within the margin; NaN if there is none
+    """
     best = table.groupby("keep").accuracy.max()
     return float(best.index[best <= .5 + margin].max())

@@ -24,26 +24,43 @@ __all__ = ['NegativeSet', 'read_set', 'set_rates']
 # %% ../../nbs/audit/sets.ipynb #e9ddfcbe
 @dataclass
 class NegativeSet:
-    "A set of negatives, arranged as items and candidates."
-    name: str # name of the set
-    captions: list[Caption] # all captions that negatives may have been made from
-    negatives: list[Negative] # all negatives, without positives
-    items: list[Pair] # first candidate of each item
-    candidates: list[Pair] # all candidates of the measured items
+    """A set of negatives, arranged as items and candidates.
+
+    Attributes:
+        name: name of the set
+        captions: all captions that negatives may have been made from
+        negatives: all negatives, without positives
+        items: first candidate of each item
+        candidates: all candidates of the measured items
+    """
+    name: str
+    captions: list[Caption]
+    negatives: list[Negative]
+    items: list[Pair]
+    candidates: list[Pair]
 
     @property
-    def measured(self) -> int: # at least 0
-        "Count the measured items."
+    def measured(self) -> int:
+        """Count the measured items.
+
+        Returns:
+            at least 0
+        """
         return len({p.item for p in self.candidates})
 
-def read_set(
-    name: str, # name of the set, for reports
-    path: Path, # file of negatives, result of `set_file`
-    captions: list[Caption], # captions of the dataset; ignored if the set has a file of its own captions
-    n: int = 1000, # maximum number of measured items
-    seed: int = 0, # seed of their choice
-) -> NegativeSet: # items, and the candidates of the measured ones
-    "Read a set of negatives and sample the items to measure."
+def read_set(name: str, path: Path, captions: list[Caption], n: int = 1000, seed: int = 0) -> NegativeSet:
+    """Read a set of negatives and sample the items to measure.
+
+    Args:
+        name: name of the set, for reports
+        path: file of negatives, result of `set_file`
+        captions: captions of the dataset; ignored if the set has a file of its own captions
+        n: maximum number of measured items
+        seed: seed of their choice
+
+    Returns:
+        items, and the candidates of the measured ones
+    """
     if captions_file(path).exists(): captions = read_records(captions_file(path), Caption)
     negatives = [n for n in read_records(path, Negative) if n.kind != "positive"]
     known = {c.caption_id: c for c in captions}
@@ -55,12 +72,22 @@ def read_set(
 
 # %% ../../nbs/audit/sets.ipynb #3a95cb72
 def set_rates(
-    captions: list[Caption], # captions that were given to the generator
-    negatives: list[Negative], # negatives that it made of them
-    is_wrong: Callable[[Pair], bool | None], # oracle, such as a `partial` of `vidneg.negatives.oracle.is_wrong`
-    clips: int = 0, # number of clips, if coverage is counted in clips; 0: it is counted in captions
-) -> pd.DataFrame: # columns kind ("all" last), covered, among, wrong, low, high, n, unknown; rates are fractions
-    "Measure coverage and the rate of wrong items by kind."
+    captions: list[Caption],
+    negatives: list[Negative],
+    is_wrong: Callable[[Pair], bool | None],
+    clips: int = 0,
+) -> pd.DataFrame:
+    """Measure coverage and the rate of wrong items by kind.
+
+    Args:
+        captions: captions that were given to the generator
+        negatives: negatives that it made of them
+        is_wrong: oracle, such as a `partial` of `vidneg.negatives.oracle.is_wrong`
+        clips: number of clips, if coverage is counted in clips; 0: it is counted in captions
+
+    Returns:
+        columns kind ("all" last), covered, among, wrong, low, high, n, unknown; rates are fractions
+    """
     clip_of = {c.caption_id: c.clip_id for c in captions}
     whose, among = (clip_of, clips) if clips else ({i: i for i in clip_of}, len(clip_of))
     have = Counter(kind for kind, _ in {(kind, whose[n.caption_id]) for n in negatives for kind in (n.kind, "all")})

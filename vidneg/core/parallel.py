@@ -20,12 +20,16 @@ from tqdm import tqdm
 from .errors import VidnegError
 
 # %% auto #0
-__all__ = ['process_context', 'end_with_parent', 'pool_of', 'parallel_map', 'in_background', 'JobError', 'bar_options', 'name_of',
-           'run_jobs', 'workers_here', 'trainings_here']
+__all__ = ['process_context', 'end_with_parent', 'pool_of', 'parallel_map', 'in_background', 'JobError', 'bar_options',
+           'name_of', 'run_jobs', 'workers_here', 'trainings_here']
 
 # %% ../../nbs/core/parallel.ipynb #6f1e7f51
-def process_context() -> multiprocessing.context.BaseContext: # a fork server, or `spawn` where there is none
-    "Return the context that starts new processes."
+def process_context() -> multiprocessing.context.BaseContext:
+    """Return the context that starts new processes.
+
+    Returns:
+        a fork server, or `spawn` where there is none
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -40,10 +44,12 @@ def end_with_parent() -> None:
         os._exit(1)
     threading.Thread(target=_wait, daemon=True).start()
 
-def pool_of(
-    workers: int, # number of processes, at least 1
-) -> ProcessPoolExecutor:
-    "Return a pool of processes that end with this one."
+def pool_of(workers: int) -> ProcessPoolExecutor:
+    """Return a pool of processes that end with this one.
+
+    Args:
+        workers: number of processes, at least 1
+    """
     return ProcessPoolExecutor(workers, process_context(), end_with_parent)
 
 # %% ../../nbs/core/parallel.ipynb #7e590004
@@ -53,15 +59,28 @@ def _only_here(fn):
     return fn.__module__ == "__main__" and "__file__" not in vars(sys.modules["__main__"])
 
 def parallel_map(
-    fn: Callable, # function of one item; for processes, it and the items must pickle
-    items: Iterable, # arguments of `fn`, one per call
-    workers: int = 1, # number of processes or threads; 1: this process and thread
-    desc: str = "", # label of the progress bar, "" for no bar
-    threads: bool = False, # True: threads in place of processes
-    chunk: int = 16, # number of items sent to a process at a time
-    unit: str = "clip", # name of an item on the progress bar
-) -> list: # `fn(item)` for each item, in the order of `items`
-    "Map `fn` over `items`; the first error that `fn` raises is raised here and stops the rest."
+    fn: Callable,
+    items: Iterable,
+    workers: int = 1,
+    desc: str = "",
+    threads: bool = False,
+    chunk: int = 16,
+    unit: str = "clip",
+) -> list:
+    """Map `fn` over `items`; the first error that `fn` raises is raised here and stops the rest.
+
+    Args:
+        fn: function of one item; for processes, it and the items must pickle
+        items: arguments of `fn`, one per call
+        workers: number of processes or threads; 1: this process and thread
+        desc: label of the progress bar, "" for no bar
+        threads: True: threads in place of processes
+        chunk: number of items sent to a process at a time
+        unit: name of an item on the progress bar
+
+    Returns:
+        `fn(item)` for each item, in the order of `items`
+    """
     items = list(items)
     bar = dict(total=len(items), desc=desc, unit=unit, disable=not desc)
     workers = min(workers, len(items))
@@ -73,12 +92,17 @@ def parallel_map(
         return list(tqdm(pool.map(fn, items, chunksize=max(1, min(chunk, len(items)//workers))), **bar))
 
 # %% ../../nbs/core/parallel.ipynb #3c514bae
-def in_background(
-    fn: Callable, # function that can be imported
-    *args, # positional arguments of `fn`
-    **kwargs, # keyword arguments of `fn`
-) -> Future: # its `.result()` waits for the value of `fn`, and raises the error that `fn` raised
-    "Start `fn` in another process and return without waiting for it."
+def in_background(fn: Callable, *args, **kwargs) -> Future:
+    """Start `fn` in another process and return without waiting for it.
+
+    Args:
+        fn: function that can be imported
+        *args: positional arguments of `fn`
+        **kwargs: keyword arguments of `fn`
+
+    Returns:
+        its `.result()` waits for the value of `fn`, and raises the error that `fn` raised
+    """
     pool = pool_of(1)
     future = pool.submit(fn, *args, **kwargs)
     pool.shutdown(wait=False)
@@ -90,8 +114,12 @@ class JobError(VidnegError):
 
 _LINE = None # line of this process's progress bar; set in the processes of `run_jobs`
 
-def bar_options() -> dict: # keyword arguments of tqdm
-    "Return options for this process's progress bar: a line of its own, or a message every 15 s without a terminal."
+def bar_options() -> dict:
+    """Return options for this process's progress bar: a line of its own, or a message every 15 s without a terminal.
+
+    Returns:
+        keyword arguments of tqdm
+    """
     if _LINE is None: return {"mininterval": 0.5, "dynamic_ncols": True}
     if sys.stderr.isatty(): return {"mininterval": 0.5, "dynamic_ncols": True, "position": _LINE}
     return {"mininterval": 15.0, "ncols": 100, "bar_format": "{l_bar}{bar}{r_bar}\n"}
@@ -125,19 +153,33 @@ def _start(context, job, slot, lock, first):
     return ours, process
 
 # %% ../../nbs/core/parallel.ipynb #7e590007
-def name_of(
-    fn: Callable, # a function, a class or a partial of these
-) -> str: # name without module and class
-    "Return the name of a function for messages."
+def name_of(fn: Callable) -> str:
+    """Return the name of a function for messages.
+
+    Args:
+        fn: a function, a class or a partial of these
+
+    Returns:
+        name without module and class
+    """
     while isinstance(fn, partial): fn = fn.func
     return fn.__qualname__.rpartition(".")[2]
 
 def run_jobs(
-    jobs: Sequence[tuple[Callable, dict]], # (function that can be imported, its keyword arguments) for each job
-    workers: int = 2, # number of processes at a time; 0: this process, one job after another
-    first: Callable[[], object] | None = None, # function called in each process before its job
-) -> list: # values of the functions, in the order of the jobs
-    "Run jobs in parallel processes. Raises `JobError` with the traceback of the first job that fails."
+    jobs: Sequence[tuple[Callable, dict]],
+    workers: int = 2,
+    first: Callable[[], object] | None = None,
+) -> list:
+    """Run jobs in parallel processes. Raises `JobError` with the traceback of the first job that fails.
+
+    Args:
+        jobs: (function that can be imported, its keyword arguments) for each job
+        workers: number of processes at a time; 0: this process, one job after another
+        first: function called in each process before its job
+
+    Returns:
+        values of the functions, in the order of the jobs
+    """
     if not workers: return [func(**kwargs) for func, kwargs in jobs]
     context, waiting, running, results = process_context(), list(enumerate(jobs)), {}, {}
     lock, slots = context.RLock(), list(range(workers))[::-1]
@@ -159,8 +201,12 @@ def run_jobs(
     return [results[i] for i in range(len(jobs))]
 
 # %% ../../nbs/core/parallel.ipynb #a7c30002
-def workers_here() -> int: # number of processes, at least 1
-    "Return the number of processes to run at a time: VIDNEG_WORKERS, else the cores that this process may use."
+def workers_here() -> int:
+    """Return the number of processes to run at a time: VIDNEG_WORKERS, else the cores that this process may use.
+
+    Returns:
+        number of processes, at least 1
+    """
     named = os.environ.get("VIDNEG_WORKERS", "")
     if named and not (named.isdigit() and int(named)):
         raise VidnegError(f"VIDNEG_WORKERS is {named!r}: set it to a whole number from 1, or unset it")
@@ -168,7 +214,11 @@ def workers_here() -> int: # number of processes, at least 1
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def trainings_here() -> int: # number of training runs, at least 1
-    "Return the number of training runs to start at a time: 1 where there is a GPU, else `workers_here()`."
+def trainings_here() -> int:
+    """Return the number of training runs to start at a time: 1 where there is a GPU, else `workers_here()`.
+
+    Returns:
+        number of training runs, at least 1
+    """
     import torch
     return 1 if torch.cuda.is_available() else workers_here()

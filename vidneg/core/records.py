@@ -23,111 +23,194 @@ from .errors import VidnegError
 from .files import atomic_path
 
 # %% auto #0
-__all__ = ['SCHEMA_VERSION', 'ROWS', 'Clip', 'Caption', 'Attribute', 'Entity', 'Event', 'SceneGraph', 'MomentQuery', 'Question',
-           'Edit', 'Negative', 'to_table', 'from_table', 'write_records', 'read_records']
+__all__ = ['SCHEMA_VERSION', 'ROWS', 'Clip', 'Caption', 'Attribute', 'Entity', 'Event', 'SceneGraph', 'MomentQuery',
+           'Question', 'Edit', 'Negative', 'to_table', 'from_table', 'write_records', 'read_records']
 
 # %% ../../nbs/core/records.ipynb #ffa772ff
 @dataclass(frozen=True)
 class Clip:
-    "A stretch of a video file."
-    clip_id: str # unique within a dataset
-    path: str # video file, relative to the dataset's folder
-    start: float = 0.0 # start of the clip in seconds
-    end: float = 0.0 # end of the clip in seconds; 0: the end of the file
-    split: str = "" # train, val, test, ...
+    """A stretch of a video file.
+
+    Attributes:
+        clip_id: unique within a dataset
+        path: video file, relative to the dataset's folder
+        start: start of the clip in seconds
+        end: end of the clip in seconds; 0: the end of the file
+        split: train, val, test, ...
+    """
+    clip_id: str
+    path: str
+    start: float = 0.0
+    end: float = 0.0
+    split: str = ""
 
 
 @dataclass(frozen=True)
 class Caption:
-    "A sentence that is true of a clip."
-    caption_id: str # unique within a dataset
-    clip_id: str # clip that it describes
-    text: str # the sentence
-    grain: str = "fine" # level of detail: "fine" or "broad"
+    """A sentence that is true of a clip.
+
+    Attributes:
+        caption_id: unique within a dataset
+        clip_id: clip that it describes
+        text: the sentence
+        grain: level of detail: "fine" or "broad"
+    """
+    caption_id: str
+    clip_id: str
+    text: str
+    grain: str = "fine"
 
 # %% ../../nbs/core/records.ipynb #c646ae34
 @dataclass(frozen=True)
 class Attribute:
-    "A property that an entity has for some time."
-    kind: str # fine-grained category: color, size, material, ...
-    value: str # word for the property: red, small, ...
-    start: float # start in seconds
-    end: float # end in seconds
+    """A property that an entity has for some time.
+
+    Attributes:
+        kind: fine-grained category: color, size, material, ...
+        value: word for the property: red, small, ...
+        start: start in seconds
+        end: end in seconds
+    """
+    kind: str
+    value: str
+    start: float
+    end: float
 
 
 @dataclass(frozen=True)
 class Entity:
-    "A thing in a clip."
-    entity_id: str # unique within a scene graph
-    name: str # noun for the thing
-    attributes: tuple[Attribute, ...] = () # properties of the thing
+    """A thing in a clip.
+
+    Attributes:
+        entity_id: unique within a scene graph
+        name: noun for the thing
+        attributes: properties of the thing
+    """
+    entity_id: str
+    name: str
+    attributes: tuple[Attribute, ...] = ()
 
 
 @dataclass(frozen=True)
 class Event:
-    "An event as in SPOT (1): ⟨subject, subject attribute, predicate, object, object attribute, time⟩."
-    subject: str # entity id of the subject
-    subject_attribute: str # attribute that names the subject, "" if none
-    predicate: str # base form: "push", "slide left", "above"
-    object: str # entity id of the object, "" for intransitive predicates
-    object_attribute: str # attribute that names the object; for attribute changes, the new value
-    start: float # start in seconds
-    end: float # end in seconds
-    kind: str # fine-grained category: action, contact, relation or attribute
+    """An event as in SPOT (1): ⟨subject, subject attribute, predicate, object, object attribute, time⟩.
+
+    Attributes:
+        subject: entity id of the subject
+        subject_attribute: attribute that names the subject, "" if none
+        predicate: base form: "push", "slide left", "above"
+        object: entity id of the object, "" for intransitive predicates
+        object_attribute: attribute that names the object; for attribute changes, the new value
+        start: start in seconds
+        end: end in seconds
+        kind: fine-grained category: action, contact, relation or attribute
+    """
+    subject: str
+    subject_attribute: str
+    predicate: str
+    object: str
+    object_attribute: str
+    start: float
+    end: float
+    kind: str
 
 
 @dataclass(frozen=True)
 class SceneGraph:
-    "All entities and events of a clip."
-    clip_id: str # clip that it describes
-    scene: str # name of the background, "" if unknown
-    entities: tuple[Entity, ...] # things in the clip
-    events: tuple[Event, ...] # events in the clip
+    """All entities and events of a clip.
+
+    Attributes:
+        clip_id: clip that it describes
+        scene: name of the background, "" if unknown
+        entities: things in the clip
+        events: events in the clip
+    """
+    clip_id: str
+    scene: str
+    entities: tuple[Entity, ...]
+    events: tuple[Event, ...]
 
 # %% ../../nbs/core/records.ipynb #a94f0bef
 @dataclass(frozen=True)
 class MomentQuery:
-    "A sentence and the windows of a video that it describes."
-    query_id: str # unique within a dataset
-    clip_id: str # the video
-    text: str # the sentence
-    duration: float # duration of the video in seconds; 0 if unknown
-    windows: tuple[tuple[float, ...], ...] # (start, end) in seconds, in order of time
-    saliency: tuple[tuple[float, ...], ...] = () # scores of the annotators, 0 to 4, for each 2 s clip
+    """A sentence and the windows of a video that it describes.
+
+    Attributes:
+        query_id: unique within a dataset
+        clip_id: the video
+        text: the sentence
+        duration: duration of the video in seconds; 0 if unknown
+        windows: (start, end) in seconds, in order of time
+        saliency: scores of the annotators, 0 to 4, for each 2 s clip
+    """
+    query_id: str
+    clip_id: str
+    text: str
+    duration: float
+    windows: tuple[tuple[float, ...], ...]
+    saliency: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class Question:
-    "A question about a clip and its only correct answer."
-    question_id: str # unique within a dataset
-    clip_id: str # clip that it asks about
-    text: str # the question
-    answer: str # correct answer, "" where it is withheld
-    kind: str # temporal, counterfactual, action, attribute, relation or object
-    template: str # template of the question; AnetQA's question type
-    group: str = "" # group of questions with the same balanced answers, "" if unknown
-    options: tuple[str, ...] = () # possible answers of the group, () if unknown
+    """A question about a clip and its only correct answer.
+
+    Attributes:
+        question_id: unique within a dataset
+        clip_id: clip that it asks about
+        text: the question
+        answer: correct answer, "" where it is withheld
+        kind: temporal, counterfactual, action, attribute, relation or object
+        template: template of the question; AnetQA's question type
+        group: group of questions with the same balanced answers, "" if unknown
+        options: possible answers of the group, () if unknown
+    """
+    question_id: str
+    clip_id: str
+    text: str
+    answer: str
+    kind: str
+    template: str
+    group: str = ""
+    options: tuple[str, ...] = ()
 
 # %% ../../nbs/core/records.ipynb #beef69a7
 @dataclass(frozen=True)
 class Edit:
-    "A replacement of `old`, characters [start, end) of the text before this edit, by `new`."
-    start: int # first replaced character
-    end: int # one past the last replaced character
-    old: str # replaced characters
-    new: str # characters in their place
+    """A replacement of `old`, characters [start, end) of the text before this edit, by `new`.
+
+    Attributes:
+        start: first replaced character
+        end: one past the last replaced character
+        old: replaced characters
+        new: characters in their place
+    """
+    start: int
+    end: int
+    old: str
+    new: str
 
 
 @dataclass(frozen=True)
 class Negative:
-    "A false caption and its origin."
-    caption_id: str # caption that it falsifies
-    text: str # the false sentence
-    kind: str # category: action, attribute, relation, object, ...
-    generator: str # name in the generator registry
-    edits: tuple[Edit, ...] # edits of the caption, in the order in which they were made
-    rounds: int # requested rounds of editing; `len(edits)` of them succeeded
-    seed: int # seed of the run
+    """A false caption and its origin.
+
+    Attributes:
+        caption_id: caption that it falsifies
+        text: the false sentence
+        kind: category: action, attribute, relation, object, ...
+        generator: name in the generator registry
+        edits: edits of the caption, in the order in which they were made
+        rounds: requested rounds of editing; `len(edits)` of them succeeded
+        seed: seed of the run
+    """
+    caption_id: str
+    text: str
+    kind: str
+    generator: str
+    edits: tuple[Edit, ...]
+    rounds: int
+    seed: int
 
 # %% ../../nbs/core/records.ipynb #4b6f466c
 SCHEMA_VERSION = 1
@@ -189,11 +272,16 @@ def _dumper(t):
     return list if make is None else lambda values: list(map(make, values))
 
 # %% ../../nbs/core/records.ipynb #907d9aa0
-def to_table(
-    records: Iterable, # instances of `cls`
-    cls: type, # record class
-) -> pa.Table: # one row per record, with the schema's version in the metadata
-    "Return a table of records."
+def to_table(records: Iterable, cls: type) -> pa.Table:
+    """Return a table of records.
+
+    Args:
+        records: instances of `cls`
+        cls: record class
+
+    Returns:
+        one row per record, with the schema's version in the metadata
+    """
     meta = {"vidneg": json.dumps({"record": cls.__name__, "version": SCHEMA_VERSION})}
     return pa.Table.from_pylist([*map(_dumper(cls), records)], _schema(cls).with_metadata(meta))
 
@@ -204,20 +292,30 @@ def _built(rows, cls, source):
         why, fields = str(e).rpartition("() ")[2], ", ".join(name for name, _ in _fields(cls))
         raise VidnegError(f"{source} has a row that is no {cls.__name__} ({why}); its fields are: {fields}") from None
 
-def from_table(
-    table: pa.Table, # table from `to_table`; other columns are ignored
-    cls: type, # record class
-) -> list: # instances of `cls`, one per row
-    "Return the records of a table."
+def from_table(table: pa.Table, cls: type) -> list:
+    """Return the records of a table.
+
+    Args:
+        table: table from `to_table`; other columns are ignored
+        cls: record class
+
+    Returns:
+        instances of `cls`, one per row
+    """
     return _built(table.to_pylist(), cls, "the table")
 
 # %% ../../nbs/core/records.ipynb #a498840a
-def write_records(
-    path: str | Path, # file to write, which ends in .parquet or .jsonl
-    records: Iterable, # instances of one record class
-    cls: type | None = None, # class of the records; required only if there may be none
-) -> Path: # the written file
-    "Write records atomically."
+def write_records(path: str | Path, records: Iterable, cls: type | None = None) -> Path:
+    """Write records atomically.
+
+    Args:
+        path: file to write, which ends in .parquet or .jsonl
+        records: instances of one record class
+        cls: class of the records; required only if there may be none
+
+    Returns:
+        the written file
+    """
     records = list(records)
     cls = cls or (type(records[0]) if records else None)
     if cls is None:
@@ -232,11 +330,16 @@ def write_records(
 # %% ../../nbs/core/records.ipynb #c5a0cff7
 ROWS = 50_000_000 # largest number of records that are read at once
 
-def read_records(
-    path: str | Path, # file from `write_records`, or other JSON lines or Parquet with the same fields
-    cls: type, # record class
-) -> list: # instances of `cls`, in the order of the file
-    "Read records; refuse a file of other records or of another version of the schema."
+def read_records(path: str | Path, cls: type) -> list:
+    """Read records; refuse a file of other records or of another version of the schema.
+
+    Args:
+        path: file from `write_records`, or other JSON lines or Parquet with the same fields
+        cls: record class
+
+    Returns:
+        instances of `cls`, in the order of the file
+    """
     path = Path(path)
     if not path.exists():
         raise VidnegError(f"{path} does not exist: run the stage that makes it, or check the path")

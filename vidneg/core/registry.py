@@ -16,11 +16,13 @@ __all__ = ['Registry']
 
 # %% ../../nbs/core/registry.ipynb #0c24b0aa
 class Registry(MutableMapping):
-    "A mapping from names to functions or classes, which are imported on lookup."
-    def __init__(self,
-        what: str, # noun for a registered thing, in the singular, for messages
-        places: dict[str, str] | None = None, # name → location, "package.module:attribute"
-    ):
+    """A mapping from names to functions or classes, which are imported on lookup.
+
+    Args:
+        what: noun for a registered thing, in the singular, for messages
+        places: name → location, "package.module:attribute"
+    """
+    def __init__(self, what: str, places: dict[str, str] | None = None):
         self.what, self._things = what, dict(places or {})
 
     def __getitem__(self, name: str):
@@ -43,17 +45,24 @@ class Registry(MutableMapping):
     def __len__(self) -> int: return len(self._things)
     def __contains__(self, name) -> bool: return name in self._things
 
-    def where(self,
-        name: str, # registered name
-    ) -> str: # "package.module:attribute"
-        "Return the location of a thing without importing it."
+    def where(self, name: str) -> str:
+        """Return the location of a thing without importing it.
+
+        Args:
+            name: registered name
+
+        Returns:
+            "package.module:attribute"
+        """
         thing = self._things[name]
         return thing if isinstance(thing, str) else _place(thing)
 
-    def register(self,
-        name: str, # name under which it is looked up
-    ) -> Callable:
-        "Return a decorator that adds the decorated thing as `name`."
+    def register(self, name: str) -> Callable:
+        """Return a decorator that adds the decorated thing as `name`.
+
+        Args:
+            name: name under which it is looked up
+        """
         def _add(thing):
             self[name] = thing
             return thing

@@ -13,18 +13,28 @@ import numpy as np
 __all__ = ['stable_seed', 'stable_rng']
 
 # %% ../../nbs/core/seeds.ipynb #9d6483a2
-def stable_seed(
-    seed: int, # the run's seed
-    *keys, # purpose of the draw: stage name, item id, ...; compared by their `str`
-) -> int: # 64-bit integer, the same on every machine and in every process
-    "Return a hash of `seed` and `keys`. The builtin `hash` would differ from process to process."
+def stable_seed(seed: int, *keys) -> int:
+    """Return a hash of `seed` and `keys`. The builtin `hash` would differ from process to process.
+
+    Args:
+        seed: the run's seed
+        *keys: purpose of the draw: stage name, item id, ...; compared by their `str`
+
+    Returns:
+        64-bit integer, the same on every machine and in every process
+    """
     text = "\x1f".join([str(seed), *map(str, keys)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 # %% ../../nbs/core/seeds.ipynb #eca1c23f
-def stable_rng(
-    seed: int, # the run's seed
-    *keys, # purpose of the draw: stage name, item id, ...; compared by their `str`
-) -> np.random.Generator: # generator that depends on nothing but the seed and the keys
-    "Return a random generator for one item, independent of order, batch size and worker count."
+def stable_rng(seed: int, *keys) -> np.random.Generator:
+    """Return a random generator for one item, independent of order, batch size and worker count.
+
+    Args:
+        seed: the run's seed
+        *keys: purpose of the draw: stage name, item id, ...; compared by their `str`
+
+    Returns:
+        generator that depends on nothing but the seed and the keys
+    """
     return np.random.default_rng(stable_seed(seed, *keys))

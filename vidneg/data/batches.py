@@ -25,23 +25,29 @@ __all__ = ['Texts', 'BatchSource', 'digest', 'OrderedBatches', 'ArrayBatches', '
 
 # %% ../../nbs/data/batches.ipynb #8241a469
 class Texts:
-    "Token ids of many texts, end to end in one array."
-    def __init__(self,
-        tokens: Sequence[Sequence[int]], # token ids of each text, unpadded
-    ):
+    """Token ids of many texts, end to end in one array.
+
+    Args:
+        tokens: token ids of each text, unpadded
+    """
+    def __init__(self, tokens: Sequence[Sequence[int]]):
         self.lengths = np.array([len(t) for t in tokens], dtype=np.int64) # (M,)
         if len(tokens) and self.lengths.min() == 0:
             raise VidnegError("a text has no tokens: drop it before training")
         self.starts = np.cumsum(self.lengths) - self.lengths # (M,)
         self.ids = np.fromiter((i for t in tokens for i in t), dtype=np.int32, count=int(self.lengths.sum()))
 
-    def pad(
-        self,
-        index: np.ndarray, # numbers of the texts, any shape
-        length: int, # tokens per row after padding
-        pad_id: int = 0, # id of the padding token
-    ) -> tuple[torch.Tensor, torch.Tensor]: # ids (*index.shape, length) and attention mask of the same shape, int64
-        "Return some of the texts as rectangular tensors."
+    def pad(self, index: np.ndarray, length: int, pad_id: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return some of the texts as rectangular tensors.
+
+        Args:
+            index: numbers of the texts, any shape
+            length: tokens per row after padding
+            pad_id: id of the padding token
+
+        Returns:
+            ids (*index.shape, length) and attention mask of the same shape, int64
+        """
         mask = np.arange(length) < self.lengths[index][..., None]
         at = np.where(mask, self.starts[index][..., None] + np.arange(length), 0)
         return torch.from_numpy(np.where(mask, self.ids[at], pad_id).astype(np.int64)), torch.from_numpy(mask).long()
@@ -49,37 +55,63 @@ class Texts:
 # %% ../../nbs/data/batches.ipynb #7e560002
 class BatchSource(Protocol):
     "A source of batches for `vidneg.train.loop.fit`."
-    def __len__(self) -> int: # batches per epoch
-        "Count the batches of an epoch."
+    def __len__(self) -> int:
+        """Count the batches of an epoch.
 
-    def batch(self,
-        epoch: int, # number of the epoch, from 0
-        index: int, # number of the batch in the epoch, from 0
-    ) -> dict[str, torch.Tensor]: # tensors by name, each (B, ...)
-        "Return one batch, a pure function of its arguments; all its tensors have the same number of rows."
+        Returns:
+            batches per epoch
+        """
 
-    def fingerprint(self) -> str: # hash that changes whenever the data or their order change
-        "Return a hash of data and settings."
+    def batch(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        """Return one batch, a pure function of its arguments; all its tensors have the same number of rows.
+
+        Args:
+            epoch: number of the epoch, from 0
+            index: number of the batch in the epoch, from 0
+
+        Returns:
+            tensors by name, each (B, ...)
+        """
+
+    def fingerprint(self) -> str:
+        """Return a hash of data and settings.
+
+        Returns:
+            hash that changes whenever the data or their order change
+        """
 
 # %% ../../nbs/data/batches.ipynb #572a1525
-def digest(
-    *parts: bytes | np.ndarray, # contents, in this order
-) -> str: # 32 hexadecimal digits
-    "Hash bytes and arrays."
+def digest(*parts: bytes | np.ndarray) -> str:
+    """Hash bytes and arrays.
+
+    Args:
+        *parts: contents, in this order
+
+    Returns:
+        32 hexadecimal digits
+    """
     h = hashlib.blake2b(digest_size=16)
     for p in parts: h.update(p if isinstance(p, bytes) else np.ascontiguousarray(p).reshape(-1).view(np.uint8))
     return h.hexdigest()
 
 # %% ../../nbs/data/batches.ipynb #7e560004
 class OrderedBatches:
-    "Items in an order that depends only on the seed, cut into batches."
+    """Items in an order that depends only on the seed, cut into batches.
+
+    Args:
+        items: (N,) numbers of the items
+        batch_size: items per batch
+        seed: seed of the order
+        shuffle: True: a new order in every epoch
+        drop_last: True: leave out a last batch that is not full
+    """
     purpose = "order" # key of the random numbers behind the order
     def __init__(self,
-        items: np.ndarray, # (N,) numbers of the items
-        batch_size: int, # items per batch
-        seed: int = 0, # seed of the order
-        shuffle: bool = True, # True: a new order in every epoch
-        drop_last: bool = False, # True: leave out a last batch that is not full
+        items: np.ndarray,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
     ):
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise VidnegError(f"batch_size={batch_size!r} is not a whole number, at least 1")
@@ -90,91 +122,149 @@ class OrderedBatches:
     def __len__(self): # batches per epoch
         return (len(self.items) if self.drop_last else len(self.items) + self.batch_size - 1)//self.batch_size
 
-    def order(self,
-        epoch: int, # number of the epoch, from 0
-    ) -> np.ndarray: # (N,) numbers of the items
-        "Return the items in the order of an epoch."
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the items in the order of an epoch.
+
+        Args:
+            epoch: number of the epoch, from 0
+
+        Returns:
+            (N,) numbers of the items
+        """
         if not self.shuffle: return self.items
         if self._order[0] != epoch: self._order = epoch, self.shuffled(epoch)
         return self._order[1]
 
-    def shuffled(self,
-        epoch: int, # number of the epoch, from 0
-    ) -> np.ndarray: # (N,) numbers of the items
-        "Draw the order of an epoch."
+    def shuffled(self, epoch: int) -> np.ndarray:
+        """Draw the order of an epoch.
+
+        Args:
+            epoch: number of the epoch, from 0
+
+        Returns:
+            (N,) numbers of the items
+        """
         return stable_rng(self.seed, self.purpose, epoch).permutation(self.items)
 
-    def epoch(self,
-        epoch: int, # number of the epoch, from 0
-        start: int = 0, # number of the first batch
-    ) -> Iterator[dict]: # batches from number `start` on
-        "Yield the batches of an epoch."
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[dict]:
+        """Yield the batches of an epoch.
+
+        Args:
+            epoch: number of the epoch, from 0
+            start: number of the first batch
+
+        Returns:
+            batches from number `start` on
+        """
         return (self.batch(epoch, i) for i in range(start, len(self)))
 
-    def batch(self,
-        epoch: int, # number of the epoch, from 0
-        index: int, # number of the batch in the epoch, from 0
-    ) -> dict[str, torch.Tensor]: # tensors by name, each (B, ...)
-        "Return one batch, which depends only on the arguments, the seed and the data."
+    def batch(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        """Return one batch, which depends only on the arguments, the seed and the data.
+
+        Args:
+            epoch: number of the epoch, from 0
+            index: number of the batch in the epoch, from 0
+
+        Returns:
+            tensors by name, each (B, ...)
+        """
         return self.collate(epoch, self.order(epoch)[index*self.batch_size:(index + 1)*self.batch_size])
 
-    def collate(self,
-        epoch: int, # number of the epoch, from 0
-        items: np.ndarray, # (B,) numbers of the items
-    ) -> dict[str, torch.Tensor]: # tensors by name, each (B, ...)
-        "Make a batch from items."
+    def collate(self, epoch: int, items: np.ndarray) -> dict[str, torch.Tensor]:
+        """Make a batch from items.
+
+        Args:
+            epoch: number of the epoch, from 0
+            items: (B,) numbers of the items
+
+        Returns:
+            tensors by name, each (B, ...)
+        """
         raise NotImplementedError
 
-    def content(self) -> tuple[list, Iterable[np.ndarray]]: # settings for JSON, arrays
-        "Return the content that the fingerprint hashes."
+    def content(self) -> tuple[list, Iterable[np.ndarray]]:
+        """Return the content that the fingerprint hashes.
+
+        Returns:
+            settings for JSON, arrays
+        """
         raise NotImplementedError
 
-    def fingerprint(self) -> str: # hash that changes whenever the data or their order change
-        "Return a hash of settings and data."
+    def fingerprint(self) -> str:
+        """Return a hash of settings and data.
+
+        Returns:
+            hash that changes whenever the data or their order change
+        """
         settings, arrays = self.content()
         return digest(json.dumps(settings).encode(), *arrays)
 
 # %% ../../nbs/data/batches.ipynb #7e560005
 class ArrayBatches(OrderedBatches):
-    "Batches of rows of some arrays; a last batch that is not full is left out."
+    """Batches of rows of some arrays; a last batch that is not full is left out.
+
+    Args:
+        arrays: arrays by name, each (N, ...)
+        batch_size: rows per batch, at most N
+        seed: seed of the order
+    """
     purpose = "still order" # another key would change the order, and so the results
-    def __init__(self,
-        arrays: dict[str, np.ndarray], # arrays by name, each (N, ...)
-        batch_size: int = 64, # rows per batch, at most N
-        seed: int = 0, # seed of the order
-    ):
+    def __init__(self, arrays: dict[str, np.ndarray], batch_size: int = 64, seed: int = 0):
         self.arrays, n_rows = arrays, len(next(iter(arrays.values())))
         if n_rows < batch_size:
             raise VidnegError(f"{n_rows} rows make no batch of {batch_size}: use a smaller batch_size")
         super().__init__(np.arange(n_rows), batch_size, seed, drop_last=True)
 
-    def collate(self,
-        epoch: int, # number of the epoch; not used
-        items: np.ndarray, # (B,) numbers of the rows
-    ) -> dict[str, torch.Tensor]: # tensors by name, each (B, ...)
-        "Select rows of each array."
+    def collate(self, epoch: int, items: np.ndarray) -> dict[str, torch.Tensor]:
+        """Select rows of each array.
+
+        Args:
+            epoch: number of the epoch; not used
+            items: (B,) numbers of the rows
+
+        Returns:
+            tensors by name, each (B, ...)
+        """
         return {k: torch.from_numpy(v[items]) for k, v in self.arrays.items()}
 
-    def content(self) -> tuple[list, Iterable[np.ndarray]]: # settings for JSON, arrays
-        "Return the settings and a sample of each array."
+    def content(self) -> tuple[list, Iterable[np.ndarray]]:
+        """Return the settings and a sample of each array.
+
+        Returns:
+            settings for JSON, arrays
+        """
         samples = [v[::max(1, len(v)//64)] for v in self.arrays.values()]
         return [self.batch_size, self.seed, {k: v.shape for k, v in self.arrays.items()}], samples
 
 # %% ../../nbs/data/batches.ipynb #2c358405
 class Batches(OrderedBatches):
-    "Batches of clips with one caption and K negatives each, in an order fixed by the seed."
+    """Batches of clips with one caption and K negatives each, in an order fixed by the seed.
+
+    Args:
+        features: features or frames of the clips (N, F, ...); may be a memory map
+        captions: token ids by clip and caption; clips without caption are left out
+        negatives: token ids by clip, caption and negative
+        batch_size: clips per batch
+        negatives_per_clip: negatives K per clip, at least 1; NAVERO uses 1
+        seed: seed of the order, the choice of captions and the choice of negatives
+        shuffle: True: a new order in every epoch
+        drop_last: True: leave out a last batch that is not full
+        pad_id: id of the padding token
+        round_to: texts are padded to a multiple of this number of tokens
+        n_frames: frames per clip, one drawn from each of n_frames equal segments; None: all F
+    """
     def __init__(self,
-        features: np.ndarray, # features or frames of the clips (N, F, ...); may be a memory map
-        captions: Sequence[Sequence[Sequence[int]]], # token ids by clip and caption; clips without caption are left out
-        negatives: Sequence[Sequence[Sequence[Sequence[int]]]] | None = None, # token ids by clip, caption and negative
-        batch_size: int = 32, # clips per batch
-        negatives_per_clip: int = 1, # negatives K per clip, at least 1; NAVERO uses 1
-        seed: int = 0, # seed of the order, the choice of captions and the choice of negatives
-        shuffle: bool = True, # True: a new order in every epoch
-        drop_last: bool = True, # True: leave out a last batch that is not full
-        pad_id: int = 0, # id of the padding token
-        round_to: int = 4, # texts are padded to a multiple of this number of tokens
-        n_frames: int | None = None, # frames per clip, one drawn from each of n_frames equal segments; None: all F
+        features: np.ndarray,
+        captions: Sequence[Sequence[Sequence[int]]],
+        negatives: Sequence[Sequence[Sequence[Sequence[int]]]] | None = None,
+        batch_size: int = 32,
+        negatives_per_clip: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        pad_id: int = 0,
+        round_to: int = 4,
+        n_frames: int | None = None,
     ):
         flat = [c for clip in captions for c in clip]
         self.features, self.pad_id, self.round_to, self.n_frames = features, pad_id, round_to, n_frames
@@ -192,19 +282,29 @@ class Batches(OrderedBatches):
             raise VidnegError(f"{len(self.items)} clips with captions make no batch of {batch_size}: "
                               "use a smaller batch_size")
 
-    def caption_of(self,
-        epoch: int, # number of the epoch, from 0
-        row: int, # row of the clip in `features`
-    ) -> int: # number of the caption
-        "Choose the caption of a clip for an epoch."
+    def caption_of(self, epoch: int, row: int) -> int:
+        """Choose the caption of a clip for an epoch.
+
+        Args:
+            epoch: number of the epoch, from 0
+            row: row of the clip in `features`
+
+        Returns:
+            number of the caption
+        """
         first, count = self.first[row], self.first[row + 1] - self.first[row]
         return first + (stable_seed(self.seed, "caption", epoch, row) % int(count) if count > 1 else 0)
 
-    def shown(self,
-        epoch: int, # number of the epoch, from 0
-        rows: np.ndarray, # (B,) rows of the clips in `features`
-    ) -> np.ndarray: # features (B, T, ...)
-        "Return the features of clips: all frames, or `n_frames` of them, drawn anew in every epoch."
+    def shown(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        """Return the features of clips: all frames, or `n_frames` of them, drawn anew in every epoch.
+
+        Args:
+            epoch: number of the epoch, from 0
+            rows: (B,) rows of the clips in `features`
+
+        Returns:
+            features (B, T, ...)
+        """
         if self.n_frames is None: return np.ascontiguousarray(self.features[rows])
         total = self.features.shape[1]
         frames = np.stack([sample_indices(total, self.n_frames, "segment", stable_rng(self.seed, "frames", epoch, r))
@@ -218,11 +318,16 @@ class Batches(OrderedBatches):
             chosen = stable_rng(self.seed, "negative", epoch, caption).choice(chosen, self.k, replace=False)
         return np.pad(chosen, (0, self.k - len(chosen)), constant_values=caption)
 
-    def collate(self,
-        epoch: int, # number of the epoch, from 0
-        items: np.ndarray, # (B,) rows of the clips in `features`
-    ) -> dict[str, torch.Tensor]: # clip (B,), features (B, ...), input_ids (B, L), neg_ids (B, K, L), and their masks
-        "Make a batch of clips with one caption and K negatives each; neg_mask (B, K) is False for missing negatives."
+    def collate(self, epoch: int, items: np.ndarray) -> dict[str, torch.Tensor]:
+        """Make a batch of clips with one caption and K negatives each; neg_mask (B, K) is False for missing negatives.
+
+        Args:
+            epoch: number of the epoch, from 0
+            items: (B,) rows of the clips in `features`
+
+        Returns:
+            clip (B,), features (B, ...), input_ids (B, L), neg_ids (B, K, L), and their masks
+        """
         captions = np.array([self.caption_of(epoch, r) for r in items]) # (B,)
         chosen = np.stack([self._negatives(epoch, c) for c in captions]) # (B, K)
         longest = max(self.texts.lengths[captions].max(), self.texts.lengths[chosen].max(initial=0))
@@ -248,8 +353,12 @@ class Batches(OrderedBatches):
             path, dtype, shape, offset, c_order = self.features
             self.features = np.memmap(path, dtype, "r", offset, shape, "C" if c_order else "F")
 
-    def content(self) -> tuple[list, Iterable[np.ndarray]]: # settings for JSON, arrays
-        "Return the settings, the texts and a sample of the features."
+    def content(self) -> tuple[list, Iterable[np.ndarray]]:
+        """Return the settings, the texts and a sample of the features.
+
+        Returns:
+            settings for JSON, arrays
+        """
         sample = np.ascontiguousarray(self.features[::max(1, len(self.features) // 64)])
         settings = [self.batch_size, self.k, self.seed, self.shuffle, self.drop_last, self.pad_id, self.round_to,
                     self.n_frames]
@@ -258,14 +367,26 @@ class Batches(OrderedBatches):
 
 # %% ../../nbs/data/batches.ipynb #65c92119
 def batches_of(
-    features: np.ndarray, # features or frames of the clips (N, ...)
-    clip_ids: Sequence[str], # (N,) clip id of each row of `features`
-    captions: Sequence[Caption], # captions to use; clips without one are left out, so captions choose the split
-    negatives: Sequence[Negative] | None, # hard negatives; those of other captions are ignored; None: no negatives
-    tokenize: Callable[[list[str]], Sequence[Sequence[int]]], # texts → unpadded token ids with special tokens
-    **settings, # further parameters of `Batches`
-) -> Batches: # a source of batches
-    "Make batches from caption and negative records."
+    features: np.ndarray,
+    clip_ids: Sequence[str],
+    captions: Sequence[Caption],
+    negatives: Sequence[Negative] | None,
+    tokenize: Callable[[list[str]], Sequence[Sequence[int]]],
+    **settings,
+) -> Batches:
+    """Make batches from caption and negative records.
+
+    Args:
+        features: features or frames of the clips (N, ...)
+        clip_ids: (N,) clip id of each row of `features`
+        captions: captions to use; clips without one are left out, so captions choose the split
+        negatives: hard negatives; those of other captions are ignored; None: no negatives
+        tokenize: texts → unpadded token ids with special tokens
+        **settings: further parameters of `Batches`
+
+    Returns:
+        a source of batches
+    """
     of_clip, of_caption = {c: [] for c in clip_ids}, {c.caption_id: [] for c in captions}
     for c in captions:
         if c.clip_id not in of_clip:

@@ -24,35 +24,58 @@ __all__ = ['SPLITS', 'DATASETS', 'Dataset', 'assemble', 'read_dataset', 'take_da
 # %% ../../nbs/data/dataset.ipynb #5fd5da62
 @dataclass(frozen=True)
 class Dataset:
-    "Clips with their captions and, if known, their scene graphs, negatives and moments."
-    clips: tuple[Clip, ...] # clips with paths relative to the working folder
-    captions: tuple[Caption, ...] # captions that have a letter or a digit
-    graphs: dict[str, SceneGraph] # clip_id → scene graph; empty if no graphs are known
-    wordless: tuple[Caption, ...] = () # captions without a letter or a digit, which are left out of `captions`
-    pairs: tuple[Pair, ...] = () # captions with negatives that were given; those of a published benchmark
-    queries: dict[str, tuple[MomentQuery, ...]] = field(default_factory=dict) # split → queries of videos
+    """Clips with their captions and, if known, their scene graphs, negatives and moments.
 
-    def of(self,
-        split: str, # name of the split
-        grain: str | None = None, # "fine" or "broad"; None: both
-    ) -> list[Caption]: # captions in the order of their clips
-        "Select the captions of a split."
+    Attributes:
+        clips: clips with paths relative to the working folder
+        captions: captions that have a letter or a digit
+        graphs: clip_id → scene graph; empty if no graphs are known
+        wordless: captions without a letter or a digit, which are left out of `captions`
+        pairs: captions with negatives that were given; those of a published benchmark
+        queries: split → queries of videos
+    """
+    clips: tuple[Clip, ...]
+    captions: tuple[Caption, ...]
+    graphs: dict[str, SceneGraph]
+    wordless: tuple[Caption, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    queries: dict[str, tuple[MomentQuery, ...]] = field(default_factory=dict)
+
+    def of(self, split: str, grain: str | None = None) -> list[Caption]:
+        """Select the captions of a split.
+
+        Args:
+            split: name of the split
+            grain: "fine" or "broad"; None: both
+
+        Returns:
+            captions in the order of their clips
+        """
         order = {c.clip_id: i for i, c in enumerate(self.clips) if c.split == split}
         found = [c for c in self.captions if c.clip_id in order and grain in (None, c.grain)]
         return sorted(found, key=lambda c: order[c.clip_id])
 
-    def only(self,
-        clip_ids: Iterable[str], # ids to keep, such as those of a frame cache, which skips broken files
-    ) -> Dataset: # the dataset without the other clips
-        "Select clips with everything that belongs to them; queries for moments stay whole."
+    def only(self, clip_ids: Iterable[str]) -> Dataset:
+        """Select clips with everything that belongs to them; queries for moments stay whole.
+
+        Args:
+            clip_ids: ids to keep, such as those of a frame cache, which skips broken files
+
+        Returns:
+            the dataset without the other clips
+        """
         kept = set(clip_ids)
         def of(records): return tuple(r for r in records if r.clip_id in kept)
         graphs = {i: g for i, g in self.graphs.items() if i in kept}
         return dataclasses.replace(self, clips=of(self.clips), captions=of(self.captions), graphs=graphs,
                                    pairs=of(self.pairs))
 
-    def splits(self) -> dict[str, int]: # split → number of clips
-        "Count the clips of each split."
+    def splits(self) -> dict[str, int]:
+        """Count the clips of each split.
+
+        Returns:
+            split → number of clips
+        """
         return dict(Counter(c.split for c in self.clips))
 
 # %% ../../nbs/data/dataset.ipynb #8c97b38e
@@ -108,13 +131,24 @@ def _captions(every):
     return tuple(c for c, w in zip(every, worded) if w), tuple(c for c, w in zip(every, worded) if not w)
 
 def assemble(
-    where: str, # name of the dataset in error messages
-    clips: Iterable[Clip], # clips, whose paths are left as they are
-    captions: Iterable[Caption], # captions of these clips
-    graphs: Iterable[SceneGraph] = (), # scene graphs of these clips
-    **others, # `pairs` and `queries`
-) -> Dataset: # the checked dataset
-    "Make a dataset from records. Raises `VidnegError` for repeated ids, captions without a clip and impossible times."
+    where: str,
+    clips: Iterable[Clip],
+    captions: Iterable[Caption],
+    graphs: Iterable[SceneGraph] = (),
+    **others,
+) -> Dataset:
+    """Make a dataset from records. Raises `VidnegError` for repeated ids, captions without a clip and impossible times.
+
+    Args:
+        where: name of the dataset in error messages
+        clips: clips, whose paths are left as they are
+        captions: captions of these clips
+        graphs: scene graphs of these clips
+        **others: `pairs` and `queries`
+
+    Returns:
+        the checked dataset
+    """
     clips, captions, graphs = tuple(clips), tuple(captions), tuple(graphs)
     _check(clips, captions, where)
     if twice := [i for i, n in Counter(g.clip_id for g in graphs).items() if n > 1]:
@@ -122,10 +156,15 @@ def assemble(
     captions, wordless = _captions(captions)
     return Dataset(clips, captions, {g.clip_id: g for g in graphs}, wordless, **others)
 
-def read_dataset(
-    folder: str | Path, # folder with the tables of clips and captions
-) -> Dataset: # the dataset, with paths relative to the working folder
-    "Read a dataset from disk. Raises `VidnegError` for malformed tables, repeated ids and captions without a clip."
+def read_dataset(folder: str | Path) -> Dataset:
+    """Read a dataset from disk. Raises `VidnegError` for malformed tables, repeated ids and captions without a clip.
+
+    Args:
+        folder: folder with the tables of clips and captions
+
+    Returns:
+        the dataset, with paths relative to the working folder
+    """
     folder = Path(folder)
     clips = [dataclasses.replace(c, path=str(folder/c.path)) for c in _table(folder, "clips", Clip)]
     return assemble(str(folder), clips, _table(folder, "captions", Caption),
@@ -162,12 +201,17 @@ def _read_source(source):
                           "dataset such as \"msrvtt:/path/to/MSRVTT\"")
     return DATASETS[name].dataset(name, root)
 
-def take_dataset(
-    source: str | Path, # folder for `read_dataset`, or name and folder of an official dataset: "msrvtt:data/raw"
-    folder: str | Path, # folder for the copied tables; the videos stay where they are
-    counts: dict[str, int], # split → largest number of clips, 0: all
-) -> Dataset: # the copied dataset, with its wordless captions, which are not written
-    "Copy the tables of a dataset into the pipeline's data folder, with absolute paths to its videos."
+def take_dataset(source: str | Path, folder: str | Path, counts: dict[str, int]) -> Dataset:
+    """Copy the tables of a dataset into the pipeline's data folder, with absolute paths to its videos.
+
+    Args:
+        source: folder for `read_dataset`, or name and folder of an official dataset: "msrvtt:data/raw"
+        folder: folder for the copied tables; the videos stay where they are
+        counts: split → largest number of clips, 0: all
+
+    Returns:
+        the copied dataset, with its wordless captions, which are not written
+    """
     folder = Path(folder)
     data, taken, keep = _read_source(source), Counter(), []
     _check_splits(data, source)

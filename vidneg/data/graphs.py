@@ -30,11 +30,16 @@ def _check_span(item, where):
     if not (all(type(t) in (int, float) and math.isfinite(t) for t in times) and item.start <= item.end):
         raise VidnegError(f"{where}: start {item.start} and end {item.end} must be seconds, with start at most end")
 
-def check_graph(
-    graph: SceneGraph, # the graph to check
-    where: str = "graph", # name of the graph in error messages
-) -> SceneGraph: # the same graph
-    "Refuse a graph with repeated or unknown ids, empty names, or times out of order; return it otherwise."
+def check_graph(graph: SceneGraph, where: str = "graph") -> SceneGraph:
+    """Refuse a graph with repeated or unknown ids, empty names, or times out of order; return it otherwise.
+
+    Args:
+        graph: the graph to check
+        where: name of the graph in error messages
+
+    Returns:
+        the same graph
+    """
     names = [e.entity_id for e in graph.entities]
     if twice := [n for n, k in Counter(names).items() if k > 1]:
         raise VidnegError(f"{where}.entities: the id {twice[0]!r} occurs twice; give each entity its own")
@@ -52,18 +57,28 @@ def check_graph(
     return graph
 
 # %% ../../nbs/data/graphs.ipynb #da384caf
-def read_graph_records(
-    path: str | Path, # graphs.parquet, or any file of `SceneGraph` records
-) -> list[SceneGraph]: # graphs in the order of the file
-    "Read graphs from a file of records."
+def read_graph_records(path: str | Path) -> list[SceneGraph]:
+    """Read graphs from a file of records.
+
+    Args:
+        path: graphs.parquet, or any file of `SceneGraph` records
+
+    Returns:
+        graphs in the order of the file
+    """
     return [check_graph(g, g.clip_id) for g in read_records(path, SceneGraph)]
 
-def read_graphs(
-    path: str | Path, # file with the graphs
-    fmt: str, # name of the format in GRAPH_FORMATS
-    **options, # further parameters of that format's reader
-) -> list[SceneGraph]: # graphs with unique clip ids
-    "Read scene graphs of any registered format."
+def read_graphs(path: str | Path, fmt: str, **options) -> list[SceneGraph]:
+    """Read scene graphs of any registered format.
+
+    Args:
+        path: file with the graphs
+        fmt: name of the format in GRAPH_FORMATS
+        **options: further parameters of that format's reader
+
+    Returns:
+        graphs with unique clip ids
+    """
     graphs = GRAPH_FORMATS[fmt](path, **options)
     if twice := [c for c, k in Counter(g.clip_id for g in graphs).items() if k > 1]:
         raise VidnegError(f"{path}: clip {twice[0]!r} occurs twice; give each clip its own id")
@@ -98,20 +113,30 @@ def _record(cls, row, where, duration=1.0):
         raise VidnegError(f"{where}: {missing[0]!r} is missing")
     return cls(**{k: _value(t, given[k], f"{where}.{k}", duration) for k, t in hints.items()})
 
-def graph_from_json(
-    row: dict, # JSON object in the plain format
-    where: str = "graph", # name of the graph in error messages
-) -> SceneGraph: # the checked graph
-    "Make a graph from plain JSON; every error names the place."
+def graph_from_json(row: dict, where: str = "graph") -> SceneGraph:
+    """Make a graph from plain JSON; every error names the place.
+
+    Args:
+        row: JSON object in the plain format
+        where: name of the graph in error messages
+
+    Returns:
+        the checked graph
+    """
     rest = {k: v for k, v in row.items() if k != "duration"} if isinstance(row, dict) else row
     duration = _value(float, row.get("duration", 1.0), f"{where}.duration", 0) if isinstance(row, dict) else 1.0
     return check_graph(_record(SceneGraph, rest, where, duration), where)
 
 # %% ../../nbs/data/graphs.ipynb #58d34a32
-def read_graph_json(
-    path: str | Path, # .json file with a list of graphs, or .jsonl file with one graph per line
-) -> list[SceneGraph]: # graphs in the order of the file
-    "Read graphs in the plain format."
+def read_graph_json(path: str | Path) -> list[SceneGraph]:
+    """Read graphs in the plain format.
+
+    Args:
+        path: .json file with a list of graphs, or .jsonl file with one graph per line
+
+    Returns:
+        graphs in the order of the file
+    """
     path = Path(path)
     rows = json_lines(path) if path.suffix == ".jsonl" else read_json(path)
     if not isinstance(rows, list):

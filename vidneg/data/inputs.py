@@ -28,23 +28,38 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['MEDIA', 'Inputs', 'Problems', 'Finder', 'Row', 'table_rows', 'distinct_rows', 'warnings_of', 'build', 'open_data']
+__all__ = ['MEDIA', 'Inputs', 'Problems', 'Finder', 'Row', 'table_rows', 'distinct_rows', 'warnings_of', 'build',
+           'open_data']
 
 # %% ../../nbs/data/inputs.ipynb #f7d68d00
 @dataclass(frozen=True)
 class Inputs:
-    "Checked data: clips, captions and, if the data have negatives, pairs."
-    name: str # name for reports
-    clips: tuple[Clip, ...] # clips with paths that can be opened
-    captions: tuple[Caption, ...] # different captions of each clip
-    pairs: tuple[Pair, ...] = () # given negatives with their captions; () if there are none
-    notes: tuple[str, ...] = () # remarks on the data, one sentence each
-    counts: Counter = field(default_factory=Counter) # numbers of clips, captions and pairs, and of rows left out
+    """Checked data: clips, captions and, if the data have negatives, pairs.
 
-    def items(self,
-        form: str = "given", # form of the items in tables of scores
-    ) -> pd.DataFrame: # columns item, clip_id, kind, form, generator, caption, negative; one row per pair
-        "Arrange the pairs as items for scoring."
+    Attributes:
+        name: name for reports
+        clips: clips with paths that can be opened
+        captions: different captions of each clip
+        pairs: given negatives with their captions; () if there are none
+        notes: remarks on the data, one sentence each
+        counts: numbers of clips, captions and pairs, and of rows left out
+    """
+    name: str
+    clips: tuple[Clip, ...]
+    captions: tuple[Caption, ...]
+    pairs: tuple[Pair, ...] = ()
+    notes: tuple[str, ...] = ()
+    counts: Counter = field(default_factory=Counter)
+
+    def items(self, form: str = "given") -> pd.DataFrame:
+        """Arrange the pairs as items for scoring.
+
+        Args:
+            form: form of the items in tables of scores
+
+        Returns:
+            columns item, clip_id, kind, form, generator, caption, negative; one row per pair
+        """
         import pandas as pd
         rows = [(p.item, p.clip_id, p.kind, form, p.generator, p.caption, p.negative) for p in self.pairs]
         return pd.DataFrame(rows, columns="item clip_id kind form generator caption negative".split())
@@ -59,15 +74,22 @@ class Inputs:
 # %% ../../nbs/data/inputs.ipynb #479266eb
 @dataclass
 class Problems:
-    "Faults of a table, collected until all are known."
-    name: str # name of the table
-    faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list)) # fault → labels of rows; [] for all
+    """Faults of a table, collected until all are known.
 
-    def add(self,
-        fault: str, # column and fault, such as "caption is empty"
-        label: str = "", # label of the row; "": the fault concerns the whole table
-    ):
-        "Note a fault."
+    Attributes:
+        name: name of the table
+        faults: fault → labels of rows; [] for all
+    """
+    name: str
+    faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, fault: str, label: str = ""):
+        """Note a fault.
+
+        Args:
+            fault: column and fault, such as "caption is empty"
+            label: label of the row; "": the fault concerns the whole table
+        """
         self.faults[fault].extend([label] if label else [])
 
     def stop(self):
@@ -83,16 +105,22 @@ MEDIA = (".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv
 def _same(name): return unicodedata.normalize("NFC", name).casefold()
 
 class Finder:
-    "The videos below a folder, found by path, name or id."
-    def __init__(self,
-        root: str | Path, # folder of the videos
-        absolute: bool = False, # True: absolute paths may lie anywhere
-    ):
+    """The videos below a folder, found by path, name or id.
+
+    Args:
+        root: folder of the videos
+        absolute: True: absolute paths may lie anywhere
+    """
+    def __init__(self, root: str | Path, absolute: bool = False):
         self.root, self.absolute = Path(root), absolute
 
     @cached_property
-    def files(self) -> dict[str, list[str]]: # name or stem → paths, the most usual format first
-        "Index all videos below the folder."
+    def files(self) -> dict[str, list[str]]:
+        """Index all videos below the folder.
+
+        Returns:
+            name or stem → paths, the most usual format first
+        """
         found, seen = defaultdict(list), set()
         for folder, folders, names in os.walk(self.root, followlinks=True):
             real = os.path.realpath(folder) # a link may lead back to a folder above it
@@ -105,10 +133,15 @@ class Finder:
         def rank(path): return MEDIA.index(os.path.splitext(path)[1].lower())
         return {key: sorted(paths, key=rank) for key, paths in found.items()}
 
-    def find(self,
-        value: str, # path, name or id
-    ) -> tuple[str, str]: # path of the file, or ""; "" or the reason why there is none
-        "Find a video."
+    def find(self, value: str) -> tuple[str, str]:
+        """Find a video.
+
+        Args:
+            value: path, name or id
+
+        Returns:
+            path of the file, or ""; "" or the reason why there is none
+        """
         if "://" in value: return "", "is an address, not a file: download the video"
         path = Path(os.path.normpath(self.root/value))
         inside = path.is_relative_to(os.path.normpath(self.root)) if not Path(value).is_absolute() else self.absolute
@@ -147,19 +180,34 @@ def _nearest(paths, value):
 # %% ../../nbs/data/inputs.ipynb #382a6bd0
 @dataclass(frozen=True)
 class Row:
-    "A caption of a clip, with a negative if there is one."
-    label: str # label for its owner
-    caption: str # the true text
-    video: str = "" # path, name or id of the video; "" if the table names none
-    clip: str = "" # id of the clip; "" if the table has none
-    negative: str = "" # the false text; "" if there is none
-    kind: str = "" # kind of the negative
-    start: float = 0.0 # start of the clip in seconds
-    end: float = 0.0 # end of the clip in seconds; 0: end of the file
-    split: str = "" # split
-    id: str = "" # id of the caption
-    item: str = "" # id of the item
-    generator: str = "" # origin of the negative
+    """A caption of a clip, with a negative if there is one.
+
+    Attributes:
+        label: label for its owner
+        caption: the true text
+        video: path, name or id of the video; "" if the table names none
+        clip: id of the clip; "" if the table has none
+        negative: the false text; "" if there is none
+        kind: kind of the negative
+        start: start of the clip in seconds
+        end: end of the clip in seconds; 0: end of the file
+        split: split
+        id: id of the caption
+        item: id of the item
+        generator: origin of the negative
+    """
+    label: str
+    caption: str
+    video: str = ""
+    clip: str = ""
+    negative: str = ""
+    kind: str = ""
+    start: float = 0.0
+    end: float = 0.0
+    split: str = ""
+    id: str = ""
+    item: str = ""
+    generator: str = ""
 
 def _name(value):
     "Return an id or a path as text; whole numbers have lost their decimals in many tables."
@@ -180,13 +228,18 @@ def _texts(value, column, label, problems):
     if fault: problems.add(f"column {column} {fault}", label)
     return texts
 
-def table_rows(
-    table: Table, # a table
-    roles: Mapping[str, str], # role → column, with "caption"
-    problems: Problems, # receives the faults
-    split: str | None = None, # split whose rows are read; None: all
-) -> list[Row]: # one row per pair of texts
-    "Read the rows of a table."
+def table_rows(table: Table, roles: Mapping[str, str], problems: Problems, split: str | None = None) -> list[Row]:
+    """Read the rows of a table.
+
+    Args:
+        table: a table
+        roles: role → column, with "caption"
+        problems: receives the faults
+        split: split whose rows are read; None: all
+
+    Returns:
+        one row per pair of texts
+    """
     rows, at = [], {role: table.columns[c] for role, c in roles.items()}
     names = [r for r in ("clip", "kind", "id", "item", "generator", "split", "video") if r in at]
     for i, label in enumerate(table.labels):
@@ -219,11 +272,16 @@ def _language(rows, counts, problems):
     counts["not English"] = len(other)
     return [r for r, language in found if not language], [f"{text}; they are left out"]
 
-def distinct_rows(
-    rows: list[Row], # rows of a table
-    counts: Counter, # receives the numbers of rows left out
-) -> tuple[list[Row], list[str]]: # rows that are left; remarks
-    "Leave out repeated rows, and rows whose negative is the caption."
+def distinct_rows(rows: list[Row], counts: Counter) -> tuple[list[Row], list[str]]:
+    """Leave out repeated rows, and rows whose negative is the caption.
+
+    Args:
+        rows: rows of a table
+        counts: receives the numbers of rows left out
+
+    Returns:
+        rows that are left; remarks
+    """
     seen, kept, same, twice = set(), [], [], []
     for r in rows:
         key = r.clip or r.video, r.start, r.end, r.caption, r.negative, r.kind
@@ -245,10 +303,15 @@ def _swapped(rows):
     more = [len(c) - len(n) for c, n in by.values() if len(c) != len(n)]
     return len(more) > 0 and sum(d > 0 for d in more) > 0.8*len(more)
 
-def warnings_of(
-    rows: list[Row], # rows with negatives, without repetitions
-) -> list[str]: # remarks
-    "Find what makes pairs suspicious though each of them is in order."
+def warnings_of(rows: list[Row]) -> list[str]:
+    """Find what makes pairs suspicious though each of them is in order.
+
+    Args:
+        rows: rows with negatives, without repetitions
+
+    Returns:
+        remarks
+    """
     if not rows or not rows[0].negative: return []
     clips, kinds = {r.clip or r.video for r in rows}, {r.kind for r in rows}
     many = len(rows) > 1
@@ -275,11 +338,16 @@ def _short_names(values):
 
 def _unique(values): return all(values) and len(set(values)) == len(values)
 
-def build(
-    rows: list[Row], # rows without repetitions
-    paths: Mapping[str, str], # path, name or id of a video in the table → path of its file
-) -> tuple[list[Clip], list[Caption], list[Pair]]: # clips and captions in the order of the rows; pairs
-    "Make the records of rows."
+def build(rows: list[Row], paths: Mapping[str, str]) -> tuple[list[Clip], list[Caption], list[Pair]]:
+    """Make the records of rows.
+
+    Args:
+        rows: rows without repetitions
+        paths: path, name or id of a video in the table → path of its file
+
+    Returns:
+        clips and captions in the order of the rows; pairs
+    """
     clips, captions, pairs, number = {}, {}, [], Counter()
     own = {r.id: (r.clip, r.video, r.caption) for r in rows}
     trusted = all(r.id for r in rows) and all(own[r.id] == (r.clip, r.video, r.caption) for r in rows)
@@ -414,17 +482,31 @@ def _unused(table, roles):
     return [f"the column {c!r} is not used: its name is not known; the nearest one is {n[0]!r}" for c, n in near if n]
 
 def open_data(
-    data, # folder, table (path, frame, `datasets` dataset, list of dicts), "NAME:FOLDER" of a published set, `Inputs`
+    data,
     *,
-    videos: str | Path | None = None, # folder of the videos; default: the folder of the table
-    split: str | None = None, # split to read; default: all
-    limit: int | None = None, # largest number of clips, the first ones; default: all
-    name: str | None = None, # name for reports; default: that of the file or folder
-    columns: Mapping[str, str] | None = None, # role → column, for unusual names: {"caption": "Beschreibung"}
-    texts_only: bool = False, # True: videos are neither needed nor looked for
-    skip_missing: bool = False, # True: rows whose video is not found are left out and counted
-) -> Inputs: # clips, captions and pairs
-    "Open data and check all that can be checked without decoding; one `VidnegError` names all problems."
+    videos: str | Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    name: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    texts_only: bool = False,
+    skip_missing: bool = False,
+) -> Inputs:
+    """Open data and check all that can be checked without decoding; one `VidnegError` names all problems.
+
+    Args:
+        data: folder, table (path, frame, `datasets` dataset, list of dicts), "NAME:FOLDER" of a published set, `Inputs`
+        videos: folder of the videos; default: the folder of the table
+        split: split to read; default: all
+        limit: largest number of clips, the first ones; default: all
+        name: name for reports; default: that of the file or folder
+        columns: role → column, for unusual names: {"caption": "Beschreibung"}
+        texts_only: True: videos are neither needed nor looked for
+        skip_missing: True: rows whose video is not found are left out and counted
+
+    Returns:
+        clips, captions and pairs
+    """
     if isinstance(data, Inputs): return data
     if limit is not None and limit < 1: raise VidnegError(f"limit is {limit}: use at least 1 clip")
     table = _read(data, videos, split)

@@ -22,29 +22,44 @@ __all__ = ['CLIP_SECONDS', 'overlap', 'saliency_scores', 'cut', 'saliency_pairs'
 CLIP_SECONDS = 2.0 # length of a clip with a saliency score
 
 # %% ../../nbs/data/moments.ipynb #af858bcd
-def overlap(
-    windows: Sequence[tuple[float, float]], # windows (start, end) in seconds, which do not overlap
-    duration: float, # length of the video in seconds
-    seconds: float = CLIP_SECONDS, # length of a clip in seconds
-) -> np.ndarray: # share per clip (T,), in [0, 1]
-    "Compute the share of each clip that the windows cover."
+def overlap(windows: Sequence[tuple[float, float]], duration: float, seconds: float = CLIP_SECONDS) -> np.ndarray:
+    """Compute the share of each clip that the windows cover.
+
+    Args:
+        windows: windows (start, end) in seconds, which do not overlap
+        duration: length of the video in seconds
+        seconds: length of a clip in seconds
+
+    Returns:
+        share per clip (T,), in [0, 1]
+    """
     starts = np.arange(round(duration/seconds))*seconds # (T,)
     both = [np.clip(np.minimum(starts + seconds, b) - np.maximum(starts, a), 0, None) for a, b in windows]
     return np.sum(both, 0)/seconds if both else np.zeros(len(starts))
 
-def saliency_scores(
-    windows: Sequence[tuple[float, float]], # windows (start, end) in seconds, which do not overlap
-    duration: float, # length of the video in seconds
-) -> tuple[tuple[float, ...], ...]: # one score per clip of 2 seconds, an integer from 0 to 4
-    "Score each clip by its overlap with the windows; half a step is rounded up."
+def saliency_scores(windows: Sequence[tuple[float, float]], duration: float) -> tuple[tuple[float, ...], ...]:
+    """Score each clip by its overlap with the windows; half a step is rounded up.
+
+    Args:
+        windows: windows (start, end) in seconds, which do not overlap
+        duration: length of the video in seconds
+
+    Returns:
+        one score per clip of 2 seconds, an integer from 0 to 4
+    """
     return tuple((float(s),) for s in np.floor(4*overlap(windows, duration) + .5))
 
 # %% ../../nbs/data/moments.ipynb #a7b6c60b
-def cut(
-    clip: Clip, # the video, with its end in seconds
-    seconds: float = CLIP_SECONDS, # length of a short clip in seconds
-) -> list[Clip]: # short clips with ids "<clip_id>@<start>"; a rest below half their length goes to the last one
-    "Divide a video into short clips."
+def cut(clip: Clip, seconds: float = CLIP_SECONDS) -> list[Clip]:
+    """Divide a video into short clips.
+
+    Args:
+        clip: the video, with its end in seconds
+        seconds: length of a short clip in seconds
+
+    Returns:
+        short clips with ids "<clip_id>@<start>"; a rest below half their length goes to the last one
+    """
     count = max(1, round((clip.end - clip.start)/seconds))
     starts = [clip.start + i*seconds for i in range(count)]
     ends = [*starts[1:], clip.end]
@@ -59,12 +74,17 @@ def _scores(query, n_clips):
                           f"cut the video into clips of {CLIP_SECONDS:g} s")
     return np.sum(rows, 1) # (T,)
 
-def saliency_pairs(
-    query: MomentQuery, # the query with its windows
-    n_clips: int, # number T of clips of the video
-    rng: np.random.Generator, # source of the random pair
-) -> np.ndarray: # numbers of clips (2, 2), rows (high, low), int; −1 for a missing pair
-    "Draw two pairs of clips: the best and the worst inside the windows, and one inside and one outside."
+def saliency_pairs(query: MomentQuery, n_clips: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw two pairs of clips: the best and the worst inside the windows, and one inside and one outside.
+
+    Args:
+        query: the query with its windows
+        n_clips: number T of clips of the video
+        rng: source of the random pair
+
+    Returns:
+        numbers of clips (2, 2), rows (high, low), int; −1 for a missing pair
+    """
     scores, inside = _scores(query, n_clips), overlap(query.windows, CLIP_SECONDS*n_clips) > 0
     pairs = np.full((2, 2), -1)
     i, o = np.flatnonzero(inside), np.flatnonzero(~inside)
@@ -81,13 +101,24 @@ def _pad(rows):
     return torch.from_numpy(out), torch.from_numpy(mask)
 
 def moment_batch(
-    queries: Sequence[MomentQuery], # B queries
-    videos: Mapping[str, np.ndarray], # video features (T, d_v) by clip_id
-    texts: Mapping[str, np.ndarray], # text features (L, d_t) by query_id
-    seed: int = 0, # seed of the saliency pairs
-    epoch: int = 0, # number of the epoch; each epoch draws other saliency pairs
-) -> dict[str, torch.Tensor]: # inputs of the models and the losses, by name
-    "Make a batch of tensors from queries."
+    queries: Sequence[MomentQuery],
+    videos: Mapping[str, np.ndarray],
+    texts: Mapping[str, np.ndarray],
+    seed: int = 0,
+    epoch: int = 0,
+) -> dict[str, torch.Tensor]:
+    """Make a batch of tensors from queries.
+
+    Args:
+        queries: B queries
+        videos: video features (T, d_v) by clip_id
+        texts: text features (L, d_t) by query_id
+        seed: seed of the saliency pairs
+        epoch: number of the epoch; each epoch draws other saliency pairs
+
+    Returns:
+        inputs of the models and the losses, by name
+    """
     if not len(queries): raise VidnegError("a batch has no queries: leave empty batches out")
     features = [videos[q.clip_id] for q in queries]
     video, video_mask = _pad(features)

@@ -21,19 +21,33 @@ __all__ = ['PAIR_SETS', 'CAPTION_SETS', 'Pair', 'pairs_of', 'Source', 'read_pair
 # %% ../../nbs/data/pairs.ipynb #9003d1ba
 @dataclass(frozen=True)
 class Pair:
-    "A caption and a negative of it."
-    item: str # id of the item within its set; several candidates for one item share it
-    clip_id: str # id of the video or image
-    kind: str # kind of the negative
-    caption: str # the true text
-    negative: str # the false text
-    generator: str = "" # name of the generator that made the negative, or of the published set
+    """A caption and a negative of it.
 
-def pairs_of(
-    captions: Iterable[Caption], # captions, at least those of the negatives
-    negatives: Iterable[Negative], # negatives; those of the same caption, kind and generator are numbered
-) -> list[Pair]: # pairs in the order of the negatives
-    "Pair each negative with its caption."
+    Attributes:
+        item: id of the item within its set; several candidates for one item share it
+        clip_id: id of the video or image
+        kind: kind of the negative
+        caption: the true text
+        negative: the false text
+        generator: name of the generator that made the negative, or of the published set
+    """
+    item: str
+    clip_id: str
+    kind: str
+    caption: str
+    negative: str
+    generator: str = ""
+
+def pairs_of(captions: Iterable[Caption], negatives: Iterable[Negative]) -> list[Pair]:
+    """Pair each negative with its caption.
+
+    Args:
+        captions: captions, at least those of the negatives
+        negatives: negatives; those of the same caption, kind and generator are numbered
+
+    Returns:
+        pairs in the order of the negatives
+    """
     known, count, found = {c.caption_id: c for c in captions}, {}, []
     for n in negatives:
         if n.caption_id not in known:
@@ -47,11 +61,18 @@ def pairs_of(
 # %% ../../nbs/data/pairs.ipynb #ca73b73d
 @dataclass(frozen=True)
 class Source:
-    "The declaration of a published set of texts."
-    what: str # description of the set, one line
-    files: str # glob pattern of its files, relative to the folder
-    license: str # license of the annotations
-    read: Callable[[Path], Iterator] # function that yields the records of a file
+    """The declaration of a published set of texts.
+
+    Attributes:
+        what: description of the set, one line
+        files: glob pattern of its files, relative to the folder
+        license: license of the annotations
+        read: function that yields the records of a file
+    """
+    what: str
+    files: str
+    license: str
+    read: Callable[[Path], Iterator]
 
 PAIR_SETS = Registry("pair set", {"sugarcrepe": "vidneg.data.readers.sugarcrepe:PAIRS",
                                   "vitatecs": "vidneg.data.readers.vitatecs:PAIRS",
@@ -81,29 +102,44 @@ def _same(pair):
     a, b = (" ".join(t.split()).casefold() for t in (pair.caption, pair.negative))
     return a == b
 
-def read_pairs(
-    name: str, # name of the set in PAIR_SETS
-    folder: str | Path, # folder with its files
-) -> list[Pair]: # pairs in the order of the files
-    "Read the pairs of a published set; warn of pairs whose negative equals the caption, and leave them out."
+def read_pairs(name: str, folder: str | Path) -> list[Pair]:
+    """Read the pairs of a published set; warn of pairs whose negative equals the caption, and leave them out.
+
+    Args:
+        name: name of the set in PAIR_SETS
+        folder: folder with its files
+
+    Returns:
+        pairs in the order of the files
+    """
     return decidable([replace(p, generator=p.generator or name) for p in _load(PAIR_SETS, name, folder)], name)
 
-def decidable(
-    pairs: Iterable[Pair], # any pairs
-    name: str, # name of the set in the warning
-) -> list[Pair]: # pairs whose texts differ
-    "Leave out pairs whose negative equals the caption, but for spaces and capitals, and warn of them."
+def decidable(pairs: Iterable[Pair], name: str) -> list[Pair]:
+    """Leave out pairs whose negative equals the caption, but for spaces and capitals, and warn of them.
+
+    Args:
+        pairs: any pairs
+        name: name of the set in the warning
+
+    Returns:
+        pairs whose texts differ
+    """
     every = [*pairs]
     if same := [p for p in every if _same(p)]:
         warnings.warn(f"{name}: left out {len(same)} of {len(every)} pairs whose negative equals the caption, which "
                       f"are undecidable: {same[0].item} and others", stacklevel=2)
     return [p for p in every if not _same(p)]
 
-def read_captions(
-    name: str, # name of the set in CAPTION_SETS
-    folder: str | Path, # folder with its files
-) -> list[Caption]: # captions in the order of the files
-    "Read the captions of a published set. Raises `VidnegError` if two captions have the same id."
+def read_captions(name: str, folder: str | Path) -> list[Caption]:
+    """Read the captions of a published set. Raises `VidnegError` if two captions have the same id.
+
+    Args:
+        name: name of the set in CAPTION_SETS
+        folder: folder with its files
+
+    Returns:
+        captions in the order of the files
+    """
     captions = _load(CAPTION_SETS, name, folder)
     if twice := [i for i, n in Counter(c.caption_id for c in captions).items() if n > 1]:
         raise VidnegError(f"{name}: the caption id {twice[0]!r} occurs twice in {folder}: keep one copy of each file")

@@ -17,11 +17,13 @@ __all__ = ['Inert', 'load_inert']
 
 # %% ../../nbs/data/pickles.ipynb #e2f94af7
 class Inert:
-    "A stand-in for an object of the file: the name of its class and its state, with nothing to call."
+    """A stand-in for an object of the file: the name of its class and its state, with nothing to call.
+
+    Args:
+        name: module and name of the object's class
+    """
     __slots__ = ("name", "state")
-    def __init__(self,
-        name: str, # module and name of the object's class
-    ):
+    def __init__(self, name: str):
         self.name, self.state = name, {}
 
     def __repr__(self): return f"Inert({self.name})"
@@ -149,12 +151,17 @@ def _add_items(self):
 def _make_frozenset(self): self.append(frozenset(map(_key, self.pop_mark())))
 
 # %% ../../nbs/data/pickles.ipynb #8866b46e
-def load_inert(
-    data: bytes, # content of a pickle of any protocol
-    inert: Iterable[str] = (), # further class or function names to allow; each becomes an empty `Inert`
-    name: str = "this pickle", # name of the pickle in error messages
-) -> object: # plain containers, numbers, text and `Inert` objects
-    "Read a pickle of graphs without calling or importing anything that it names."
+def load_inert(data: bytes, inert: Iterable[str] = (), name: str = "this pickle") -> object:
+    """Read a pickle of graphs without calling or importing anything that it names.
+
+    Args:
+        data: content of a pickle of any protocol
+        inert: further class or function names to allow; each becomes an empty `Inert`
+        name: name of the pickle in error messages
+
+    Returns:
+        plain containers, numbers, text and `Inert` objects
+    """
     try: return _InertUnpickler(data, inert).load()
     except VidnegError as e:
         raise VidnegError(f"{name} was refused: {e}. Only plain containers and MovieGraphs' own classes are read; "

@@ -34,12 +34,17 @@ def _thinned(chosen, templates, most):
     for group, (answers, n) in chosen.items(): total[templates[group]] += n*len(answers)
     return {g: min(n, max(1, int(n*most/max(total[templates[g]], 1)))) for g, (_, n) in chosen.items()}
 
-def balance(
-    questions: Iterable[Question], # questions of one split
-    seed: int = 0, # seed of the choice of dropped questions
-    per_clip: float = 1., # mean number of questions of one template per clip, at most; each answer keeps at least one
-) -> list[Question]: # remaining questions in the given order, with their options
-    "Drop questions until all answers of a group are equally frequent."
+def balance(questions: Iterable[Question], seed: int = 0, per_clip: float = 1.) -> list[Question]:
+    """Drop questions until all answers of a group are equally frequent.
+
+    Args:
+        questions: questions of one split
+        seed: seed of the choice of dropped questions
+        per_clip: mean number of questions of one template per clip, at most; each answer keeps at least one
+
+    Returns:
+        remaining questions in the given order, with their options
+    """
     questions = list(questions)
     by_answer = defaultdict(lambda: defaultdict(list))
     for q in questions: by_answer[q.group][q.answer].append(q.question_id)
@@ -52,17 +57,27 @@ def balance(
     return [replace(q, options=tuple(sorted(chosen[q.group][0]))) for q in questions if q.question_id in kept]
 
 # %% ../../nbs/data/questions.ipynb #dba47486
-def chance(
-    questions: Iterable[Question], # questions with options
-) -> float: # expected accuracy, in [0, 1]
-    "Compute the expected accuracy of a random choice among each question's options."
+def chance(questions: Iterable[Question]) -> float:
+    """Compute the expected accuracy of a random choice among each question's options.
+
+    Args:
+        questions: questions with options
+
+    Returns:
+        expected accuracy, in [0, 1]
+    """
     return float(np.mean([1/len(q.options) for q in questions]))
 
 # %% ../../nbs/data/questions.ipynb #c516b059
 UNKNOWN = "<UNK>"
 
-def answer_vocabulary(
-    questions: Iterable[Question], # questions with answers, such as the training split
-) -> tuple[str, ...]: # distinct answers in alphabetical order
-    "Collect all answers that occur."
+def answer_vocabulary(questions: Iterable[Question]) -> tuple[str, ...]:
+    """Collect all answers that occur.
+
+    Args:
+        questions: questions with answers, such as the training split
+
+    Returns:
+        distinct answers in alphabetical order
+    """
     return tuple(sorted({q.answer for q in questions if q.answer}))

@@ -14,12 +14,22 @@ __all__ = ['random_regions', 'region_mask', 'crop_regions']
 
 # %% ../../nbs/data/regions.ipynb #2ad5e204
 def random_regions(
-    n_clips: int, # number B of clips, one region each
-    grid: int, # patches per side of a frame
-    rng: np.random.Generator, # source of the random sizes and places
-    share: tuple[float, float] = (.3, .5), # smallest and largest share of the frame's area, before rounding to patches
-) -> np.ndarray: # top, left, bottom, right in patches (B, 4), int; bottom and right are exclusive
-    "Draw one rectangle per clip."
+    n_clips: int,
+    grid: int,
+    rng: np.random.Generator,
+    share: tuple[float, float] = (.3, .5),
+) -> np.ndarray:
+    """Draw one rectangle per clip.
+
+    Args:
+        n_clips: number B of clips, one region each
+        grid: patches per side of a frame
+        rng: source of the random sizes and places
+        share: smallest and largest share of the frame's area, before rounding to patches
+
+    Returns:
+        top, left, bottom, right in patches (B, 4), int; bottom and right are exclusive
+    """
     area, log_ratio = rng.uniform(*share, n_clips), rng.uniform(np.log(3/4), np.log(4/3), n_clips)
     size = np.sqrt(area[:, None]*np.exp(log_ratio[:, None]*[-1, 1]))*grid # (B, 2) height and width
     size = np.clip(np.rint(size).astype(int), 1, grid)
@@ -27,22 +37,32 @@ def random_regions(
     return np.concatenate([start, start + size], 1)
 
 # %% ../../nbs/data/regions.ipynb #7e5b0007
-def region_mask(
-    regions: np.ndarray, # regions in patches (B, 4), from `random_regions`
-    grid: int, # patches per side of a frame
-) -> torch.Tensor: # mask of the patches, row by row (B, grid²), bool
-    "Mark the patches of each region."
+def region_mask(regions: np.ndarray, grid: int) -> torch.Tensor:
+    """Mark the patches of each region.
+
+    Args:
+        regions: regions in patches (B, 4), from `random_regions`
+        grid: patches per side of a frame
+
+    Returns:
+        mask of the patches, row by row (B, grid²), bool
+    """
     at, (top, left, bottom, right) = np.arange(grid), (x[:, None] for x in regions.T)
     rows, columns = (at >= top) & (at < bottom), (at >= left) & (at < right) # (B, grid)
     return torch.from_numpy((rows[:, :, None] & columns[:, None]).reshape(len(regions), -1))
 
 # %% ../../nbs/data/regions.ipynb #7e5b000a
-def crop_regions(
-    frames: torch.Tensor, # frames (B, T, H, W, 3), uint8
-    regions: np.ndarray, # regions in patches (B, 4), from `random_regions`
-    grid: int, # patches per side of a frame
-) -> torch.Tensor: # crops (B, T, H, W, 3), uint8
-    "Crop the region of each clip from all its frames and resize it to the frames' size."
+def crop_regions(frames: torch.Tensor, regions: np.ndarray, grid: int) -> torch.Tensor:
+    """Crop the region of each clip from all its frames and resize it to the frames' size.
+
+    Args:
+        frames: frames (B, T, H, W, 3), uint8
+        regions: regions in patches (B, 4), from `random_regions`
+        grid: patches per side of a frame
+
+    Returns:
+        crops (B, T, H, W, 3), uint8
+    """
     h, w, out = *frames.shape[2:4], []
     for clip, (top, left, bottom, right) in zip(frames, regions):
         part = clip[:, top*h//grid:bottom*h//grid, left*w//grid:right*w//grid].permute(0, 3, 1, 2).float() # (T, 3, ...)

@@ -28,12 +28,20 @@ __all__ = ['TABLE_SUFFIXES', 'SHOWN', 'LINE', 'WHOLE', 'ROWS', 'ROLES', 'Table',
 # %% ../../nbs/data/tables.ipynb #5e1b2f32
 @dataclass(frozen=True)
 class Table:
-    "Columns of plain values, and the label of each row."
-    name: str # name for messages and reports
-    columns: dict[str, list] # column → values, one per row
-    labels: list[str] # labels of the rows: "row 3", "line 3"
-    folder: Path | None = None # folder to which paths in the table are relative; None: the working folder
-    published: bool = False # True: a published set, from which videos may be missing
+    """Columns of plain values, and the label of each row.
+
+    Attributes:
+        name: name for messages and reports
+        columns: column → values, one per row
+        labels: labels of the rows: "row 3", "line 3"
+        folder: folder to which paths in the table are relative; None: the working folder
+        published: True: a published set, from which videos may be missing
+    """
+    name: str
+    columns: dict[str, list]
+    labels: list[str]
+    folder: Path | None = None
+    published: bool = False
 
     def __len__(self): return len(self.labels)
 
@@ -52,10 +60,15 @@ def _decode(path):
 
 SHOWN = 10 # rows that a message lists
 
-def listed(
-    labels: list[str], # labels of rows
-) -> str: # the first SHOWN of them, and the number of the others
-    "List rows in a message."
+def listed(labels: list[str]) -> str:
+    """List rows in a message.
+
+    Args:
+        labels: labels of rows
+
+    Returns:
+        the first SHOWN of them, and the number of the others
+    """
     rest = f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
     return ", ".join(labels[:SHOWN]) + rest
 
@@ -151,10 +164,15 @@ def _from_parquet(path):
         raise VidnegError(f"{path} is no Parquet file: {str(e)[:100]}") from None
     raise VidnegError(f"{path} has {n:,} rows: at most {ROWS:,} are read at once; split it")
 
-def read_table(
-    path: str | Path, # file whose name ends in one of TABLE_SUFFIXES
-) -> Table: # its columns; paths in it are relative to its folder
-    "Read a table. Raises `VidnegError` if the file is missing, has another form or encoding, or has no rows."
+def read_table(path: str | Path) -> Table:
+    """Read a table. Raises `VidnegError` if the file is missing, has another form or encoding, or has no rows.
+
+    Args:
+        path: file whose name ends in one of TABLE_SUFFIXES
+
+    Returns:
+        its columns; paths in it are relative to its folder
+    """
     path = Path(path)
     if not path.is_file(): raise VidnegError(f"{path} does not exist: check the path")
     suffix = path.suffix.lower()
@@ -169,10 +187,15 @@ def read_table(
     labels = [f"{labels} {i}" for i in range(1, rows + 1)] if isinstance(labels, str) else labels
     return Table(path.stem, columns, labels, path.parent)
 
-def tables_in(
-    folder: Path, # a folder
-) -> list[Path]: # its tables, hidden files left out
-    "List the tables of a folder."
+def tables_in(folder: Path) -> list[Path]:
+    """List the tables of a folder.
+
+    Args:
+        folder: a folder
+
+    Returns:
+        its tables, hidden files left out
+    """
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in TABLE_SUFFIXES and not p.name.startswith("."))
 
 # %% ../../nbs/data/tables.ipynb #18775e1f
@@ -183,20 +206,30 @@ def _as_cell(value):
     if isinstance(value, (list, dict)): return json.dumps(value, ensure_ascii=False)
     return "'" + value if isinstance(value, str) and _FORMULA.match(value) else value
 
-def check_output(
-    path: str | Path, # file to write
-) -> Path: # the same path
-    "Check the name of an output file before the work for it begins. Raises `VidnegError` for other endings."
+def check_output(path: str | Path) -> Path:
+    """Check the name of an output file before the work for it begins. Raises `VidnegError` for other endings.
+
+    Args:
+        path: file to write
+
+    Returns:
+        the same path
+    """
     if Path(path).suffix.lower() not in (".parquet", ".jsonl", ".csv"):
         raise VidnegError(f"{path} has no known ending: write to a file that ends in .parquet, .jsonl or .csv")
     if Path(path).is_dir(): raise VidnegError(f"{path} is a folder: name a file")
     return Path(path)
 
-def write_frame(
-    frame, # pandas frame
-    path: str | Path, # file to write, which ends in .parquet, .jsonl or .csv
-) -> Path: # the written file
-    "Write a frame atomically."
+def write_frame(frame, path: str | Path) -> Path:
+    """Write a frame atomically.
+
+    Args:
+        frame: pandas frame
+        path: file to write, which ends in .parquet, .jsonl or .csv
+
+    Returns:
+        the written file
+    """
     path = check_output(path)
     with atomic_path(path) as part:
         if path.suffix.lower() == ".parquet": frame.to_parquet(part, index=False)
@@ -224,12 +257,17 @@ def _from_datasets(data, split):
         raise VidnegError("a streamed dataset has no rows to check: pass list(dataset.take(1000)), or load it")
     return data.with_format("arrow")[:]
 
-def as_table(
-    data, # pandas frame, Arrow table, `datasets` dataset, or list of dicts
-    split: str | None = None, # split of a `datasets` dataset with several
-    name: str = "the table", # name for messages and reports
-) -> Table: # its columns
-    "Read a table in memory. Raises `VidnegError` for any other object, and if there are no rows."
+def as_table(data, split: str | None = None, name: str = "the table") -> Table:
+    """Read a table in memory. Raises `VidnegError` for any other object, and if there are no rows.
+
+    Args:
+        data: pandas frame, Arrow table, `datasets` dataset, or list of dicts
+        split: split of a `datasets` dataset with several
+        name: name for messages and reports
+
+    Returns:
+        its columns
+    """
     libraries, labels = _libraries(data), None
     if "datasets" in libraries: data, libraries = _from_datasets(data, split), {"pyarrow"}
     if "pyarrow" in libraries: columns = _from_arrow(data, name)
@@ -263,11 +301,16 @@ ROLES = {role: tuple(names.split()) for role, names in {
 
 def _plain(name): return re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_")
 
-def roles_of(
-    table: Table, # a table
-    columns: Mapping[str, str] | None = None, # role → column, for names that ROLES lacks
-) -> dict[str, str]: # role → column
-    "Match columns to roles by their names. Raises `VidnegError` for a role or column that does not exist."
+def roles_of(table: Table, columns: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Match columns to roles by their names. Raises `VidnegError` for a role or column that does not exist.
+
+    Args:
+        table: a table
+        columns: role → column, for names that ROLES lacks
+
+    Returns:
+        role → column
+    """
     given = dict(columns or {})
     if unknown := [r for r in given if r not in ROLES]:
         raise VidnegError(f"no role {unknown[0]!r}; there are: {', '.join(ROLES)}")
@@ -281,10 +324,15 @@ def roles_of(
 _ABSENT = {"nan", "none", "null", "n/a", "<na>", "#n/a"}
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff\ud800-\udfff]+")
 
-def is_missing(
-    value, # value of a cell
-) -> bool: # True: None, NaN, or blank text
-    "Say whether a cell is empty."
+def is_missing(value) -> bool:
+    """Say whether a cell is empty.
+
+    Args:
+        value: value of a cell
+
+    Returns:
+        True: None, NaN, or blank text
+    """
     if value is None or isinstance(value, float) and math.isnan(value): return True
     return isinstance(value, str) and not value.strip() or "NAType" in type(value).__name__
 
@@ -299,10 +347,15 @@ def _literal(text):
         found = [re.sub(r"\\(.)", r"\1", a or b) for a, b in re.findall(quoted, body)]
     return found if isinstance(found, list) else text
 
-def cell_texts(
-    value, # value of a cell
-) -> tuple[list[str], str]: # texts without control characters and outer spaces; "" or what is wrong with the cell
-    "Read the texts of a cell."
+def cell_texts(value) -> tuple[list[str], str]:
+    """Read the texts of a cell.
+
+    Args:
+        value: value of a cell
+
+    Returns:
+        texts without control characters and outer spaces; "" or what is wrong with the cell
+    """
     if is_missing(value): return [], "is empty"
     if isinstance(value, str): value = _literal(value)
     if isinstance(value, str):

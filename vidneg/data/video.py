@@ -31,17 +31,22 @@ from ..core.records import Clip, read_records, write_records
 from ..core.seeds import stable_rng
 
 # %% auto #0
-__all__ = ['strip', 'sample_indices', 'VideoError', 'VideoInfo', 'probe', 'read_frames', 'FrameRow', 'BadClip', 'FrameCache',
-           'read_clip', 'read_clips']
+__all__ = ['strip', 'sample_indices', 'VideoError', 'VideoInfo', 'probe', 'read_frames', 'FrameRow', 'BadClip',
+           'FrameCache', 'read_clip', 'read_clips']
 
 # %% ../../nbs/data/video.ipynb #060e6850
-def strip(
-    frames: np.ndarray, # frames (T, H, W, 3), uint8
-    every: int = 1, # step between shown frames, at least 1
-    scale: int = 1, # enlargement, an integer of at least 1
-    columns: int = 0, # frames per row; 0: all in one row
-) -> Image.Image: # image in 256 colors, which keeps notebooks small
-    "Draw frames side by side."
+def strip(frames: np.ndarray, every: int = 1, scale: int = 1, columns: int = 0) -> Image.Image:
+    """Draw frames side by side.
+
+    Args:
+        frames: frames (T, H, W, 3), uint8
+        every: step between shown frames, at least 1
+        scale: enlargement, an integer of at least 1
+        columns: frames per row; 0: all in one row
+
+    Returns:
+        image in 256 colors, which keeps notebooks small
+    """
     frames = np.asarray(frames)[::every]
     columns = columns or len(frames)
     blank = np.full_like(frames[:1], 255).repeat(-len(frames) % columns, 0)
@@ -60,12 +65,22 @@ def _whole(value, what, least=1):
     return number
 
 def sample_indices(
-    n_frames: int, # frames of the video, at least 1
-    n_sample: int | None = None, # frames to choose, at least 1; ignored for "all"
-    mode: str = "uniform", # "uniform": middle of each of n_sample equal segments; "segment": random in each; "all"
-    rng: np.random.Generator | None = None, # source of the random frames, needed for "segment"
-) -> np.ndarray: # frame numbers (n_sample,), or (n_frames,) for "all", ascending int
-    "Choose frames of a video."
+    n_frames: int,
+    n_sample: int | None = None,
+    mode: str = "uniform",
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Choose frames of a video.
+
+    Args:
+        n_frames: frames of the video, at least 1
+        n_sample: frames to choose, at least 1; ignored for "all"
+        mode: "uniform": middle of each of n_sample equal segments; "segment": random in each; "all"
+        rng: source of the random frames, needed for "segment"
+
+    Returns:
+        frame numbers (n_sample,), or (n_frames,) for "all", ascending int
+    """
     if n_frames < 1: raise VidnegError(f"cannot sample from a video of {n_frames} frames")
     if mode == "all": return np.arange(n_frames)
     if not n_sample or n_sample < 1:
@@ -80,11 +95,13 @@ def sample_indices(
 
 # %% ../../nbs/data/video.ipynb #05393a88
 class VideoError(VidnegError):
-    "The error for a video that cannot be read, with its path and the cause."
-    def __init__(self,
-        path: str | Path, # path of the video
-        cause: str, # cause of the failure
-    ):
+    """The error for a video that cannot be read, with its path and the cause.
+
+    Args:
+        path: path of the video
+        cause: cause of the failure
+    """
+    def __init__(self, path: str | Path, cause: str):
         self.path, self.cause = _printable(path), _printable(cause)
         super().__init__(f"{self.path}: {self.cause}")
 
@@ -107,12 +124,20 @@ def _named(path, what):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    "The header of a video file; 0 stands for missing numbers."
-    n_frames: int # number of frames
-    fps: float # mean frame rate per second
-    width: int # width in pixels, as displayed
-    height: int # height in pixels, as displayed
-    duration: float # length in seconds
+    """The header of a video file; 0 stands for missing numbers.
+
+    Attributes:
+        n_frames: number of frames
+        fps: mean frame rate per second
+        width: width in pixels, as displayed
+        height: height in pixels, as displayed
+        duration: length in seconds
+    """
+    n_frames: int
+    fps: float
+    width: int
+    height: int
+    duration: float
 
 # %% ../../nbs/data/video.ipynb #fcba9004
 _NO_VIDEO = {"tty", "bin", "xbin", "adf", "idf", # text, of which ffmpeg would draw pictures
@@ -178,13 +203,20 @@ def _upright(image, turned):
 # %% ../../nbs/data/video.ipynb #e12d0003
 @dataclass(frozen=True)
 class _Source:
-    "A video file whose header was read."
+    """A video file whose header was read.
+
+    Attributes:
+        start: first time stamp of the file in seconds
+        late: seconds from there to the first frame of the video
+        turned: see `_turned`
+        simple: True: decord reads it rightly
+    """
     path: Path
     info: VideoInfo
-    start: float # first time stamp of the file in seconds
-    late: float # seconds from there to the first frame of the video
-    turned: tuple[bool, bool, bool] # see `_turned`
-    simple: bool # True: decord reads it rightly
+    start: float
+    late: float
+    turned: tuple[bool, bool, bool]
+    simple: bool
 
 # Formats in which decord finds frames by number. In others it takes wrong ones; in AVI too, if there are B-frames.
 _INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
@@ -218,10 +250,15 @@ def _first_turn(file, stream):
     except av.error.FFmpegError: pass
     return False, False, False
 
-def probe(
-    path: str | Path, # video file in any format that ffmpeg reads
-) -> VideoInfo: # content of the header
-    "Read a video's header. Raises `VideoError` if the file is missing, empty or not a video."
+def probe(path: str | Path) -> VideoInfo:
+    """Read a video's header. Raises `VideoError` if the file is missing, empty or not a video.
+
+    Args:
+        path: video file in any format that ffmpeg reads
+
+    Returns:
+        content of the header
+    """
     return _source(path).info
 
 # %% ../../nbs/data/video.ipynb #a15c17ef
@@ -338,15 +375,17 @@ def _is_constant(times):
     even = np.linspace(times[0], times[-1], len(times))
     return len(times) < 3 or np.abs(times - even).max() <= (even[1] - even[0])/2
 
-def _sample(
-    times, # times of all frames of the file (n,), ascending, in seconds
-    span, # start and end of the clip in seconds
-    inside, # numbers of the frames that begin in the clip
-    n_sample, # frames to choose
-    mode, # "uniform" or "segment"
-    rng, # source of the random frames
-):
-    "Choose the frames of a clip by time."
+def _sample(times, span, inside, n_sample, mode, rng):
+    """Choose the frames of a clip by time.
+
+    Args:
+        times: times of all frames of the file (n,), ascending, in seconds
+        span: start and end of the clip in seconds
+        inside: numbers of the frames that begin in the clip
+        n_sample: frames to choose
+        mode: "uniform" or "segment"
+        rng: source of the random frames
+    """
     numbers = sample_indices(len(inside), n_sample, mode, rng)
     if _is_constant(times): return inside[numbers]
     within = np.full(n_sample, 0.5) if mode == "uniform" else rng.random(n_sample)
@@ -356,13 +395,23 @@ def _sample(
 
 # %% ../../nbs/data/video.ipynb #e7446c96
 def read_frames(
-    path: str | Path, # video file in any format that ffmpeg reads
-    n_frames: int | None = None, # number T of frames, evenly spread over its time; None: all, or `indices`
-    size: int | tuple[int, int] | None = None, # side, or (height, width), to resize to; None: the size of the file
+    path: str | Path,
+    n_frames: int | None = None,
+    size: int | tuple[int, int] | None = None,
     *,
-    indices: Sequence[int] | Callable[[int], Sequence[int]] | None = None, # frame numbers, or a function of their count
-) -> np.ndarray: # RGB frames (T, H, W, 3), uint8
-    "Decode frames of a video, as displayed. Raises `VideoError` for a missing, empty or truncated file or no video."
+    indices: Sequence[int] | Callable[[int], Sequence[int]] | None = None,
+) -> np.ndarray:
+    """Decode frames of a video, as displayed. Raises `VideoError` for a missing, empty or truncated file or no video.
+
+    Args:
+        path: video file in any format that ffmpeg reads
+        n_frames: number T of frames, evenly spread over its time; None: all, or `indices`
+        size: side, or (height, width), to resize to; None: the size of the file
+        indices: frame numbers, or a function of their count
+
+    Returns:
+        RGB frames (T, H, W, 3), uint8
+    """
     if n_frames is not None and (isinstance(n_frames, bool) or not isinstance(n_frames, (int, np.integer))):
         raise VidnegError(f"n_frames is {n_frames!r}, not a number of frames: pass frame numbers as indices=")
     if n_frames is not None and indices is not None:
@@ -378,24 +427,37 @@ def read_frames(
 # %% ../../nbs/data/video.ipynb #7a661f81
 @dataclass(frozen=True)
 class FrameRow:
-    "A row of a frame cache."
-    clip_id: str # id of the clip
-    times: tuple[float, ...] # seconds from the file's start, one per frame
+    """A row of a frame cache.
+
+    Attributes:
+        clip_id: id of the clip
+        times: seconds from the file's start, one per frame
+    """
+    clip_id: str
+    times: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class BadClip:
-    "A clip that was left out of a frame cache."
-    clip_id: str # id of the clip
-    path: str # path of its file
-    cause: str # cause of the failure
+    """A clip that was left out of a frame cache.
+
+    Attributes:
+        clip_id: id of the clip
+        path: path of its file
+        cause: cause of the failure
+    """
+    clip_id: str
+    path: str
+    cause: str
 
 
 class FrameCache:
-    "The decoded frames of a dataset, as `read_clips` wrote them; index it by row number or by clip id."
-    def __init__(self,
-        path: str | Path, # folder of the cache
-    ):
+    """The decoded frames of a dataset, as `read_clips` wrote them; index it by row number or by clip id.
+
+    Args:
+        path: folder of the cache
+    """
+    def __init__(self, path: str | Path):
         path = Path(path)
         if not (path/"frames.npy").exists():
             raise VidnegError(f"{path} holds no frame cache: make one with `read_clips`, or run the stage frames")
@@ -408,10 +470,15 @@ class FrameCache:
 
     def __len__(self): return len(self.clip_ids)
 
-    def rows(self,
-        clip_ids: Iterable[str], # N ids of clips
-    ) -> np.ndarray: # row numbers (N,), int
-        "Return the rows of clips. Raises `VidnegError` for a clip that is not in the cache."
+    def rows(self, clip_ids: Iterable[str]) -> np.ndarray:
+        """Return the rows of clips. Raises `VidnegError` for a clip that is not in the cache.
+
+        Args:
+            clip_ids: N ids of clips
+
+        Returns:
+            row numbers (N,), int
+        """
         try: return np.array([self.row[c] for c in clip_ids], int)
         except KeyError as e:
             cause = next((b.cause for b in self.bad if b.clip_id == e.args[0]), "it was never decoded")
@@ -442,15 +509,28 @@ def _stretch(clip, times, end):
     return (start, min(stop, end)), inside
 
 def read_clip(
-    clip: Clip, # clip with its path, start and end
-    root: str | Path = ".", # folder to which its path is relative
-    n_frames: int = 8, # number T of frames, at least 1
-    size: int | tuple[int, int] | None = None, # side, or (height, width), to resize to; None: the size of the file
-    mode: str = "uniform", # sampling mode, "uniform" or "segment" (see `sample_indices`)
-    seed: int = 0, # seed of the random frames, for "segment"
-    time_limit: float | None = None, # seconds for a child process, in which a decoder may crash or hang; None: no child
-) -> tuple[np.ndarray, np.ndarray]: # RGB frames (T, H, W, 3), uint8; their times (T,) in seconds from the file's start
-    "Decode frames of a clip, as displayed. Raises `VideoError` for a video that cannot be read."
+    clip: Clip,
+    root: str | Path = ".",
+    n_frames: int = 8,
+    size: int | tuple[int, int] | None = None,
+    mode: str = "uniform",
+    seed: int = 0,
+    time_limit: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decode frames of a clip, as displayed. Raises `VideoError` for a video that cannot be read.
+
+    Args:
+        clip: clip with its path, start and end
+        root: folder to which its path is relative
+        n_frames: number T of frames, at least 1
+        size: side, or (height, width), to resize to; None: the size of the file
+        mode: sampling mode, "uniform" or "segment" (see `sample_indices`)
+        seed: seed of the random frames, for "segment"
+        time_limit: seconds for a child process, in which a decoder may crash or hang; None: no child
+
+    Returns:
+        RGB frames (T, H, W, 3), uint8; their times (T,) in seconds from the file's start
+    """
     n_frames, job = _whole(n_frames, "n_frames"), (clip, str(root), n_frames, size, mode, seed)
     _resizer(size)
     if time_limit is None: got = _try_clip(*job)
@@ -525,19 +605,36 @@ def _keep(path, good):
         new.flush()
 
 def read_clips(
-    clips: Iterable[Clip], # clips with unique ids
-    root: str | Path, # folder to which their paths are relative
-    out: str | Path, # folder of the cache; an older cache there is replaced
-    n_frames: int = 8, # frames per clip, at least 1
-    mode: str = "uniform", # sampling mode, "uniform" or "segment" (see `sample_indices`)
-    size: int | tuple[int, int] | None = None, # side, or (height, width); None: all files must have the same size
-    on_error: str = "raise", # "raise": stop at a bad clip; "skip": leave bad clips out and list them in `bad`
-    workers: int = 1, # number of decoding processes; the result does not depend on it
-    seed: int = 0, # seed of the random frames, for "segment"
-    desc: str = "decode", # label of the progress bar; "": no bar
-    time_limit: float = 600.0, # seconds for one clip; a decoder that takes longer is stopped, and the clip is bad
-) -> FrameCache: # the finished cache
-    "Decode the frames of a dataset into a cache. Raises `VideoError` for a bad clip, unless bad clips are skipped."
+    clips: Iterable[Clip],
+    root: str | Path,
+    out: str | Path,
+    n_frames: int = 8,
+    mode: str = "uniform",
+    size: int | tuple[int, int] | None = None,
+    on_error: str = "raise",
+    workers: int = 1,
+    seed: int = 0,
+    desc: str = "decode",
+    time_limit: float = 600.0,
+) -> FrameCache:
+    """Decode the frames of a dataset into a cache. Raises `VideoError` for a bad clip, unless bad clips are skipped.
+
+    Args:
+        clips: clips with unique ids
+        root: folder to which their paths are relative
+        out: folder of the cache; an older cache there is replaced
+        n_frames: frames per clip, at least 1
+        mode: sampling mode, "uniform" or "segment" (see `sample_indices`)
+        size: side, or (height, width); None: all files must have the same size
+        on_error: "raise": stop at a bad clip; "skip": leave bad clips out and list them in `bad`
+        workers: number of decoding processes; the result does not depend on it
+        seed: seed of the random frames, for "segment"
+        desc: label of the progress bar; "": no bar
+        time_limit: seconds for one clip; a decoder that takes longer is stopped, and the clip is bad
+
+    Returns:
+        the finished cache
+    """
     clips, out, skip = list(clips), Path(out), on_error == "skip"
     n_frames = _check_request(clips, out, n_frames, mode, size, on_error)
     with atomic_path(out, replaces=["frames.npy", "rows.parquet", "bad.parquet"]) as part:

@@ -22,22 +22,33 @@ from .pairs import Pair, pairs_of
 from ..text.edits import apply_edit, edits_between
 
 # %% auto #0
-__all__ = ['SCHEMA', 'EDIT_FILES', 'normal_text', 'text_hash', 'to_template', 'from_template', 'edit_rows', 'manifest_of',
-           'write_edits', 'export_edits', 'read_edits', 'Rebuilt', 'join_edits', 'rebuild_items', 'rebuild']
+__all__ = ['SCHEMA', 'EDIT_FILES', 'normal_text', 'text_hash', 'to_template', 'from_template', 'edit_rows',
+           'manifest_of', 'write_edits', 'export_edits', 'read_edits', 'Rebuilt', 'join_edits', 'rebuild_items',
+           'rebuild']
 
 # %% ../../nbs/data/withheld.ipynb #a9d10006
-def normal_text(
-    text: str, # text of a caption
-) -> str: # the same text in Unicode's form NFC, with single spaces
-    "Normalize a text."
+def normal_text(text: str) -> str:
+    """Normalize a text.
+
+    Args:
+        text: text of a caption
+
+    Returns:
+        the same text in Unicode's form NFC, with single spaces
+    """
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 def _digest(text): return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
-def text_hash(
-    text: str, # text of a caption
-) -> str: # SHA-256 in hexadecimal digits
-    "Hash the normalized text of a caption."
+def text_hash(text: str) -> str:
+    """Hash the normalized text of a caption.
+
+    Args:
+        text: text of a caption
+
+    Returns:
+        SHA-256 in hexadecimal digits
+    """
     return _digest(normal_text(text))
 
 # %% ../../nbs/data/withheld.ipynb #a9d10009
@@ -68,11 +79,16 @@ def _add(parts, part, caption):
         (a, i), between, (j, b) = parts[-3:]
         if i <= j and caption[i:j] == between: parts[-3:] = [[a, b]]
 
-def to_template(
-    new: str, # new text of an edit
-    caption: str, # normalized text of the caption
-) -> str: # the same text with `{start:end}` for words of the caption
-    "Write new text without spelling out words of the caption."
+def to_template(new: str, caption: str) -> str:
+    """Write new text without spelling out words of the caption.
+
+    Args:
+        new: new text of an edit
+        caption: normalized text of the caption
+
+    Returns:
+        the same text with `{start:end}` for words of the caption
+    """
     parts, words, at = [], [(m.start(), m[0]) for m in _WORD.finditer(caption)], 0
     for m in _WORD.finditer(new):
         between = [new[at:m.start()]] if m.start() > at else []
@@ -84,11 +100,16 @@ def to_template(
 # %% ../../nbs/data/withheld.ipynb #a9d10027
 _PIECE = re.compile(r"\{\{|\}\}|\{(\d{1,9}):(\d{1,9})\}|[^{}]+")
 
-def from_template(
-    template: str, # result of `to_template`
-    caption: str, # normalized text of the caption
-) -> str: # new text of the edit
-    "Fill a template. Raises `ValueError` if it is none, or if the caption is too short for it."
+def from_template(template: str, caption: str) -> str:
+    """Fill a template. Raises `ValueError` if it is none, or if the caption is too short for it.
+
+    Args:
+        template: result of `to_template`
+        caption: normalized text of the caption
+
+    Returns:
+        new text of the edit
+    """
     out, at = [], 0
     while at < len(template):
         m = _PIECE.match(template, at)
@@ -122,11 +143,16 @@ def _row(pair, caption_id, edits, rounds, seed):
             "negative": _digest(negative)[:16],
             "edits": [{"start": e.start, "end": e.end, "new": to_template(e.new, text)} for e in edits]}
 
-def edit_rows(
-    items: Iterable[Negative | Pair], # negatives of `captions`, or pairs
-    captions: Iterable[Caption] = (), # captions of the negatives; for pairs: they give the ids of captions
-) -> list[dict]: # one row per negative, without any text of a caption
-    "Describe negatives by their edits."
+def edit_rows(items: Iterable[Negative | Pair], captions: Iterable[Caption] = ()) -> list[dict]:
+    """Describe negatives by their edits.
+
+    Args:
+        items: negatives of `captions`, or pairs
+        captions: captions of the negatives; for pairs: they give the ids of captions
+
+    Returns:
+        one row per negative, without any text of a caption
+    """
     items, captions = list(items), list(captions)
     negatives, pairs = [x for x in items if isinstance(x, Negative)], [x for x in items if isinstance(x, Pair)]
     if len(items) not in (len(negatives), len(pairs)):
@@ -140,12 +166,17 @@ def edit_rows(
 # %% ../../nbs/data/withheld.ipynb #a9d10015
 EDIT_FILES = "manifest.json", "edits.jsonl" # files of the format
 
-def manifest_of(
-    rows: list[dict], # result of `edit_rows`
-    data: bytes, # content of edits.jsonl
-    **about, # name, version, license, source, ...
-) -> dict: # content of manifest.json
-    "Summarize a set of edits."
+def manifest_of(rows: list[dict], data: bytes, **about) -> dict:
+    """Summarize a set of edits.
+
+    Args:
+        rows: result of `edit_rows`
+        data: content of edits.jsonl
+        **about: name, version, license, source, ...
+
+    Returns:
+        content of manifest.json
+    """
     return {"schema": SCHEMA, **about, "items": len(rows),
             "captions": len({(r["caption"], r["clip_id"]) for r in rows}),
             "kinds": dict(sorted(Counter(r["kind"] for r in rows).items())),
@@ -153,12 +184,17 @@ def manifest_of(
             "normalization": "NFC, white space as single spaces; SHA-256 of UTF-8",
             "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
-def write_edits(
-    rows: list[dict], # result of `edit_rows`
-    folder: Path, # folder that exists
-    **about, # entries of the manifest: name, version, license, source, ...
-) -> dict: # content of manifest.json
-    "Write both files of the format into a folder."
+def write_edits(rows: list[dict], folder: Path, **about) -> dict:
+    """Write both files of the format into a folder.
+
+    Args:
+        rows: result of `edit_rows`
+        folder: folder that exists
+        **about: entries of the manifest: name, version, license, source, ...
+
+    Returns:
+        content of manifest.json
+    """
     data = "".join(json.dumps(r, sort_keys=True) + "\n" for r in rows).encode("ascii")
     manifest = manifest_of(rows, data, **about)
     with atomic_path(Path(folder)/"edits.jsonl") as part: part.write_bytes(data)
@@ -167,16 +203,29 @@ def write_edits(
     return manifest
 
 def export_edits(
-    items: Iterable[Negative | Pair], # negatives of `captions`, or pairs
-    folder: str | Path, # folder to write; an older export in it is replaced
-    captions: Iterable[Caption] = (), # captions of the negatives
+    items: Iterable[Negative | Pair],
+    folder: str | Path,
+    captions: Iterable[Caption] = (),
     *,
-    name: str, # name of the set
-    version: str = "1.0", # version of the set
-    license: str = "", # license of the edits
-    source: str = "", # the captions' own source, for those who need them
-) -> Path: # `folder`
-    "Write negatives without their captions. Raises `VidnegError` if there are none."
+    name: str,
+    version: str = "1.0",
+    license: str = "",
+    source: str = "",
+) -> Path:
+    """Write negatives without their captions. Raises `VidnegError` if there are none.
+
+    Args:
+        items: negatives of `captions`, or pairs
+        folder: folder to write; an older export in it is replaced
+        captions: captions of the negatives
+        name: name of the set
+        version: version of the set
+        license: license of the edits
+        source: the captions' own source, for those who need them
+
+    Returns:
+        `folder`
+    """
     rows = edit_rows(items, captions)
     if not rows: raise VidnegError("there is nothing to export: pass at least one negative or pair")
     with atomic_path(folder, replaces=EDIT_FILES) as part:
@@ -212,10 +261,15 @@ def _manifest(folder):
         raise VidnegError(f"{path} has the schema {found!r}, this version of vidneg reads {SCHEMA!r}: update vidneg")
     return manifest
 
-def read_edits(
-    folder: str | Path, # folder from `export_edits`
-) -> tuple[dict, list[dict]]: # manifest; rows
-    "Read and check a set of edits. Raises `VidnegError` if the files are damaged or were changed."
+def read_edits(folder: str | Path) -> tuple[dict, list[dict]]:
+    """Read and check a set of edits. Raises `VidnegError` if the files are damaged or were changed.
+
+    Args:
+        folder: folder from `export_edits`
+
+    Returns:
+        manifest; rows
+    """
     folder = Path(folder)
     manifest, path = _manifest(folder), folder/"edits.jsonl"
     if not path.is_file(): raise VidnegError(f"{path} does not exist: download the whole folder")
@@ -232,10 +286,16 @@ def read_edits(
 # %% ../../nbs/data/withheld.ipynb #a9d10021
 @dataclass(frozen=True)
 class Rebuilt:
-    "Negatives that were rebuilt, and those that were not."
-    negatives: list[Negative] # negatives, with the ids of the user's captions
-    items: list[Pair] # the same as pairs, with the item ids of the set and the ids of the user's clips
-    lost: dict[str, list[str]] = field(default_factory=dict) # reason → ids of captions in the set, one per item
+    """Negatives that were rebuilt, and those that were not.
+
+    Attributes:
+        negatives: negatives, with the ids of the user's captions
+        items: the same as pairs, with the item ids of the set and the ids of the user's clips
+        lost: reason → ids of captions in the set, one per item
+    """
+    negatives: list[Negative]
+    items: list[Pair]
+    lost: dict[str, list[str]] = field(default_factory=dict)
 
     def __str__(self):
         n = len(self.negatives)
@@ -275,11 +335,16 @@ def _rebuild_row(row, caption):
         raise VidnegError(f"the edits of {row['item']!r} do not give its negative: download the set again")
     return Negative(caption.caption_id, text, row["kind"], row["generator"], tuple(edits), row["rounds"], row["seed"])
 
-def join_edits(
-    folder: str | Path, # folder from `export_edits`
-    captions: Iterable[Caption], # the user's captions
-) -> Rebuilt: # negatives, items, and the reasons for the rest
-    "Join a set of edits to captions."
+def join_edits(folder: str | Path, captions: Iterable[Caption]) -> Rebuilt:
+    """Join a set of edits to captions.
+
+    Args:
+        folder: folder from `export_edits`
+        captions: the user's captions
+
+    Returns:
+        negatives, items, and the reasons for the rest
+    """
     find, made, items, lost = _finder(list(captions)), [], [], defaultdict(list)
     for row in read_edits(folder)[1]:
         caption = find(row)
@@ -289,24 +354,34 @@ def join_edits(
             items.append(Pair(row["item"], caption.clip_id, n.kind, normal_text(caption.text), n.text, n.generator))
     return Rebuilt(made, items, dict(lost))
 
-def rebuild_items(
-    folder: str | Path, # folder from `export_edits`
-    captions: Iterable[Caption], # the user's captions
-    partial: bool = False, # True: some captions may be missing or differ; False: raise `VidnegError` then
-) -> Rebuilt: # negatives, items, and the reasons for the rest
-    "Join a set of edits to all of its captions."
+def rebuild_items(folder: str | Path, captions: Iterable[Caption], partial: bool = False) -> Rebuilt:
+    """Join a set of edits to all of its captions.
+
+    Args:
+        folder: folder from `export_edits`
+        captions: the user's captions
+        partial: True: some captions may be missing or differ; False: raise `VidnegError` then
+
+    Returns:
+        negatives, items, and the reasons for the rest
+    """
     found = join_edits(folder, captions)
     if found.lost and not (partial and found.negatives):
         raise VidnegError(f"{found}. Pass all captions of the set as it names them"
                           + ", or partial=True (--partial) to go on without"*bool(found.negatives))
     return found
 
-def rebuild(
-    folder: str | Path, # folder from `export_edits`
-    captions: Iterable[Caption], # the user's captions
-    partial: bool = False, # True: warn about captions that are missing or differ; False: raise `VidnegError`
-) -> list[Negative]: # negatives in the order of the set
-    "Rebuild the negatives of a set whose captions the user has."
+def rebuild(folder: str | Path, captions: Iterable[Caption], partial: bool = False) -> list[Negative]:
+    """Rebuild the negatives of a set whose captions the user has.
+
+    Args:
+        folder: folder from `export_edits`
+        captions: the user's captions
+        partial: True: warn about captions that are missing or differ; False: raise `VidnegError`
+
+    Returns:
+        negatives in the order of the set
+    """
     found = rebuild_items(folder, captions, partial)
     if found.lost: warnings.warn(str(found), stacklevel=2)
     return found.negatives

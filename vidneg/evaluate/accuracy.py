@@ -17,9 +17,9 @@ from .stats import contrast, paired_difference
 from ..models.scorer import Scorer, unique_texts
 
 # %% auto #0
-__all__ = ['KINDS', 'ITEM_COLUMNS', 'SCORE_COLUMNS', 'METRICS', 'VTM_METRICS', 'check_items', 'one_each', 'score_aligned',
-           'score_pairs', 'acc', 'acc_hat', 'acc_vtc', 'check_scores', 'has_head', 'item_matrix', 'accuracy_table',
-           'accuracy_difference', 'toy_scores', 'score_blind']
+__all__ = ['KINDS', 'ITEM_COLUMNS', 'SCORE_COLUMNS', 'METRICS', 'VTM_METRICS', 'check_items', 'one_each',
+           'score_aligned', 'score_pairs', 'acc', 'acc_hat', 'acc_vtc', 'check_scores', 'has_head', 'item_matrix',
+           'accuracy_table', 'accuracy_difference', 'toy_scores', 'score_blind']
 
 # %% ../../nbs/evaluate/accuracy.ipynb #7454feb0
 KINDS = "action", "attribute", "relation", "object" # the four categories of AARO
@@ -43,10 +43,15 @@ def _refuse_missing(frame, columns, what):
         raise VidnegError(f"{sum(bad)} {what} lack the {column}, the first in row {at}{name}: it is "
                           f"{frame[column].iloc[at]!r}. Fill in or leave out these rows")
 
-def check_items(
-    items: pd.DataFrame, # columns ITEM_COLUMNS, one row per (caption, negative)
-) -> pd.DataFrame: # the same table
-    "Check a table of items; raise `VidnegError` if texts or ids are missing, or if an item occurs twice."
+def check_items(items: pd.DataFrame) -> pd.DataFrame:
+    """Check a table of items; raise `VidnegError` if texts or ids are missing, or if an item occurs twice.
+
+    Args:
+        items: columns ITEM_COLUMNS, one row per (caption, negative)
+
+    Returns:
+        the same table
+    """
     _need(items, ITEM_COLUMNS, "items")
     _refuse_missing(items, [c for c in ITEM_COLUMNS if c != "generator"], "items")
     if (twice := items.duplicated(["form", "kind", "item"])).any():
@@ -55,12 +60,17 @@ def check_items(
     return items
 
 # %% ../../nbs/evaluate/accuracy.ipynb #a8d6f5bf
-def one_each(
-    values, # result of a scorer
-    n: int, # number of pairs or texts that it was asked for
-    what: str, # name of its method
-) -> np.ndarray: # the same values (n,), float64
-    "Check that a scorer returned one number for each pair; raise `VidnegError` for an array of another shape."
+def one_each(values, n: int, what: str) -> np.ndarray:
+    """Check that a scorer returned one number for each pair; raise `VidnegError` for an array of another shape.
+
+    Args:
+        values: result of a scorer
+        n: number of pairs or texts that it was asked for
+        what: name of its method
+
+    Returns:
+        the same values (n,), float64
+    """
     values = np.asarray(values, float)
     if values.shape != (n,):
         raise VidnegError(f"`{what}` returned an array of shape {values.shape} for {n} of them: it must return one "
@@ -74,14 +84,19 @@ def _by_video(scorer, videos, texts, clip, text):
             for at in np.split(np.arange(len(clip)), starts[1:])]
     return np.concatenate(rows) if rows else np.zeros(0)
 
-def score_aligned(
-    scorer: Scorer, # model to score with
-    videos, # encoding of videos
-    texts, # encoding of texts
-    pairs: np.ndarray, # index of the video and of the text of each pair (P, 2), int, sorted
-    chunk: int = 128, # pairs per call of the scorer
-) -> tuple[np.ndarray, np.ndarray]: # contrastive scores (P,); match probabilities (P,), NaN without a VTM head
-    "Score pairs of a video and a text, each with a cost of its own."
+def score_aligned(scorer: Scorer, videos, texts, pairs: np.ndarray, chunk: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """Score pairs of a video and a text, each with a cost of its own.
+
+    Args:
+        scorer: model to score with
+        videos: encoding of videos
+        texts: encoding of texts
+        pairs: index of the video and of the text of each pair (P, 2), int, sorted
+        chunk: pairs per call of the scorer
+
+    Returns:
+        contrastive scores (P,); match probabilities (P,), NaN without a VTM head
+    """
     score, p = np.empty(len(pairs)), np.full(len(pairs), np.nan)
     for start in range(0, len(pairs), chunk):
         at = slice(start, start + chunk)
@@ -93,15 +108,20 @@ def score_aligned(
     return score, p
 
 # %% ../../nbs/evaluate/accuracy.ipynb #b3742ea8
-def score_pairs(
-    scorer: Scorer, # model to score with
-    videos, # encoded videos (V, ...), result of `scorer.encode_video`
-    clip_ids, # clip of each encoded video (V,)
-    items: pd.DataFrame, # columns ITEM_COLUMNS, one row per (caption, negative)
-    run: str, # name of the run in the table
-    chunk: int = 128, # pairs per call of the scorer
-) -> pd.DataFrame: # columns SCORE_COLUMNS, one row per item; p_* are NaN without a VTM head
-    "Score captions and negatives against their clips."
+def score_pairs(scorer: Scorer, videos, clip_ids, items: pd.DataFrame, run: str, chunk: int = 128) -> pd.DataFrame:
+    """Score captions and negatives against their clips.
+
+    Args:
+        scorer: model to score with
+        videos: encoded videos (V, ...), result of `scorer.encode_video`
+        clip_ids: clip of each encoded video (V,)
+        items: columns ITEM_COLUMNS, one row per (caption, negative)
+        run: name of the run in the table
+        chunk: pairs per call of the scorer
+
+    Returns:
+        columns SCORE_COLUMNS, one row per item; p_* are NaN without a VTM head
+    """
     row = {clip: i for i, clip in enumerate(clip_ids)}
     if len(row) < len(clip_ids):
         raise VidnegError("a clip id occurs twice among the videos: encode each clip once")
@@ -123,29 +143,49 @@ METRICS = Registry("metric", { # name → function of a score table that returns
     "acc_vtc": "vidneg.evaluate.accuracy:acc_vtc"})
 VTM_METRICS = {"acc", "acc_hat"} # metrics that read the probabilities of a VTM head
 
-def acc(
-    scores: pd.DataFrame, # columns SCORE_COLUMNS, N items
-) -> np.ndarray: # correctness of each item (N,), bool
-    "Compute NAVERO (5) from the VTM head: p(T|V) > p(T⁻|V); a tie is wrong."
+def acc(scores: pd.DataFrame) -> np.ndarray:
+    """Compute NAVERO (5) from the VTM head: p(T|V) > p(T⁻|V); a tie is wrong.
+
+    Args:
+        scores: columns SCORE_COLUMNS, N items
+
+    Returns:
+        correctness of each item (N,), bool
+    """
     return (scores.p_pos > scores.p_neg).to_numpy()
 
-def acc_hat(
-    scores: pd.DataFrame, # columns SCORE_COLUMNS, N items
-) -> np.ndarray: # score of each item (N,): 0, ½ or 1
-    "Compute NAVERO (6): ½ if p(T|V) > ½, and ½ if p(T⁻|V) < ½."
+def acc_hat(scores: pd.DataFrame) -> np.ndarray:
+    """Compute NAVERO (6): ½ if p(T|V) > ½, and ½ if p(T⁻|V) < ½.
+
+    Args:
+        scores: columns SCORE_COLUMNS, N items
+
+    Returns:
+        score of each item (N,): 0, ½ or 1
+    """
     return ((scores.p_pos > .5).to_numpy() + (scores.p_neg < .5).to_numpy().astype(float)) / 2
 
-def acc_vtc(
-    scores: pd.DataFrame, # columns SCORE_COLUMNS, N items
-) -> np.ndarray: # correctness of each item (N,), bool
-    "Compute NAVERO (5) from the contrastive score; a tie is wrong."
+def acc_vtc(scores: pd.DataFrame) -> np.ndarray:
+    """Compute NAVERO (5) from the contrastive score; a tie is wrong.
+
+    Args:
+        scores: columns SCORE_COLUMNS, N items
+
+    Returns:
+        correctness of each item (N,), bool
+    """
     return (scores.score_pos > scores.score_neg).to_numpy()
 
 # %% ../../nbs/evaluate/accuracy.ipynb #839e975b
-def check_scores(
-    scores: pd.DataFrame, # columns SCORE_COLUMNS, any number of runs
-) -> pd.DataFrame: # the same table
-    "Check a score table; raise `VidnegError` if it would lead to wrong numbers."
+def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Check a score table; raise `VidnegError` if it would lead to wrong numbers.
+
+    Args:
+        scores: columns SCORE_COLUMNS, any number of runs
+
+    Returns:
+        the same table
+    """
     _need(scores, SCORE_COLUMNS, "scores")
     if not len(scores):
         raise VidnegError("the score table is empty: check that the scoring stage ran")
@@ -159,20 +199,30 @@ def check_scores(
             raise VidnegError(f"run {run!r} has NaN in {', '.join(bad[bad].index)}: score it again")
     return scores
 
-def has_head(
-    scores: pd.DataFrame, # scores of one run
-) -> bool: # True: the run has match probabilities
-    "Say whether a run was scored with a VTM head."
+def has_head(scores: pd.DataFrame) -> bool:
+    """Say whether a run was scored with a VTM head.
+
+    Args:
+        scores: scores of one run
+
+    Returns:
+        True: the run has match probabilities
+    """
     return not scores[["p_pos", "p_neg"]].isna().all(axis=None)
 
 # %% ../../nbs/evaluate/accuracy.ipynb #1b0d50f8
-def item_matrix(
-    scores: pd.DataFrame, # columns SCORE_COLUMNS, any number of runs
-    metric: str = "acc", # name in METRICS
-    form: str = "balanced", # "balanced" or "published"
-    runs=None, # names of R runs; default: all
-) -> pd.DataFrame: # value of each item (N, R); index (kind, item, clip_id)
-    "Arrange the per-item values of a metric as items × runs."
+def item_matrix(scores: pd.DataFrame, metric: str = "acc", form: str = "balanced", runs=None) -> pd.DataFrame:
+    """Arrange the per-item values of a metric as items × runs.
+
+    Args:
+        scores: columns SCORE_COLUMNS, any number of runs
+        metric: name in METRICS
+        form: "balanced" or "published"
+        runs: names of R runs; default: all
+
+    Returns:
+        value of each item (N, R); index (kind, item, clip_id)
+    """
     scores = check_scores(scores)
     runs = list(dict.fromkeys(scores.run)) if runs is None else list(runs)
     part = scores[(scores.form == form) & scores.run.isin(runs)]
@@ -195,13 +245,18 @@ def _per_kind(estimate, kinds, present):
     return [(name, estimate(coefficients)) for name, coefficients in wanted]
 
 # %% ../../nbs/evaluate/accuracy.ipynb #8bbb84ee
-def accuracy_table(
-    scores: pd.DataFrame, # columns SCORE_COLUMNS, any number of runs and forms
-    metrics=None, # names in METRICS; default: all
-    kinds=KINDS, # categories of the average
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # columns run, form, metric, kind, value, low, high, n, clips; values are fractions
-    "Compute the accuracy of each run in each category, with intervals by bootstrap over clips."
+def accuracy_table(scores: pd.DataFrame, metrics=None, kinds=KINDS, **kwargs) -> pd.DataFrame:
+    """Compute the accuracy of each run in each category, with intervals by bootstrap over clips.
+
+    Args:
+        scores: columns SCORE_COLUMNS, any number of runs and forms
+        metrics: names in METRICS; default: all
+        kinds: categories of the average
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        columns run, form, metric, kind, value, low, high, n, clips; values are fractions
+    """
     rows = []
     for (run, form), part in check_scores(scores).groupby(["run", "form"], sort=False):
         for metric in METRICS if metrics is None else metrics:
@@ -214,15 +269,28 @@ def accuracy_table(
 
 # %% ../../nbs/evaluate/accuracy.ipynb #2db07082
 def accuracy_difference(
-    scores: pd.DataFrame, # columns SCORE_COLUMNS
-    a: str, # name of a run
-    b: str, # name of the run that is subtracted
-    metric: str = "acc", # name in METRICS
-    form: str = "balanced", # "balanced" or "published"
-    kinds=KINDS, # categories of the average
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # columns a, b, form, metric, kind, value, low, high, n, clips; values are fractions
-    "Compute a − b on the same items, per category and on average, with paired intervals."
+    scores: pd.DataFrame,
+    a: str,
+    b: str,
+    metric: str = "acc",
+    form: str = "balanced",
+    kinds=KINDS,
+    **kwargs,
+) -> pd.DataFrame:
+    """Compute a − b on the same items, per category and on average, with paired intervals.
+
+    Args:
+        scores: columns SCORE_COLUMNS
+        a: name of a run
+        b: name of the run that is subtracted
+        metric: name in METRICS
+        form: "balanced" or "published"
+        kinds: categories of the average
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        columns a, b, form, metric, kind, value, low, high, n, clips; values are fractions
+    """
     m = item_matrix(scores, metric, form, [a, b])
     kind, clip = m.index.get_level_values("kind"), m.index.get_level_values("clip_id")
     def estimate(c): return paired_difference(m[a], m[b], clip, kind, coefficients=c, **kwargs)
@@ -231,13 +299,24 @@ def accuracy_difference(
 
 # %% ../../nbs/evaluate/accuracy.ipynb #b89e4001
 def toy_scores(
-    skills: dict, # run → skill, or run → kind → skill; 0 is chance, 1 is about 76% acc
-    clips: int = 200, # number of clips, each with one item per form and kind
-    forms=("balanced", "published"), # forms of the test set
-    kinds=KINDS, # categories of the items
-    seed: int = 0, # seed of the scores
-) -> pd.DataFrame: # columns SCORE_COLUMNS
-    "Make scores of imaginary runs on imaginary items, for examples and tests."
+    skills: dict,
+    clips: int = 200,
+    forms=("balanced", "published"),
+    kinds=KINDS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Make scores of imaginary runs on imaginary items, for examples and tests.
+
+    Args:
+        skills: run → skill, or run → kind → skill; 0 is chance, 1 is about 76% acc
+        clips: number of clips, each with one item per form and kind
+        forms: forms of the test set
+        kinds: categories of the items
+        seed: seed of the scores
+
+    Returns:
+        columns SCORE_COLUMNS
+    """
     rows = []
     for form in forms:
         for kind in kinds:
@@ -252,12 +331,17 @@ def toy_scores(
     return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 # %% ../../nbs/evaluate/accuracy.ipynb #78168d92
-def score_blind(
-    train: pd.DataFrame, # training pairs, columns caption and negative; use pairs of the same form as the test items
-    test: pd.DataFrame, # items to score, columns ITEM_COLUMNS
-    run: str = "blind", # name of the run in the table
-) -> pd.DataFrame: # columns SCORE_COLUMNS
-    "Score items with a blind ranker that is fitted on training pairs."
+def score_blind(train: pd.DataFrame, test: pd.DataFrame, run: str = "blind") -> pd.DataFrame:
+    """Score items with a blind ranker that is fitted on training pairs.
+
+    Args:
+        train: training pairs, columns caption and negative; use pairs of the same form as the test items
+        test: items to score, columns ITEM_COLUMNS
+        run: name of the run in the table
+
+    Returns:
+        columns SCORE_COLUMNS
+    """
     _need(train, ["caption", "negative"], "training pairs")
     _refuse_missing(train, ["caption", "negative"], "training pairs")
     check_items(test)

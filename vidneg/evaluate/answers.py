@@ -23,11 +23,16 @@ from .stats import Estimate, bootstrap, paired_difference
 __all__ = ['QA_COLUMNS', 'best_answers', 'right', 'blind_answers', 'qa_table', 'above_chance', 'qa_differences']
 
 # %% ../../nbs/evaluate/answers.ipynb #e73cb6a3
-def best_answers(
-    scores: np.ndarray, # scores of A answers to N questions (N, A), larger is better
-    answers: Sequence[str], # texts of the A answers
-) -> list[str]: # N answers, "" if the two best tie
-    "Pick the answer with the highest score for each question."
+def best_answers(scores: np.ndarray, answers: Sequence[str]) -> list[str]:
+    """Pick the answer with the highest score for each question.
+
+    Args:
+        scores: scores of A answers to N questions (N, A), larger is better
+        answers: texts of the A answers
+
+    Returns:
+        N answers, "" if the two best tie
+    """
     scores = np.asarray(scores)
     if scores.ndim != 2 or scores.shape[1] != len(answers):
         raise VidnegError(f"scores {scores.shape} for {len(answers)} answers: want one column for each answer")
@@ -36,11 +41,16 @@ def best_answers(
     alone = (scores == scores.max(1, keepdims=True)).sum(1) == 1
     return [answers[i] if one else "" for i, one in zip(scores.argmax(1), alone)]
 
-def right(
-    questions: Sequence[Question], # N questions with ground-truth answers
-    answers: Sequence[str] | Mapping[str, str], # N answers in order, or question id → answer; missing ids are wrong
-) -> np.ndarray: # correctness of each answer (N,), bool
-    "Compare answers with the ground truth."
+def right(questions: Sequence[Question], answers: Sequence[str] | Mapping[str, str]) -> np.ndarray:
+    """Compare answers with the ground truth.
+
+    Args:
+        questions: N questions with ground-truth answers
+        answers: N answers in order, or question id → answer; missing ids are wrong
+
+    Returns:
+        correctness of each answer (N,), bool
+    """
     if isinstance(answers, Mapping):
         if lost := sorted(answers.keys() - {q.question_id for q in questions}):
             raise VidnegError(f"{len(lost)} answers belong to no question, the first to {lost[0]!r}: "
@@ -56,11 +66,16 @@ def right(
     return np.array([a == q.answer and a != UNKNOWN for a, q in zip(answers, questions)], bool)
 
 # %% ../../nbs/evaluate/answers.ipynb #26a6b044
-def blind_answers(
-    train: Sequence[Question], # training questions with answers
-    test: Sequence[Question], # test questions about other clips
-) -> list[str]: # one answer per test question, "" for templates without training questions
-    "Answer questions with a classifier of words and word pairs."
+def blind_answers(train: Sequence[Question], test: Sequence[Question]) -> list[str]:
+    """Answer questions with a classifier of words and word pairs.
+
+    Args:
+        train: training questions with answers
+        test: test questions about other clips
+
+    Returns:
+        one answer per test question, "" for templates without training questions
+    """
     if both := {q.clip_id for q in train} & {q.clip_id for q in test}:
         raise VidnegError(f"{len(both)} clips are in both sets, the first is {min(both)!r}: "
                           "split by clip first, then balance each set")
@@ -79,11 +94,20 @@ def blind_answers(
 QA_COLUMNS = ["run", "kind", "value", "low", "high", "n", "clips", "chance"]
 
 def qa_table(
-    questions: Sequence[Question], # N questions with answers, at least one
-    runs: Mapping[str, Sequence[str] | Mapping[str, str]], # run → answers, in the form that `right` takes
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # columns QA_COLUMNS; one row per run and kind, and one for "overall"; fractions
-    "Compute accuracies with intervals over clips."
+    questions: Sequence[Question],
+    runs: Mapping[str, Sequence[str] | Mapping[str, str]],
+    **kwargs,
+) -> pd.DataFrame:
+    """Compute accuracies with intervals over clips.
+
+    Args:
+        questions: N questions with answers, at least one
+        runs: run → answers, in the form that `right` takes
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        columns QA_COLUMNS; one row per run and kind, and one for "overall"; fractions
+    """
     if not len(questions): raise VidnegError("no questions to score: pass at least one")
     clips, kinds = (np.array([getattr(q, k) for q in questions]) for k in ("clip_id", "kind"))
     options = np.array([1/len(q.options) if q.options else np.nan for q in questions]) # (N,)
@@ -96,12 +120,17 @@ def qa_table(
             rows.append((run, kind, e.value, e.low, e.high, e.n, e.clips, options[at].mean()))
     return pd.DataFrame(rows, columns=QA_COLUMNS)
 
-def above_chance(
-    questions: Sequence[Question], # N questions with answers and options
-    answers: Sequence[str] | Mapping[str, str], # answers in the form that `right` takes
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> Estimate: # accuracy − chance, a fraction
-    "Compare accuracy with guessing among the options."
+def above_chance(questions: Sequence[Question], answers: Sequence[str] | Mapping[str, str], **kwargs) -> Estimate:
+    """Compare accuracy with guessing among the options.
+
+    Args:
+        questions: N questions with answers and options
+        answers: answers in the form that `right` takes
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        accuracy − chance, a fraction
+    """
     if not all(q.options for q in questions):
         raise VidnegError("questions without options have no chance level: use balanced questions")
     return paired_difference(right(questions, answers).astype(float), [1/len(q.options) for q in questions],
@@ -109,13 +138,24 @@ def above_chance(
 
 # %% ../../nbs/evaluate/answers.ipynb #b4a00002
 def qa_differences(
-    questions: Sequence[Question], # N questions with answers
-    runs: Mapping[str, Sequence[str] | Mapping[str, str]], # run → answers, in the form that `right` takes
-    pairs: Iterable[tuple[str, str]], # names (a, b) of two runs; a pair with a missing run is left out
-    of: Sequence[str] = ("temporal", "counterfactual", "overall"), # kinds of questions; "overall": all questions
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # columns difference ("a − b"), kind, value, low, high, n, clips; values are fractions
-    "Compute paired differences in accuracy between runs, with intervals over clips."
+    questions: Sequence[Question],
+    runs: Mapping[str, Sequence[str] | Mapping[str, str]],
+    pairs: Iterable[tuple[str, str]],
+    of: Sequence[str] = ("temporal", "counterfactual", "overall"),
+    **kwargs,
+) -> pd.DataFrame:
+    """Compute paired differences in accuracy between runs, with intervals over clips.
+
+    Args:
+        questions: N questions with answers
+        runs: run → answers, in the form that `right` takes
+        pairs: names (a, b) of two runs; a pair with a missing run is left out
+        of: kinds of questions; "overall": all questions
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        columns difference ("a − b"), kind, value, low, high, n, clips; values are fractions
+    """
     clips, kinds = (np.array([getattr(q, k) for q in questions]) for k in ("clip_id", "kind"))
     rows = {}
     for a, b in [pair for pair in pairs if {*pair} <= runs.keys()]:

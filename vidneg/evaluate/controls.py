@@ -14,47 +14,73 @@ from ..core.errors import VidnegError
 from ..core.registry import Registry
 
 # %% auto #0
-__all__ = ['SHUFFLED', 'REVERSED', 'SINGLE_FRAME', 'BLANK', 'OTHER_VIDEO', 'TEXT_ONLY', 'CONTROLS', 'shuffled', 'backward',
-           'middle_frame', 'black', 'Control', 'changed']
+__all__ = ['SHUFFLED', 'REVERSED', 'SINGLE_FRAME', 'BLANK', 'OTHER_VIDEO', 'TEXT_ONLY', 'CONTROLS', 'shuffled',
+           'backward', 'middle_frame', 'black', 'Control', 'changed']
 
 # %% ../../nbs/evaluate/controls.ipynb #a589b7ee
-def shuffled(
-    frames: np.ndarray, # frames (T, H, W, 3), uint8
-    rng: np.random.Generator, # source of the order
-) -> np.ndarray: # frames (T, H, W, 3), in another order than before if T > 1
-    "Put frames into a random order."
+def shuffled(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Put frames into a random order.
+
+    Args:
+        frames: frames (T, H, W, 3), uint8
+        rng: source of the order
+
+    Returns:
+        frames (T, H, W, 3), in another order than before if T > 1
+    """
     order = rng.permutation(len(frames))
     if (order == np.arange(len(frames))).all(): order = np.roll(order, 1)
     return frames[order]
 
-def backward(
-    frames: np.ndarray, # frames (T, H, W, 3), uint8
-    rng: np.random.Generator, # not used
-) -> np.ndarray: # frames (T, H, W, 3)
-    "Put frames into reversed order."
+def backward(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Put frames into reversed order.
+
+    Args:
+        frames: frames (T, H, W, 3), uint8
+        rng: not used
+
+    Returns:
+        frames (T, H, W, 3)
+    """
     return frames[::-1].copy() # torch takes no negative strides
 
-def middle_frame(
-    frames: np.ndarray, # frames (T, H, W, 3), uint8
-    rng: np.random.Generator, # not used
-) -> np.ndarray: # frames (T, H, W, 3), all alike
-    "Repeat the middle frame. Appearance stays, motion is gone."
+def middle_frame(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Repeat the middle frame. Appearance stays, motion is gone.
+
+    Args:
+        frames: frames (T, H, W, 3), uint8
+        rng: not used
+
+    Returns:
+        frames (T, H, W, 3), all alike
+    """
     return np.repeat(frames[len(frames)//2][None], len(frames), 0)
 
-def black(
-    frames: np.ndarray, # frames (T, H, W, 3), uint8
-    rng: np.random.Generator, # not used
-) -> np.ndarray: # zeros (T, H, W, 3)
-    "Make frames black. A mean color would still tell day from night, or a pool from a lawn."
+def black(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Make frames black. A mean color would still tell day from night, or a pool from a lawn.
+
+    Args:
+        frames: frames (T, H, W, 3), uint8
+        rng: not used
+
+    Returns:
+        zeros (T, H, W, 3)
+    """
     return np.zeros_like(frames)
 
 # %% ../../nbs/evaluate/controls.ipynb #e7dd51f0
 @dataclass(frozen=True)
 class Control:
-    "A control: what the model sees in place of the clip."
-    question: str # question that a drop in accuracy answers with yes
-    video: str = "own" # "own": the clip; "other": another clip; "none": no video
-    change: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None # change of the frames (T, H, W, 3)
+    """A control: what the model sees in place of the clip.
+
+    Attributes:
+        question: question that a drop in accuracy answers with yes
+        video: "own": the clip; "other": another clip; "none": no video
+        change: change of the frames (T, H, W, 3)
+    """
+    question: str
+    video: str = "own"
+    change: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
 
     def __post_init__(self):
         if self.video not in ("own", "other", "none"):
@@ -78,12 +104,17 @@ CONTROLS = Registry("control", { # name → `Control`
     "text_only": "vidneg.evaluate.controls:TEXT_ONLY"})
 
 # %% ../../nbs/evaluate/controls.ipynb #1f0cdfc6
-def changed(
-    control: Control, # control that changes frames or keeps them
-    frames: np.ndarray, # frames (T, H, W, 3), uint8
-    rng: np.random.Generator, # source of random changes
-) -> np.ndarray | None: # frames (T, H, W, 3); None: the control changes nothing, so it decides nothing
-    "Apply a control to the frames of a clip."
+def changed(control: Control, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    """Apply a control to the frames of a clip.
+
+    Args:
+        control: control that changes frames or keeps them
+        frames: frames (T, H, W, 3), uint8
+        rng: source of random changes
+
+    Returns:
+        frames (T, H, W, 3); None: the control changes nothing, so it decides nothing
+    """
     if control.change is None: return frames
     new = control.change(frames, rng)
     if new.shape != frames.shape or new.dtype != frames.dtype:

@@ -24,14 +24,26 @@ __all__ = ['GAP_COLUMNS', 'gap_ranks', 'relative_gap', 'gap_table', 'check_gaps'
 GAP_COLUMNS = ["kind", "group", *RANK_COLUMNS]
 
 def gap_ranks(
-    scorer: Scorer, # model to score with
-    videos, # encoded videos (N, ...), result of `scorer.encode_video`
-    clip_ids: Sequence[str], # clip of each encoded video (N,)
-    captions: Sequence[Caption], # true captions, at most one per clip and kind of manipulation
-    negatives: Sequence[Negative], # manipulated form of each caption, in the same order
-    run: str, # name of the run in the table
-) -> pd.DataFrame: # columns GAP_COLUMNS; group is "true" or "manipulated"
-    "Compute ranks within each kind and group, text-to-video (t2v) and video-to-text (v2t)."
+    scorer: Scorer,
+    videos,
+    clip_ids: Sequence[str],
+    captions: Sequence[Caption],
+    negatives: Sequence[Negative],
+    run: str,
+) -> pd.DataFrame:
+    """Compute ranks within each kind and group, text-to-video (t2v) and video-to-text (v2t).
+
+    Args:
+        scorer: model to score with
+        videos: encoded videos (N, ...), result of `scorer.encode_video`
+        clip_ids: clip of each encoded video (N,)
+        captions: true captions, at most one per clip and kind of manipulation
+        negatives: manipulated form of each caption, in the same order
+        run: name of the run in the table
+
+    Returns:
+        columns GAP_COLUMNS; group is "true" or "manipulated"
+    """
     if [c.caption_id for c in captions] != [n.caption_id for n in negatives]:
         raise VidnegError("captions and negatives do not correspond: pass them one to one, in the same order")
     row, parts = {c: i for i, c in enumerate(clip_ids)}, []
@@ -51,16 +63,21 @@ def gap_ranks(
     return pd.concat(parts, ignore_index=True)[GAP_COLUMNS]
 
 # %% ../../nbs/evaluate/gap.ipynb #de4fe1aa
-def relative_gap(
-    true, # ranks of the true captions (N,), at least 1
-    manipulated, # ranks of the manipulated captions (N,), in the same order
-    clip_ids, # clip of each caption (N,)
-    k: int = 1, # K in R@K, at least 1
-    n: int = 2000, # number of resamples
-    seed: int = 0, # seed of the resamples
-    level: float = .95, # coverage of the interval, between 0 and 1
-) -> Estimate: # at most 1; NaN if R@K of the true captions is 0
-    "Compute the relative performance gap of SPOT (7)."
+def relative_gap(true, manipulated, clip_ids, k: int = 1, n: int = 2000, seed: int = 0, level: float = .95) -> Estimate:
+    """Compute the relative performance gap of SPOT (7).
+
+    Args:
+        true: ranks of the true captions (N,), at least 1
+        manipulated: ranks of the manipulated captions (N,), in the same order
+        clip_ids: clip of each caption (N,)
+        k: K in R@K, at least 1
+        n: number of resamples
+        seed: seed of the resamples
+        level: coverage of the interval, between 0 and 1
+
+    Returns:
+        at most 1; NaN if R@K of the true captions is 0
+    """
     hits = np.concatenate([np.asarray(true) <= k, np.asarray(manipulated) <= k]).astype(float) # (2N,)
     values, clip = checked_values(hits, np.tile(np.asarray(clip_ids), 2), n, level)
     stratum, clips = np.repeat([0, 1], len(values)//2), int(clip.max()) + 1
@@ -72,12 +89,17 @@ def relative_gap(
     return Estimate(float(1 - q/p), *percentile_interval(samples, values, clips, level, None), len(values)//2, clips)
 
 # %% ../../nbs/evaluate/gap.ipynb #3a549f15
-def gap_table(
-    table: pd.DataFrame, # columns GAP_COLUMNS, any number of runs
-    ks: Sequence[int] = (1, 5), # each K in R@K, at least 1
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # columns run, kind, direction, metric (R@K, R@K false, Δ R@K), value, low, high, n, clips
-    "Compute R@K of true and of manipulated captions, and their relative gap, by run, kind and direction."
+def gap_table(table: pd.DataFrame, ks: Sequence[int] = (1, 5), **kwargs) -> pd.DataFrame:
+    """Compute R@K of true and of manipulated captions, and their relative gap, by run, kind and direction.
+
+    Args:
+        table: columns GAP_COLUMNS, any number of runs
+        ks: each K in R@K, at least 1
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        columns run, kind, direction, metric (R@K, R@K false, Δ R@K), value, low, high, n, clips
+    """
     rows = []
     for (run, kind, direction), part in table.groupby(["run", "kind", "direction"], sort=False):
         wide = part.pivot(index=["clip_id", "caption_id"], columns="group", values="rank")
@@ -90,10 +112,15 @@ def gap_table(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluate/gap.ipynb #b7c00002
-def check_gaps(
-    table: pd.DataFrame, # columns GAP_COLUMNS, any number of runs
-) -> pd.DataFrame: # the same table
-    "Check a rank table; raise `VidnegError` if it would lead to wrong gaps."
+def check_gaps(table: pd.DataFrame) -> pd.DataFrame:
+    """Check a rank table; raise `VidnegError` if it would lead to wrong gaps.
+
+    Args:
+        table: columns GAP_COLUMNS, any number of runs
+
+    Returns:
+        the same table
+    """
     check_ranks(table, GAP_COLUMNS)
     if odd := sorted(set(table.group) - {"true", "manipulated"}):
         raise VidnegError(f"ranks have the group {odd[0]!r}; there are: true, manipulated")
@@ -101,13 +128,23 @@ def check_gaps(
 
 # %% ../../nbs/evaluate/gap.ipynb #b7c00006
 def toy_gaps(
-    gaps: dict, # run → gap, or run → kind → gap; 0–1
+    gaps: dict,
     kinds: Sequence[str] = ("temporal action", "neighborhood attribute", "counterfactual action",
-                            "counterfactual spatial relationship"), # kinds of manipulation
-    clips: int = 200, # number of clips
-    seed: int = 0, # seed of the ranks
-) -> pd.DataFrame: # columns GAP_COLUMNS
-    "Make ranks of imaginary runs with R@1 near 0.8 for true captions and given gaps, for examples and tests."
+                            "counterfactual spatial relationship"),
+    clips: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Make ranks of imaginary runs with R@1 near 0.8 for true captions and given gaps, for examples and tests.
+
+    Args:
+        gaps: run → gap, or run → kind → gap; 0–1
+        kinds: kinds of manipulation
+        clips: number of clips
+        seed: seed of the ranks
+
+    Returns:
+        columns GAP_COLUMNS
+    """
     rows = []
     for kind in kinds:
         for run, gap in gaps.items():
@@ -136,16 +173,30 @@ def _cells(table, runs, kinds):
 
 # %% ../../nbs/evaluate/gap.ipynb #6e5eac76
 def joint_gaps(
-    table: pd.DataFrame, # columns GAP_COLUMNS, any number of runs
-    runs: Sequence[str], # names of R runs
-    kinds: Sequence[str], # names of K kinds of manipulation
-    combine: Callable = lambda gaps: gaps.mean((-2, -1)), # gaps (..., R, K) → numbers (...)
-    ks: Sequence[int] = (1, 5), # each K in R@K, at least 1
-    n: int = 2000, # number of resamples
-    seed: int = 0, # seed of the resamples
-    level: float = .95, # coverage of the interval, between 0 and 1
-) -> Estimate: # the combined number; its `n` counts (clip, kind) combinations
-    "Combine relative gaps, averaged over `ks` and directions, into one number; clips are resampled jointly."
+    table: pd.DataFrame,
+    runs: Sequence[str],
+    kinds: Sequence[str],
+    combine: Callable = lambda gaps: gaps.mean((-2, -1)),
+    ks: Sequence[int] = (1, 5),
+    n: int = 2000,
+    seed: int = 0,
+    level: float = .95,
+) -> Estimate:
+    """Combine relative gaps, averaged over `ks` and directions, into one number; clips are resampled jointly.
+
+    Args:
+        table: columns GAP_COLUMNS, any number of runs
+        runs: names of R runs
+        kinds: names of K kinds of manipulation
+        combine: gaps (..., R, K) → numbers (...)
+        ks: each K in R@K, at least 1
+        n: number of resamples
+        seed: seed of the resamples
+        level: coverage of the interval, between 0 and 1
+
+    Returns:
+        the combined number; its `n` counts (clip, kind) combinations
+    """
     part, cell, shape = _cells(table, runs, kinds)
     value, samples = np.zeros(shape[:-1]), np.zeros((n, *shape[:-1])) # (2, R, K), (n, 2, R, K)
     for k in ks:

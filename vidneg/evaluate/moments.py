@@ -19,16 +19,21 @@ from ..core.records import MomentQuery
 from .stats import bootstrap, paired_difference
 
 # %% auto #0
-__all__ = ['THRESHOLDS', 'LENGTHS', 'LEVELS', 'window_iou', 'average_precision', 'highlight_precision', 'write_predictions',
-           'read_predictions', 'moment_values', 'highlight_values', 'evaluate_moments', 'query_values', 'moments_table',
-           'moment_differences']
+__all__ = ['THRESHOLDS', 'LENGTHS', 'LEVELS', 'window_iou', 'average_precision', 'highlight_precision',
+           'write_predictions', 'read_predictions', 'moment_values', 'highlight_values', 'evaluate_moments',
+           'query_values', 'moments_table', 'moment_differences']
 
 # %% ../../nbs/evaluate/moments.ipynb #28b8a534
-def window_iou(
-    a: np.ndarray, # windows (Q, P, 2), start and end in seconds
-    b: np.ndarray, # windows (Q, G, 2), start and end in seconds
-) -> np.ndarray: # IoU of all pairs of windows of a query (Q, P, G), in [0, 1]
-    "Compute the intersection over union of windows; 0 if both are empty."
+def window_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Compute the intersection over union of windows; 0 if both are empty.
+
+    Args:
+        a: windows (Q, P, 2), start and end in seconds
+        b: windows (Q, G, 2), start and end in seconds
+
+    Returns:
+        IoU of all pairs of windows of a query (Q, P, G), in [0, 1]
+    """
     a, b = a[:, :, None], b[:, None] # (Q, P, 1, 2), (Q, 1, G, 2)
     both = np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])
     both = np.maximum(both, 0) # (Q, P, G)
@@ -68,12 +73,22 @@ def _tables(iou, query):
 
 # %% ../../nbs/evaluate/moments.ipynb #feb1629b
 def average_precision(
-    iou: np.ndarray, # IoU of each true window with the predictions of its query, best first (N, P); padding is 0
-    query: np.ndarray, # query of each true window (N,), ascending integers below Q
-    predicted: np.ndarray, # number of predictions of each query (Q,), at most P
-    thresholds: Sequence[float] = THRESHOLDS, # T IoU thresholds, all above 0
-) -> np.ndarray: # AP (Q, T), in [0, 1]; 0 for a query without true windows
-    "Compute the interpolated average precision of each query at each threshold."
+    iou: np.ndarray,
+    query: np.ndarray,
+    predicted: np.ndarray,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> np.ndarray:
+    """Compute the interpolated average precision of each query at each threshold.
+
+    Args:
+        iou: IoU of each true window with the predictions of its query, best first (N, P); padding is 0
+        query: query of each true window (N,), ascending integers below Q
+        predicted: number of predictions of each query (Q,), at most P
+        thresholds: T IoU thresholds, all above 0
+
+    Returns:
+        AP (Q, T), in [0, 1]; 0 for a query without true windows
+    """
     if min(thresholds) <= 0:
         raise VidnegError(f"the threshold {min(thresholds)} is not above 0: pass IoU thresholds in (0, 1]")
     near = (iou >= min(thresholds)).any(1) # (N,) windows that can be hit; the others only lower recall
@@ -84,12 +99,17 @@ def average_precision(
     return out
 
 # %% ../../nbs/evaluate/moments.ipynb #a15a4f81
-def highlight_precision(
-    scores: np.ndarray, # predicted saliency of each 2 s clip (Q, C)
-    relevant: np.ndarray, # highlights of each of A annotators (Q, A, C), bool; False for padding
-    mask: np.ndarray, # True: a clip, False: padding (Q, C), bool
-) -> np.ndarray: # AP of each query and annotator (Q, A), in [0, 1]
-    "Compute the average precision of highlights; clips of equal score are one step of the curve."
+def highlight_precision(scores: np.ndarray, relevant: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Compute the average precision of highlights; clips of equal score are one step of the curve.
+
+    Args:
+        scores: predicted saliency of each 2 s clip (Q, C)
+        relevant: highlights of each of A annotators (Q, A, C), bool; False for padding
+        mask: True: a clip, False: padding (Q, C), bool
+
+    Returns:
+        AP of each query and annotator (Q, A), in [0, 1]
+    """
     key = np.where(mask, -scores, np.inf) # (Q, C)
     order = np.argsort(key, axis=1, kind="stable")
     key = np.take_along_axis(key, order, 1)
@@ -103,19 +123,29 @@ def highlight_precision(
     return (best*step).sum(-1)/np.maximum(step.sum(-1), 1)
 
 # %% ../../nbs/evaluate/moments.ipynb #7b31f713
-def write_predictions(
-    path: str | Path, # file to write, ending in .jsonl
-    predictions: Sequence[Mapping], # one per query, keys "qid", "pred_relevant_windows", "pred_saliency_scores"
-) -> Path: # the path of the file
-    "Write predictions for `read_predictions` and for QVHighlights' server."
+def write_predictions(path: str | Path, predictions: Sequence[Mapping]) -> Path:
+    """Write predictions for `read_predictions` and for QVHighlights' server.
+
+    Args:
+        path: file to write, ending in .jsonl
+        predictions: one per query, keys "qid", "pred_relevant_windows", "pred_saliency_scores"
+
+    Returns:
+        the path of the file
+    """
     with atomic_path(path) as part:
         part.write_text("".join(json.dumps(p, ensure_ascii=False) + "\n" for p in predictions), encoding="utf-8")
     return Path(path)
 
-def read_predictions(
-    path: str | Path, # file of JSON lines, or of one JSON array
-) -> list[dict]: # predictions, one per query
-    "Read predictions in the official format."
+def read_predictions(path: str | Path) -> list[dict]:
+    """Read predictions in the official format.
+
+    Args:
+        path: file of JSON lines, or of one JSON array
+
+    Returns:
+        predictions, one per query
+    """
     path = Path(path)
     if not path.exists():
         raise VidnegError(f"{path} does not exist: check the path of the predictions")
@@ -189,12 +219,22 @@ def _predicted(predictions, top):
     return np.take_along_axis(listed, order[..., None], 1)[..., :2], n, listed[:, :1, :2]
 
 def moment_values(
-    predictions: Sequence[Mapping], # one per query, in the official format
-    queries: Sequence[MomentQuery], # queries with windows
-    top: int = 10, # number of predictions per query that are used
-    thresholds: Sequence[float] = THRESHOLDS, # IoU thresholds, all above 0
-) -> pd.DataFrame: # columns query_id, clip_id, length, iou, and AP@<threshold> per threshold; in [0, 1]
-    "Compute the contribution of each query to R1 and mAP, by length of window."
+    predictions: Sequence[Mapping],
+    queries: Sequence[MomentQuery],
+    top: int = 10,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> pd.DataFrame:
+    """Compute the contribution of each query to R1 and mAP, by length of window.
+
+    Args:
+        predictions: one per query, in the official format
+        queries: queries with windows
+        top: number of predictions per query that are used
+        thresholds: IoU thresholds, all above 0
+
+    Returns:
+        columns query_id, clip_id, length, iou, and AP@<threshold> per threshold; in [0, 1]
+    """
     windows, n, first = _predicted(_aligned(predictions, queries), top)
     true = np.array([w for q in queries for w in q.windows], float).reshape(-1, 1, 2) # (N, 1, 2)
     query = np.repeat(np.arange(len(queries)), [len(q.windows) for q in queries]) # (N,)
@@ -231,11 +271,20 @@ def _saliency(predictions, queries):
     return out, top, true, mask
 
 def highlight_values(
-    predictions: Sequence[Mapping], # one per query, in the official format
-    queries: Sequence[MomentQuery], # queries with saliency scores
-    levels: Mapping[str, float] = LEVELS, # level → minimum score of a highlight, 0 to 4
-) -> pd.DataFrame: # columns query_id, clip_id, level, AP (in [0, 1]), HIT@1 (bool)
-    "Compute the contribution of each query to highlight AP and HIT@1, by level."
+    predictions: Sequence[Mapping],
+    queries: Sequence[MomentQuery],
+    levels: Mapping[str, float] = LEVELS,
+) -> pd.DataFrame:
+    """Compute the contribution of each query to highlight AP and HIT@1, by level.
+
+    Args:
+        predictions: one per query, in the official format
+        queries: queries with saliency scores
+        levels: level → minimum score of a highlight, 0 to 4
+
+    Returns:
+        columns query_id, clip_id, level, AP (in [0, 1]), HIT@1 (bool)
+    """
     scores, top, true, mask = _saliency(_aligned(predictions, queries), queries)
     parts, rows, inside = [], np.arange(len(queries)), top < mask.sum(1)
     for level, least in levels.items():
@@ -273,12 +322,17 @@ def _brief(report):
         if k.startswith("HL-"): brief |= {f"{k}-mAP": v["HL-mAP"], f"{k}-Hit1": v["HL-Hit1"]}
     return brief
 
-def evaluate_moments(
-    predictions: Sequence[Mapping], # one per query, with windows, saliency scores or both, in the official format
-    queries: Sequence[MomentQuery], # queries of the predictions
-    top: int = 10, # number of windows per query that are used
-) -> dict: # "brief" and one entry per length with true windows and per level; numbers are percentages
-    "Compute the report of QVHighlights' evaluator."
+def evaluate_moments(predictions: Sequence[Mapping], queries: Sequence[MomentQuery], top: int = 10) -> dict:
+    """Compute the report of QVHighlights' evaluator.
+
+    Args:
+        predictions: one per query, with windows, saliency scores or both, in the official format
+        queries: queries of the predictions
+        top: number of windows per query that are used
+
+    Returns:
+        "brief" and one entry per length with true windows and per level; numbers are percentages
+    """
     _check_predictions(predictions)
     given = {key for p in predictions for key in p} # a key that only some have is an error
     none = pd.DataFrame({"length": [], "level": []})
@@ -290,22 +344,32 @@ def evaluate_moments(
     return {"brief": _brief(report), **report}
 
 # %% ../../nbs/evaluate/moments.ipynb #a0fc9ca4
-def query_values(
-    values: pd.DataFrame, # result of `moment_values`
-) -> pd.DataFrame: # columns query_id, clip_id, length, R1@0.5, R1@0.7, mAP@0.5, mAP@0.75, mAP; fractions
-    "Compute R1 and mAP of single queries; their means by length are the reported numbers."
+def query_values(values: pd.DataFrame) -> pd.DataFrame:
+    """Compute R1 and mAP of single queries; their means by length are the reported numbers.
+
+    Args:
+        values: result of `moment_values`
+
+    Returns:
+        columns query_id, clip_id, length, R1@0.5, R1@0.7, mAP@0.5, mAP@0.75, mAP; fractions
+    """
     columns = [c for c in values.columns if c.startswith("AP@")]
     r1 = {f"R1@{t:g}": (values["iou"] >= t).astype(float) for t in (.5, .7)}
     ap = {f"m{c}": values[c] for c in ("AP@0.5", "AP@0.75") if c in columns}
     return values[["query_id", "clip_id", "length"]].assign(**r1, **ap, mAP=values[columns].mean(axis=1))
 
 # %% ../../nbs/evaluate/moments.ipynb #e83b4d06
-def moments_table(
-    values: pd.DataFrame, # result of `moment_values`
-    highlights: pd.DataFrame | None = None, # result of `highlight_values`
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # columns part (length or level), metric, value, low, high, n, clips; values are fractions
-    "Compute R1, mAP and HIT@1 with intervals by bootstrap over clips."
+def moments_table(values: pd.DataFrame, highlights: pd.DataFrame | None = None, **kwargs) -> pd.DataFrame:
+    """Compute R1, mAP and HIT@1 with intervals by bootstrap over clips.
+
+    Args:
+        values: result of `moment_values`
+        highlights: result of `highlight_values`
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        columns part (length or level), metric, value, low, high, n, clips; values are fractions
+    """
     parts = [(query_values(values), "length", {})]
     if highlights is not None: parts.append((highlights, "level", {"AP": "mAP"}))
     about = ["query_id", "clip_id", "length", "level"]
@@ -316,12 +380,17 @@ def moments_table(
         for metric in part.columns if metric not in about])
 
 # %% ../../nbs/evaluate/moments.ipynb #b5a00002
-def moment_differences(
-    values: pd.DataFrame, # result of `query_values` with a column run, "MODEL/RUN"
-    against: str = "plain", # name RUN that is subtracted from the other runs of each model
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # columns model, difference, metric, value, low, high, n, clips; values are fractions
-    "Compute paired differences in R1 and mAP between the runs of each model, with intervals over clips."
+def moment_differences(values: pd.DataFrame, against: str = "plain", **kwargs) -> pd.DataFrame:
+    """Compute paired differences in R1 and mAP between the runs of each model, with intervals over clips.
+
+    Args:
+        values: result of `query_values` with a column run, "MODEL/RUN"
+        against: name RUN that is subtracted from the other runs of each model
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        columns model, difference, metric, value, low, high, n, clips; values are fractions
+    """
     full, rows = values[values.length == "full"].set_index(["query_id", "run"]).sort_index(), []
     for name in values.run.unique():
         model, _, run = name.partition("/")

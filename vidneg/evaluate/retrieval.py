@@ -13,18 +13,23 @@ from ..core.seeds import stable_rng
 from .stats import Estimate, bootstrap, paired_difference
 
 # %% auto #0
-__all__ = ['RANK_COLUMNS', 'RECALLS', 'RETRIEVAL_METRICS', 'ranks', 'retrieval_ranks', 'retrieval_estimate', 'check_ranks',
-           'retrieval_table', 'toy_ranks', 'rank_matrix', 'retrieval_difference']
+__all__ = ['RANK_COLUMNS', 'RECALLS', 'RETRIEVAL_METRICS', 'ranks', 'retrieval_ranks', 'retrieval_estimate',
+           'check_ranks', 'retrieval_table', 'toy_ranks', 'rank_matrix', 'retrieval_difference']
 
 # %% ../../nbs/evaluate/retrieval.ipynb #4ebeb089
-def ranks(
-    similarity, # similarity of each query and candidate (Q, C), without NaN
-    query_ids, # clip of each query (Q,)
-    candidate_ids, # clip of each candidate (C,)
-    chunk: int = 1024, # number of queries ranked at a time
-    by_clip: bool = False, # True: count clips, each with its best candidate; False: count candidates
-) -> np.ndarray: # rank of each query (Q,), int, 1 is best
-    "Rank the best true candidate of each query; ties count against it."
+def ranks(similarity, query_ids, candidate_ids, chunk: int = 1024, by_clip: bool = False) -> np.ndarray:
+    """Rank the best true candidate of each query; ties count against it.
+
+    Args:
+        similarity: similarity of each query and candidate (Q, C), without NaN
+        query_ids: clip of each query (Q,)
+        candidate_ids: clip of each candidate (C,)
+        chunk: number of queries ranked at a time
+        by_clip: True: count clips, each with its best candidate; False: count candidates
+
+    Returns:
+        rank of each query (Q,), int, 1 is best
+    """
     similarity, query, candidate = np.asarray(similarity), np.asarray(query_ids), np.asarray(candidate_ids)
     if similarity.shape != (len(query), len(candidate)):
         raise VidnegError(f"similarity {similarity.shape} for {len(query)} queries and {len(candidate)} candidates: "
@@ -50,15 +55,28 @@ def ranks(
 RANK_COLUMNS = ["run", "clip_id", "caption_id", "direction", "rank"]
 
 def retrieval_ranks(
-    similarity, # similarity of each video and caption (V, C)
-    clip_ids, # clip of each video (V,)
-    caption_ids, # id of each caption (C,)
-    caption_clips, # clip of each caption (C,)
-    run: str, # name of the run in the table
-    chunk: int = 1024, # number of queries ranked at a time
-    among: str = "texts", # v2t ranks the best true caption among all "texts", or the clip among "videos" (as for MSVD)
-) -> pd.DataFrame: # columns RANK_COLUMNS; t2v: one row per caption; v2t: one row per clip, caption_id ""
-    "Rank videos for every caption and captions for every video."
+    similarity,
+    clip_ids,
+    caption_ids,
+    caption_clips,
+    run: str,
+    chunk: int = 1024,
+    among: str = "texts",
+) -> pd.DataFrame:
+    """Rank videos for every caption and captions for every video.
+
+    Args:
+        similarity: similarity of each video and caption (V, C)
+        clip_ids: clip of each video (V,)
+        caption_ids: id of each caption (C,)
+        caption_clips: clip of each caption (C,)
+        run: name of the run in the table
+        chunk: number of queries ranked at a time
+        among: v2t ranks the best true caption among all "texts", or the clip among "videos" (as for MSVD)
+
+    Returns:
+        columns RANK_COLUMNS; t2v: one row per caption; v2t: one row per clip, caption_id ""
+    """
     similarity = np.asarray(similarity)
     if among not in ("texts", "videos"):
         raise VidnegError(f"among={among!r} is unknown: v2t ranks among 'texts' or among 'videos'")
@@ -79,24 +97,34 @@ RETRIEVAL_METRICS = { # name → (function from ranks to values per query, stati
     "MedR": (lambda rank: rank, "median", None),
     "MnR": (lambda rank: rank, "mean", None)}
 
-def retrieval_estimate(
-    rank, # rank of each query (Q,), at least 1
-    clip_ids, # clip of each query (Q,)
-    metric: str, # name in RETRIEVAL_METRICS
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> Estimate: # a fraction for R@K and Avg, a rank for MedR and MnR
-    "Compute one retrieval metric with its interval."
+def retrieval_estimate(rank, clip_ids, metric: str, **kwargs) -> Estimate:
+    """Compute one retrieval metric with its interval.
+
+    Args:
+        rank: rank of each query (Q,), at least 1
+        clip_ids: clip of each query (Q,)
+        metric: name in RETRIEVAL_METRICS
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        a fraction for R@K and Avg, a rank for MedR and MnR
+    """
     if metric not in RETRIEVAL_METRICS:
         raise VidnegError(f"no retrieval metric {metric!r}; there are: {', '.join(RETRIEVAL_METRICS)}")
     values, statistic, bounds = RETRIEVAL_METRICS[metric]
     return bootstrap(values(np.asarray(rank)), clip_ids, statistic, bounds=bounds, **kwargs)
 
 # %% ../../nbs/evaluate/retrieval.ipynb #cc30966e
-def check_ranks(
-    table: pd.DataFrame, # ranks of any number of runs
-    columns=RANK_COLUMNS, # required columns; all but the rank together identify a query of a run
-) -> pd.DataFrame: # the same table
-    "Check a rank table; raise `VidnegError` if it would lead to wrong numbers."
+def check_ranks(table: pd.DataFrame, columns=RANK_COLUMNS) -> pd.DataFrame:
+    """Check a rank table; raise `VidnegError` if it would lead to wrong numbers.
+
+    Args:
+        table: ranks of any number of runs
+        columns: required columns; all but the rank together identify a query of a run
+
+    Returns:
+        the same table
+    """
     if missing := [c for c in columns if c not in table.columns]:
         raise VidnegError(f"ranks lack the column {missing[0]!r}; there are: {', '.join(map(str, table.columns))}")
     if not len(table):
@@ -106,11 +134,16 @@ def check_ranks(
     return table
 
 # %% ../../nbs/evaluate/retrieval.ipynb #1d043b5d
-def retrieval_table(
-    table: pd.DataFrame, # columns RANK_COLUMNS, any number of runs
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # columns run, direction, metric, value, low, high, n, clips
-    "Compute all retrieval metrics of each run and direction, with intervals by bootstrap over clips."
+def retrieval_table(table: pd.DataFrame, **kwargs) -> pd.DataFrame:
+    """Compute all retrieval metrics of each run and direction, with intervals by bootstrap over clips.
+
+    Args:
+        table: columns RANK_COLUMNS, any number of runs
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        columns run, direction, metric, value, low, high, n, clips
+    """
     return pd.DataFrame([
         dict(run=run, direction=direction, metric=metric,
              **vars(retrieval_estimate(part["rank"], part.clip_id, metric, **kwargs)))
@@ -118,12 +151,17 @@ def retrieval_table(
         for metric in RETRIEVAL_METRICS])
 
 # %% ../../nbs/evaluate/retrieval.ipynb #75b6b6e2
-def toy_ranks(
-    skills: dict, # run → skill: mean distance of the true similarity from the others, in standard deviations
-    clips: int = 200, # number of clips
-    seed: int = 0, # seed of the similarities
-) -> pd.DataFrame: # columns RANK_COLUMNS
-    "Make ranks of imaginary runs with one caption per clip, for examples and tests."
+def toy_ranks(skills: dict, clips: int = 200, seed: int = 0) -> pd.DataFrame:
+    """Make ranks of imaginary runs with one caption per clip, for examples and tests.
+
+    Args:
+        skills: run → skill: mean distance of the true similarity from the others, in standard deviations
+        clips: number of clips
+        seed: seed of the similarities
+
+    Returns:
+        columns RANK_COLUMNS
+    """
     common, ids = stable_rng(seed, "similarity").normal(size=(clips, clips)), [f"clip{i:04d}" for i in range(clips)]
     parts = []
     for run, skill in skills.items():
@@ -132,12 +170,17 @@ def toy_ranks(
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/evaluate/retrieval.ipynb #9d1bbb9a
-def rank_matrix(
-    table: pd.DataFrame, # columns RANK_COLUMNS, any number of runs
-    direction: str = "t2v", # "t2v" or "v2t"
-    runs=None, # names of R runs; default: all
-) -> pd.DataFrame: # rank of each query (Q, R); index (clip_id, caption_id)
-    "Arrange ranks as queries × runs."
+def rank_matrix(table: pd.DataFrame, direction: str = "t2v", runs=None) -> pd.DataFrame:
+    """Arrange ranks as queries × runs.
+
+    Args:
+        table: columns RANK_COLUMNS, any number of runs
+        direction: "t2v" or "v2t"
+        runs: names of R runs; default: all
+
+    Returns:
+        rank of each query (Q, R); index (clip_id, caption_id)
+    """
     runs = list(dict.fromkeys(check_ranks(table).run)) if runs is None else list(runs)
     part = table[(table.direction == direction) & table.run.isin(runs)]
     if missing := [r for r in runs if r not in set(part.run)]:
@@ -147,13 +190,18 @@ def rank_matrix(
         raise VidnegError(f"runs {', '.join(runs)} have different {direction} queries: rank all runs on the same ones")
     return wide
 
-def retrieval_difference(
-    table: pd.DataFrame, # columns RANK_COLUMNS, with both runs
-    a: str, # name of a run
-    b: str, # name of the run that is subtracted
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # columns a, b, direction, metric, value, low, high, n, clips
-    "Compute a − b on the same queries, with paired intervals."
+def retrieval_difference(table: pd.DataFrame, a: str, b: str, **kwargs) -> pd.DataFrame:
+    """Compute a − b on the same queries, with paired intervals.
+
+    Args:
+        table: columns RANK_COLUMNS, with both runs
+        a: name of a run
+        b: name of the run that is subtracted
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        columns a, b, direction, metric, value, low, high, n, clips
+    """
     rows = []
     for direction in dict.fromkeys(check_ranks(table).direction):
         m = rank_matrix(table, direction, [a, b])

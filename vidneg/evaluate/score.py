@@ -21,15 +21,21 @@ from .retrieval import retrieval_ranks
 from ..models.scorer import Scorer
 
 # %% auto #0
-__all__ = ['items_table', 'aaro_items', 'text_pairs', 'first_captions', 'score_model', 'score_models', 'validation_accuracy']
+__all__ = ['items_table', 'aaro_items', 'text_pairs', 'first_captions', 'score_model', 'score_models',
+           'validation_accuracy']
 
 # %% ../../nbs/evaluate/score.ipynb #ce959f4b
-def items_table(
-    negatives: Iterable[Negative], # negatives of a test set; those of other captions are ignored
-    captions: Iterable[Caption], # captions of the test set
-    form: str, # form of the test set, "balanced" or "published"
-) -> pd.DataFrame: # columns ITEM_COLUMNS, one row per negative
-    "Arrange captions and negatives as items of a test set. Further negatives of a caption and kind are numbered."
+def items_table(negatives: Iterable[Negative], captions: Iterable[Caption], form: str) -> pd.DataFrame:
+    """Arrange captions and negatives as items of a test set. Further negatives of a caption and kind are numbered.
+
+    Args:
+        negatives: negatives of a test set; those of other captions are ignored
+        captions: captions of the test set
+        form: form of the test set, "balanced" or "published"
+
+    Returns:
+        columns ITEM_COLUMNS, one row per negative
+    """
     of, count, rows = {c.caption_id: c for c in captions}, Counter(), []
     for n in negatives:
         if (c := of.get(n.caption_id)) is None: continue
@@ -41,44 +47,76 @@ def items_table(
 
 # %% ../../nbs/evaluate/score.ipynb #b2a00002
 def aaro_items(
-    folder: str | Path, # folder with aaro-SPLIT-FORM.parquet, tables of negatives
-    split: str, # "train", "val" or "test"
-    captions: Sequence[Caption], # captions of the split; negatives of others are ignored
-    forms: Sequence[str] = ("balanced", "published"), # forms to read
-) -> pd.DataFrame: # columns ITEM_COLUMNS, one row per negative
-    "Read the items of AARO in all forms."
+    folder: str | Path,
+    split: str,
+    captions: Sequence[Caption],
+    forms: Sequence[str] = ("balanced", "published"),
+) -> pd.DataFrame:
+    """Read the items of AARO in all forms.
+
+    Args:
+        folder: folder with aaro-SPLIT-FORM.parquet, tables of negatives
+        split: "train", "val" or "test"
+        captions: captions of the split; negatives of others are ignored
+        forms: forms to read
+
+    Returns:
+        columns ITEM_COLUMNS, one row per negative
+    """
     some = [items_table(read_records(Path(folder)/f"aaro-{split}-{form}.parquet", Negative), captions, form)
             for form in forms]
     return pd.concat(some, ignore_index=True)
 
 
-def text_pairs(
-    negatives: Iterable[Negative], # negatives; those of other captions are ignored
-    captions: Iterable[Caption], # captions that negatives were made from
-) -> pd.DataFrame: # columns caption and negative, one row per negative
-    "Pair captions with their negatives, for `score_blind`."
+def text_pairs(negatives: Iterable[Negative], captions: Iterable[Caption]) -> pd.DataFrame:
+    """Pair captions with their negatives, for `score_blind`.
+
+    Args:
+        negatives: negatives; those of other captions are ignored
+        captions: captions that negatives were made from
+
+    Returns:
+        columns caption and negative, one row per negative
+    """
     text = {c.caption_id: c.text for c in captions}
     return pd.DataFrame([(text[n.caption_id], n.text) for n in negatives if n.caption_id in text],
                         columns=["caption", "negative"])
 
 # %% ../../nbs/evaluate/score.ipynb #f51f00c8
-def first_captions(
-    captions: Iterable[Caption], # any number of captions per clip
-) -> list[Caption]: # one caption per clip, in the order of the clips
-    "Select the first caption of each clip, its query in retrieval."
+def first_captions(captions: Iterable[Caption]) -> list[Caption]:
+    """Select the first caption of each clip, its query in retrieval.
+
+    Args:
+        captions: any number of captions per clip
+
+    Returns:
+        one caption per clip, in the order of the clips
+    """
     first: dict[str, Caption] = {}
     for c in captions: first.setdefault(c.clip_id, c)
     return list(first.values())
 
 def score_model(
-    scorer: Scorer, # model to score with
-    videos: np.ndarray, # N videos (N, ...), in the form that `scorer.encode_video` takes
-    clip_ids: list[str], # clip of each video (N,)
-    items: pd.DataFrame, # items of these clips, columns ITEM_COLUMNS
-    queries: list[Caption], # captions for retrieval, one or more per clip
-    run: str, # name of the run in the tables
-) -> tuple[pd.DataFrame, pd.DataFrame]: # scores per item (SCORE_COLUMNS), ranks per query (RANK_COLUMNS)
-    "Score the items of a test set and rank for retrieval; every video is encoded once."
+    scorer: Scorer,
+    videos: np.ndarray,
+    clip_ids: list[str],
+    items: pd.DataFrame,
+    queries: list[Caption],
+    run: str,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score the items of a test set and rank for retrieval; every video is encoded once.
+
+    Args:
+        scorer: model to score with
+        videos: N videos (N, ...), in the form that `scorer.encode_video` takes
+        clip_ids: clip of each video (N,)
+        items: items of these clips, columns ITEM_COLUMNS
+        queries: captions for retrieval, one or more per clip
+        run: name of the run in the tables
+
+    Returns:
+        scores per item (SCORE_COLUMNS), ranks per query (RANK_COLUMNS)
+    """
     if len(videos) != len(clip_ids):
         raise VidnegError(f"{len(videos)} videos for {len(clip_ids)} clip ids: pass one clip id per video")
     encoded = scorer.encode_video(videos)
@@ -90,27 +128,50 @@ def score_model(
 def _score(named, **about): return score_model(named[1], run=named[0], **about)
 
 def score_models(
-    scorers: dict[str, Scorer], # run → scorer; scorers must be picklable if `workers` is above 1
-    videos: np.ndarray, # N videos (N, ...), in the form that all scorers take
-    clip_ids: list[str], # clip of each video (N,)
-    items: pd.DataFrame, # items of these clips, columns ITEM_COLUMNS
-    queries: list[Caption], # captions for retrieval, one or more per clip
-    workers: int = 1, # number of processes
-) -> tuple[pd.DataFrame, pd.DataFrame]: # scores (SCORE_COLUMNS) and ranks (RANK_COLUMNS) of all runs
-    "Score several models on one test set."
+    scorers: dict[str, Scorer],
+    videos: np.ndarray,
+    clip_ids: list[str],
+    items: pd.DataFrame,
+    queries: list[Caption],
+    workers: int = 1,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score several models on one test set.
+
+    Args:
+        scorers: run → scorer; scorers must be picklable if `workers` is above 1
+        videos: N videos (N, ...), in the form that all scorers take
+        clip_ids: clip of each video (N,)
+        items: items of these clips, columns ITEM_COLUMNS
+        queries: captions for retrieval, one or more per clip
+        workers: number of processes
+
+    Returns:
+        scores (SCORE_COLUMNS) and ranks (RANK_COLUMNS) of all runs
+    """
     one = partial(_score, videos=videos, clip_ids=clip_ids, items=items, queries=queries)
     scores, ranks = zip(*parallel_map(one, scorers.items(), workers, "score", chunk=1, unit="model"))
     return pd.concat(scores), pd.concat(ranks)
 
 # %% ../../nbs/evaluate/score.ipynb #5d0c7a22
 def validation_accuracy(
-    model, # model in training
-    scorer: Callable[..., Scorer], # function from a model to its scorer
-    videos: np.ndarray, # N videos (N, ...), in the form that the scorer takes
-    clip_ids: list[str], # clip of each video (N,)
-    items: pd.DataFrame, # items of these clips, columns ITEM_COLUMNS
-) -> dict[str, float]: # `val_acc`, the mean of NAVERO (5) over categories, a fraction
-    "Compute the validation accuracy, as a column of metrics.csv."
+    model,
+    scorer: Callable[..., Scorer],
+    videos: np.ndarray,
+    clip_ids: list[str],
+    items: pd.DataFrame,
+) -> dict[str, float]:
+    """Compute the validation accuracy, as a column of metrics.csv.
+
+    Args:
+        model: model in training
+        scorer: function from a model to its scorer
+        videos: N videos (N, ...), in the form that the scorer takes
+        clip_ids: clip of each video (N,)
+        items: items of these clips, columns ITEM_COLUMNS
+
+    Returns:
+        `val_acc`, the mean of NAVERO (5) over categories, a fraction
+    """
     made = scorer(model)
     scores = score_pairs(made, made.encode_video(videos), clip_ids, items, "val")
     return {"val_acc": float(pd.Series(acc(scores)).groupby(scores.kind.to_numpy()).mean().mean())}

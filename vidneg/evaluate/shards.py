@@ -34,23 +34,33 @@ from .controls import CONTROLS, Control, changed
 from ..models.scorer import PROTOCOL, Encoding, Scorer, unique_texts
 
 # %% auto #0
-__all__ = ['EQUAL', 'REFERENCES', 'BLOCK', 'TRIAL', 'seeded_order', 'next_other', 'Plan', 'plan_of', 'fitted', 'frames_of',
-           'decoded_ahead', 'equal_tokens', 'shown', 'together', 'score_rows', 'score_over', 'references',
+__all__ = ['EQUAL', 'REFERENCES', 'BLOCK', 'TRIAL', 'seeded_order', 'next_other', 'Plan', 'plan_of', 'fitted',
+           'frames_of', 'decoded_ahead', 'equal_tokens', 'shown', 'together', 'score_rows', 'score_over', 'references',
            'seen_references', 'EncodingCache', 'Views', 'needed_clips', 'encode_views', 'ShardScorer', 'describe',
            'trial', 'claim', 'collect', 'processes', 'score_clips']
 
 # %% ../../nbs/evaluate/shards.ipynb #c3dcaa3c
-def seeded_order(
-    clips: Sequence[Clip], # clips with unique ids
-    seed: int, # seed of the order
-) -> list[Clip]: # the same clips
-    "Order clips at random, whatever their order was."
+def seeded_order(clips: Sequence[Clip], seed: int) -> list[Clip]:
+    """Order clips at random, whatever their order was.
+
+    Args:
+        clips: clips with unique ids
+        seed: seed of the order
+
+    Returns:
+        the same clips
+    """
     return sorted(clips, key=lambda c: (stable_seed(seed, "shards", c.clip_id), c.clip_id))
 
-def next_other(
-    paths: Sequence[str], # path of each clip (N,)
-) -> np.ndarray: # for each clip the number of the next one with another path (N,), int; -1: there is none
-    "Find another video for each clip; the first follows the last."
+def next_other(paths: Sequence[str]) -> np.ndarray:
+    """Find another video for each clip; the first follows the last.
+
+    Args:
+        paths: path of each clip (N,)
+
+    Returns:
+        for each clip the number of the next one with another path (N,), int; -1: there is none
+    """
     n, found = len(paths), np.full(len(paths), -1)
     if len(set(paths)) < 2: return found
     for i in range(2*n - 2, -1, -1): # twice around: the end of the circle knows its start on the second time
@@ -61,15 +71,26 @@ def next_other(
 # %% ../../nbs/evaluate/shards.ipynb #9e8b0da9
 @dataclass(frozen=True)
 class Plan:
-    "Everything that decides the scores of a run, apart from the model's weights."
-    clips: list[Clip] # clips that have items, in seeded order (C,)
-    clip: np.ndarray # for each item the number of its clip (N,), int
-    runs: dict[str, Control | None] # name of the run → its control; None: the plain videos
-    root: str # folder to which the paths of the clips are relative
-    n_frames: int # frames per clip
-    size: int # shorter side of the frames in pixels
-    seed: int # seed of the order and of the controls
-    per_shard: int # clips per shard
+    """Everything that decides the scores of a run, apart from the model's weights.
+
+    Attributes:
+        clips: clips that have items, in seeded order (C,)
+        clip: for each item the number of its clip (N,), int
+        runs: name of the run → its control; None: the plain videos
+        root: folder to which the paths of the clips are relative
+        n_frames: frames per clip
+        size: shorter side of the frames in pixels
+        seed: seed of the order and of the controls
+        per_shard: clips per shard
+    """
+    clips: list[Clip]
+    clip: np.ndarray
+    runs: dict[str, Control | None]
+    root: str
+    n_frames: int
+    size: int
+    seed: int
+    per_shard: int
 
     @cached_property
     def other(self) -> np.ndarray:
@@ -92,16 +113,30 @@ class Plan:
         return rows[start[shard.start]:start[shard.stop]]
 
 def plan_of(
-    scorer: Scorer, # model to score with
-    items: pd.DataFrame, # columns ITEM_COLUMNS, one row per (caption, negative)
-    clips: Sequence[Clip], # clips, at least those of the items
-    controls: Sequence[str], # names in CONTROLS
-    run: str, # name of the run on the plain videos
-    n_frames: int | None, # frames per clip; None: the scorer's, else 8
-    size: int | None, # shorter side in pixels; None: the scorer's, else 224
-    **about, # root, seed and per_shard
-) -> Plan: # plan of the run
-    "Check what is asked for before the first video is read, and put it in order."
+    scorer: Scorer,
+    items: pd.DataFrame,
+    clips: Sequence[Clip],
+    controls: Sequence[str],
+    run: str,
+    n_frames: int | None,
+    size: int | None,
+    **about,
+) -> Plan:
+    """Check what is asked for before the first video is read, and put it in order.
+
+    Args:
+        scorer: model to score with
+        items: columns ITEM_COLUMNS, one row per (caption, negative)
+        clips: clips, at least those of the items
+        controls: names in CONTROLS
+        run: name of the run on the plain videos
+        n_frames: frames per clip; None: the scorer's, else 8
+        size: shorter side in pixels; None: the scorer's, else 224
+        **about: root, seed and per_shard
+
+    Returns:
+        plan of the run
+    """
     if not len(items):
         raise VidnegError("there are no items to score: pass at least one caption with a negative")
     if lost := sorted(PROTOCOL.keys() - scorer.protocol.keys()):
@@ -126,21 +161,31 @@ def plan_of(
     return Plan(order, clip, runs, n_frames=int(n_frames), size=int(size), **about)
 
 # %% ../../nbs/evaluate/shards.ipynb #68d54893
-def fitted(
-    height: int, # height of a video in pixels
-    width: int, # width of a video in pixels
-    size: int, # side in pixels
-) -> tuple[int, int] | None: # height and width whose shorter one is `size`; None: the video is no larger
-    "Shrink a frame's sides to a shorter side, and keep the aspect ratio."
+def fitted(height: int, width: int, size: int) -> tuple[int, int] | None:
+    """Shrink a frame's sides to a shorter side, and keep the aspect ratio.
+
+    Args:
+        height: height of a video in pixels
+        width: width of a video in pixels
+        size: side in pixels
+
+    Returns:
+        height and width whose shorter one is `size`; None: the video is no larger
+    """
     short = min(height, width)
     return None if short <= size else (round(height*size/short), round(width*size/short))
 
-def frames_of(
-    clip: Clip, # clip to read
-    plan: Plan, # plan of the run
-    limit: float = 600., # seconds after which a decoder is stopped
-) -> np.ndarray | str: # frames (T, H, W, 3), uint8, or the cause of a failure
-    "Decode the frames of a clip."
+def frames_of(clip: Clip, plan: Plan, limit: float = 600.) -> np.ndarray | str:
+    """Decode the frames of a clip.
+
+    Args:
+        clip: clip to read
+        plan: plan of the run
+        limit: seconds after which a decoder is stopped
+
+    Returns:
+        frames (T, H, W, 3), uint8, or the cause of a failure
+    """
     try: info = in_child("vidneg.data.video:probe", str(Path(plan.root)/clip.path), limit=limit)
     except ChildError: size = None # reading the clip will tell the cause
     else: size = fitted(info.height, info.width, plan.size)
@@ -148,12 +193,22 @@ def frames_of(
     except VideoError as e: return e.cause
 
 def decoded_ahead(
-    plan: Plan, # plan of the run
-    shards: Sequence[range], # shards to decode, as numbers of clips
-    needed: Callable[[range], Sequence[int]], # function from a shard to the numbers of the clips that it needs
-    workers: int, # clips decoded at a time
-) -> Iterator[dict[int, np.ndarray | str]]: # for each shard: clip number → result of `frames_of`
-    "Decode the clips of shards, one shard ahead."
+    plan: Plan,
+    shards: Sequence[range],
+    needed: Callable[[range], Sequence[int]],
+    workers: int,
+) -> Iterator[dict[int, np.ndarray | str]]:
+    """Decode the clips of shards, one shard ahead.
+
+    Args:
+        plan: plan of the run
+        shards: shards to decode, as numbers of clips
+        needed: function from a shard to the numbers of the clips that it needs
+        workers: clips decoded at a time
+
+    Returns:
+        for each shard: clip number → result of `frames_of`
+    """
     pool = ThreadPoolExecutor(workers)
     def start(shard): return {i: pool.submit(frames_of, plan.clips[i], plan) for i in needed(shard)}
     try:
@@ -166,24 +221,34 @@ def decoded_ahead(
 # %% ../../nbs/evaluate/shards.ipynb #2b62b87d
 EQUAL = "the same tokens for the model (unknown words, or cut off at its context limit)"
 
-def equal_tokens(
-    scorer: Scorer, # model to score with
-    texts: list[str], # unique texts (U,)
-    text: np.ndarray, # index of caption and negative of each item (2, N), int
-) -> np.ndarray: # True: caption and negative of the item are the same to the model (N,), bool
-    "Find the items that the model cannot decide."
+def equal_tokens(scorer: Scorer, texts: list[str], text: np.ndarray) -> np.ndarray:
+    """Find the items that the model cannot decide.
+
+    Args:
+        scorer: model to score with
+        texts: unique texts (U,)
+        text: index of caption and negative of each item (2, N), int
+
+    Returns:
+        True: caption and negative of the item are the same to the model (N,), bool
+    """
     if "tokens" not in scorer.supports: return text[0] == text[1]
     place: dict[tuple, int] = {}
     code = np.array([place.setdefault(tuple(t), len(place)) for t in scorer.tokens(texts)], int) # (U,)
     return code[text[0]] == code[text[1]]
 
-def shown(
-    plan: Plan, # plan of the run
-    run: str, # name of the run
-    i: int, # number of the clip
-    frames: dict[int, np.ndarray | str], # clip number → frames, or the cause of a failure
-) -> np.ndarray | str: # frames (T, H, W, 3), uint8, or the status of the clip's items
-    "Return the frames that a run shows in place of a clip."
+def shown(plan: Plan, run: str, i: int, frames: dict[int, np.ndarray | str]) -> np.ndarray | str:
+    """Return the frames that a run shows in place of a clip.
+
+    Args:
+        plan: plan of the run
+        run: name of the run
+        i: number of the clip
+        frames: clip number → frames, or the cause of a failure
+
+    Returns:
+        frames (T, H, W, 3), uint8, or the status of the clip's items
+    """
     control = plan.runs[run]
     other = control is not None and control.video == "other"
     at = plan.other[i] if other else i
@@ -194,32 +259,47 @@ def shown(
     new = changed(control, got, stable_rng(plan.seed, "control", run, plan.clips[i].clip_id))
     return f"the control leaves the frames as they are: {run}" if new is None else new
 
-def together(
-    videos: Sequence[np.ndarray], # N arrays (T, H, W, 3), uint8
-) -> np.ndarray | list[np.ndarray]: # one array (N, T, H, W, 3), or a list where sizes differ
-    "Put videos together in the form that a scorer takes."
+def together(videos: Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+    """Put videos together in the form that a scorer takes.
+
+    Args:
+        videos: N arrays (T, H, W, 3), uint8
+
+    Returns:
+        one array (N, T, H, W, 3), or a list where sizes differ
+    """
     return np.stack(videos) if len({v.shape for v in videos}) == 1 else list(videos)
 
 # %% ../../nbs/evaluate/shards.ipynb #8da4264b
-def score_rows(
-    scorer: Scorer, # model to score with
-    videos, # encoding of V videos
-    texts, # encoding of U texts
-    video: np.ndarray, # row of the video of each item (N,), int
-    text: np.ndarray, # index of caption and negative of each item (2, N), int
-) -> np.ndarray: # score_pos, score_neg, p_pos and p_neg (4, N)
-    "Score items, each distinct pair of a video and a text once."
+def score_rows(scorer: Scorer, videos, texts, video: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """Score items, each distinct pair of a video and a text once.
+
+    Args:
+        scorer: model to score with
+        videos: encoding of V videos
+        texts: encoding of U texts
+        video: row of the video of each item (N,), int
+        text: index of caption and negative of each item (2, N), int
+
+    Returns:
+        score_pos, score_neg, p_pos and p_neg (4, N)
+    """
     pairs, at = np.unique(np.stack([np.tile(video, 2), text.ravel()], 1), axis=0, return_inverse=True)
     return np.concatenate([s[at.ravel()].reshape(2, -1) for s in score_aligned(scorer, videos, texts, pairs, 1024)])
 
-def score_over(
-    scorer: Scorer, # model to score with
-    videos, # encoding of K reference videos
-    texts, # encoding of U texts
-    seen: np.ndarray, # True: the reference counts for the item (K, N), bool
-    text: np.ndarray, # index of caption and negative of each item (2, N), int
-) -> np.ndarray: # means of score_pos, score_neg, p_pos and p_neg (4, N)
-    "Score items against several videos and average over those that count."
+def score_over(scorer: Scorer, videos, texts, seen: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """Score items against several videos and average over those that count.
+
+    Args:
+        scorer: model to score with
+        videos: encoding of K reference videos
+        texts: encoding of U texts
+        seen: True: the reference counts for the item (K, N), bool
+        text: index of caption and negative of each item (2, N), int
+
+    Returns:
+        means of score_pos, score_neg, p_pos and p_neg (4, N)
+    """
     video, item = np.nonzero(seen) # (M,)
     found = score_rows(scorer, videos, texts, video, text[:, item]) # (4, M)
     return np.stack([np.bincount(item, row, seen.shape[1])/seen.sum(0) for row in found])
@@ -227,10 +307,15 @@ def score_over(
 # %% ../../nbs/evaluate/shards.ipynb #45713172
 REFERENCES = 8
 
-def references(
-    plan: Plan, # plan of the run
-) -> tuple[list[np.ndarray], list[str]]: # frames of at most nine videos, their paths
-    "Decode the first readable videos of the order, one more than are needed for an item."
+def references(plan: Plan) -> tuple[list[np.ndarray], list[str]]:
+    """Decode the first readable videos of the order, one more than are needed for an item.
+
+    Args:
+        plan: plan of the run
+
+    Returns:
+        frames of at most nine videos, their paths
+    """
     found, tried = {}, set()
     for clip in plan.clips:
         if len(found) > REFERENCES: break
@@ -239,22 +324,29 @@ def references(
         if not isinstance(got := frames_of(clip, plan), str): found[clip.path] = got
     return list(found.values()), list(found)
 
-def seen_references(
-    paths: Sequence[str], # paths of K reference videos
-    own: Sequence[str], # path of each item's video (N,)
-) -> np.ndarray: # True: the reference counts for the item (K, N), bool
-    "Choose eight references for each item, none of them its own video."
+def seen_references(paths: Sequence[str], own: Sequence[str]) -> np.ndarray:
+    """Choose eight references for each item, none of them its own video.
+
+    Args:
+        paths: paths of K reference videos
+        own: path of each item's video (N,)
+
+    Returns:
+        True: the reference counts for the item (K, N), bool
+    """
     other = np.array([[p != o for o in own] for p in paths], bool).reshape(len(paths), len(own))
     return other & (other.cumsum(0) <= REFERENCES)
 
 # %% ../../nbs/evaluate/shards.ipynb #d0bbaac1
 class EncodingCache:
-    "Encodings of single videos in a folder, by content."
-    def __init__(self,
-        folder: str | Path, # folder of the cache
-        plan: Plan, # plan of the run
-        scorer: Scorer, # model that encodes
-    ):
+    """Encodings of single videos in a folder, by content.
+
+    Args:
+        folder: folder of the cache
+        plan: plan of the run
+        scorer: model that encodes
+    """
+    def __init__(self, folder: str | Path, plan: Plan, scorer: Scorer):
         self.folder, self.plan, self.scorer = Path(folder), plan, scorer
         self.about = json.dumps([scorer.protocol, plan.n_frames, plan.size], sort_keys=True)
         self.hashes: dict[str, str] = {}
@@ -305,31 +397,54 @@ class EncodingCache:
 # %% ../../nbs/evaluate/shards.ipynb #3621446a
 @dataclass(frozen=True)
 class Views:
-    "The videos that a run shows for the clips of a shard."
-    videos: object # their encoding; None: nothing can be shown
-    row: dict[int, int] # number of a clip → row of its video in the encoding
-    status: dict[int, str] # number of a clip that cannot be shown → reason
+    """The videos that a run shows for the clips of a shard.
 
-def needed_clips(
-    plan: Plan, # plan of the run
-    shard: range, # numbers of the shard's clips
-    cache: EncodingCache | None, # kept encodings
-) -> list[int]: # numbers of clips
-    "List the clips whose frames a shard needs."
+    Attributes:
+        videos: their encoding; None: nothing can be shown
+        row: number of a clip → row of its video in the encoding
+        status: number of a clip that cannot be shown → reason
+    """
+    videos: object
+    row: dict[int, int]
+    status: dict[int, str]
+
+def needed_clips(plan: Plan, shard: range, cache: EncodingCache | None) -> list[int]:
+    """List the clips whose frames a shard needs.
+
+    Args:
+        plan: plan of the run
+        shard: numbers of the shard's clips
+        cache: kept encodings
+
+    Returns:
+        numbers of clips
+    """
     shows = {c.video if c else "plain" for c in plan.runs.values()} # kinds of what is shown
     clips = set(shard if "own" in shows or cache is None or not cache.has(shard) else ())
     if "other" in shows: clips |= {int(i) for i in plan.other[list(shard)] if i >= 0}
     return sorted(clips)
 
 def encode_views(
-    scorer: Scorer, # model that encodes
-    plan: Plan, # plan of the run
-    run: str, # name of the run
-    shard: range, # numbers of the shard's clips
-    frames: dict[int, np.ndarray | str], # clip number → frames, or the cause of a failure
-    cache: EncodingCache | None, # kept encodings of the plain videos
-) -> Views: # encoded videos
-    "Encode what a run shows for the clips of a shard."
+    scorer: Scorer,
+    plan: Plan,
+    run: str,
+    shard: range,
+    frames: dict[int, np.ndarray | str],
+    cache: EncodingCache | None,
+) -> Views:
+    """Encode what a run shows for the clips of a shard.
+
+    Args:
+        scorer: model that encodes
+        plan: plan of the run
+        run: name of the run
+        shard: numbers of the shard's clips
+        frames: clip number → frames, or the cause of a failure
+        cache: kept encodings of the plain videos
+
+    Returns:
+        encoded videos
+    """
     plain = plan.runs[run] is None
     if plain and not all(i in frames for i in shard): # the cache has them
         return Views(cache.get(shard), {i: r for r, i in enumerate(shard)}, {})
@@ -342,13 +457,15 @@ def encode_views(
 
 # %% ../../nbs/evaluate/shards.ipynb #29a7bb99
 class ShardScorer:
-    "A model with a plan; it scores one shard at a time."
-    def __init__(self,
-        scorer: Scorer, # model to score with
-        items: pd.DataFrame, # columns ITEM_COLUMNS, one row per (caption, negative)
-        plan: Plan, # plan of the run
-        cache: EncodingCache | None = None, # kept encodings
-    ):
+    """A model with a plan; it scores one shard at a time.
+
+    Args:
+        scorer: model to score with
+        items: columns ITEM_COLUMNS, one row per (caption, negative)
+        plan: plan of the run
+        cache: kept encodings
+    """
+    def __init__(self, scorer: Scorer, items: pd.DataFrame, plan: Plan, cache: EncodingCache | None = None):
         self.scorer, self.plan, self.cache = scorer, plan, cache
         self.captions, self.negatives = (items[c].to_numpy(object) for c in ("caption", "negative"))
 
@@ -407,12 +524,17 @@ _PART = pa.schema([("row", pa.int64()), ("run", pa.string()), *((c, pa.float64()
                    ("status", pa.string())])
 
 # %% ../../nbs/evaluate/shards.ipynb #df4631d8
-def describe(
-    scorer: Scorer, # model to score with
-    items: pd.DataFrame, # columns ITEM_COLUMNS, one row per (caption, negative)
-    plan: Plan, # plan of the run
-) -> dict: # JSON values
-    "Describe a run by everything that its scores depend on. Large things are described by hashes."
+def describe(scorer: Scorer, items: pd.DataFrame, plan: Plan) -> dict:
+    """Describe a run by everything that its scores depend on. Large things are described by hashes.
+
+    Args:
+        scorer: model to score with
+        items: columns ITEM_COLUMNS, one row per (caption, negative)
+        plan: plan of the run
+
+    Returns:
+        JSON values
+    """
     texts, files = hashlib.blake2b(digest_size=12), hashlib.blake2b(digest_size=12)
     for c in ITEM_COLUMNS: texts.update("\x1f".join(map(str, items[c])).encode())
     for c in plan.clips:
@@ -426,11 +548,16 @@ def describe(
 
 TRIAL = "the scores of a test clip"
 
-def trial(
-    scorer: Scorer, # model whose protocol names no revision
-    plan: Plan, # plan of the run
-) -> list[float]: # four scores, of which two are probabilities, or 0
-    "Score two texts with a clip of noise: a model that is known by a name alone may have changed since the last call."
+def trial(scorer: Scorer, plan: Plan) -> list[float]:
+    """Score two texts with a clip of noise: a model that is known by a name alone may have changed since the last call.
+
+    Args:
+        scorer: model whose protocol names no revision
+        plan: plan of the run
+
+    Returns:
+        four scores, of which two are probabilities, or 0
+    """
     noise = np.random.default_rng(0).random((1, plan.n_frames, plan.size, plan.size, 3), np.float32)
     bright = np.linspace(1, .5, plan.n_frames, dtype=np.float32)[:, None, None, None]*np.float32([1, .6, .2])
     noise = (255*noise*bright).astype(np.uint8) # frames and colors differ, so that their order matters
@@ -443,11 +570,13 @@ def _alike(old, new):
     numbers = isinstance(old, list) and isinstance(new, list) and all(isinstance(x, float) for x in [*old, *new])
     return len(old) == len(new) and np.allclose(old, new, 1e-3, 1e-6) if numbers else old == new
 
-def claim(
-    folder: Path, # folder of the run
-    about: dict, # description of the run
-) -> None:
-    "Make a folder the place of a run. Raises `VidnegError` if it is the place of another one."
+def claim(folder: Path, about: dict) -> None:
+    """Make a folder the place of a run. Raises `VidnegError` if it is the place of another one.
+
+    Args:
+        folder: folder of the run
+        about: description of the run
+    """
     path = folder/"run.json"
     if not path.exists():
         if (folder/"scores.parquet").exists():
@@ -459,13 +588,15 @@ def claim(
         raise VidnegError(f"{folder} holds another run, which differs in {', '.join(differ)}: choose another folder, "
                           "or delete this one to start anew")
 
-def collect(
-    folder: Path, # folder of the run
-    items: pd.DataFrame, # columns ITEM_COLUMNS, one row per (caption, negative)
-    plan: Plan, # plan of the run
-    protocol: dict, # protocol of the scorer
-) -> None:
-    "Write the scores of all shards to one table, run by run, in the order of the items."
+def collect(folder: Path, items: pd.DataFrame, plan: Plan, protocol: dict) -> None:
+    """Write the scores of all shards to one table, run by run, in the order of the items.
+
+    Args:
+        folder: folder of the run
+        items: columns ITEM_COLUMNS, one row per (caption, negative)
+        plan: plan of the run
+        protocol: protocol of the scorer
+    """
     values = {run: (np.full((4, len(items)), np.nan), np.full(len(items), "", object)) for run in plan.runs}
     for i in range(len(plan.shards)):
         for run, part in pq.read_table(_part(folder, i)).to_pandas().groupby("run", sort=False):
@@ -504,23 +635,43 @@ def processes() -> tuple[int, int, Callable[[], None]]:
     return state.process_index, state.num_processes, state.wait_for_everyone
 
 def score_clips(
-    scorer: Scorer, # model to score with
-    items: pd.DataFrame, # columns ITEM_COLUMNS, one row per (caption, negative)
-    clips: Sequence[Clip], # clips, at least those of the items
-    folder: str | Path, # folder of the run; a run that was stopped goes on there
+    scorer: Scorer,
+    items: pd.DataFrame,
+    clips: Sequence[Clip],
+    folder: str | Path,
     *,
-    root: str | Path = ".", # folder to which the paths of the clips are relative
-    run: str = "model", # name of the run on the plain videos
-    controls: Sequence[str] = (), # names in CONTROLS, each a run of its own
-    n_frames: int | None = None, # frames per clip, uniform in time; None: the scorer's, else 8
-    size: int | None = None, # shorter side of the frames in pixels; None: the scorer's, else 224
-    seed: int = 0, # seed of the order and of the controls
-    clips_per_shard: int = 32, # clips that are held in memory at a time
-    workers: int | None = None, # clips decoded at a time; None: one per core
-    cache: str | Path | None = None, # folder for encodings, to be used by other runs; None: encodings are not kept
-    progress: bool = True, # True: show a progress bar
-) -> pd.DataFrame: # SCORE_COLUMNS, `status` ("": scored, otherwise the reason and NaN scores), protocol; run by run
-    "Score items against their clips, shard by shard. Finished shards are not repeated."
+    root: str | Path = ".",
+    run: str = "model",
+    controls: Sequence[str] = (),
+    n_frames: int | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    clips_per_shard: int = 32,
+    workers: int | None = None,
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Score items against their clips, shard by shard. Finished shards are not repeated.
+
+    Args:
+        scorer: model to score with
+        items: columns ITEM_COLUMNS, one row per (caption, negative)
+        clips: clips, at least those of the items
+        folder: folder of the run; a run that was stopped goes on there
+        root: folder to which the paths of the clips are relative
+        run: name of the run on the plain videos
+        controls: names in CONTROLS, each a run of its own
+        n_frames: frames per clip, uniform in time; None: the scorer's, else 8
+        size: shorter side of the frames in pixels; None: the scorer's, else 224
+        seed: seed of the order and of the controls
+        clips_per_shard: clips that are held in memory at a time
+        workers: clips decoded at a time; None: one per core
+        cache: folder for encodings, to be used by other runs; None: encodings are not kept
+        progress: True: show a progress bar
+
+    Returns:
+        SCORE_COLUMNS, `status` ("": scored, otherwise the reason and NaN scores), protocol; run by run
+    """
     if clips_per_shard < 1: raise VidnegError(f"clips_per_shard is {clips_per_shard}: use at least 1")
     folder = Path(folder)
     plan = plan_of(scorer, items, clips, controls, run, n_frames, size, root=str(root), seed=seed,

@@ -21,48 +21,75 @@ __all__ = ['Estimate', 'estimate_of', 'fmt', 'clip_weights', 'checked_values', '
 # %% ../../nbs/evaluate/stats.ipynb #5c7b7cfa
 @dataclass(frozen=True)
 class Estimate:
-    "A number with its confidence interval and sample size."
-    value: float # the number, in any unit
-    low: float # lower end of the interval; NaN if it is not defined
-    high: float # upper end of the interval; NaN if it is not defined
-    n: int # number of items
-    clips: int # number of clips of the items, the independent units
+    """A number with its confidence interval and sample size.
 
-    def scale(
-        self,
-        k: float, # factor, above 0
-    ) -> Estimate: # value and interval times `k`
-        "Convert the estimate to another unit."
+    Attributes:
+        value: the number, in any unit
+        low: lower end of the interval; NaN if it is not defined
+        high: upper end of the interval; NaN if it is not defined
+        n: number of items
+        clips: number of clips of the items, the independent units
+    """
+    value: float
+    low: float
+    high: float
+    n: int
+    clips: int
+
+    def scale(self, k: float) -> Estimate:
+        """Convert the estimate to another unit.
+
+        Args:
+            k: factor, above 0
+
+        Returns:
+            value and interval times `k`
+        """
         return replace(self, value=self.value * k, low=self.low * k, high=self.high * k)
 
-def estimate_of(
-    row, # Series or named tuple that has the five fields of an Estimate
-) -> Estimate: # estimate with these fields
-    "Read the estimate from a row of a tidy table."
+def estimate_of(row) -> Estimate:
+    """Read the estimate from a row of a tidy table.
+
+    Args:
+        row: Series or named tuple that has the five fields of an Estimate
+
+    Returns:
+        estimate with these fields
+    """
     return Estimate(float(row.value), float(row.low), float(row.high), int(row.n), int(row.clips))
 
 # %% ../../nbs/evaluate/stats.ipynb #79488fa5
-def fmt(
-    estimate: Estimate, # estimate to write, often a fraction
-    scale: float = 100, # factor; 100 converts fractions to percent, 1 keeps the unit
-    digits: int = 1, # number of decimals
-    interval: bool = True, # True: write the interval too
-    sign: bool = False, # True: write a plus sign before positive numbers
-) -> str: # such as "82.8 [81.0, 84.5]"
-    "Write an estimate as text; undefined numbers become a dash."
+def fmt(estimate: Estimate, scale: float = 100, digits: int = 1, interval: bool = True, sign: bool = False) -> str:
+    """Write an estimate as text; undefined numbers become a dash.
+
+    Args:
+        estimate: estimate to write, often a fraction
+        scale: factor; 100 converts fractions to percent, 1 keeps the unit
+        digits: number of decimals
+        interval: True: write the interval too
+        sign: True: write a plus sign before positive numbers
+
+    Returns:
+        such as "82.8 [81.0, 84.5]"
+    """
     def one(x): return "–" if np.isnan(x) else f"{x * scale + 0.0:{'+' if sign else ''}.{digits}f}".replace("-", "−")
     if not interval: return one(estimate.value)
     return f"{one(estimate.value)} [{one(estimate.low)}, {one(estimate.high)}]"
 
 # %% ../../nbs/evaluate/stats.ipynb #d6c907a5
 @lru_cache(maxsize=8)
-def clip_weights(
-    clips: int, # number of clips, at least 1
-    n: int, # number of resamples
-    seed: int, # seed of the resamples
-    start: int, # number of resamples drawn before these
-) -> np.ndarray: # number of draws of each clip in each resample (n, clips), float
-    "Count the draws of each clip in each resample."
+def clip_weights(clips: int, n: int, seed: int, start: int) -> np.ndarray:
+    """Count the draws of each clip in each resample.
+
+    Args:
+        clips: number of clips, at least 1
+        n: number of resamples
+        seed: seed of the resamples
+        start: number of resamples drawn before these
+
+    Returns:
+        number of draws of each clip in each resample (n, clips), float
+    """
     rng = stable_rng(seed, "bootstrap", clips, start)
     return rng.multinomial(clips, np.full(clips, 1 / clips), size=n).astype(float)
 
@@ -72,13 +99,18 @@ def _blocks(clips, n, seed, width=1):
     for start in range(0, n, size): yield clip_weights(clips, min(size, n - start), seed, start)
 
 # %% ../../nbs/evaluate/stats.ipynb #9e589281
-def checked_values(
-    values, # value of each item (N,), at least one, without NaN
-    groups, # clip of each item (N,)
-    n: int, # number of resamples, at least 1
-    level: float, # coverage of the interval, between 0 and 1
-) -> tuple[np.ndarray, np.ndarray]: # values (N,) and clip numbers from 0 (N,)
-    "Check the arguments of a bootstrap; raise `VidnegError` if no statistic is defined."
+def checked_values(values, groups, n: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Check the arguments of a bootstrap; raise `VidnegError` if no statistic is defined.
+
+    Args:
+        values: value of each item (N,), at least one, without NaN
+        groups: clip of each item (N,)
+        n: number of resamples, at least 1
+        level: coverage of the interval, between 0 and 1
+
+    Returns:
+        values (N,) and clip numbers from 0 (N,)
+    """
     values, groups = np.asarray(values), np.asarray(groups)
     if values.ndim != 1 or values.shape != groups.shape:
         raise VidnegError(f"values {values.shape} and groups {groups.shape} differ: pass two lists of one length")
@@ -91,14 +123,19 @@ def checked_values(
     return values, np.unique(groups, return_inverse=True)[1]
 
 # %% ../../nbs/evaluate/stats.ipynb #d1073ff7
-def stratum_means(
-    values: np.ndarray, # value of each item (N,)
-    clip: np.ndarray, # clip number of each item (N,), int, from 0
-    stratum: np.ndarray, # stratum number of each item (N,), int, from 0
-    n: int, # number of resamples
-    seed: int, # seed of the resamples
-) -> np.ndarray: # means (n, strata); NaN if a resample has no item of a stratum
-    "Compute the mean of each stratum in each resample; clips are resampled jointly for all strata."
+def stratum_means(values: np.ndarray, clip: np.ndarray, stratum: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Compute the mean of each stratum in each resample; clips are resampled jointly for all strata.
+
+    Args:
+        values: value of each item (N,)
+        clip: clip number of each item (N,), int, from 0
+        stratum: stratum number of each item (N,), int, from 0
+        n: number of resamples
+        seed: seed of the resamples
+
+    Returns:
+        means (n, strata); NaN if a resample has no item of a stratum
+    """
     shape = clip.max() + 1, stratum.max() + 1
     sums, counts = np.zeros(shape), np.zeros(shape) # (clips, strata)
     np.add.at(sums, (clip, stratum), values)
@@ -119,13 +156,24 @@ def _medians(values, clip, n, seed):
 
 # %% ../../nbs/evaluate/stats.ipynb #68fdc9e9
 def percentile_interval(
-    samples: np.ndarray, # statistic of each resample (n,)
-    values: np.ndarray, # value of each item (N,)
-    clips: int, # number of clips of the items
-    level: float, # coverage of the interval, between 0 and 1
-    bounds: tuple | None, # smallest and largest possible value; None: unbounded
-) -> tuple[float, float]: # lower and upper end; NaN if there is only one clip
-    "Compute the percentile interval, or the exact one if all items are at a bound."
+    samples: np.ndarray,
+    values: np.ndarray,
+    clips: int,
+    level: float,
+    bounds: tuple | None,
+) -> tuple[float, float]:
+    """Compute the percentile interval, or the exact one if all items are at a bound.
+
+    Args:
+        samples: statistic of each resample (n,)
+        values: value of each item (N,)
+        clips: number of clips of the items
+        level: coverage of the interval, between 0 and 1
+        bounds: smallest and largest possible value; None: unbounded
+
+    Returns:
+        lower and upper end; NaN if there is only one clip
+    """
     tail = (1 - level) / 2
     if clips < 2: return np.nan, np.nan
     for end, other in [bounds, bounds[::-1]] if bounds else []:
@@ -135,15 +183,28 @@ def percentile_interval(
 
 # %% ../../nbs/evaluate/stats.ipynb #e8897fff
 def bootstrap(
-    values, # value of each item (N,), numbers or booleans
-    groups, # clip of each item (N,); items of one clip are resampled together
-    statistic: str = "mean", # "mean" or "median"
-    n: int = 2000, # number of resamples, at least 1
-    seed: int = 0, # seed of the resamples
-    level: float = .95, # coverage of the interval, between 0 and 1
-    bounds: tuple | None = None, # smallest and largest possible value; default: (0, 1) for booleans, else unbounded
-) -> Estimate: # statistic with its interval
-    "Compute the mean or median over items, with an interval by resampling clips."
+    values,
+    groups,
+    statistic: str = "mean",
+    n: int = 2000,
+    seed: int = 0,
+    level: float = .95,
+    bounds: tuple | None = None,
+) -> Estimate:
+    """Compute the mean or median over items, with an interval by resampling clips.
+
+    Args:
+        values: value of each item (N,), numbers or booleans
+        groups: clip of each item (N,); items of one clip are resampled together
+        statistic: "mean" or "median"
+        n: number of resamples, at least 1
+        seed: seed of the resamples
+        level: coverage of the interval, between 0 and 1
+        bounds: smallest and largest possible value; default: (0, 1) for booleans, else unbounded
+
+    Returns:
+        statistic with its interval
+    """
     values, clip = checked_values(values, groups, n, level)
     if statistic not in ("mean", "median"):
         raise VidnegError(f"no statistic {statistic!r}; there are: mean, median")
@@ -156,16 +217,30 @@ def bootstrap(
 
 # %% ../../nbs/evaluate/stats.ipynb #d876ff2f
 def contrast(
-    values, # value of each item (N,), numbers or booleans
-    groups, # clip of each item (N,)
-    strata, # category of each item (N,)
-    coefficients: dict | None = None, # category → coefficient; default: the unweighted average of all categories
-    n: int = 2000, # number of resamples, at least 1
-    seed: int = 0, # seed of the resamples
-    level: float = .95, # coverage of the interval, between 0 and 1
-    bounds: tuple | None = None, # smallest and largest possible value; default: (0, 1) for booleans, else unbounded
-) -> Estimate: # Σ coefficient · mean of the category; n and clips count the used categories
-    "Compute a linear combination of category means; clips are resampled jointly."
+    values,
+    groups,
+    strata,
+    coefficients: dict | None = None,
+    n: int = 2000,
+    seed: int = 0,
+    level: float = .95,
+    bounds: tuple | None = None,
+) -> Estimate:
+    """Compute a linear combination of category means; clips are resampled jointly.
+
+    Args:
+        values: value of each item (N,), numbers or booleans
+        groups: clip of each item (N,)
+        strata: category of each item (N,)
+        coefficients: category → coefficient; default: the unweighted average of all categories
+        n: number of resamples, at least 1
+        seed: seed of the resamples
+        level: coverage of the interval, between 0 and 1
+        bounds: smallest and largest possible value; default: (0, 1) for booleans, else unbounded
+
+    Returns:
+        Σ coefficient · mean of the category; n and clips count the used categories
+    """
     values, clip = checked_values(values, groups, n, level)
     names, stratum = np.unique(np.asarray(strata), return_inverse=True)
     if coefficients is None: coefficients = dict.fromkeys(names, 1 / len(names))
@@ -184,14 +259,19 @@ def contrast(
     return Estimate(float(means @ c), *ends, int(kept.sum()), clips)
 
 # %% ../../nbs/evaluate/stats.ipynb #46ee85a0
-def paired_difference(
-    a, # value of each item in one run (N,)
-    b, # value of each item in the other run (N,), in the same order
-    groups, # clip of each item (N,)
-    strata=None, # category of each item (N,), to average over categories; default: mean over items
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`, and `coefficients`, `bounds` of `contrast`
-) -> Estimate: # mean(a) − mean(b)
-    "Compute the difference of two runs on the same items."
+def paired_difference(a, b, groups, strata=None, **kwargs) -> Estimate:
+    """Compute the difference of two runs on the same items.
+
+    Args:
+        a: value of each item in one run (N,)
+        b: value of each item in the other run (N,), in the same order
+        groups: clip of each item (N,)
+        strata: category of each item (N,), to average over categories; default: mean over items
+        **kwargs: `n`, `seed`, `level` of `bootstrap`, and `coefficients`, `bounds` of `contrast`
+
+    Returns:
+        mean(a) − mean(b)
+    """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
         raise VidnegError(f"a has shape {a.shape} and b has {b.shape}: score both runs on the same items")
@@ -199,25 +279,42 @@ def paired_difference(
 
 # %% ../../nbs/evaluate/stats.ipynb #90e70002
 def visible_difference(
-    n: int, # number of items, at least 1
-    clips: int, # number of clips of the items, from 1 to n
-    variance: float = .5, # variance of one value: the share of items on which two runs differ, or ¼ against a constant
-    icc: float = 0., # intraclass correlation within clips, 0–1, as `intraclass_correlation` estimates it
-    level: float = .95, # coverage of the interval, between 0 and 1
-    power: float = .8, # probability to find the difference, between 0 and 1
-) -> float: # the smallest difference that is found with this probability, a fraction; above 1: none can be
-    "Compute the smallest visible difference between two runs, or between a run and a constant such as chance."
+    n: int,
+    clips: int,
+    variance: float = .5,
+    icc: float = 0.,
+    level: float = .95,
+    power: float = .8,
+) -> float:
+    """Compute the smallest visible difference between two runs, or between a run and a constant such as chance.
+
+    Args:
+        n: number of items, at least 1
+        clips: number of clips of the items, from 1 to n
+        variance: variance of one value: the share of items on which two runs differ, or ¼ against a constant
+        icc: intraclass correlation within clips, 0–1, as `intraclass_correlation` estimates it
+        level: coverage of the interval, between 0 and 1
+        power: probability to find the difference, between 0 and 1
+
+    Returns:
+        the smallest difference that is found with this probability, a fraction; above 1: none can be
+    """
     if not (1 <= clips <= n and 0 <= icc <= 1 and 0 <= variance and 0 < level < 1 and 0 < power < 1):
         raise VidnegError(f"n={n}, clips={clips}, variance={variance}, icc={icc}, level={level}, power={power}: pass "
                           "1 ≤ clips ≤ n, 0 ≤ icc ≤ 1, variance ≥ 0, and level and power between 0 and 1")
     effect = 1 + (n / clips - 1) * icc
     return float((ndtri((1 + level) / 2) + ndtri(power)) * np.sqrt(variance * effect / n))
 
-def intraclass_correlation(
-    values, # value of each item (N,), numbers or booleans
-    groups, # clip of each item (N,)
-) -> float: # ICC, 0–1; 0 if no clip has two items, or if all values are equal
-    "Estimate by one-way analysis of variance how similar the items of one clip are (Donner, 1986)."
+def intraclass_correlation(values, groups) -> float:
+    """Estimate by one-way analysis of variance how similar the items of one clip are (Donner, 1986).
+
+    Args:
+        values: value of each item (N,), numbers or booleans
+        groups: clip of each item (N,)
+
+    Returns:
+        ICC, 0–1; 0 if no clip has two items, or if all values are equal
+    """
     values, clip = checked_values(values, groups, 1, .95)
     values, sizes = values.astype(float), np.bincount(clip)
     clips, n = len(sizes), len(values)

@@ -20,10 +20,15 @@ _OTHER_TAGS = re.compile(r"[\[◁](/?)(think)[\]▷]", re.I) # Mistral's and Kim
 _SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?s>")
 _FINAL = "<|channel|>final<|message|>" # gpt-oss
 
-def without_thoughts(
-    answer: str, # answer of a chat model
-) -> str: # the rest of the answer; "" if it was cut off within the thoughts
-    "Remove a model's thoughts and special tokens from its answer."
+def without_thoughts(answer: str) -> str:
+    """Remove a model's thoughts and special tokens from its answer.
+
+    Args:
+        answer: answer of a chat model
+
+    Returns:
+        the rest of the answer; "" if it was cut off within the thoughts
+    """
     text = _OTHER_TAGS.sub(r"<\1think>", answer)
     if "<|channel|>" in text: text = text.partition(_FINAL)[2]
     return _SPECIAL.sub("", _REST_OF_THOUGHT.sub("", _THOUGHT.sub("", text))).strip()
@@ -92,10 +97,15 @@ def _cleaned(line):
     return " ".join(re.split(r"\s*(?:→|⇒|[-=]+>)\s*", line)[-1].split())
 
 # %% ../../nbs/lm/answers.ipynb #f12a0013
-def answer_lines(
-    answer: str, # answer of a chat model
-) -> list[str]: # its sentences, one per line, without repetitions
-    "List the sentences of an answer without the wrapping that models add."
+def answer_lines(answer: str) -> list[str]:
+    """List the sentences of an answer without the wrapping that models add.
+
+    Args:
+        answer: answer of a chat model
+
+    Returns:
+        its sentences, one per line, without repetitions
+    """
     text = without_thoughts(answer)
     blocks = _FENCE.findall(text)
     if len(blocks) == 1: text = blocks[0]
@@ -107,10 +117,15 @@ def answer_lines(
         if text := _cleaned(line): kept.append(text)
     return list(dict.fromkeys(kept))
 
-def one_sentence(
-    answer: str, # answer of a chat model
-) -> str: # its sentence, "" if it has none or several
-    "Extract the only sentence of an answer."
+def one_sentence(answer: str) -> str:
+    """Extract the only sentence of an answer.
+
+    Args:
+        answer: answer of a chat model
+
+    Returns:
+        its sentence, "" if it has none or several
+    """
     lines = answer_lines(answer)
     return lines[0] if len(lines) == 1 and not lines[0].startswith(tuple("{[<")) else ""
 
@@ -118,11 +133,16 @@ def one_sentence(
 _END = re.compile(r"[\s.!?…。！？]*$")
 _PLAIN = str.maketrans("’‘“”", "''\"\"")
 
-def in_style(
-    text: str, # a sentence
-    caption: str, # text of the caption that it was made from
-) -> str: # the sentence with the caption's capitalization, final punctuation and apostrophes
-    "Write a sentence in the style of a caption."
+def in_style(text: str, caption: str) -> str:
+    """Write a sentence in the style of a caption.
+
+    Args:
+        text: a sentence
+        caption: text of the caption that it was made from
+
+    Returns:
+        the sentence with the caption's capitalization, final punctuation and apostrophes
+    """
     plain = caption.strip()
     if not set(plain) & set("’‘“”"): text = text.translate(_PLAIN)
     if (body := _END.sub("", text)): text = body + _END.search(plain)[0].strip()

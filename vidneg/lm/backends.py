@@ -30,13 +30,18 @@ EMBEDDERS = Registry("embedder", {
     "transformers": "vidneg.lm.pretrained:TransformersEmbedder"})
 
 # %% ../../nbs/lm/backends.ipynb #34ca5b71
-def from_spec(
-    spec: str | Path | dict | None, # specification, as in params.yaml
-    backends: Registry, # backends by name
-    default, # class that is used if `spec` names no backend
-    folder: str | Path | None = None, # folder of the cache; None: no cache
-): # the backend, or None for an empty specification
-    "Make a backend from its specification."
+def from_spec(spec: str | Path | dict | None, backends: Registry, default, folder: str | Path | None = None):
+    """Make a backend from its specification.
+
+    Args:
+        spec: specification, as in params.yaml
+        backends: backends by name
+        default: class that is used if `spec` names no backend
+        folder: folder of the cache; None: no cache
+
+    Returns:
+        the backend, or None for an empty specification
+    """
     if not spec: return None
     if isinstance(spec, (str, Path)): spec = {"backend": spec} if spec in backends else {"name_or_folder": spec}
     arguments = dict(spec)
@@ -48,32 +53,52 @@ def from_spec(
     return Cached(backend, folder) if folder else backend
 
 # %% ../../nbs/lm/backends.ipynb #5c210008
-def fill_mask(
-    spec: str | Path | dict | None, # specification: "", a name such as "bert-base-uncased", a folder, or arguments
-    folder: str | Path | None = None, # folder of the cache; None: no cache
-) -> FillMask | None: # the backend, or None for an empty specification
-    "Make the fill-mask backend that a parameter specifies."
+def fill_mask(spec: str | Path | dict | None, folder: str | Path | None = None) -> FillMask | None:
+    """Make the fill-mask backend that a parameter specifies.
+
+    Args:
+        spec: specification: "", a name such as "bert-base-uncased", a folder, or arguments
+        folder: folder of the cache; None: no cache
+
+    Returns:
+        the backend, or None for an empty specification
+    """
     return from_spec(spec, FILL_MASKS, FILL_MASKS["transformers"], folder) if spec else None
 
-def log_prob(
-    spec: str | Path | dict | None, # specification: "", "smollm2", a name on the Hub, a folder, or arguments
-    folder: str | Path | None = None, # folder of the cache; None: no cache
-) -> LogProbability | None: # the backend, or None for an empty specification
-    "Make the log-probability backend that a parameter specifies."
+def log_prob(spec: str | Path | dict | None, folder: str | Path | None = None) -> LogProbability | None:
+    """Make the log-probability backend that a parameter specifies.
+
+    Args:
+        spec: specification: "", "smollm2", a name on the Hub, a folder, or arguments
+        folder: folder of the cache; None: no cache
+
+    Returns:
+        the backend, or None for an empty specification
+    """
     return from_spec(spec, LOG_PROBABILITIES, LOG_PROBABILITIES["transformers"], folder) if spec else None
 
-def embedder(
-    spec: str | Path | dict | None, # specification: "", "minilm", a name on the Hub, a folder, or arguments
-    folder: str | Path | None = None, # folder of the cache; None: no cache
-) -> Embedder | None: # the backend, or None for an empty specification
-    "Make the sentence embedder that a parameter specifies."
+def embedder(spec: str | Path | dict | None, folder: str | Path | None = None) -> Embedder | None:
+    """Make the sentence embedder that a parameter specifies.
+
+    Args:
+        spec: specification: "", "minilm", a name on the Hub, a folder, or arguments
+        folder: folder of the cache; None: no cache
+
+    Returns:
+        the backend, or None for an empty specification
+    """
     return from_spec(spec, EMBEDDERS, EMBEDDERS["transformers"], folder) if spec else None
 
-def chat_backend(
-    spec: str | Path | dict | None, # specification: "", a name such as "Qwen/Qwen3-4B", a folder, or arguments
-    folder: str | Path | None = None, # folder of the cache; None: no cache
-) -> Chat | None: # the backend, or None for an empty specification
-    "Make the chat backend that a parameter specifies; arguments with `model` or `base_url` mean a server."
+def chat_backend(spec: str | Path | dict | None, folder: str | Path | None = None) -> Chat | None:
+    """Make the chat backend that a parameter specifies; arguments with `model` or `base_url` mean a server.
+
+    Args:
+        spec: specification: "", a name such as "Qwen/Qwen3-4B", a folder, or arguments
+        folder: folder of the cache; None: no cache
+
+    Returns:
+        the backend, or None for an empty specification
+    """
     if not spec: return None
     server = isinstance(spec, dict) and ("base_url" in spec or "model" in spec)
     return from_spec(spec, CHATS, CHATS["openai"] if server else CHATS["transformers"], folder)

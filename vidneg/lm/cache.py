@@ -42,11 +42,13 @@ def _bisect(data, key):
     return _NONE
 
 class Store:
-    "A store of outputs on disk, by key."
-    def __init__(self,
-        folder: str | Path, # folder of 00.jsonl … ff.jsonl, and of journal.jsonl until it is merged
-        keep: int = 50_000, # largest number of outputs in the journal, and in memory, before it is merged
-    ):
+    """A store of outputs on disk, by key.
+
+    Args:
+        folder: folder of 00.jsonl … ff.jsonl, and of journal.jsonl until it is merged
+        keep: largest number of outputs in the journal, and in memory, before it is merged
+    """
+    def __init__(self, folder: str | Path, keep: int = 50_000):
         self.folder, self.keep, self.new = Path(folder), keep, {}
         self.journal = self.folder/"journal.jsonl"
         if not self.journal.exists(): return
@@ -54,10 +56,15 @@ class Store:
             if (answer := _parse(line)) is not _NONE: self.new[line[_KEY].decode()] = answer
         self.flush()
 
-    def get(self,
-        keys: list[str], # keys of 32 hexadecimal digits
-    ) -> dict: # key → output, for the stored keys
-        "Look up keys."
+    def get(self, keys: list[str]) -> dict:
+        """Look up keys.
+
+        Args:
+            keys: keys of 32 hexadecimal digits
+
+        Returns:
+            key → output, for the stored keys
+        """
         found, files = {k: self.new[k] for k in keys if k in self.new}, {}
         for k in keys:
             if k not in found: files.setdefault(k[:2], []).append(k)
@@ -68,10 +75,12 @@ class Store:
                 found |= {k: a for k in some if (a := _bisect(data, k.encode())) is not _NONE}
         return found
 
-    def put(self,
-        answers: dict, # key → output
-    ):
-        "Append outputs to the journal, all or none of them."
+    def put(self, answers: dict):
+        """Append outputs to the journal, all or none of them.
+
+        Args:
+            answers: key → output
+        """
         lines = "".join(_LINE % (k, json.dumps(a)) for k, a in answers.items()).encode()
         try: complete = self._append(lines)
         except OSError as e:
@@ -106,12 +115,14 @@ class Store:
 
 # %% ../../nbs/lm/cache.ipynb #db589e30
 class Cached:
-    "A backend with its outputs cached on disk; its methods take and return the same as the backend's."
-    def __init__(self,
-        backend: FillMask | Chat | LogProbability | Embedder, # backend with `kind` and `identity`
-        folder: str | Path, # folder of the store; several backends may share it
-        piece: int = 256, # inputs per call of the backend; a crash loses the outputs of at most one call, or no answer
-    ):
+    """A backend with its outputs cached on disk; its methods take and return the same as the backend's.
+
+    Args:
+        backend: backend with `kind` and `identity`
+        folder: folder of the store; several backends may share it
+        piece: inputs per call of the backend; a crash loses the outputs of at most one call, or no answer
+    """
+    def __init__(self, backend: FillMask | Chat | LogProbability | Embedder, folder: str | Path, piece: int = 256):
         self.backend, self.name, self.kind, self.identity = backend, backend.name, backend.kind, backend.identity
         self.store, self.piece, self.open = Store(folder), piece, False
         self.asked = self.found = 0 # inputs that went to the backend, and inputs whose output was cached
@@ -124,12 +135,17 @@ class Cached:
         self.open = False
         self.store.flush()
 
-    def key(self,
-        method: str, # name of the backend's method
-        input_, # one input of the method, as JSON can hold it
-        settings: dict, # further arguments of the method
-    ) -> str: # 32 hexadecimal digits
-        "Hash everything that determines an output."
+    def key(self, method: str, input_, settings: dict) -> str:
+        """Hash everything that determines an output.
+
+        Args:
+            method: name of the backend's method
+            input_: one input of the method, as JSON can hold it
+            settings: further arguments of the method
+
+        Returns:
+            32 hexadecimal digits
+        """
         about = json.dumps([self.kind, self.identity, method, input_, settings], sort_keys=True)
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
@@ -156,42 +172,77 @@ class Cached:
             outputs = getattr(self.backend, method)([missing[k] for k in some], **settings)
             yield dict(zip(some, outputs.tolist() if method == "embed" else outputs))
 
-    def fill(self,
-        texts: list[str], # texts with one MASK each
-        top_k: int = 20, # largest number of words per text
-    ) -> list[list[tuple[str, float]]]: # words with their probability, one list per text, the most probable first
-        "Predict words for the gap of each text."
+    def fill(self, texts: list[str], top_k: int = 20) -> list[list[tuple[str, float]]]:
+        """Predict words for the gap of each text.
+
+        Args:
+            texts: texts with one MASK each
+            top_k: largest number of words per text
+
+        Returns:
+            words with their probability, one list per text, the most probable first
+        """
         return [[(w, p) for w, p in row] for row in self._answers("fill", texts, top_k=top_k)]
 
     def chat(self,
-        conversations: list[list[dict]], # conversations, each a list of messages
-        temperature: float = 0.0, # sampling temperature; 0: the most probable answer
-        max_tokens: int = 256, # largest number of tokens per answer
-        seed: int = 0, # seed of the sampling
-    ) -> list[str]: # one answer per conversation
-        "Answer each conversation."
+        conversations: list[list[dict]],
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        seed: int = 0,
+    ) -> list[str]:
+        """Answer each conversation.
+
+        Args:
+            conversations: conversations, each a list of messages
+            temperature: sampling temperature; 0: the most probable answer
+            max_tokens: largest number of tokens per answer
+            seed: seed of the sampling
+
+        Returns:
+            one answer per conversation
+        """
         return self._answers("chat", conversations, temperature=temperature, max_tokens=max_tokens, seed=seed)
 
-    def log_prob(self,
-        texts: list[str], # N texts, none empty
-    ) -> list[float]: # N natural logarithms, summed over the tokens
-        "Compute the log-probability of each text."
+    def log_prob(self, texts: list[str]) -> list[float]:
+        """Compute the log-probability of each text.
+
+        Args:
+            texts: N texts, none empty
+
+        Returns:
+            N natural logarithms, summed over the tokens
+        """
         return self._answers("log_prob", texts)
 
-    def token_counts(self,
-        texts: list[str], # N texts, none empty
-    ) -> list[int]: # N numbers of tokens
-        "Count the tokens over which `log_prob` sums."
+    def token_counts(self, texts: list[str]) -> list[int]:
+        """Count the tokens over which `log_prob` sums.
+
+        Args:
+            texts: N texts, none empty
+
+        Returns:
+            N numbers of tokens
+        """
         return self._answers("token_counts", texts)
 
-    def is_truncated(self,
-        texts: list[str], # N texts, none empty
-    ) -> list[bool]: # N flags, True: `log_prob` scores only the beginning of the text
-        "Mark the texts that are longer than the context."
+    def is_truncated(self, texts: list[str]) -> list[bool]:
+        """Mark the texts that are longer than the context.
+
+        Args:
+            texts: N texts, none empty
+
+        Returns:
+            N flags, True: `log_prob` scores only the beginning of the text
+        """
         return self._answers("is_truncated", texts)
 
-    def embed(self,
-        texts: list[str], # N texts, none empty
-    ) -> np.ndarray: # vectors (N, d), float32
-        "Embed each text."
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """Embed each text.
+
+        Args:
+            texts: N texts, none empty
+
+        Returns:
+            vectors (N, d), float32
+        """
         return np.array(self._answers("embed", texts), np.float32)

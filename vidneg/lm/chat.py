@@ -34,10 +34,12 @@ __all__ = ['FAULTS', 'check_conversations', 'clean_messages', 'Reply', 'content_
            'accepted_settings', 'OpenAIChat', 'TransformersChat']
 
 # %% ../../nbs/lm/chat.ipynb #1a8317fb
-def check_conversations(
-    conversations: list[list[dict]], # conversations, each a list of messages with role and content
-):
-    "Refuse conversations that no model could answer."
+def check_conversations(conversations: list[list[dict]]):
+    """Refuse conversations that no model could answer.
+
+    Args:
+        conversations: conversations, each a list of messages with role and content
+    """
     for i, messages in enumerate(conversations):
         if not (messages and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages)):
             raise VidnegError(f"conversation {i} is not a list of messages with role and content: {str(messages)[:80]}")
@@ -46,10 +48,15 @@ def check_conversations(
         if not messages[-1]["content"].strip():
             raise VidnegError(f"conversation {i} ends with an empty message: leave it out")
 
-def clean_messages(
-    messages: list[dict], # messages with role and content
-) -> list[dict]: # messages whose text can be encoded, without other fields
-    "Keep the role and the cleaned content of each message."
+def clean_messages(messages: list[dict]) -> list[dict]:
+    """Keep the role and the cleaned content of each message.
+
+    Args:
+        messages: messages with role and content
+
+    Returns:
+        messages whose text can be encoded, without other fields
+    """
     return [{"role": m["role"], "content": clean(m["content"])} for m in messages]
 
 # %% ../../nbs/lm/chat.ipynb #f12b0002
@@ -61,23 +68,38 @@ FAULTS = {
     "empty": "they have no text", "failed": "the server failed at them, after all retries; a rerun asks again"}
 
 class Reply(NamedTuple):
-    "The answer to one conversation."
-    text: str # the answer, "" if there is none
-    fault: str # name in FAULTS, "" for an answer
+    """The answer to one conversation.
 
-def content_text(
-    content, # content of a message: a string, a list of parts, or null
-) -> str: # the text, without parts that hold thoughts
-    "Join the text of a message."
+    Attributes:
+        text: the answer, "" if there is none
+        fault: name in FAULTS, "" for an answer
+    """
+    text: str
+    fault: str
+
+def content_text(content) -> str:
+    """Join the text of a message.
+
+    Args:
+        content: content of a message: a string, a list of parts, or null
+
+    Returns:
+        the text, without parts that hold thoughts
+    """
     if isinstance(content, str): return content
     parts = [p for p in content if isinstance(p, dict)] if isinstance(content, list) else []
     texts = [p.get("text") for p in parts if p.get("type", "text") in ("text", "output_text")]
     return "".join(t for t in texts if isinstance(t, str))
 
-def read_reply(
-    data, # the body of a reply, decoded from JSON
-) -> Reply | None: # text or fault; None if it is no chat completion
-    "Read a chat completion."
+def read_reply(data) -> Reply | None:
+    """Read a chat completion.
+
+    Args:
+        data: the body of a reply, decoded from JSON
+
+    Returns:
+        text or fault; None if it is no chat completion
+    """
     choices = data.get("choices") if isinstance(data, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None
     message = first.get("message") if isinstance(first, dict) else None
@@ -95,23 +117,33 @@ _LONG = re.compile("context.?(?:length|window|size)|maximum context|too (?:long|
 _FILTER = re.compile(r"content.?(?:filter|management|policy)|moderation|safety|flagged|responsible ?ai", re.I)
 _SETTINGS = {k: k for k in ("temperature", "max_tokens", "seed")} | {"max_completion_tokens": "max_tokens"}
 
-def refused_setting(
-    error, # error of OpenAI's client, for a status of 400 or 422
-    sent: dict, # settings of the request
-) -> str: # "temperature", "max_tokens" or "seed"; "" if the request was refused for another reason
-    "Find the setting that a server does not accept."
+def refused_setting(error, sent: dict) -> str:
+    """Find the setting that a server does not accept.
+
+    Args:
+        error: error of OpenAI's client, for a status of 400 or 422
+        sent: settings of the request
+
+    Returns:
+        "temperature", "max_tokens" or "seed"; "" if the request was refused for another reason
+    """
     text = f"{error.message} {error.body}"
     if error.param in sent: return _SETTINGS.get(error.param, "")
     if _LONG.search(text) or not _REFUSED.search(text): return ""
     named = re.findall(rf"\b(?:{'|'.join(_SETTINGS)})\b", text)
     return next((_SETTINGS[name] for name in named if name in sent), "")
 
-def accepted_settings(
-    settings: dict, # temperature, max_tokens, seed
-    refusals: dict, # setting → how often the server has refused it
-    extra: dict, # further fields of the request; None: leave this field out
-) -> dict: # fields to send
-    "Replace the settings that a server has refused, or leave them out."
+def accepted_settings(settings: dict, refusals: dict, extra: dict) -> dict:
+    """Replace the settings that a server has refused, or leave them out.
+
+    Args:
+        settings: temperature, max_tokens, seed
+        refusals: setting → how often the server has refused it
+        extra: further fields of the request; None: leave this field out
+
+    Returns:
+        fields to send
+    """
     out = {k: v for k, v in settings.items() if k not in extra}
     if refusals.get("seed"): out.pop("seed", None)
     if (n := refusals.get("max_tokens")) and "max_tokens" in out:
@@ -139,17 +171,28 @@ _ALWAYS = "AuthenticationError", "PermissionDeniedError", "NotFoundError" # the 
 _PLAIN_QUESTION = [{"role": "user", "content": "What color is grass? Answer with one word."}]
 
 class OpenAIChat:
-    "A chat model behind an OpenAI-compatible endpoint."
+    """A chat model behind an OpenAI-compatible endpoint.
+
+    Args:
+        model: name of the model on the server
+        base_url: address of the endpoint
+        api_key_env: environment variable that holds the key; "": no key
+        concurrency: number of simultaneous requests, at least 1
+        timeout: longest wait for an answer in seconds
+        retries: number of retries after a temporary failure
+        revision: revision of the weights on the server, if known; part of the cache's key
+        extra: further fields, as {"top_p": 0.9}; a value None leaves a usual field out
+    """
     kind = "chat"
     def __init__(self,
-        model: str, # name of the model on the server
-        base_url: str = "http://localhost:8000/v1", # address of the endpoint
-        api_key_env: str = "", # environment variable that holds the key; "": no key
-        concurrency: int = 8, # number of simultaneous requests, at least 1
-        timeout: float = 60.0, # longest wait for an answer in seconds
-        retries: int = 5, # number of retries after a temporary failure
-        revision: str = "", # revision of the weights on the server, if known; part of the cache's key
-        extra: dict | None = None, # further fields, as {"top_p": 0.9}; a value None leaves a usual field out
+        model: str,
+        base_url: str = "http://localhost:8000/v1",
+        api_key_env: str = "",
+        concurrency: int = 8,
+        timeout: float = 60.0,
+        retries: int = 5,
+        revision: str = "",
+        extra: dict | None = None,
     ):
         self.name, self.base_url, self.api_key_env = model, base_url, api_key_env
         self.concurrency, self.timeout, self.retries, self.extra = concurrency, timeout, retries, dict(extra or {})
@@ -255,12 +298,22 @@ def _serves(self: OpenAIChat, client) -> bool:
 # %% ../../nbs/lm/chat.ipynb #f12b0009
 @patch
 def stream(self: OpenAIChat,
-    conversations: list[list[dict]], # conversations, each a list of messages
-    temperature: float = 0.0, # sampling temperature; 0: the most probable answer
-    max_tokens: int = 256, # largest number of tokens per answer
-    seed: int = 0, # seed of the sampling, which the server may ignore
-) -> Iterator[tuple[int, str]]: # (number of the conversation, its answer); nothing for one at which the server failed
-    "Answer conversations in any order; an answer without text is \"\", with a warning."
+    conversations: list[list[dict]],
+    temperature: float = 0.0,
+    max_tokens: int = 256,
+    seed: int = 0,
+) -> Iterator[tuple[int, str]]:
+    """Answer conversations in any order; an answer without text is \"\", with a warning.
+
+    Args:
+        conversations: conversations, each a list of messages
+        temperature: sampling temperature; 0: the most probable answer
+        max_tokens: largest number of tokens per answer
+        seed: seed of the sampling, which the server may ignore
+
+    Returns:
+        (number of the conversation, its answer); nothing for one at which the server failed
+    """
     check_conversations(conversations)
     settings = dict(temperature=temperature, max_tokens=max_tokens, seed=seed)
     client, error, faults = self.client, None, {} # the client is made once, before there are threads
@@ -293,12 +346,22 @@ def _warn(self: OpenAIChat, faults, conversations):
 
 @patch
 def chat(self: OpenAIChat,
-    conversations: list[list[dict]], # conversations, each a list of messages
-    temperature: float = 0.0, # sampling temperature; 0: the most probable answer
-    max_tokens: int = 256, # largest number of tokens per answer
-    seed: int = 0, # seed of the sampling, which the server may ignore
-) -> list[str]: # one answer per conversation; "" for an answer without text
-    "Answer each conversation."
+    conversations: list[list[dict]],
+    temperature: float = 0.0,
+    max_tokens: int = 256,
+    seed: int = 0,
+) -> list[str]:
+    """Answer each conversation.
+
+    Args:
+        conversations: conversations, each a list of messages
+        temperature: sampling temperature; 0: the most probable answer
+        max_tokens: largest number of tokens per answer
+        seed: seed of the sampling, which the server may ignore
+
+    Returns:
+        one answer per conversation; "" for an answer without text
+    """
     answers = dict(self.stream(conversations, temperature, max_tokens, seed))
     return [answers.get(i, "") for i in range(len(conversations))]
 
@@ -313,14 +376,23 @@ class _Gumbel(LogitsProcessor):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class TransformersChat(Pretrained):
-    "A causal language model of transformers with a chat template."
-    kind, auto = "chat", "AutoModelForCausalLM"
-    batch_size: int = 8 # conversations per batch
+    """A causal language model of transformers with a chat template.
 
-    def prompts(self,
-        conversations: list[list[dict]], # conversations, each a list of messages
-    ) -> list[list[int]]: # token ids, one list per conversation
-        "Encode conversations with the model's chat template, up to the beginning of its answer."
+    Attributes:
+        batch_size: conversations per batch
+    """
+    kind, auto = "chat", "AutoModelForCausalLM"
+    batch_size: int = 8
+
+    def prompts(self, conversations: list[list[dict]]) -> list[list[int]]:
+        """Encode conversations with the model's chat template, up to the beginning of its answer.
+
+        Args:
+            conversations: conversations, each a list of messages
+
+        Returns:
+            token ids, one list per conversation
+        """
         if not self.tokenizer.chat_template:
             raise VidnegError(f"{self.name} has no chat template: name a model that was trained for conversations")
         try: return [self.tokenizer.apply_chat_template(clean_messages(c), add_generation_prompt=True,
@@ -329,12 +401,22 @@ class TransformersChat(Pretrained):
             raise VidnegError(f"the chat template of {self.name} refuses this conversation: {e}") from None
 
     def stream(self,
-        conversations: list[list[dict]], # conversations, each a list of messages
-        temperature: float = 0.0, # sampling temperature; 0: the most probable answer
-        max_tokens: int = 256, # largest number of tokens per answer
-        seed: int = 0, # seed of the sampling, for a temperature above 0
-    ) -> Iterator[tuple[int, str]]: # (number of the conversation, its answer)
-        "Answer conversations batch by batch; one that exceeds the context has the answer \"\", with a warning."
+        conversations: list[list[dict]],
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        seed: int = 0,
+    ) -> Iterator[tuple[int, str]]:
+        """Answer conversations batch by batch; one that exceeds the context has the answer \"\", with a warning.
+
+        Args:
+            conversations: conversations, each a list of messages
+            temperature: sampling temperature; 0: the most probable answer
+            max_tokens: largest number of tokens per answer
+            seed: seed of the sampling, for a temperature above 0
+
+        Returns:
+            (number of the conversation, its answer)
+        """
         check_conversations(conversations)
         rows, room = self.prompts(conversations), self.context() - max_tokens
         if room < 1:
@@ -352,12 +434,22 @@ class TransformersChat(Pretrained):
             yield from zip(some, self._generate([rows[i] for i in some], temperature, max_tokens, rngs))
 
     def chat(self,
-        conversations: list[list[dict]], # conversations, each a list of messages
-        temperature: float = 0.0, # sampling temperature; 0: the most probable answer
-        max_tokens: int = 256, # largest number of tokens per answer
-        seed: int = 0, # seed of the sampling, for a temperature above 0
-    ) -> list[str]: # one answer per conversation
-        "Answer each conversation."
+        conversations: list[list[dict]],
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        seed: int = 0,
+    ) -> list[str]:
+        """Answer each conversation.
+
+        Args:
+            conversations: conversations, each a list of messages
+            temperature: sampling temperature; 0: the most probable answer
+            max_tokens: largest number of tokens per answer
+            seed: seed of the sampling, for a temperature above 0
+
+        Returns:
+            one answer per conversation
+        """
         answers = dict(self.stream(conversations, temperature, max_tokens, seed))
         return [answers[i] for i in range(len(conversations))]
 

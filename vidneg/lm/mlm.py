@@ -32,12 +32,22 @@ SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "se
            "mask_token": "[MASK]"}
 
 def word_tokenizer(
-    texts: Iterable[str], # captions for training
-    vocab_size: int = 8000, # largest number of words and special tokens; the most frequent words are kept
-    min_count: int = 1, # smallest number of occurrences of a word
-    max_tokens: int = 64, # tokens of the longest text, with [CLS] and [SEP]
-) -> PreTrainedTokenizerFast: # tokenizer that lower-cases and treats punctuation marks as words
-    "Make a tokenizer with one token per word, which does not depend on the order of the texts."
+    texts: Iterable[str],
+    vocab_size: int = 8000,
+    min_count: int = 1,
+    max_tokens: int = 64,
+) -> PreTrainedTokenizerFast:
+    """Make a tokenizer with one token per word, which does not depend on the order of the texts.
+
+    Args:
+        texts: captions for training
+        vocab_size: largest number of words and special tokens; the most frequent words are kept
+        min_count: smallest number of occurrences of a word
+        max_tokens: tokens of the longest text, with [CLS] and [SEP]
+
+    Returns:
+        tokenizer that lower-cases and treats punctuation marks as words
+    """
     normal, split = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     count = Counter(w for t in texts for w, _ in split.pre_tokenize_str(normal.normalize_str(t)))
     if not count:
@@ -50,26 +60,39 @@ def word_tokenizer(
     return PreTrainedTokenizerFast(tokenizer_object=tok, model_max_length=max_tokens, **SPECIAL)
 
 # %% ../../nbs/lm/mlm.ipynb #a31f258a
-def hide_words(
-    ids: np.ndarray, # token ids with [CLS] and [SEP] (L,)
-    mask_id: int, # id of [MASK]
-    p: float, # probability that a word is masked, in [0, 1]; at least one word is
-    rng: np.random.Generator, # source of the random selection
-) -> tuple[np.ndarray, np.ndarray]: # ids with masked words (L,), and labels (L,), -100 for other words
-    "Mask words of one text."
+def hide_words(ids: np.ndarray, mask_id: int, p: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Mask words of one text.
+
+    Args:
+        ids: token ids with [CLS] and [SEP] (L,)
+        mask_id: id of [MASK]
+        p: probability that a word is masked, in [0, 1]; at least one word is
+        rng: source of the random selection
+
+    Returns:
+        ids with masked words (L,), and labels (L,), -100 for other words
+    """
     draw = rng.random(len(ids) - 2) # (L-2,)
     chosen = np.concatenate([[False], (draw < p) | (draw == draw.min()), [False]]) # (L,)
     return np.where(chosen, mask_id, ids), np.where(chosen, ids, -100)
 
 # %% ../../nbs/lm/mlm.ipynb #f9849deb
 class MlmBatches(OrderedBatches):
-    "Batches of captions with masked words, for `vidneg.train.loop.fit`."
+    """Batches of captions with masked words, for `vidneg.train.loop.fit`.
+
+    Args:
+        tokenizer: tokenizer from `word_tokenizer`
+        texts: captions; duplicates count once
+        batch_size: captions per batch
+        p: probability that a word is masked, in [0, 1]
+        seed: seed of the order and of the masked words
+    """
     def __init__(self,
-        tokenizer: PreTrainedTokenizerFast, # tokenizer from `word_tokenizer`
-        texts: list[str], # captions; duplicates count once
-        batch_size: int = 64, # captions per batch
-        p: float = 0.2, # probability that a word is masked, in [0, 1]
-        seed: int = 0, # seed of the order and of the masked words
+        tokenizer: PreTrainedTokenizerFast,
+        texts: list[str],
+        batch_size: int = 64,
+        p: float = 0.2,
+        seed: int = 0,
     ):
         texts = list(dict.fromkeys(t for t in texts if t.strip()))
         if not texts:
@@ -79,11 +102,16 @@ class MlmBatches(OrderedBatches):
         self.mask_id, self.p = tokenizer.mask_token_id, p
         super().__init__(np.arange(len(self.texts.lengths)), batch_size, seed)
 
-    def collate(self,
-        epoch: int, # number of the epoch, from 0
-        items: np.ndarray, # (B,) numbers of the texts
-    ) -> dict[str, torch.Tensor]: # input_ids, attention_mask and labels, each (B, L), int64
-        "Make a batch of captions with masked words."
+    def collate(self, epoch: int, items: np.ndarray) -> dict[str, torch.Tensor]:
+        """Make a batch of captions with masked words.
+
+        Args:
+            epoch: number of the epoch, from 0
+            items: (B,) numbers of the texts
+
+        Returns:
+            input_ids, attention_mask and labels, each (B, L), int64
+        """
         length = int(self.texts.lengths[items].max())
         ids, mask = self.texts.pad(items, length) # (B, L)
         labels = torch.full_like(ids, -100)
@@ -94,26 +122,37 @@ class MlmBatches(OrderedBatches):
             ids[i, :n], labels[i, :n] = torch.from_numpy(hidden), torch.from_numpy(wanted)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
-    def shuffled(self,
-        epoch: int, # number of the epoch, from 0
-    ) -> np.ndarray: # numbers of the texts; some occur twice, so that the last batch is full
-        "Draw a random order of batches, each of texts of similar length."
+    def shuffled(self, epoch: int) -> np.ndarray:
+        """Draw a random order of batches, each of texts of similar length.
+
+        Args:
+            epoch: number of the epoch, from 0
+
+        Returns:
+            numbers of the texts; some occur twice, so that the last batch is full
+        """
         rng = stable_rng(self.seed, "order", epoch)
         rows = rng.permutation(len(self.items))
         rows = np.resize(rows, len(self)*self.batch_size)
         rows = rows[np.argsort(self.texts.lengths[rows], kind="stable")].reshape(len(self), -1)
         return rows[rng.permutation(len(self))].ravel()
 
-    def content(self) -> tuple[list, Iterable[np.ndarray]]: # settings for JSON, arrays
-        "Return the settings and the texts."
+    def content(self) -> tuple[list, Iterable[np.ndarray]]:
+        """Return the settings and the texts.
+
+        Returns:
+            settings for JSON, arrays
+        """
         return [self.mask_id, self.batch_size, self.p, self.seed], (self.texts.ids, self.texts.starts)
 
 # %% ../../nbs/lm/mlm.ipynb #1b8fb2b6
-def save_pretrained(
-    folder: str | Path, # folder for the files, created if missing
-    *parts, # models and tokenizers of transformers
-):
-    "Save models and tokenizers for `from_pretrained`, each file atomically."
+def save_pretrained(folder: str | Path, *parts):
+    """Save models and tokenizers for `from_pretrained`, each file atomically.
+
+    Args:
+        folder: folder for the files, created if missing
+        *parts: models and tokenizers of transformers
+    """
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as tmp:
@@ -124,14 +163,23 @@ def save_pretrained(
 
 # %% ../../nbs/lm/mlm.ipynb #ee36fb8e
 class CaptionMlm(nn.Module):
-    "A small BERT with its tokenizer, for `vidneg.train.tasks.Task`."
+    """A small BERT with its tokenizer, for `vidneg.train.tasks.Task`.
+
+    Args:
+        tokenizer: tokenizer from `word_tokenizer`
+        width: width d of the layers, a multiple of `heads`
+        layers: number of transformer layers
+        heads: attention heads per layer
+        dropout: dropout probability, in [0, 1)
+        seed: seed of the initial weights
+    """
     def __init__(self,
-        tokenizer: PreTrainedTokenizerFast, # tokenizer from `word_tokenizer`
-        width: int = 96, # width d of the layers, a multiple of `heads`
-        layers: int = 2, # number of transformer layers
-        heads: int = 4, # attention heads per layer
-        dropout: float = 0.0, # dropout probability, in [0, 1)
-        seed: int = 0, # seed of the initial weights
+        tokenizer: PreTrainedTokenizerFast,
+        width: int = 96,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.0,
+        seed: int = 0,
     ):
         super().__init__()
         self.tokenizer = tokenizer
@@ -145,29 +193,45 @@ class CaptionMlm(nn.Module):
             self.net = BertForMaskedLM(config)
 
     def forward(self,
-        input_ids: torch.Tensor, # token ids with masked words (B, L)
-        attention_mask: torch.Tensor, # 1 for tokens, 0 for padding (B, L)
-        labels: torch.Tensor, # ids of the masked words (B, L), -100 for other tokens
-    ) -> dict[str, torch.Tensor]: # loss "mlm" per text (B,)
-        "Compute the cross-entropy of the masked words, averaged over each text."
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Compute the cross-entropy of the masked words, averaged over each text.
+
+        Args:
+            input_ids: token ids with masked words (B, L)
+            attention_mask: 1 for tokens, 0 for padding (B, L)
+            labels: ids of the masked words (B, L), -100 for other tokens
+
+        Returns:
+            loss "mlm" per text (B,)
+        """
         masked = labels >= 0 # (B, L)
         hidden = self.net.bert(input_ids, attention_mask=attention_mask).last_hidden_state # (B, L, d)
         values = torch.zeros(labels.shape, device=hidden.device) # (B, L)
         values[masked] = F.cross_entropy(self.net.cls(hidden[masked]).float(), labels[masked], reduction="none")
         return {"mlm": values.sum(1) / masked.sum(1).clamp(min=1)}
 
-    def save(self,
-        folder: str | Path, # folder for the files, created if missing
-    ):
-        "Save the model and its tokenizer for `AutoModelForMaskedLM` and `AutoTokenizer`."
+    def save(self, folder: str | Path):
+        """Save the model and its tokenizer for `AutoModelForMaskedLM` and `AutoTokenizer`.
+
+        Args:
+            folder: folder for the files, created if missing
+        """
         save_pretrained(folder, self.net, self.tokenizer)
 
 # %% ../../nbs/lm/mlm.ipynb #7d3db343
-def gaps(
-    texts: list[str], # N texts; those without a word of letters only are left out
-    seed: int = 0, # seed of the choice of words
-) -> tuple[list[str], list[str]]: # texts with one [MASK] each, and the masked words
-    "Mask a random word of each text."
+def gaps(texts: list[str], seed: int = 0) -> tuple[list[str], list[str]]:
+    """Mask a random word of each text.
+
+    Args:
+        texts: N texts; those without a word of letters only are left out
+        seed: seed of the choice of words
+
+    Returns:
+        texts with one [MASK] each, and the masked words
+    """
     masked, hidden = [], []
     for t in texts:
         words = t.split(" ")
@@ -178,13 +242,18 @@ def gaps(
         masked.append(" ".join(words[:i] + [SPECIAL["mask_token"]] + words[i + 1:]))
     return masked, hidden
 
-def guessed(
-    fill_mask, # backend that implements `FillMask`
-    texts: list[str], # held-out captions
-    top_k: tuple[int, ...] = (1, 5, 20), # numbers k of predictions to consider
-    seed: int = 0, # seed of the choice of masked words
-) -> dict[str, float]: # share of masked words among the first k predictions, as "top k", and their number "n"
-    "Measure the recall of masked words at k predictions."
+def guessed(fill_mask, texts: list[str], top_k: tuple[int, ...] = (1, 5, 20), seed: int = 0) -> dict[str, float]:
+    """Measure the recall of masked words at k predictions.
+
+    Args:
+        fill_mask: backend that implements `FillMask`
+        texts: held-out captions
+        top_k: numbers k of predictions to consider
+        seed: seed of the choice of masked words
+
+    Returns:
+        share of masked words among the first k predictions, as "top k", and their number "n"
+    """
     masked, hidden = gaps(texts, seed)
     filled = [[w.lower() for w, _ in row] for row in fill_mask.fill(masked, max(top_k))]
     ranks = [row.index(w.lower()) if w.lower() in row else np.inf for row, w in zip(filled, hidden)]

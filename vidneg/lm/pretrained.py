@@ -27,17 +27,24 @@ __all__ = ['clean', 'check_texts', 'files_digest', 'Pretrained', 'space_marker',
            'TransformersLogProb', 'smollm2', 'TransformersEmbedder', 'minilm']
 
 # %% ../../nbs/lm/pretrained.ipynb #8201d6e5
-def clean(
-    text: str, # any text
-) -> str: # text that can be encoded
-    "Replace unpaired surrogates, which no encoding can write."
+def clean(text: str) -> str:
+    """Replace unpaired surrogates, which no encoding can write.
+
+    Args:
+        text: any text
+
+    Returns:
+        text that can be encoded
+    """
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
-def check_texts(
-    texts: list[str], # texts to check
-    masks: int | None = None, # number of gaps that each text must have; None: any number
-):
-    "Refuse empty texts and wrong numbers of gaps."
+def check_texts(texts: list[str], masks: int | None = None):
+    """Refuse empty texts and wrong numbers of gaps.
+
+    Args:
+        texts: texts to check
+        masks: number of gaps that each text must have; None: any number
+    """
     if isinstance(texts, str):
         raise VidnegError(f"wanted a list of texts, got one text: write [{texts[:40]!r}]")
     for i, t in enumerate(texts):
@@ -47,10 +54,15 @@ def check_texts(
             raise VidnegError(f"text {i} has {MASK} {n} times, wanted {masks}: {t[:80]!r}")
 
 # %% ../../nbs/lm/pretrained.ipynb #4d3efedb
-def files_digest(
-    path: str | Path, # file, or folder whose files are hashed with their names
-) -> str: # 32 hexadecimal digits
-    "Hash the files of a model."
+def files_digest(path: str | Path) -> str:
+    """Hash the files of a model.
+
+    Args:
+        path: file, or folder whose files are hashed with their names
+
+    Returns:
+        32 hexadecimal digits
+    """
     path, h = Path(path), hashlib.blake2b(digest_size=16)
     for p in sorted(path.iterdir()) if path.is_dir() else [path]:
         if p.is_dir() or p.name.startswith("."): continue
@@ -62,14 +74,22 @@ def files_digest(
 # %% ../../nbs/lm/pretrained.ipynb #556fae63
 @dataclass(eq=False, repr=False)
 class Pretrained:
-    "A model and its tokenizer by name or folder, loaded at their first use."
+    """A model and its tokenizer by name or folder, loaded at their first use.
+
+    Attributes:
+        name_or_folder: name on the Hub, or folder that `save_pretrained` wrote
+        revision: commit, tag or branch on the Hub; give a commit for reproducible results
+        dtype: number format: "float64", "float32", "bfloat16" or "float16"
+        device: "cpu", "cuda", or "auto": the GPU if there is one
+        gguf_file: file of a quantized model in the folder; needs `pip install gguf`
+    """
     auto = "AutoModel" # class of transformers that loads the model
-    name_or_folder: str | Path # name on the Hub, or folder that `save_pretrained` wrote
-    revision: str = "main" # commit, tag or branch on the Hub; give a commit for reproducible results
+    name_or_folder: str | Path
+    revision: str = "main"
     _: KW_ONLY
-    dtype: str = "float32" # number format: "float64", "float32", "bfloat16" or "float16"
-    device: str = "auto" # "cpu", "cuda", or "auto": the GPU if there is one
-    gguf_file: str | None = None # file of a quantized model in the folder; needs `pip install gguf`
+    dtype: str = "float32"
+    device: str = "auto"
+    gguf_file: str | None = None
 
     def __post_init__(self):
         self.source = str(self.name_or_folder)
@@ -79,17 +99,26 @@ class Pretrained:
         self.given = {"revision": self.revision} | ({"gguf_file": self.gguf_file} if self.gguf_file else {})
 
     @property
-    def identity(self) -> dict: # dictionary that goes into the cache's key
-        "Return everything that determines the outputs: model, revision and number format."
+    def identity(self) -> dict:
+        """Return everything that determines the outputs: model, revision and number format.
+
+        Returns:
+            dictionary that goes into the cache's key
+        """
         path = Path(self.source)
         known = path.is_dir() and {"revision": files_digest(path/(self.gguf_file or ""))}
         return {"model": path.name if known else self.name, "dtype": self.dtype} | self.given | (known or {})
 
-    def load(self,
-        auto: str, # name of a class of transformers, such as "AutoTokenizer"
-        **options, # further arguments of its `from_pretrained`
-    ): # the loaded model or tokenizer
-        "Load the model or its tokenizer. Raises `VidnegError` if that fails."
+    def load(self, auto: str, **options):
+        """Load the model or its tokenizer. Raises `VidnegError` if that fails.
+
+        Args:
+            auto: name of a class of transformers, such as "AutoTokenizer"
+            **options: further arguments of its `from_pretrained`
+
+        Returns:
+            the loaded model or tokenizer
+        """
         if self.gguf_file and importlib.util.find_spec("gguf") is None:
             raise VidnegError(f"{self.gguf_file} is quantized: `pip install gguf` to read it")
         bars = logging.is_progress_bar_enabled()
@@ -112,41 +141,65 @@ class Pretrained:
         "Return the model on its device in evaluation mode, loaded at its first use."
         return self.load(self.auto, dtype=getattr(torch, self.dtype)).to(self.device).eval()
 
-    def context(self) -> int: # length of the longest input in tokens
-        "Return the context length, two less than the number of positions, because some models count them from 2."
+    def context(self) -> int:
+        """Return the context length, two less than the number of positions, because some models count them from 2.
+
+        Returns:
+            length of the longest input in tokens
+        """
         config = self.model.config
         called = config.attribute_map.get("max_position_embeddings", "max_position_embeddings") # GPT-2 says n_positions
         positions = config.to_dict().get(called) or 512
         return min(self.tokenizer.model_max_length, positions - 2)
 
-    def padded(self,
-        rows: list[list[int]], # token ids of B texts, of any lengths
-    ) -> tuple[torch.Tensor, torch.Tensor]: # ids and attention mask on the device, both (B, L), int64
-        "Pad rows of token ids on the right."
+    def padded(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pad rows of token ids on the right.
+
+        Args:
+            rows: token ids of B texts, of any lengths
+
+        Returns:
+            ids and attention mask on the device, both (B, L), int64
+        """
         length = max(map(len, rows))
         mask = torch.tensor([[1]*len(r) + [0]*(length - len(r)) for r in rows])
         ids = torch.tensor([r + [0]*(length - len(r)) for r in rows])
         return ids.to(self.device), mask.to(self.device)
 
 # %% ../../nbs/lm/pretrained.ipynb #41bc7376
-def space_marker(
-    tokens: list[str], # tokens of a vocabulary
-) -> str: # "Ġ", "▁", or "" if words carry no mark
-    "Return the mark of a vocabulary for words after a space."
+def space_marker(tokens: list[str]) -> str:
+    """Return the mark of a vocabulary for words after a space.
+
+    Args:
+        tokens: tokens of a vocabulary
+
+    Returns:
+        "Ġ", "▁", or "" if words carry no mark
+    """
     return next((m for m in "Ġ▁" if sum(t.startswith(m) for t in tokens) > len(tokens)/20), "")
 
-def is_word(
-    text: str, # text of a token
-) -> bool: # True: it has only letters, and more than one, or is "a" or "i"
-    "Test if a token is a whole word."
+def is_word(text: str) -> bool:
+    """Test if a token is a whole word.
+
+    Args:
+        text: text of a token
+
+    Returns:
+        True: it has only letters, and more than one, or is "a" or "i"
+    """
     return text.isalpha() and (len(text) > 1 or text in "aAiI")
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class TransformersFillMask(Pretrained):
-    "A masked LM of transformers, in double precision, so that its predictions do not depend on the batch."
+    """A masked LM of transformers, in double precision, so that its predictions do not depend on the batch.
+
+    Attributes:
+        dtype: number format; "float32" is faster
+        batch_size: texts per batch
+    """
     kind, auto = "fill-mask", "AutoModelForMaskedLM"
-    dtype: str = "float64" # number format; "float32" is faster
-    batch_size: int = 32 # texts per batch
+    dtype: str = "float64"
+    batch_size: int = 32
 
     @cached_property
     def marker(self) -> str:
@@ -154,8 +207,12 @@ class TransformersFillMask(Pretrained):
         return space_marker(list(self.tokenizer.get_vocab()))
 
     @cached_property
-    def words(self) -> dict[bool, tuple[torch.Tensor, list[str]]]: # after a space → token ids, words
-        "Return the tokens that are whole words, after a space and elsewhere."
+    def words(self) -> dict[bool, tuple[torch.Tensor, list[str]]]:
+        """Return the tokens that are whole words, after a space and elsewhere.
+
+        Returns:
+            after a space → token ids, words
+        """
         vocab, out = self.tokenizer.get_vocab(), {}
         for after_space in (True, False):
             mark = self.marker if after_space else ""
@@ -166,14 +223,23 @@ class TransformersFillMask(Pretrained):
         return out
 
     @cached_property
-    def marks_first(self) -> bool: # True: a text's first word carries the mark of a space
-        "Test if the tokenizer treats the first word of a text like one after a space."
+    def marks_first(self) -> bool:
+        """Test if the tokenizer treats the first word of a text like one after a space.
+
+        Returns:
+            True: a text's first word carries the mark of a space
+        """
         return self.tokenizer.tokenize("a")[0] != "a"
 
-    def encode(self,
-        text: str, # text with one MASK
-    ) -> tuple[list[int], bool]: # token ids, and True if the gap follows a space
-        "Encode a text; if it is longer than the context, keep the part around the gap."
+    def encode(self, text: str) -> tuple[list[int], bool]:
+        """Encode a text; if it is longer than the context, keep the part around the gap.
+
+        Args:
+            text: text with one MASK
+
+        Returns:
+            token ids, and True if the gap follows a space
+        """
         left, right = clean(text).split(MASK)
         after_space = left[-1:].isspace() or (not left and self.marks_first)
         if self.marker: left = left.rstrip()
@@ -185,11 +251,16 @@ class TransformersFillMask(Pretrained):
             ids = [ids[0], *ids[start + 1:start + size - 1], ids[-1]]
         return ids, after_space
 
-    def fill(self,
-        texts: list[str], # texts with one MASK each
-        top_k: int = 20, # largest number of words per text
-    ) -> list[list[tuple[str, float]]]: # whole words with their probability among all tokens, the most probable first
-        "Predict words for the gap of each text."
+    def fill(self, texts: list[str], top_k: int = 20) -> list[list[tuple[str, float]]]:
+        """Predict words for the gap of each text.
+
+        Args:
+            texts: texts with one MASK each
+            top_k: largest number of words per text
+
+        Returns:
+            whole words with their probability among all tokens, the most probable first
+        """
         check_texts(texts, masks=1)
         if self.tokenizer.mask_token is None:
             raise VidnegError(f"{self.name} has no mask token: use a masked language model")
@@ -218,18 +289,31 @@ class TransformersFillMask(Pretrained):
 # %% ../../nbs/lm/pretrained.ipynb #e70595bf
 @dataclass(eq=False, repr=False, kw_only=True)
 class TransformersLogProb(Pretrained):
-    "A causal language model of transformers."
+    """A causal language model of transformers.
+
+    Attributes:
+        max_tokens: longest scored text in tokens; the model's own context if that is shorter
+        batch_tokens: tokens per batch, with padding; memory is about 8 bytes × vocabulary × this
+    """
     kind, auto = "log-prob", "AutoModelForCausalLM"
-    max_tokens: int = 512 # longest scored text in tokens; the model's own context if that is shorter
-    batch_tokens: int = 512 # tokens per batch, with padding; memory is about 8 bytes × vocabulary × this
+    max_tokens: int = 512
+    batch_tokens: int = 512
 
     @property
-    def identity(self) -> dict: # dictionary that goes into the cache's key
-        "Return everything that determines the outputs: model, revision, number format and `max_tokens`."
+    def identity(self) -> dict:
+        """Return everything that determines the outputs: model, revision, number format and `max_tokens`.
+
+        Returns:
+            dictionary that goes into the cache's key
+        """
         return super().identity | {"max_tokens": self.max_tokens}
 
-    def context(self) -> int: # length of the longest scored text in tokens
-        "Return the context length: `max_tokens`, or that of the model if it is shorter."
+    def context(self) -> int:
+        """Return the context length: `max_tokens`, or that of the model if it is shorter.
+
+        Returns:
+            length of the longest scored text in tokens
+        """
         return min(self.max_tokens, super().context())
 
     def _encode(self, texts):
@@ -238,22 +322,37 @@ class TransformersLogProb(Pretrained):
         rows = self.tokenizer([clean(t) for t in texts], add_special_tokens=False)["input_ids"] if texts else []
         return [list(r) for r in rows]
 
-    def token_counts(self,
-        texts: list[str], # N texts, none empty
-    ) -> list[int]: # N numbers of tokens
-        "Count the tokens over which `log_prob` sums."
+    def token_counts(self, texts: list[str]) -> list[int]:
+        """Count the tokens over which `log_prob` sums.
+
+        Args:
+            texts: N texts, none empty
+
+        Returns:
+            N numbers of tokens
+        """
         return [min(len(r), self.context()) for r in self._encode(texts)]
 
-    def is_truncated(self,
-        texts: list[str], # N texts, none empty
-    ) -> list[bool]: # N flags, True: `log_prob` scores only the beginning of the text
-        "Mark the texts that are longer than the context."
+    def is_truncated(self, texts: list[str]) -> list[bool]:
+        """Mark the texts that are longer than the context.
+
+        Args:
+            texts: N texts, none empty
+
+        Returns:
+            N flags, True: `log_prob` scores only the beginning of the text
+        """
         return [len(r) > self.context() for r in self._encode(texts)]
 
-    def log_prob(self,
-        texts: list[str], # N texts, none empty
-    ) -> list[float]: # N natural logarithms, summed over the tokens
-        "Compute the log-probability of each text, given the model's start token."
+    def log_prob(self, texts: list[str]) -> list[float]:
+        """Compute the log-probability of each text, given the model's start token.
+
+        Args:
+            texts: N texts, none empty
+
+        Returns:
+            N natural logarithms, summed over the tokens
+        """
         t = self.tokenizer
         first = next((i for i in (t.bos_token_id, t.cls_token_id, t.eos_token_id) if i is not None), None)
         if first is None:
@@ -282,25 +381,40 @@ class TransformersLogProb(Pretrained):
         return (log_probs.double()*mask[:, 1:]).sum(1).tolist()
 
 # %% ../../nbs/lm/pretrained.ipynb #068fc8c4
-def smollm2(
-    **arguments, # further arguments of `TransformersLogProb`
-) -> TransformersLogProb: # backend with SmolLM2-135M
-    "Make the backend of SmolLM2, whose weights `vidneg models get smollm2` installs."
+def smollm2(**arguments) -> TransformersLogProb:
+    """Make the backend of SmolLM2, whose weights `vidneg models get smollm2` installs.
+
+    Args:
+        **arguments: further arguments of `TransformersLogProb`
+
+    Returns:
+        backend with SmolLM2-135M
+    """
     path = package_folder("smollm2")
     return TransformersLogProb(name_or_folder=path, gguf_file=next(path.glob("*.gguf")).name, **arguments)
 
 # %% ../../nbs/lm/pretrained.ipynb #5c220002
 @dataclass(eq=False, repr=False, kw_only=True)
 class TransformersEmbedder(Pretrained):
-    "An encoder of transformers with mean pooling over tokens."
-    kind, auto = "embed", "AutoModel"
-    dtype: str = "float64" # number format; "float32" is faster
-    batch_size: int = 64 # texts per batch
+    """An encoder of transformers with mean pooling over tokens.
 
-    def embed(self,
-        texts: list[str], # N texts, none empty
-    ) -> np.ndarray: # vectors (N, d) of length 1, float32
-        "Embed each text; texts longer than the context are truncated."
+    Attributes:
+        dtype: number format; "float32" is faster
+        batch_size: texts per batch
+    """
+    kind, auto = "embed", "AutoModel"
+    dtype: str = "float64"
+    batch_size: int = 64
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """Embed each text; texts longer than the context are truncated.
+
+        Args:
+            texts: N texts, none empty
+
+        Returns:
+            vectors (N, d) of length 1, float32
+        """
         check_texts(texts)
         rows = [r[:self.context()] for r in self.tokenizer([clean(t) for t in texts])["input_ids"]]
         order, out = sorted(range(len(rows)), key=lambda i: len(rows[i])), {}
@@ -316,8 +430,13 @@ class TransformersEmbedder(Pretrained):
         x = self.model(input_ids=ids, attention_mask=mask).last_hidden_state*mask[..., None] # (B, L, d)
         return F.normalize(x.sum(1)/mask.sum(1, keepdim=True), dim=-1).float().cpu().numpy()
 
-def minilm(
-    **arguments, # further arguments of `TransformersEmbedder`
-) -> TransformersEmbedder: # embedder with 384 dimensions
-    "Make the sentence embedder all-MiniLM-L6-v2, whose weights `vidneg models get minilm` installs."
+def minilm(**arguments) -> TransformersEmbedder:
+    """Make the sentence embedder all-MiniLM-L6-v2, whose weights `vidneg models get minilm` installs.
+
+    Args:
+        **arguments: further arguments of `TransformersEmbedder`
+
+    Returns:
+        embedder with 384 dimensions
+    """
     return TransformersEmbedder(name_or_folder=package_folder("minilm"), **arguments)

@@ -17,63 +17,127 @@ __all__ = ['MASK', 'FillMask', 'Chat', 'LogProbability', 'Embedder']
 MASK = "[MASK]"
 
 class FillMask(Protocol):
-    "A masked language model, which predicts words for a gap."
-    name: str # name of the model, for tables
-    kind: str # "fill-mask"
-    identity: dict # everything that determines the outputs: model, revision, number format
+    """A masked language model, which predicts words for a gap.
 
-    def fill(self,
-        texts: list[str], # texts with one MASK each
-        top_k: int = 20, # largest number of words per text
-    ) -> list[list[tuple[str, float]]]: # whole words with probabilities, one list per text, the most probable first
-        "Predict words for the gap of each text."
+    Attributes:
+        name: name of the model, for tables
+        kind: "fill-mask"
+        identity: everything that determines the outputs: model, revision, number format
+    """
+    name: str
+    kind: str
+    identity: dict
+
+    def fill(self, texts: list[str], top_k: int = 20) -> list[list[tuple[str, float]]]:
+        """Predict words for the gap of each text.
+
+        Args:
+            texts: texts with one MASK each
+            top_k: largest number of words per text
+
+        Returns:
+            whole words with probabilities, one list per text, the most probable first
+        """
 
 class Chat(Protocol):
-    "A language model that answers conversations."
-    name: str # name of the model, for tables
-    kind: str # "chat"
-    identity: dict # everything that determines the answers: model, revision, settings
+    """A language model that answers conversations.
+
+    Attributes:
+        name: name of the model, for tables
+        kind: "chat"
+        identity: everything that determines the answers: model, revision, settings
+    """
+    name: str
+    kind: str
+    identity: dict
 
     def chat(self,
-        conversations: list[list[dict]], # messages as {"role": "system" | "user" | "assistant", "content": text}
-        temperature: float = 0.0, # sampling temperature; 0: the most probable answer
-        max_tokens: int = 256, # largest number of tokens per answer
-        seed: int = 0, # seed of the sampling, for a temperature above 0
-    ) -> list[str]: # one answer per conversation, "" if the model has none
-        "Answer each conversation."
+        conversations: list[list[dict]],
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        seed: int = 0,
+    ) -> list[str]:
+        """Answer each conversation.
+
+        Args:
+            conversations: messages as {"role": "system" | "user" | "assistant", "content": text}
+            temperature: sampling temperature; 0: the most probable answer
+            max_tokens: largest number of tokens per answer
+            seed: seed of the sampling, for a temperature above 0
+
+        Returns:
+            one answer per conversation, "" if the model has none
+        """
 
     def stream(self,
-        conversations: list[list[dict]], # messages, as for `chat`
-        temperature: float = 0.0, # sampling temperature
-        max_tokens: int = 256, # largest number of tokens per answer
-        seed: int = 0, # seed of the sampling
-    ) -> Iterator[tuple[int, str]]: # (number of the conversation, its answer), in any order
-        "Return answers as they arrive, for a cache; a conversation that could not be answered is left out."
+        conversations: list[list[dict]],
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        seed: int = 0,
+    ) -> Iterator[tuple[int, str]]:
+        """Return answers as they arrive, for a cache; a conversation that could not be answered is left out.
+
+        Args:
+            conversations: messages, as for `chat`
+            temperature: sampling temperature
+            max_tokens: largest number of tokens per answer
+            seed: seed of the sampling
+
+        Returns:
+            (number of the conversation, its answer), in any order
+        """
 
 # %% ../../nbs/lm/protocols.ipynb #5c200004
 class LogProbability(Protocol):
-    "A causal language model, which computes the probability of texts."
-    name: str # name of the model, for tables
-    kind: str # "log-prob"
-    identity: dict # everything that determines the outputs: model, revision, number format, context
+    """A causal language model, which computes the probability of texts.
 
-    def log_prob(self,
-        texts: list[str], # N texts, none empty
-    ) -> list[float]: # N natural logarithms, summed over the tokens
-        "Compute the log-probability of each text."
+    Attributes:
+        name: name of the model, for tables
+        kind: "log-prob"
+        identity: everything that determines the outputs: model, revision, number format, context
+    """
+    name: str
+    kind: str
+    identity: dict
 
-    def token_counts(self,
-        texts: list[str], # N texts, none empty
-    ) -> list[int]: # N numbers of tokens
-        "Count the tokens over which `log_prob` sums."
+    def log_prob(self, texts: list[str]) -> list[float]:
+        """Compute the log-probability of each text.
+
+        Args:
+            texts: N texts, none empty
+
+        Returns:
+            N natural logarithms, summed over the tokens
+        """
+
+    def token_counts(self, texts: list[str]) -> list[int]:
+        """Count the tokens over which `log_prob` sums.
+
+        Args:
+            texts: N texts, none empty
+
+        Returns:
+            N numbers of tokens
+        """
 
 class Embedder(Protocol):
-    "A sentence encoder, for similarity of meaning."
-    name: str # name of the model, for tables
-    kind: str # "embed"
-    identity: dict # everything that determines the outputs: model, revision, number format
+    """A sentence encoder, for similarity of meaning.
 
-    def embed(self,
-        texts: list[str], # N texts, none empty
-    ) -> np.ndarray: # vectors (N, d) of length 1, float32
-        "Embed each text; equal texts have equal vectors."
+    Attributes:
+        name: name of the model, for tables
+        kind: "embed"
+        identity: everything that determines the outputs: model, revision, number format
+    """
+    name: str
+    kind: str
+    identity: dict
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """Embed each text; equal texts have equal vectors.
+
+        Args:
+            texts: N texts, none empty
+
+        Returns:
+            vectors (N, d) of length 1, float32
+        """

@@ -18,19 +18,29 @@ __all__ = ['cosine', 'pool', 'attention_similarity', 'component_simple', 'compon
            'importance_weights', 'component_adaptive', 'importance_entropy', 'auxiliary']
 
 # %% ../../nbs/losses/components.ipynb #f92d4e51
-def cosine(
-    a: torch.Tensor, # vectors (..., d)
-    b: torch.Tensor, # vectors (..., d), broadcast with `a`
-) -> torch.Tensor: # cosines (...), in [-1, 1]
-    "Return the cosine of two vectors."
+def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the cosine of two vectors.
+
+    Args:
+        a: vectors (..., d)
+        b: vectors (..., d), broadcast with `a`
+
+    Returns:
+        cosines (...), in [-1, 1]
+    """
     return (F.normalize(full(a), dim=-1) * F.normalize(full(b), dim=-1)).sum(-1)
 
-def pool(
-    x: torch.Tensor, # sequences of vectors (..., L, d), such as joint embeddings of video and text
-    mask: torch.Tensor, # (..., L) bool, True: the position exists
-    how: str = "mean", # "mean", "max" or "first": the vector at position 0
-) -> torch.Tensor: # pooled vectors (..., d), 0 where no position exists
-    "Pool each sequence into one vector."
+def pool(x: torch.Tensor, mask: torch.Tensor, how: str = "mean") -> torch.Tensor:
+    """Pool each sequence into one vector.
+
+    Args:
+        x: sequences of vectors (..., L, d), such as joint embeddings of video and text
+        mask: (..., L) bool, True: the position exists
+        how: "mean", "max" or "first": the vector at position 0
+
+    Returns:
+        pooled vectors (..., d), 0 where no position exists
+    """
     if how not in ("mean", "max", "first"):
         raise VidnegError(f"pool by 'mean', 'max' or 'first', not {how!r}")
     x, exists = full(x).masked_fill(~mask[..., None], 0), mask.any(-1, keepdim=True) # (..., L, d), (..., 1)
@@ -45,14 +55,26 @@ def _attend(cosines, rows, columns, temperature):
     return (masked_softmax(each / temperature, rows.expand(each.shape)) * each).sum(-1) # each: (..., n)
 
 def attention_similarity(
-    a: torch.Tensor, # token embeddings of a text (..., n, d)
-    b: torch.Tensor, # token embeddings of the other text (..., m, d); leading axes broadcast
-    mask_a: torch.Tensor, # (..., n) bool, False: padding
-    mask_b: torch.Tensor, # (..., m) bool, False: padding
-    temperature: float | torch.Tensor, # temperature of both softmaxes, above 0
-    normalize: bool = True, # True: scale token embeddings to unit length first; the paper writes only the product
-) -> torch.Tensor: # similarities (...), 0 where a text has no tokens
-    "Compare two texts by attention over the matrix of token similarities. Sentence components (8)–(11)."
+    a: torch.Tensor,
+    b: torch.Tensor,
+    mask_a: torch.Tensor,
+    mask_b: torch.Tensor,
+    temperature: float | torch.Tensor,
+    normalize: bool = True,
+) -> torch.Tensor:
+    """Compare two texts by attention over the matrix of token similarities. Sentence components (8)–(11).
+
+    Args:
+        a: token embeddings of a text (..., n, d)
+        b: token embeddings of the other text (..., m, d); leading axes broadcast
+        mask_a: (..., n) bool, False: padding
+        mask_b: (..., m) bool, False: padding
+        temperature: temperature of both softmaxes, above 0
+        normalize: True: scale token embeddings to unit length first; the paper writes only the product
+
+    Returns:
+        similarities (...), 0 where a text has no tokens
+    """
     a, b = (full(x).masked_fill(~m[..., None], 0) for x, m in ((a, mask_a), (b, mask_b)))
     if normalize: a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
     with torch.autocast(a.device.type, enabled=False): cosines = a @ b.mT # (..., n, m), not in half precision
@@ -71,12 +93,22 @@ def _checked(component_pos, component_neg, component_mask):
 
 @wants("component_pos", "component_neg", "component_mask", "temperature")
 def component_simple(
-    component_pos: torch.Tensor, # similarity of anchor and positive (B,)
-    component_neg: torch.Tensor, # similarity of anchor and negatives (B, J)
-    component_mask: torch.Tensor, # (B, J) bool, True: the negative exists
-    temperature: float | torch.Tensor, # divides the similarities, above 0
-) -> dict[str, torch.Tensor]: # {"component_simple": (B,)}, 0 for a row without negatives
-    "Compare the positive with all components at once. Sentence components (2)."
+    component_pos: torch.Tensor,
+    component_neg: torch.Tensor,
+    component_mask: torch.Tensor,
+    temperature: float | torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Compare the positive with all components at once. Sentence components (2).
+
+    Args:
+        component_pos: similarity of anchor and positive (B,)
+        component_neg: similarity of anchor and negatives (B, J)
+        component_mask: (B, J) bool, True: the negative exists
+        temperature: divides the similarities, above 0
+
+    Returns:
+        {"component_simple": (B,)}, 0 for a row without negatives
+    """
     pos, neg = _checked(component_pos, component_neg, component_mask)
     return {"component_simple": neg_vtc(pos, neg, component_mask, temperature)["neg_vtc"]}
 
@@ -89,12 +121,22 @@ def _component_losses(component_pos, component_neg, component_mask, temperature)
 
 @wants("component_pos", "component_neg", "component_mask", "temperature")
 def component_discernible(
-    component_pos: torch.Tensor, # similarity of anchor and positive (B,)
-    component_neg: torch.Tensor, # similarity of anchor and negatives (B, J)
-    component_mask: torch.Tensor, # (B, J) bool, True: the negative exists
-    temperature: float | torch.Tensor, # divides the similarities, above 0
-) -> dict[str, torch.Tensor]: # {"component_discernible": (B,)}, 0 for a row without negatives
-    "Compare the positive with the component that the model distinguishes best. Sentence components (3)."
+    component_pos: torch.Tensor,
+    component_neg: torch.Tensor,
+    component_mask: torch.Tensor,
+    temperature: float | torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Compare the positive with the component that the model distinguishes best. Sentence components (3).
+
+    Args:
+        component_pos: similarity of anchor and positive (B,)
+        component_neg: similarity of anchor and negatives (B, J)
+        component_mask: (B, J) bool, True: the negative exists
+        temperature: divides the similarities, above 0
+
+    Returns:
+        {"component_discernible": (B,)}, 0 for a row without negatives
+    """
     values = _component_losses(component_pos, component_neg, component_mask, temperature) # (B, J)
     if not values.shape[1]: return {"component_discernible": values.sum(1)}
     smallest = values.masked_fill(~component_mask, torch.inf).amin(1)
@@ -102,33 +144,45 @@ def component_discernible(
 
 # %% ../../nbs/losses/components.ipynb #d8516f0b
 class Importance(nn.Module):
-    "A module that scores the importance of each component of a caption. Sentence components (4)."
-    def __init__(self,
-        width: int, # size d of sentence and token embeddings
-        hidden: int | None = None, # size h of queries, keys and values; None: the size of the embeddings
-    ):
+    """A module that scores the importance of each component of a caption. Sentence components (4).
+
+    Args:
+        width: size d of sentence and token embeddings
+        hidden: size h of queries, keys and values; None: the size of the embeddings
+    """
+    def __init__(self, width: int, hidden: int | None = None):
         super().__init__()
         hidden = hidden or width
         self.W_q, self.W_k, self.W_v = (nn.Linear(width, hidden, bias=False) for _ in range(3))
         self.W_o = nn.Linear(hidden, 1, bias=False)
 
-    def forward(self,
-        anchor: torch.Tensor, # sentence embeddings of the captions (B, d)
-        tokens: torch.Tensor, # token embeddings of the negatives (B, J, L, d)
-        token_mask: torch.Tensor, # (B, J, L) bool, False: padding
-    ) -> torch.Tensor: # logits of the weights (B, J), 0 for a negative without tokens
-        "Let each anchor attend to the tokens of its negatives."
+    def forward(self, anchor: torch.Tensor, tokens: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
+        """Let each anchor attend to the tokens of its negatives.
+
+        Args:
+            anchor: sentence embeddings of the captions (B, d)
+            tokens: token embeddings of the negatives (B, J, L, d)
+            token_mask: (B, J, L) bool, False: padding
+
+        Returns:
+            logits of the weights (B, J), 0 for a negative without tokens
+        """
         tokens = tokens.masked_fill(~token_mask[..., None], 0) # (B, J, L, d)
         q, k, v = self.W_q(anchor), self.W_k(tokens), self.W_v(tokens) # (B, h), (B, J, L, h), (B, J, L, h)
         scores = torch.einsum("bh,bjlh->bjl", q, k) / q.shape[-1] ** 0.5 # (B, J, L)
         context = torch.einsum("bjl,bjlh->bjh", masked_softmax(scores, token_mask), v) # (B, J, h)
         return self.W_o(context)[..., 0]
 
-def importance_weights(
-    importance: torch.Tensor, # logits of the weights (B, J)
-    component_mask: torch.Tensor, # (B, J) bool, True: the negative exists
-) -> torch.Tensor: # weights (B, J) that sum to 1 per row; 0 where missing, all 0 for a row without negatives
-    "Return the weights w of the components."
+def importance_weights(importance: torch.Tensor, component_mask: torch.Tensor) -> torch.Tensor:
+    """Return the weights w of the components.
+
+    Args:
+        importance: logits of the weights (B, J)
+        component_mask: (B, J) bool, True: the negative exists
+
+    Returns:
+        weights (B, J) that sum to 1 per row; 0 where missing, all 0 for a row without negatives
+    """
     return masked_softmax(full(importance), component_mask)
 
 # %% ../../nbs/losses/components.ipynb #5af35355
@@ -142,14 +196,26 @@ def _entropy(importance, component_mask):
 
 @wants("component_pos", "component_neg", "component_mask", "importance", "temperature")
 def component_adaptive(
-    component_pos: torch.Tensor, # similarity of anchor and positive (B,)
-    component_neg: torch.Tensor, # similarity of anchor and negatives (B, J)
-    component_mask: torch.Tensor, # (B, J) bool, True: the negative exists
-    importance: torch.Tensor, # logits of the components' weights (B, J)
-    temperature: float | torch.Tensor, # divides the similarities, above 0
-    entropy_bonus: float = 0.0, # weight of the entropy of w (in nats), which is subtracted from the loss
-) -> dict[str, torch.Tensor]: # {"component_adaptive": (B,)}, 0 for a row without negatives
-    "Return the components' losses weighted by importance. Sentence components (5)."
+    component_pos: torch.Tensor,
+    component_neg: torch.Tensor,
+    component_mask: torch.Tensor,
+    importance: torch.Tensor,
+    temperature: float | torch.Tensor,
+    entropy_bonus: float = 0.0,
+) -> dict[str, torch.Tensor]:
+    """Return the components' losses weighted by importance. Sentence components (5).
+
+    Args:
+        component_pos: similarity of anchor and positive (B,)
+        component_neg: similarity of anchor and negatives (B, J)
+        component_mask: (B, J) bool, True: the negative exists
+        importance: logits of the components' weights (B, J)
+        temperature: divides the similarities, above 0
+        entropy_bonus: weight of the entropy of w (in nats), which is subtracted from the loss
+
+    Returns:
+        {"component_adaptive": (B,)}, 0 for a row without negatives
+    """
     values = _component_losses(component_pos, component_neg, component_mask, temperature) # (B, J)
     total = (importance_weights(importance, component_mask) * values).sum(1) # (B,)
     if entropy_bonus: total = total - entropy_bonus * _entropy(importance, component_mask)
@@ -157,22 +223,37 @@ def component_adaptive(
 
 @wants("importance", "component_mask")
 @torch.no_grad()
-def importance_entropy(
-    importance: torch.Tensor, # logits of the components' weights (B, J)
-    component_mask: torch.Tensor, # (B, J) bool, True: the negative exists
-) -> dict[str, torch.Tensor]: # {"importance_entropy": (B,)} in nats, in [0, log J]
-    "Return the entropy of the components' weights, to be logged with weight 0; it has no gradient."
+def importance_entropy(importance: torch.Tensor, component_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the entropy of the components' weights, to be logged with weight 0; it has no gradient.
+
+    Args:
+        importance: logits of the components' weights (B, J)
+        component_mask: (B, J) bool, True: the negative exists
+
+    Returns:
+        {"importance_entropy": (B,)} in nats, in [0, log J]
+    """
     return {"importance_entropy": _entropy(importance, component_mask)}
 
 # %% ../../nbs/losses/components.ipynb #de7f04ea
 @wants("positive_similarity", "temperature", optional=["positive_mask", "same"])
 def auxiliary(
-    positive_similarity: torch.Tensor, # cosines (B, B), rows are videos, columns are generated positives
-    temperature: float | torch.Tensor, # divides the similarities, above 0
-    positive_mask: torch.Tensor | None = None, # (B,) bool, True: the positive exists; None: all exist
-    same: torch.Tensor | None = None, # (B, B) bool, True: another true pair, not counted as a negative
-) -> dict[str, torch.Tensor]: # {"auxiliary": (B,)}, 0 for a caption without a positive
-    "Return VTC with generated positives in place of the captions."
+    positive_similarity: torch.Tensor,
+    temperature: float | torch.Tensor,
+    positive_mask: torch.Tensor | None = None,
+    same: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """Return VTC with generated positives in place of the captions.
+
+    Args:
+        positive_similarity: cosines (B, B), rows are videos, columns are generated positives
+        temperature: divides the similarities, above 0
+        positive_mask: (B,) bool, True: the positive exists; None: all exist
+        same: (B, B) bool, True: another true pair, not counted as a negative
+
+    Returns:
+        {"auxiliary": (B,)}, 0 for a caption without a positive
+    """
     if positive_mask is None:
         return {"auxiliary": vtc(positive_similarity, temperature, same)["vtc"]}
     missing = (~positive_mask).expand(len(positive_mask), -1) # (B, B) by column

@@ -17,11 +17,20 @@ __all__ = ['vtc', 'neg_vtc']
 # %% ../../nbs/losses/contrastive.ipynb #4f716ef8
 @wants("similarity", "temperature", optional=["same"])
 def vtc(
-    similarity: torch.Tensor, # cosines (B, B), rows are videos, columns are texts, the true pairs on the diagonal
-    temperature: float | torch.Tensor, # divides the similarities, above 0
-    same: torch.Tensor | None = None, # (B, B) bool, True: another true pair, not counted as a negative
-) -> dict[str, torch.Tensor]: # {"vtc": (B,)}
-    "Return symmetric InfoNCE, the mean of both directions. NAVERO (1)."
+    similarity: torch.Tensor,
+    temperature: float | torch.Tensor,
+    same: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """Return symmetric InfoNCE, the mean of both directions. NAVERO (1).
+
+    Args:
+        similarity: cosines (B, B), rows are videos, columns are texts, the true pairs on the diagonal
+        temperature: divides the similarities, above 0
+        same: (B, B) bool, True: another true pair, not counted as a negative
+
+    Returns:
+        {"vtc": (B,)}
+    """
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
         raise VidnegError(f"vtc needs a square similarity (B, B), not one of shape {tuple(similarity.shape)}")
     s = full(similarity)
@@ -35,13 +44,24 @@ def vtc(
 # %% ../../nbs/losses/contrastive.ipynb #4e494cb0
 @wants("pos", "neg", "neg_mask", "temperature")
 def neg_vtc(
-    pos: torch.Tensor, # cosine of each video with its caption (B,)
-    neg: torch.Tensor, # cosine of each video with its generated negatives (B, K)
-    neg_mask: torch.Tensor, # (B, K) bool, True: the negative exists
-    temperature: float | torch.Tensor, # divides the cosines, above 0
-    combine: str = "joint", # "joint": one denominator over all K; "mean": mean of K two-way terms
-) -> dict[str, torch.Tensor]: # {"neg_vtc": (B,)}, 0 for a row without negatives
-    "Compare each caption with the generated negatives of its video. NAVERO (3) for K = 1."
+    pos: torch.Tensor,
+    neg: torch.Tensor,
+    neg_mask: torch.Tensor,
+    temperature: float | torch.Tensor,
+    combine: str = "joint",
+) -> dict[str, torch.Tensor]:
+    """Compare each caption with the generated negatives of its video. NAVERO (3) for K = 1.
+
+    Args:
+        pos: cosine of each video with its caption (B,)
+        neg: cosine of each video with its generated negatives (B, K)
+        neg_mask: (B, K) bool, True: the negative exists
+        temperature: divides the cosines, above 0
+        combine: "joint": one denominator over all K; "mean": mean of K two-way terms
+
+    Returns:
+        {"neg_vtc": (B,)}, 0 for a row without negatives
+    """
     if combine not in ("joint", "mean"):
         raise VidnegError(f"neg_vtc combines negatives by 'joint' or 'mean', not {combine!r}")
     lead = (full(neg).masked_fill(~neg_mask, 0) - full(pos)[:, None]) / temperature # (B, K)

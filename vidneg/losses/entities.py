@@ -15,10 +15,19 @@ __all__ = ['pem']
 # %% ../../nbs/losses/entities.ipynb #7e530006
 @wants("entity_logits", "entity_targets", "entity_mask")
 def pem(
-    entity_logits: torch.Tensor, # the model's logits of E entities (B, E)
-    entity_targets: torch.Tensor, # probabilities from an `EntityPrompter` (B, E), in [0, 1]
-    entity_mask: torch.Tensor, # (B,) bool, True: the prompter is sure of this crop
-) -> dict[str, torch.Tensor]: # {"pem": (B,)}, 0 for a crop that does not count
-    "Return the cross-entropy of prompting entity modeling, with soft labels."
+    entity_logits: torch.Tensor,
+    entity_targets: torch.Tensor,
+    entity_mask: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Return the cross-entropy of prompting entity modeling, with soft labels.
+
+    Args:
+        entity_logits: the model's logits of E entities (B, E)
+        entity_targets: probabilities from an `EntityPrompter` (B, E), in [0, 1]
+        entity_mask: (B,) bool, True: the prompter is sure of this crop
+
+    Returns:
+        {"pem": (B,)}, 0 for a crop that does not count
+    """
     entropy = -(entity_targets*full(entity_logits).log_softmax(-1)).sum(-1) # (B,)
     return {"pem": entropy.masked_fill(~entity_mask, 0)}

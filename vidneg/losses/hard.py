@@ -18,11 +18,20 @@ __all__ = ['duplicate_negatives', 'log_hardness', 'hn_nce', 'negclip', 'svlc_neg
 
 # %% ../../nbs/losses/hard.ipynb #83c8bada
 def duplicate_negatives(
-    input_ids: torch.Tensor, # token ids of the captions (B, L)
-    neg_ids: torch.Tensor, # token ids of the generated negatives (B, K, L), padded to the same length L
-    same: torch.Tensor | None = None, # (B, B) bool, True: caption j is also true of video i
-) -> torch.Tensor: # `neg_same` (B, B, K) bool, True: negative k of caption j is true of video i
-    "Find generated negatives that equal a caption which is true of a video."
+    input_ids: torch.Tensor,
+    neg_ids: torch.Tensor,
+    same: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Find generated negatives that equal a caption which is true of a video.
+
+    Args:
+        input_ids: token ids of the captions (B, L)
+        neg_ids: token ids of the generated negatives (B, K, L), padded to the same length L
+        same: (B, B) bool, True: caption j is also true of video i
+
+    Returns:
+        `neg_same` (B, B, K) bool, True: negative k of caption j is true of video i
+    """
     if input_ids.shape[-1] != neg_ids.shape[-1]:
         raise VidnegError(f"captions have {input_ids.shape[-1]} tokens, negatives {neg_ids.shape[-1]}: pad them alike")
     true = torch.eye(len(input_ids), dtype=torch.bool, device=input_ids.device) # (B, B)
@@ -31,13 +40,18 @@ def duplicate_negatives(
     return (true.float() @ equal.flatten(1).float() > 0).view_as(equal)
 
 # %% ../../nbs/losses/hard.ipynb #86887014
-def log_hardness(
-    scores: torch.Tensor, # similarity / temperature (R, C)
-    negative: torch.Tensor, # (R, C) bool, True: column c is a negative of row r
-    beta: float, # hardness, at least 0; 0: all weights are 1; large: all weight is on the hardest negative
-    dim: int = 1, # axis of the negatives; 1: each row has its own weights; 0: each column has
-) -> torch.Tensor: # log weights (R, C), -inf for other entries; weights sum to the number of negatives along `dim`
-    "Return the logarithm of the weights of HN-NCE. SPOT (9)."
+def log_hardness(scores: torch.Tensor, negative: torch.Tensor, beta: float, dim: int = 1) -> torch.Tensor:
+    """Return the logarithm of the weights of HN-NCE. SPOT (9).
+
+    Args:
+        scores: similarity / temperature (R, C)
+        negative: (R, C) bool, True: column c is a negative of row r
+        beta: hardness, at least 0; 0: all weights are 1; large: all weight is on the hardest negative
+        dim: axis of the negatives; 1: each row has its own weights; 0: each column has
+
+    Returns:
+        log weights (R, C), -inf for other entries; weights sum to the number of negatives along `dim`
+    """
     logits = (beta * scores).masked_fill(~negative, -torch.inf) # (R, C)
     logits = logits.masked_fill(~negative.any(dim, keepdim=True), 0) # a softmax over nothing would be NaN
     count = negative.sum(dim, keepdim=True).clamp(min=1).to(logits) # (R, 1) or (1, C)
@@ -87,19 +101,36 @@ def _both_ways(similarity, same, scope="own", neg=None, neg_mask=None, neg_simil
 @wants("similarity", "temperature", optional=["neg_mask", "same", "neg_same"],
        option="scope", by={"own": ["neg"], "all": ["neg_similarity"]})
 def hn_nce(
-    similarity: torch.Tensor, # cosines (B, B), rows are videos, columns are texts, the true pairs on the diagonal
-    temperature: float | torch.Tensor, # divides the cosines, above 0
-    neg: torch.Tensor | None = None, # cosine of each video with its generated negatives (B, K), for scope "own"
-    neg_mask: torch.Tensor | None = None, # (B, K) bool, True: the generated negative exists
-    neg_similarity: torch.Tensor | None = None, # cosine of video i, negative k of caption j (B, B, K), for scope "all"
-    same: torch.Tensor | None = None, # (B, B) bool, True: another true pair, not counted as a negative
-    neg_same: torch.Tensor | None = None, # (B, B, K) bool, True: negative k of caption j is true of video i
-    alpha: float = 1.0, # weight of the positive in the denominator, at least 0; SPOT does not state it
-    beta: float = 0.25, # hardness, at least 0; 0: all negatives weigh alike; SPOT does not state it
-    scope: str = "own", # "own": compare a video with its own generated negatives; "all": with all of the batch
-    detach_weights: bool = False, # True: no gradient through the weights; the papers do not say
-) -> dict[str, torch.Tensor]: # {"hn_nce": (B,)}
-    "Return InfoNCE with generated negatives and hardness weights, the mean of both directions. SPOT (8), (9)."
+    similarity: torch.Tensor,
+    temperature: float | torch.Tensor,
+    neg: torch.Tensor | None = None,
+    neg_mask: torch.Tensor | None = None,
+    neg_similarity: torch.Tensor | None = None,
+    same: torch.Tensor | None = None,
+    neg_same: torch.Tensor | None = None,
+    alpha: float = 1.0,
+    beta: float = 0.25,
+    scope: str = "own",
+    detach_weights: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Return InfoNCE with generated negatives and hardness weights, the mean of both directions. SPOT (8), (9).
+
+    Args:
+        similarity: cosines (B, B), rows are videos, columns are texts, the true pairs on the diagonal
+        temperature: divides the cosines, above 0
+        neg: cosine of each video with its generated negatives (B, K), for scope "own"
+        neg_mask: (B, K) bool, True: the generated negative exists
+        neg_similarity: cosine of video i, negative k of caption j (B, B, K), for scope "all"
+        same: (B, B) bool, True: another true pair, not counted as a negative
+        neg_same: (B, B, K) bool, True: negative k of caption j is true of video i
+        alpha: weight of the positive in the denominator, at least 0; SPOT does not state it
+        beta: hardness, at least 0; 0: all negatives weigh alike; SPOT does not state it
+        scope: "own": compare a video with its own generated negatives; "all": with all of the batch
+        detach_weights: True: no gradient through the weights; the papers do not say
+
+    Returns:
+        {"hn_nce": (B,)}
+    """
     if alpha < 0:
         raise VidnegError(f"alpha is the weight of the positive and at least 0, not {alpha}")
     v2t, t2v = _both_ways(similarity, same, scope, neg, neg_mask, neg_similarity, neg_same)
@@ -110,29 +141,54 @@ def hn_nce(
 @wants("similarity", "temperature", optional=["neg_mask", "same", "neg_same"],
        option="scope", by={"all": ["neg_similarity"], "own": ["neg"]})
 def negclip(
-    similarity: torch.Tensor, # cosines (B, B), rows are videos, columns are texts, the true pairs on the diagonal
-    temperature: float | torch.Tensor, # divides the cosines, above 0
-    neg: torch.Tensor | None = None, # cosine of each video with its generated negatives (B, K), for scope "own"
-    neg_mask: torch.Tensor | None = None, # (B, K) bool, True: the generated negative exists
-    neg_similarity: torch.Tensor | None = None, # cosine of video i, negative k of caption j (B, B, K), for scope "all"
-    same: torch.Tensor | None = None, # (B, B) bool, True: another true pair, not counted as a negative
-    neg_same: torch.Tensor | None = None, # (B, B, K) bool, True: negative k of caption j is true of video i
-    scope: str = "all", # "all" (published): compare a video with all generated negatives; "own": only with its own
-) -> dict[str, torch.Tensor]: # {"negclip": (B,)}
-    "Return VTC with the generated negatives as further columns."
+    similarity: torch.Tensor,
+    temperature: float | torch.Tensor,
+    neg: torch.Tensor | None = None,
+    neg_mask: torch.Tensor | None = None,
+    neg_similarity: torch.Tensor | None = None,
+    same: torch.Tensor | None = None,
+    neg_same: torch.Tensor | None = None,
+    scope: str = "all",
+) -> dict[str, torch.Tensor]:
+    """Return VTC with the generated negatives as further columns.
+
+    Args:
+        similarity: cosines (B, B), rows are videos, columns are texts, the true pairs on the diagonal
+        temperature: divides the cosines, above 0
+        neg: cosine of each video with its generated negatives (B, K), for scope "own"
+        neg_mask: (B, K) bool, True: the generated negative exists
+        neg_similarity: cosine of video i, negative k of caption j (B, B, K), for scope "all"
+        same: (B, B) bool, True: another true pair, not counted as a negative
+        neg_same: (B, B, K) bool, True: negative k of caption j is true of video i
+        scope: "all" (published): compare a video with all generated negatives; "own": only with its own
+
+    Returns:
+        {"negclip": (B,)}
+    """
     v2t, t2v = _both_ways(similarity, same, scope, neg, neg_mask, neg_similarity, neg_same)
     return {"negclip": (_one_way(*v2t, temperature) + _one_way(*t2v, temperature)) / 2} # (B,)
 
 # %% ../../nbs/losses/hard.ipynb #ea2fe20e
 @wants("pos", "neg", "neg_mask", "temperature")
 def svlc_neg(
-    pos: torch.Tensor, # cosine of each video with its caption (B,)
-    neg: torch.Tensor, # cosine of each video with its generated negatives (B, K)
-    neg_mask: torch.Tensor, # (B, K) bool, True: the negative exists
-    temperature: float | torch.Tensor, # divides the cosines, above 0
-    mean_over: str = "batch", # "batch"; or "having": scale terms by B / number of samples that have negatives
-) -> dict[str, torch.Tensor]: # {"svlc_neg": (B,)}, 0 for a row without negatives
-    "Compare each caption with its own generated negatives: NAVERO (3), joint form."
+    pos: torch.Tensor,
+    neg: torch.Tensor,
+    neg_mask: torch.Tensor,
+    temperature: float | torch.Tensor,
+    mean_over: str = "batch",
+) -> dict[str, torch.Tensor]:
+    """Compare each caption with its own generated negatives: NAVERO (3), joint form.
+
+    Args:
+        pos: cosine of each video with its caption (B,)
+        neg: cosine of each video with its generated negatives (B, K)
+        neg_mask: (B, K) bool, True: the negative exists
+        temperature: divides the cosines, above 0
+        mean_over: "batch"; or "having": scale terms by B / number of samples that have negatives
+
+    Returns:
+        {"svlc_neg": (B,)}, 0 for a row without negatives
+    """
     if mean_over not in ("batch", "having"):
         raise VidnegError(f"mean_over is 'batch' or 'having', not {mean_over!r}")
     value = neg_vtc(pos, neg, neg_mask, temperature)["neg_vtc"] # (B,)
@@ -142,18 +198,34 @@ def svlc_neg(
 # %% ../../nbs/losses/hard.ipynb #147d4d7b
 @wants("similarity", "temperature", optional=["neg", "neg_mask", "same", "neg_same"])
 def vfc(
-    similarity: torch.Tensor, # cosines (B, B), rows are videos, columns are texts, the true pairs on the diagonal
-    temperature: float | torch.Tensor, # divides the cosines, above 0; published 0.005
-    neg: torch.Tensor | None = None, # cosine of each video with its generated negatives (B, K)
-    neg_mask: torch.Tensor | None = None, # (B, K) bool, True: the generated negative exists
-    same: torch.Tensor | None = None, # (B, B) bool, True: another true pair, not counted as a negative
-    neg_same: torch.Tensor | None = None, # (B, B, K) bool, True: negative k of caption j is true of video i
-    beta: float = 0.0, # hardness as in `hn_nce`, at least 0
-    v2t_weight: float = 0.5, # weight of the direction from videos to texts
-    t2v_weight: float = 1.0, # weight of the direction from texts to videos
-    normalize: bool = True, # True: divide each direction by log(number of candidates)
-) -> dict[str, torch.Tensor]: # {"vfc": (B,)}
-    "Return the calibrated loss of Verbs in Action, with own generated negatives."
+    similarity: torch.Tensor,
+    temperature: float | torch.Tensor,
+    neg: torch.Tensor | None = None,
+    neg_mask: torch.Tensor | None = None,
+    same: torch.Tensor | None = None,
+    neg_same: torch.Tensor | None = None,
+    beta: float = 0.0,
+    v2t_weight: float = 0.5,
+    t2v_weight: float = 1.0,
+    normalize: bool = True,
+) -> dict[str, torch.Tensor]:
+    """Return the calibrated loss of Verbs in Action, with own generated negatives.
+
+    Args:
+        similarity: cosines (B, B), rows are videos, columns are texts, the true pairs on the diagonal
+        temperature: divides the cosines, above 0; published 0.005
+        neg: cosine of each video with its generated negatives (B, K)
+        neg_mask: (B, K) bool, True: the generated negative exists
+        same: (B, B) bool, True: another true pair, not counted as a negative
+        neg_same: (B, B, K) bool, True: negative k of caption j is true of video i
+        beta: hardness as in `hn_nce`, at least 0
+        v2t_weight: weight of the direction from videos to texts
+        t2v_weight: weight of the direction from texts to videos
+        normalize: True: divide each direction by log(number of candidates)
+
+    Returns:
+        {"vfc": (B,)}
+    """
     ways = _both_ways(similarity, same, "own", neg, neg_mask, None, neg_same)
     total = 0
     for weight, (dim, x, negative) in zip((v2t_weight, t2v_weight), ways):
@@ -163,12 +235,17 @@ def vfc(
     return {"vfc": total} # (B,)
 
 # %% ../../nbs/losses/hard.ipynb #4762ec33
-def calibration(
-    concept: torch.Tensor, # id of the concept (such as the verb) of each caption of the data set (N,); -1: none
-    neg_concept: torch.Tensor, # id of the concept that replaced it (N, K); -1: none, such a negative is always kept
-    neg_mask: torch.Tensor, # (N, K) bool, True: the negative exists
-) -> torch.Tensor: # probability to keep each negative (N, K), in [0, 1]; 0 where none exists
-    "Return probabilities that make no concept more frequent in negatives than in captions, in expectation."
+def calibration(concept: torch.Tensor, neg_concept: torch.Tensor, neg_mask: torch.Tensor) -> torch.Tensor:
+    """Return probabilities that make no concept more frequent in negatives than in captions, in expectation.
+
+    Args:
+        concept: id of the concept (such as the verb) of each caption of the data set (N,); -1: none
+        neg_concept: id of the concept that replaced it (N, K); -1: none, such a negative is always kept
+        neg_mask: (N, K) bool, True: the negative exists
+
+    Returns:
+        probability to keep each negative (N, K), in [0, 1]; 0 where none exists
+    """
     counted = neg_mask & (neg_concept >= 0) # (N, K)
     size = int(torch.cat([concept.new_zeros(1), concept, neg_concept.flatten()]).max()) + 1
     n_pos = concept[concept >= 0].bincount(minlength=size) # (concepts,)

@@ -17,11 +17,20 @@ __all__ = ['vtm', 'neg_vtm', 'hard_negatives', 'mask_tokens', 'mlm']
 # %% ../../nbs/losses/matching.ipynb #7febf6b0
 @wants("match_logits", "match_labels", optional=["match_mask"])
 def vtm(
-    match_logits: torch.Tensor, # logits (B, P, 2), class 1: the text matches the video
-    match_labels: torch.Tensor, # labels (B, P), 0 or 1
-    match_mask: torch.Tensor | None = None, # (B, P) bool, True: the pair exists; None: all exist
-) -> dict[str, torch.Tensor]: # {"vtm": (B,)}, 0 for a row without pairs
-    "Return the two-class cross-entropy on the fusion head, the mean over a sample's pairs. NAVERO (2)."
+    match_logits: torch.Tensor,
+    match_labels: torch.Tensor,
+    match_mask: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """Return the two-class cross-entropy on the fusion head, the mean over a sample's pairs. NAVERO (2).
+
+    Args:
+        match_logits: logits (B, P, 2), class 1: the text matches the video
+        match_labels: labels (B, P), 0 or 1
+        match_mask: (B, P) bool, True: the pair exists; None: all exist
+
+    Returns:
+        {"vtm": (B,)}, 0 for a row without pairs
+    """
     mask = torch.ones_like(match_labels, dtype=torch.bool) if match_mask is None else match_mask
     logits = full(match_logits).masked_fill(~mask[..., None], 0) # (B, P, 2)
     entropy = F.cross_entropy(logits.flatten(0, 1), match_labels.long().flatten(), reduction="none") # (B*P,)
@@ -29,12 +38,17 @@ def vtm(
 
 # %% ../../nbs/losses/matching.ipynb #f57e7f38
 @wants("neg_match_logits", "neg_mask")
-def neg_vtm(
-    neg_match_logits: torch.Tensor, # logits (B, K, 2), class 1: the negative matches the video
-    neg_mask: torch.Tensor, # (B, K) bool, True: the negative exists
-    reduction: str = "mean", # reduction over a sample's negatives: "mean" or "sum"; the same for K = 1
-) -> dict[str, torch.Tensor]: # {"neg_vtm": (B,)}, 0 for a row without negatives
-    "Return the cross-entropy of generated negatives with label 0. NAVERO (4) for K = 1."
+def neg_vtm(neg_match_logits: torch.Tensor, neg_mask: torch.Tensor, reduction: str = "mean") -> dict[str, torch.Tensor]:
+    """Return the cross-entropy of generated negatives with label 0. NAVERO (4) for K = 1.
+
+    Args:
+        neg_match_logits: logits (B, K, 2), class 1: the negative matches the video
+        neg_mask: (B, K) bool, True: the negative exists
+        reduction: reduction over a sample's negatives: "mean" or "sum"; the same for K = 1
+
+    Returns:
+        {"neg_vtm": (B,)}, 0 for a row without negatives
+    """
     if reduction not in ("mean", "sum"):
         raise VidnegError(f"neg_vtm reduces over negatives by 'mean' or 'sum', not {reduction!r}")
     labels = torch.zeros_like(neg_mask, dtype=torch.long) # (B, K)
@@ -52,12 +66,22 @@ def _draw(logits, generator):
 # %% ../../nbs/losses/matching.ipynb #107db082
 @torch.no_grad()
 def hard_negatives(
-    similarity: torch.Tensor, # cosines (B, B), rows are videos, columns are texts
-    temperature: float | torch.Tensor, # temperature of the softmax, above 0
-    generator: torch.Generator, # random generator on the CPU
-    same: torch.Tensor | None = None, # (B, B) bool, True: another true pair, never drawn
-) -> tuple[torch.Tensor, torch.Tensor]: # index of a text per video (B,), of a video per text (B,); -1: none
-    "Draw in-batch hard negatives from the softmax of the contrastive similarity."
+    similarity: torch.Tensor,
+    temperature: float | torch.Tensor,
+    generator: torch.Generator,
+    same: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw in-batch hard negatives from the softmax of the contrastive similarity.
+
+    Args:
+        similarity: cosines (B, B), rows are videos, columns are texts
+        temperature: temperature of the softmax, above 0
+        generator: random generator on the CPU
+        same: (B, B) bool, True: another true pair, never drawn
+
+    Returns:
+        index of a text per video (B,), of a video per text (B,); -1: none
+    """
     true = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
     if same is not None: true = true | same
     logits = (full(similarity) / temperature).masked_fill(true, -torch.inf) # (B, B)
@@ -65,15 +89,28 @@ def hard_negatives(
 
 # %% ../../nbs/losses/matching.ipynb #0177fb54
 def mask_tokens(
-    input_ids: torch.Tensor, # token ids (B, L)
-    special: torch.Tensor, # (B, L) bool, True: padding, [CLS], [SEP], ..., which are never chosen
-    generator: torch.Generator, # random generator on the CPU
-    mask_id: int, # id of the mask token
-    vocab_size: int, # size of the vocabulary; random tokens have ids below it
-    p: float = 0.15, # share of the tokens that is chosen, in [0, 1]; BERT 0.15, VindLU 0.5
-    first_word: int = 0, # lowest id of a random token; lower ids are special
-) -> tuple[torch.Tensor, torch.Tensor]: # ids with tokens hidden (B, L); labels (B, L), -100 where not chosen
-    "Hide tokens as BERT does: 80% mask token, 10% random token, 10% unchanged."
+    input_ids: torch.Tensor,
+    special: torch.Tensor,
+    generator: torch.Generator,
+    mask_id: int,
+    vocab_size: int,
+    p: float = 0.15,
+    first_word: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hide tokens as BERT does: 80% mask token, 10% random token, 10% unchanged.
+
+    Args:
+        input_ids: token ids (B, L)
+        special: (B, L) bool, True: padding, [CLS], [SEP], ..., which are never chosen
+        generator: random generator on the CPU
+        mask_id: id of the mask token
+        vocab_size: size of the vocabulary; random tokens have ids below it
+        p: share of the tokens that is chosen, in [0, 1]; BERT 0.15, VindLU 0.5
+        first_word: lowest id of a random token; lower ids are special
+
+    Returns:
+        ids with tokens hidden (B, L); labels (B, L), -100 where not chosen
+    """
     draw = torch.rand(2, *input_ids.shape, generator=generator).to(input_ids.device) # (2, B, L)
     random = torch.randint(first_word, vocab_size, input_ids.shape, generator=generator).to(input_ids) # (B, L)
     chosen = (draw[0] < p) & ~special
@@ -82,11 +119,16 @@ def mask_tokens(
 
 # %% ../../nbs/losses/matching.ipynb #bd56ef6e
 @wants("mlm_logits", "mlm_labels")
-def mlm(
-    mlm_logits: torch.Tensor, # logits (B, L, vocab), or (M, vocab) for the hidden tokens only, row by row
-    mlm_labels: torch.Tensor, # ids of the hidden tokens (B, L), -100 elsewhere
-) -> dict[str, torch.Tensor]: # {"mlm": (B,)}, 0 for a text without hidden tokens
-    "Return the cross-entropy of the hidden tokens, the mean over those of a text."
+def mlm(mlm_logits: torch.Tensor, mlm_labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the cross-entropy of the hidden tokens, the mean over those of a text.
+
+    Args:
+        mlm_logits: logits (B, L, vocab), or (M, vocab) for the hidden tokens only, row by row
+        mlm_labels: ids of the hidden tokens (B, L), -100 elsewhere
+
+    Returns:
+        {"mlm": (B,)}, 0 for a text without hidden tokens
+    """
     hidden = mlm_labels >= 0 # (B, L)
     logits = full(mlm_logits[hidden] if mlm_logits.ndim == 3 else mlm_logits) # (M, vocab)
     values = torch.zeros(hidden.shape, dtype=logits.dtype, device=logits.device) # (B, L)

@@ -32,15 +32,28 @@ def _at(values, index):
 
 @wants("spans", "logits", "windows", "windows_mask")
 def moment(
-    spans: torch.Tensor, # predicted center and width (B, N, 2), fractions of the video
-    logits: torch.Tensor, # logits (B, N, 2), class 0: a true window
-    windows: torch.Tensor, # true start and end (B, W, 2), fractions of the video
-    windows_mask: torch.Tensor, # (B, W) bool, True: the window exists
-    no_window: float = .1, # weight of the classification of unmatched predictions
-    per: str = "window", # "window": each true window has the same weight; "query": each query has
-    costs: Mapping[str, float] | None = None, # arguments `span_cost`, `giou_cost`, `class_cost` of `match_windows`
-) -> dict[str, torch.Tensor]: # {"span", "giou", "label": (B,)}
-    "Return the set prediction losses of one decoder layer (Moment-DETR)."
+    spans: torch.Tensor,
+    logits: torch.Tensor,
+    windows: torch.Tensor,
+    windows_mask: torch.Tensor,
+    no_window: float = .1,
+    per: str = "window",
+    costs: Mapping[str, float] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Return the set prediction losses of one decoder layer (Moment-DETR).
+
+    Args:
+        spans: predicted center and width (B, N, 2), fractions of the video
+        logits: logits (B, N, 2), class 0: a true window
+        windows: true start and end (B, W, 2), fractions of the video
+        windows_mask: (B, W) bool, True: the window exists
+        no_window: weight of the classification of unmatched predictions
+        per: "window": each true window has the same weight; "query": each query has
+        costs: arguments `span_cost`, `giou_cost`, `class_cost` of `match_windows`
+
+    Returns:
+        {"span", "giou", "label": (B,)}
+    """
     matched = match_windows(spans, logits, windows, windows_mask, **(costs or {})) # (B, W)
     mask = matched >= 0
     picked = _at(full(spans), matched) # (B, W, 2)
@@ -54,11 +67,20 @@ def moment(
 # %% ../../nbs/losses/moment.ipynb #ac488e1c
 @wants("saliency", "saliency_pairs")
 def saliency_margin(
-    saliency: torch.Tensor, # predicted saliency of each clip (B, T)
-    saliency_pairs: torch.Tensor, # indices of clips (B, P, 2), (high, low); −1: the pair does not exist
-    margin: float = .2, # wanted difference of saliency, at least 0
-) -> dict[str, torch.Tensor]: # {"saliency_margin": (B,)}, 0 for a row without pairs
-    "Return the hinge loss of pairs of clips, summed over the pairs (Moment-DETR)."
+    saliency: torch.Tensor,
+    saliency_pairs: torch.Tensor,
+    margin: float = .2,
+) -> dict[str, torch.Tensor]:
+    """Return the hinge loss of pairs of clips, summed over the pairs (Moment-DETR).
+
+    Args:
+        saliency: predicted saliency of each clip (B, T)
+        saliency_pairs: indices of clips (B, P, 2), (high, low); −1: the pair does not exist
+        margin: wanted difference of saliency, at least 0
+
+    Returns:
+        {"saliency_margin": (B,)}, 0 for a row without pairs
+    """
     exists = (saliency_pairs >= 0).all(-1) # (B, P)
     picked = _at(full(saliency), saliency_pairs) # (B, P, 2)
     hinge = F.relu(margin + picked[..., 1] - picked[..., 0])
@@ -73,15 +95,28 @@ def _levels(scores, exists, levels):
 
 @wants("saliency", "saliency_scores", "video_mask", optional=["negative_saliency"])
 def saliency_contrast(
-    saliency: torch.Tensor, # predicted saliency of each clip (B, T)
-    saliency_scores: torch.Tensor, # annotators' scores of each clip (B, T), summed over annotators
-    video_mask: torch.Tensor, # (B, T) bool, True: the clip exists
-    negative_saliency: torch.Tensor | None = None, # predicted saliency with a query of another video (B, T); −∞: none
-    temperature: float = .5, # divides the saliency, above 0
-    levels: int = 12, # number R of levels, a clip's highest possible score: 4 from each of three annotators
-    inside: bool = True, # True: sum over positive clips inside the logarithm; False: average log-probabilities
-) -> dict[str, torch.Tensor]: # {"saliency_contrast": (B,)}, 0 for a row whose clips have equal scores
-    "Return the rank-aware contrastive loss of QD-DETR, the mean over levels."
+    saliency: torch.Tensor,
+    saliency_scores: torch.Tensor,
+    video_mask: torch.Tensor,
+    negative_saliency: torch.Tensor | None = None,
+    temperature: float = .5,
+    levels: int = 12,
+    inside: bool = True,
+) -> dict[str, torch.Tensor]:
+    """Return the rank-aware contrastive loss of QD-DETR, the mean over levels.
+
+    Args:
+        saliency: predicted saliency of each clip (B, T)
+        saliency_scores: annotators' scores of each clip (B, T), summed over annotators
+        video_mask: (B, T) bool, True: the clip exists
+        negative_saliency: predicted saliency with a query of another video (B, T); −∞: none
+        temperature: divides the saliency, above 0
+        levels: number R of levels, a clip's highest possible score: 4 from each of three annotators
+        inside: True: sum over positive clips inside the logarithm; False: average log-probabilities
+
+    Returns:
+        {"saliency_contrast": (B,)}, 0 for a row whose clips have equal scores
+    """
     if negative_saliency is not None:
         saliency = torch.cat([saliency, negative_saliency], 1) # (B, 2T)
         saliency_scores = F.pad(saliency_scores, (0, negative_saliency.shape[1]))
@@ -96,10 +131,15 @@ def saliency_contrast(
 
 # %% ../../nbs/losses/moment.ipynb #88fe64e8
 @wants("negative_saliency")
-def saliency_negative(
-    negative_saliency: torch.Tensor, # predicted saliency S with a query of another video (B, T); −∞: padding, or none
-) -> dict[str, torch.Tensor]: # {"saliency_negative": (B,)}
-    "Return −log(1 − σ(S)), summed over the clips of the negative pair (QD-DETR)."
+def saliency_negative(negative_saliency: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return −log(1 − σ(S)), summed over the clips of the negative pair (QD-DETR).
+
+    Args:
+        negative_saliency: predicted saliency S with a query of another video (B, T); −∞: padding, or none
+
+    Returns:
+        {"saliency_negative": (B,)}
+    """
     return {"saliency_negative": F.softplus(full(negative_saliency)).sum(1)}
 
 # %% ../../nbs/losses/moment.ipynb #0aa5883e
@@ -107,13 +147,24 @@ MOMENT_WEIGHTS = {"span": 10., "giou": 1., "label": 4., "saliency_margin": 1., "
                   "saliency_negative": 1.}
 
 def moment_losses(
-    output: Mapping, # fields of a `MomentOutput`
-    batch: Mapping[str, torch.Tensor], # batch from `moment_batch`
-    weights: Mapping[str, float] = MOMENT_WEIGHTS, # name of a term → weight
-    levels: int = 12, # a clip's highest possible score: 4 from each annotator
-    **kwargs, # arguments `no_window`, `per`, `costs` of `moment`
-) -> dict[str, torch.Tensor]: # weighted terms (B,); losses of windows of earlier layers, summed, under "aux_..."
-    "Return the weighted losses of Moment-DETR and QD-DETR."
+    output: Mapping,
+    batch: Mapping[str, torch.Tensor],
+    weights: Mapping[str, float] = MOMENT_WEIGHTS,
+    levels: int = 12,
+    **kwargs,
+) -> dict[str, torch.Tensor]:
+    """Return the weighted losses of Moment-DETR and QD-DETR.
+
+    Args:
+        output: fields of a `MomentOutput`
+        batch: batch from `moment_batch`
+        weights: name of a term → weight
+        levels: a clip's highest possible score: 4 from each annotator
+        **kwargs: arguments `no_window`, `per`, `costs` of `moment`
+
+    Returns:
+        weighted terms (B,); losses of windows of earlier layers, summed, under "aux_..."
+    """
     layers = [moment(spans, logits, batch["windows"], batch["windows_mask"], **kwargs)
               for spans, logits in zip(output["spans"], output["logits"])]
     terms = {**layers[-1], **saliency_margin(output["saliency"], batch["saliency_pairs"])}
@@ -128,12 +179,23 @@ def moment_losses(
 @wants("spans", "logits", "saliency", "video_mask", "windows", "windows_mask", "saliency_pairs",
        optional=["saliency_scores", "negative_saliency"])
 def moment_retrieval(
-    negative_saliency: torch.Tensor | None = None, # predicted saliency (B, T); None: a model without negative pairs
-    weights: Mapping[str, float] = MOMENT_WEIGHTS, # name of a term → weight
-    levels: int = 12, # a clip's highest possible score: 4 from each annotator
-    matching: Mapping | None = None, # arguments `no_window`, `per`, `costs` of `moment`
-    **named: torch.Tensor, # the other tensors of the declaration, by name
-) -> dict[str, torch.Tensor]: # weighted terms (B,), as `moment_losses` returns them
-    "Return `moment_losses` as a loss of named tensors, for the registry."
+    negative_saliency: torch.Tensor | None = None,
+    weights: Mapping[str, float] = MOMENT_WEIGHTS,
+    levels: int = 12,
+    matching: Mapping | None = None,
+    **named: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Return `moment_losses` as a loss of named tensors, for the registry.
+
+    Args:
+        negative_saliency: predicted saliency (B, T); None: a model without negative pairs
+        weights: name of a term → weight
+        levels: a clip's highest possible score: 4 from each annotator
+        matching: arguments `no_window`, `per`, `costs` of `moment`
+        **named: the other tensors of the declaration, by name
+
+    Returns:
+        weighted terms (B,), as `moment_losses` returns them
+    """
     named["negative_saliency"] = negative_saliency
     return moment_losses(named, named, weights, levels, **(matching or {}))

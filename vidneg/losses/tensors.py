@@ -17,34 +17,61 @@ __all__ = ['Wants', 'Declaration', 'wants', 'wanted_by', 'full', 'masked_mean', 
 
 # %% ../../nbs/losses/tensors.ipynb #7e500005
 class Wants(NamedTuple):
-    "Names of the tensors that a loss takes."
-    needed: frozenset[str] # names of the tensors that it requires
-    optional: frozenset[str] # names of the tensors that it uses if they are given
+    """Names of the tensors that a loss takes.
+
+    Attributes:
+        needed: names of the tensors that it requires
+        optional: names of the tensors that it uses if they are given
+    """
+    needed: frozenset[str]
+    optional: frozenset[str]
 
 class Declaration(NamedTuple):
-    "The declaration that `wants` attaches to a loss."
-    needed: tuple[str, ...] # names of the tensors that it requires
-    optional: tuple[str, ...] # names of the tensors that it uses if they are given
-    option: str # name of the option that decides about further tensors; "": none
-    by: Mapping[str, Sequence[str]] # value of that option → further optional tensors; the first value is the default
+    """The declaration that `wants` attaches to a loss.
+
+    Attributes:
+        needed: names of the tensors that it requires
+        optional: names of the tensors that it uses if they are given
+        option: name of the option that decides about further tensors; "": none
+        by: value of that option → further optional tensors; the first value is the default
+    """
+    needed: tuple[str, ...]
+    optional: tuple[str, ...]
+    option: str
+    by: Mapping[str, Sequence[str]]
 
 def wants(
-    *needed: str, # names of the tensors that the loss requires
-    optional: Sequence[str] = (), # names of the tensors that it uses if they are given
-    option: str = "", # name of an option of the loss that decides about further optional tensors; "": none
-    by: Mapping[str, Sequence[str]] | None = None, # value of that option → its tensors; the first value is the default
-) -> Callable: # decorator for the loss
-    "Declare the tensors of a loss."
+    *needed: str,
+    optional: Sequence[str] = (),
+    option: str = "",
+    by: Mapping[str, Sequence[str]] | None = None,
+) -> Callable:
+    """Declare the tensors of a loss.
+
+    Args:
+        *needed: names of the tensors that the loss requires
+        optional: names of the tensors that it uses if they are given
+        option: name of an option of the loss that decides about further optional tensors; "": none
+        by: value of that option → its tensors; the first value is the default
+
+    Returns:
+        decorator for the loss
+    """
     def _declare(loss):
         loss.wants = Declaration(needed, tuple(optional), option, dict(by or {}))
         return loss
     return _declare
 
-def wanted_by(
-    loss: Callable, # loss with a declaration
-    options: Mapping | None = None, # further arguments of the loss, by name
-) -> Wants: # names of its tensors
-    "Return the tensors that a loss takes when it is called with these options."
+def wanted_by(loss: Callable, options: Mapping | None = None) -> Wants:
+    """Return the tensors that a loss takes when it is called with these options.
+
+    Args:
+        loss: loss with a declaration
+        options: further arguments of the loss, by name
+
+    Returns:
+        names of its tensors
+    """
     if "wants" not in vars(loss):
         raise VidnegError(f"the loss {loss.__name__} does not declare its tensors: put @wants(...) above it")
     needed, optional, option, by = loss.wants
@@ -52,23 +79,38 @@ def wanted_by(
     return Wants(frozenset(needed), frozenset(optional))
 
 # %% ../../nbs/losses/tensors.ipynb #7e50000a
-def full(
-    x: torch.Tensor, # tensor of any shape
-) -> torch.Tensor: # the same values
-    "Convert a tensor to at least single precision."
+def full(x: torch.Tensor) -> torch.Tensor:
+    """Convert a tensor to at least single precision.
+
+    Args:
+        x: tensor of any shape
+
+    Returns:
+        the same values
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
-def masked_mean(
-    values: torch.Tensor, # values (..., n); those that `mask` excludes are ignored, even NaN
-    mask: torch.Tensor, # (..., n) bool, True: the value counts
-) -> torch.Tensor: # means (...), 0 for a row whose mask is never set
-    "Average the values where `mask` is set, over the last axis."
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Average the values where `mask` is set, over the last axis.
+
+    Args:
+        values: values (..., n); those that `mask` excludes are ignored, even NaN
+        mask: (..., n) bool, True: the value counts
+
+    Returns:
+        means (...), 0 for a row whose mask is never set
+    """
     return values.masked_fill(~mask, 0).sum(-1) / mask.sum(-1).clamp(min=1)
 
-def masked_softmax(
-    x: torch.Tensor, # logits (..., n)
-    mask: torch.Tensor, # (..., n) bool, True: the logit counts
-) -> torch.Tensor: # probabilities (..., n), 0 where `mask` is not set
-    "Take the softmax over the last axis, among the entries where `mask` is set."
+def masked_softmax(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Take the softmax over the last axis, among the entries where `mask` is set.
+
+    Args:
+        x: logits (..., n)
+        mask: (..., n) bool, True: the logit counts
+
+    Returns:
+        probabilities (..., n), 0 where `mask` is not set
+    """
     x = x.masked_fill(~mask, -torch.inf).masked_fill(~mask.any(-1, keepdim=True), 0)
     return x.softmax(-1).masked_fill(~mask, 0)

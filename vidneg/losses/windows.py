@@ -15,26 +15,41 @@ from ..core.errors import VidnegError
 __all__ = ['to_spans', 'to_windows', 'generalized_iou', 'match_windows']
 
 # %% ../../nbs/losses/windows.ipynb #3eaa9e10
-def to_spans(
-    windows: torch.Tensor, # start and end (..., 2), fractions of the video
-) -> torch.Tensor: # center and width (..., 2), fractions of the video
-    "Convert start and end to center and width."
+def to_spans(windows: torch.Tensor) -> torch.Tensor:
+    """Convert start and end to center and width.
+
+    Args:
+        windows: start and end (..., 2), fractions of the video
+
+    Returns:
+        center and width (..., 2), fractions of the video
+    """
     start, end = windows.unbind(-1)
     return torch.stack([(start + end)/2, end - start], -1)
 
-def to_windows(
-    spans: torch.Tensor, # center and width (..., 2), fractions of the video
-) -> torch.Tensor: # start and end (..., 2), which may lie outside [0, 1]
-    "Convert center and width to start and end."
+def to_windows(spans: torch.Tensor) -> torch.Tensor:
+    """Convert center and width to start and end.
+
+    Args:
+        spans: center and width (..., 2), fractions of the video
+
+    Returns:
+        start and end (..., 2), which may lie outside [0, 1]
+    """
     center, width = spans.unbind(-1)
     return torch.stack([center - width/2, center + width/2], -1)
 
 # %% ../../nbs/losses/windows.ipynb #d32e333a
-def generalized_iou(
-    a: torch.Tensor, # start and end (..., 2)
-    b: torch.Tensor, # start and end (..., 2), broadcast with `a`
-) -> torch.Tensor: # generalized IoU (...), in [-1, 1]
-    "Return the generalized intersection over union of windows."
+def generalized_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the generalized intersection over union of windows.
+
+    Args:
+        a: start and end (..., 2)
+        b: start and end (..., 2), broadcast with `a`
+
+    Returns:
+        generalized IoU (...), in [-1, 1]
+    """
     both = (torch.minimum(a[..., 1], b[..., 1]) - torch.maximum(a[..., 0], b[..., 0])).clamp(min=0)
     union = a[..., 1] - a[..., 0] + b[..., 1] - b[..., 0] - both
     hull = torch.maximum(a[..., 1], b[..., 1]) - torch.minimum(a[..., 0], b[..., 0])
@@ -44,15 +59,28 @@ def generalized_iou(
 # %% ../../nbs/losses/windows.ipynb #08cf4377
 @torch.no_grad()
 def match_windows(
-    spans: torch.Tensor, # predicted center and width (B, N, 2)
-    logits: torch.Tensor, # logits (B, N, 2), class 0: a true window
-    windows: torch.Tensor, # true start and end (B, W, 2)
-    windows_mask: torch.Tensor, # (B, W) bool, True: the window exists
-    span_cost: float = 10., # weight of the L1 distance of center and width
-    giou_cost: float = 1., # weight of the generalized IoU
-    class_cost: float = 4., # weight of the probability of class 0
-) -> torch.Tensor: # index of the prediction of each true window (B, W), int64; −1: none
-    "Assign predictions to true windows at minimal total cost."
+    spans: torch.Tensor,
+    logits: torch.Tensor,
+    windows: torch.Tensor,
+    windows_mask: torch.Tensor,
+    span_cost: float = 10.,
+    giou_cost: float = 1.,
+    class_cost: float = 4.,
+) -> torch.Tensor:
+    """Assign predictions to true windows at minimal total cost.
+
+    Args:
+        spans: predicted center and width (B, N, 2)
+        logits: logits (B, N, 2), class 0: a true window
+        windows: true start and end (B, W, 2)
+        windows_mask: (B, W) bool, True: the window exists
+        span_cost: weight of the L1 distance of center and width
+        giou_cost: weight of the generalized IoU
+        class_cost: weight of the probability of class 0
+
+    Returns:
+        index of the prediction of each true window (B, W), int64; −1: none
+    """
     spans, windows = spans.float(), windows.float()
     distance = torch.cdist(spans, to_spans(windows), p=1) # (B, N, W)
     overlap = generalized_iou(to_windows(spans)[:, :, None], windows[:, None]) # (B, N, W)

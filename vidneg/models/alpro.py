@@ -39,37 +39,66 @@ __all__ = ['TEMPLATES', 'TINY', 'alpro', 'alpro_from_parts', 'AlproConfig', 'tim
 # %% ../../nbs/models/alpro.ipynb #bfbf100b
 @dataclass(frozen=True)
 class AlproConfig:
-    "Sizes of an ALPRO model."
-    image_size: int = 64 # side of the input frames, pixels
-    patch_size: int = 16 # side of a patch, pixels
-    width: int = 128 # width of all tokens, video and text
-    heads: int = 4 # number of attention heads
-    video_layers: int = 4 # number of TimeSformer blocks
-    text_layers: int = 2 # number of BERT layers that read the text alone
-    fusion_layers: int = 2 # number of BERT layers over text and video tokens together
-    mlp_ratio: float = 4. # MLP width divided by token width
-    embed_dim: int = 128 # width of the contrastive space
-    max_frames: int = 8 # number of temporal embeddings; interpolated for clips of another length
-    max_tokens: int = 48 # longest text in tokens, with [CLS] and [SEP]
-    vocab_size: int = 1000 # size of the tokenizer's vocabulary
-    dropout: float = 0. # dropout probability of the text encoder
-    entities: int = 0 # number of entities in prompting-entity modeling (PEM); 0: no PEM head
-    position_std: float = .2 # standard deviation of fresh spatial and temporal embeddings
-    temperature: float = 0.07 # initial temperature of the contrastive similarity
+    """Sizes of an ALPRO model.
+
+    Attributes:
+        image_size: side of the input frames, pixels
+        patch_size: side of a patch, pixels
+        width: width of all tokens, video and text
+        heads: number of attention heads
+        video_layers: number of TimeSformer blocks
+        text_layers: number of BERT layers that read the text alone
+        fusion_layers: number of BERT layers over text and video tokens together
+        mlp_ratio: MLP width divided by token width
+        embed_dim: width of the contrastive space
+        max_frames: number of temporal embeddings; interpolated for clips of another length
+        max_tokens: longest text in tokens, with [CLS] and [SEP]
+        vocab_size: size of the tokenizer's vocabulary
+        dropout: dropout probability of the text encoder
+        entities: number of entities in prompting-entity modeling (PEM); 0: no PEM head
+        position_std: standard deviation of fresh spatial and temporal embeddings
+        temperature: initial temperature of the contrastive similarity
+    """
+    image_size: int = 64
+    patch_size: int = 16
+    width: int = 128
+    heads: int = 4
+    video_layers: int = 4
+    text_layers: int = 2
+    fusion_layers: int = 2
+    mlp_ratio: float = 4.
+    embed_dim: int = 128
+    max_frames: int = 8
+    max_tokens: int = 48
+    vocab_size: int = 1000
+    dropout: float = 0.
+    entities: int = 0
+    position_std: float = .2
+    temperature: float = 0.07
 
     @classmethod
-    def paper(cls,
-        **changes, # fields to set
-    ) -> AlproConfig: # the published sizes
-        "Return the sizes of TimeSformer-B/16 on 8 frames of 224 px, and of BERT-base cut in half."
+    def paper(cls, **changes) -> AlproConfig:
+        """Return the sizes of TimeSformer-B/16 on 8 frames of 224 px, and of BERT-base cut in half.
+
+        Args:
+            **changes: fields to set
+
+        Returns:
+            the published sizes
+        """
         return cls(**{**dict(image_size=224, width=768, heads=12, video_layers=12, text_layers=6, fusion_layers=6,
                              embed_dim=256, max_tokens=512, vocab_size=30522, dropout=.1), **changes})
 
 # %% ../../nbs/models/alpro.ipynb #106028e7
-def timesformer_config(
-    config: AlproConfig, # sizes of the model
-) -> TimesformerConfig: # config of the video encoder
-    "Return the `TimesformerConfig` for an `AlproConfig`."
+def timesformer_config(config: AlproConfig) -> TimesformerConfig:
+    """Return the `TimesformerConfig` for an `AlproConfig`.
+
+    Args:
+        config: sizes of the model
+
+    Returns:
+        config of the video encoder
+    """
     c = config
     return TimesformerConfig(
         image_size=c.image_size, patch_size=c.patch_size, num_frames=c.max_frames, hidden_size=c.width,
@@ -84,11 +113,16 @@ def _timesformer_attention(module, x):
 
 class TimeSformerBlock(TimesformerLayer):
     "Block of divided space-time attention with one [CLS] token for the whole video."
-    def forward(self,
-        x: torch.Tensor, # patch tokens (B, T, N, d)
-        cls: torch.Tensor, # [CLS] token (B, 1, d)
-    ) -> tuple[torch.Tensor, torch.Tensor]: # patch tokens (B, T, N, d), [CLS] (B, 1, d)
-        "Apply the block to videos."
+    def forward(self, x: torch.Tensor, cls: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Apply the block to videos.
+
+        Args:
+            x: patch tokens (B, T, N, d)
+            cls: [CLS] token (B, 1, d)
+
+        Returns:
+            patch tokens (B, T, N, d), [CLS] (B, 1, d)
+        """
         b, t, n, d = x.shape
         h = self.temporal_layernorm(x).transpose(1, 2).flatten(0, 1) # (B·N, T, d)
         h = self.temporal_dense(_timesformer_attention(self.temporal_attention, h))
@@ -100,10 +134,12 @@ class TimeSformerBlock(TimesformerLayer):
 
 
 class TimeSformer(nn.Module):
-    "Video encoder with divided space-time attention (Bertasius et al., 2021)."
-    def __init__(self,
-        config: TimesformerConfig, # sizes of the encoder
-    ):
+    """Video encoder with divided space-time attention (Bertasius et al., 2021).
+
+    Args:
+        config: sizes of the encoder
+    """
+    def __init__(self, config: TimesformerConfig):
         super().__init__()
         self.config = config
         self.embeddings = TimesformerEmbeddings(config)
@@ -111,23 +147,37 @@ class TimeSformer(nn.Module):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     @property
-    def temporal_embeddings(self) -> torch.Tensor: # embeddings (max_frames, d)
-        "Return the temporal embeddings."
+    def temporal_embeddings(self) -> torch.Tensor:
+        """Return the temporal embeddings.
+
+        Returns:
+            embeddings (max_frames, d)
+        """
         return self.embeddings.time_embeddings[0]
 
-    def frame_features(self,
-        frames: torch.Tensor, # frames (B, T, H, W, 3), uint8
-    ) -> torch.Tensor: # features (B, T, N, d)
-        "Embed the patches of each frame and add their spatial positions."
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Embed the patches of each frame and add their spatial positions.
+
+        Args:
+            frames: frames (B, T, H, W, 3), uint8
+
+        Returns:
+            features (B, T, N, d)
+        """
         e, shape = self.embeddings, check_frames(frames).shape[:2]
         pixels = normalized_pixels(frames.flatten(0, 1), self.config.image_size, [.45]*3, [.225]*3, e.cls_token.dtype)
         x = e.patch_embeddings.projection(pixels).flatten(2).mT + e.position_embeddings[:, 1:] # (B·T, N, d)
         return x.unflatten(0, shape)
 
-    def forward(self,
-        features: torch.Tensor, # features of single frames (B, T, N, d), from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # patch tokens (B, T, N, d), [CLS] (B, 1, d)
-        "Encode clips: add temporal embeddings and apply all blocks."
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode clips: add temporal embeddings and apply all blocks.
+
+        Args:
+            features: features of single frames (B, T, N, d), from `frame_features`
+
+        Returns:
+            patch tokens (B, T, N, d), [CLS] (B, 1, d)
+        """
         e = self.embeddings
         x = features.to(e.cls_token.dtype) + spread_positions(self.temporal_embeddings, features.shape[1])[:, None]
         cls = (e.cls_token + e.position_embeddings[:, :1]).expand(len(x), -1, -1) # (B, 1, d)
@@ -135,25 +185,32 @@ class TimeSformer(nn.Module):
         return self.layernorm(x), self.layernorm(cls)
 
 # %% ../../nbs/models/alpro.ipynb #5d2a154f
-def load_timesformer(
-    encoder: TimeSformer, # encoder with the checkpoint's sizes and number of frames
-    name: str, # TimeSformer checkpoint: a name on the Hub, e.g. "facebook/timesformer-base-finetuned-k600", or a folder
-) -> TimeSformer: # `encoder`
-    "Load a TimeSformer checkpoint into `encoder`."
+def load_timesformer(encoder: TimeSformer, name: str) -> TimeSformer:
+    """Load a TimeSformer checkpoint into `encoder`.
+
+    Args:
+        encoder: encoder with the checkpoint's sizes and number of frames
+        name: TimeSformer checkpoint: a name on the Hub, e.g. "facebook/timesformer-base-finetuned-k600", or a folder
+
+    Returns:
+        `encoder`
+    """
     weights = TimesformerModel.from_pretrained(name).state_dict()
     load_by_name(encoder, {k.replace("encoder.layer.", "layers."): w for k, w in weights.items()}, name)
     return encoder
 
 # %% ../../nbs/models/alpro.ipynb #7003c9f8
 class Alpro(FusionModel):
-    "ALPRO: TimeSformer, BERT whose upper half reads text and video together, and heads for VTM, MLM and PEM."
+    """ALPRO: TimeSformer, BERT whose upper half reads text and video together, and heads for VTM, MLM and PEM.
+
+    Args:
+        config: sizes of the model
+        seed: seed of the fresh weights; the global generator is left untouched
+    """
     config_class = AlproConfig
     supports = FusionModel.supports | {"entities"} # "entities" needs `entities` > 0 in the config
 
-    def __init__(self,
-        config: AlproConfig, # sizes of the model
-        seed: int = 0, # seed of the fresh weights; the global generator is left untouched
-    ):
+    def __init__(self, config: AlproConfig, seed: int = 0):
         super().__init__()
         self.config = c = config
         with torch.random.fork_rng(devices=[]):
@@ -176,26 +233,46 @@ class Alpro(FusionModel):
         self.apply(lambda m: init_weights(m, .02*(768/c.width)**.5))
         for p in (e.cls_token, e.position_embeddings, e.time_embeddings): nn.init.normal_(p, std=c.position_std)
 
-    def frame_features(self,
-        frames: torch.Tensor, # frames (B, T, H, W, 3), uint8
-    ) -> torch.Tensor: # features (B, T, N, d)
-        "Embed the patches of each frame by itself."
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Embed the patches of each frame by itself.
+
+        Args:
+            frames: frames (B, T, H, W, 3), uint8
+
+        Returns:
+            features (B, T, N, d)
+        """
         return self.video.frame_features(frames)
 
-    def encode_video(self,
-        features: torch.Tensor, # features of single frames (B, T, N, d), from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # tokens for fusion (B, 1+N, d), unit embeddings for VTC (B, p)
-        "Encode videos."
+    def encode_video(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode videos.
+
+        Args:
+            features: features of single frames (B, T, N, d), from `frame_features`
+
+        Returns:
+            tokens for fusion (B, 1+N, d), unit embeddings for VTC (B, p)
+        """
         x, cls = self.video(features)
         return torch.cat([cls, x.mean(1)], 1), F.normalize(self.video_proj(cls[:, 0]), dim=-1)
 
     def read(self,
-        tokens: torch.Tensor, # tokens of one video per text (M, S, d), from `encode_video`
-        hidden: torch.Tensor, # token states of texts (M, L, d), from `encode_text`
-        mask: torch.Tensor, # attention mask (M, L): 1 for tokens, 0 for padding
-        first_only: bool = False, # True: return the first token only
-    ) -> torch.Tensor: # fused states of text and video (M, L+S, d), or (M, 1, d) with `first_only`
-        "Let text and video tokens attend to each other."
+        tokens: torch.Tensor,
+        hidden: torch.Tensor,
+        mask: torch.Tensor,
+        first_only: bool = False,
+    ) -> torch.Tensor:
+        """Let text and video tokens attend to each other.
+
+        Args:
+            tokens: tokens of one video per text (M, S, d), from `encode_video`
+            hidden: token states of texts (M, L, d), from `encode_text`
+            mask: attention mask (M, L): 1 for tokens, 0 for padding
+            first_only: True: return the first token only
+
+        Returns:
+            fused states of text and video (M, L+S, d), or (M, 1, d) with `first_only`
+        """
         x = torch.cat([hidden, tokens], 1) # (M, L+S, d)
         seen = F.pad(visible(mask), (0, tokens.shape[1]), value=True) # (M, 1, 1, L+S)
         for i, layer in enumerate(self.fusion):
@@ -204,53 +281,75 @@ class Alpro(FusionModel):
         return x
 
     def fuse(self,
-        tokens: torch.Tensor, # tokens of V videos (V, S, d), from `encode_video`
-        hidden: torch.Tensor, # token states of K texts per row (B, K, L, d), from `encode_text`
-        mask: torch.Tensor, # attention mask (B, K, L): 1 for tokens, 0 for padding
-        rows: torch.Tensor | None = None, # index of each row's video (B,); None: row i belongs to video i
-        first_only: bool = False, # True: return the first token's state only, which `match_logits` needs
-    ) -> torch.Tensor: # fused states (B, K, L, d), or (B, K, 1, d) with `first_only`
-        "Fuse K texts with the video of their row."
+        tokens: torch.Tensor,
+        hidden: torch.Tensor,
+        mask: torch.Tensor,
+        rows: torch.Tensor | None = None,
+        first_only: bool = False,
+    ) -> torch.Tensor:
+        """Fuse K texts with the video of their row.
+
+        Args:
+            tokens: tokens of V videos (V, S, d), from `encode_video`
+            hidden: token states of K texts per row (B, K, L, d), from `encode_text`
+            mask: attention mask (B, K, L): 1 for tokens, 0 for padding
+            rows: index of each row's video (B,); None: row i belongs to video i
+            first_only: True: return the first token's state only, which `match_logits` needs
+
+        Returns:
+            fused states (B, K, L, d), or (B, K, 1, d) with `first_only`
+        """
         b, k, length, _ = hidden.shape
         tokens = (tokens if rows is None else tokens[rows]).repeat_interleave(k, 0) # (B·K, S, d)
         x = self.read(tokens, hidden.flatten(0, 1), mask.flatten(0, 1), first_only)
         return x[:, :length].unflatten(0, (b, k))
 
-    def entity_logits(self,
-        video: torch.Tensor, # fused states of the video (B, 1+N, d), the last 1+N from `read`
-        region: torch.Tensor, # patches of the region (B, N), bool
-    ) -> torch.Tensor: # logits (B, entities)
-        "Classify the entity in a region from the mean of its fused patches."
+    def entity_logits(self, video: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+        """Classify the entity in a region from the mean of its fused patches.
+
+        Args:
+            video: fused states of the video (B, 1+N, d), the last 1+N from `read`
+            region: patches of the region (B, N), bool
+
+        Returns:
+            logits (B, entities)
+        """
         if self.entity_head is None:
             raise VidnegError("this model has no entity head: set `entities` in its config")
         region = region.to(video.dtype) # (B, N)
         mean = (region[:, :, None]*video[:, 1:]).sum(1) / region.sum(1, keepdim=True).clamp(min=1) # (B, d)
         return self.entity_head(mean)
 
-    def load_vision(self,
-        name: str, # TimeSformer checkpoint: a folder, or a name such as "facebook/timesformer-base-finetuned-k600"
-    ):
-        "Load TimeSformer into the video encoder."
+    def load_vision(self, name: str):
+        """Load TimeSformer into the video encoder.
+
+        Args:
+            name: TimeSformer checkpoint: a folder, or a name such as "facebook/timesformer-base-finetuned-k600"
+        """
         load_timesformer(self.video, name)
 
-    def load_text(self,
-        name: str, # BERT checkpoint: a name on the Hub, or a folder
-    ):
-        "Load BERT into the text encoder, the fusion layers and the MLM head."
+    def load_text(self, name: str):
+        """Load BERT into the text encoder, the fusion layers and the MLM head.
+
+        Args:
+            name: BERT checkpoint: a name on the Hub, or a folder
+        """
         load_bert(self.text, nn.ModuleDict({"layer": self.fusion}), self.mlm_head, name)
 
 # %% ../../nbs/models/alpro.ipynb #b9cf659a
 TEMPLATES = ("A video of a {}.", "A clip of a {}.", "This is a video of a {}.", "There is a {} in the video.")
 
 class EntityPrompter:
-    "Frozen dual encoder that classifies the entity in a crop."
+    """Frozen dual encoder that classifies the entity in a crop.
+
+    Args:
+        model: model trained with VTC: `frame_features`, `encode_video`, `encode_text` and `temperature`
+        tokenizer: tokenizer of the model
+        entities: E nouns
+        templates: prompts with {} for the noun; their embeddings are averaged
+    """
     @torch.no_grad()
-    def __init__(self,
-        model: nn.Module, # model trained with VTC: `frame_features`, `encode_video`, `encode_text` and `temperature`
-        tokenizer, # tokenizer of the model
-        entities: Sequence[str], # E nouns
-        templates: Sequence[str] = TEMPLATES, # prompts with {} for the noun; their embeddings are averaged
-    ):
+    def __init__(self, model: nn.Module, tokenizer, entities: Sequence[str], templates: Sequence[str] = TEMPLATES):
         self.model = model.eval()
         texts = [t.format(e) for e in entities for t in templates]
         ids, mask = tokenize(tokenizer, texts, model.config.max_tokens)
@@ -259,11 +358,16 @@ class EntityPrompter:
         self.prompts = F.normalize(prompts.unflatten(0, (len(entities), -1)).mean(1), dim=-1) # (E, p)
 
     @torch.no_grad()
-    def __call__(self,
-        crops: torch.Tensor, # frames (B, T, H, W, 3), uint8
-        threshold: float = .2, # smallest probability of the most likely entity with which a crop is used, in [0, 1]
-    ) -> tuple[torch.Tensor, torch.Tensor]: # probabilities (B, E); True for crops to use (B,), bool
-        "Return soft labels of crops."
+    def __call__(self, crops: torch.Tensor, threshold: float = .2) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return soft labels of crops.
+
+        Args:
+            crops: frames (B, T, H, W, 3), uint8
+            threshold: smallest probability of the most likely entity with which a crop is used, in [0, 1]
+
+        Returns:
+            probabilities (B, E); True for crops to use (B,), bool
+        """
         if crops.device != self.prompts.device:
             self.model, self.prompts = self.model.to(crops.device), self.prompts.to(crops.device)
         video = self.model.encode_video(self.model.frame_features(crops))[1] # (B, p)

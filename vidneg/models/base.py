@@ -24,38 +24,66 @@ class DualEncoder(nn.Module):
     padding_matters = False # True: the amount of padding changes a text's scores
 
     @property
-    def widths(self) -> Widths: # (patch, embedding)
-        "Return the widths of patch tokens and of the contrastive space."
+    def widths(self) -> Widths:
+        """Return the widths of patch tokens and of the contrastive space.
+
+        Returns:
+            (patch, embedding)
+        """
         return Widths(self.config.width, self.config.embed_dim)
 
-    def check_patches(self,
-        patches: torch.Tensor, # patch tokens of another image encoder, required shape (B, T, N, widths.patch)
-    ) -> torch.Tensor: # `patches`
-        "Check the patches of another encoder. Raises `VidnegError` for another grid or width."
+    def check_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        """Check the patches of another encoder. Raises `VidnegError` for another grid or width.
+
+        Args:
+            patches: patch tokens of another image encoder, required shape (B, T, N, widths.patch)
+
+        Returns:
+            `patches`
+        """
         wanted = (self.config.image_size//self.config.patch_size)**2, self.widths.patch
         if patches.shape[2:] != wanted:
             raise VidnegError(f"each frame has patches of shape {tuple(patches.shape[2:])}, "
                               f"the model takes {wanted}: change its sizes")
         return patches
 
-    def read_patches(self,
-        patches: torch.Tensor, # patch tokens of another image encoder (B, T, N, d)
-    ) -> torch.Tensor: # features for `encode_video`
-        "Turn another encoder's patch tokens into features of single frames."
+    def read_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        """Turn another encoder's patch tokens into features of single frames.
+
+        Args:
+            patches: patch tokens of another image encoder (B, T, N, d)
+
+        Returns:
+            features for `encode_video`
+        """
         return self.check_patches(patches)
 
-    def text_states(self,
-        hidden: torch.Tensor, # token states (..., L, p), from `encode_text`
-    ) -> torch.Tensor: # unit vectors (..., L, p)
-        "Return the token states, which `encode_text` has already projected into the contrastive space."
+    def text_states(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the token states, which `encode_text` has already projected into the contrastive space.
+
+        Args:
+            hidden: token states (..., L, p), from `encode_text`
+
+        Returns:
+            unit vectors (..., L, p)
+        """
         return hidden
 
     def similarity(self,
-        video: tuple[torch.Tensor, torch.Tensor], # tokens and embeddings (Nv, p), from `encode_video`
-        text: tuple[torch.Tensor, torch.Tensor], # token states and embeddings (Nt, p), from `encode_text`
-        mask: torch.Tensor, # attention mask (Nt, L): 1 for tokens, 0 for padding
-    ) -> torch.Tensor: # cosines (Nv, Nt), in [-1, 1]
-        "Return the contrastive similarity of all videos with all texts, a differentiable cosine."
+        video: tuple[torch.Tensor, torch.Tensor],
+        text: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the contrastive similarity of all videos with all texts, a differentiable cosine.
+
+        Args:
+            video: tokens and embeddings (Nv, p), from `encode_video`
+            text: token states and embeddings (Nt, p), from `encode_text`
+            mask: attention mask (Nt, L): 1 for tokens, 0 for padding
+
+        Returns:
+            cosines (Nv, Nt), in [-1, 1]
+        """
         return video[1] @ text[1].T
 
 # %% ../../nbs/models/base.ipynb #5c0d0009
@@ -64,52 +92,88 @@ class FusionModel(DualEncoder):
     supports = frozenset({"similarity", "match", "mlm"})
 
     @property
-    def temperature(self) -> torch.Tensor: # scalar, in [0.001, 0.5]
-        "Return the learnable temperature of the contrastive similarity. Its value is clamped, its gradient is not."
+    def temperature(self) -> torch.Tensor:
+        """Return the learnable temperature of the contrastive similarity. Its value is clamped, its gradient is not.
+
+        Returns:
+            scalar, in [0.001, 0.5]
+        """
         t = self._temperature
         return t + (t.clamp(.001, .5) - t).detach()
 
-    def encode_text(self,
-        input_ids: torch.Tensor, # token ids (M, L), int
-        attention_mask: torch.Tensor, # attention mask (M, L): 1 for tokens, 0 for padding
-    ) -> tuple[torch.Tensor, torch.Tensor]: # token states for fusion (M, L, d), unit embeddings for VTC (M, p)
-        "Encode texts."
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode texts.
+
+        Args:
+            input_ids: token ids (M, L), int
+            attention_mask: attention mask (M, L): 1 for tokens, 0 for padding
+
+        Returns:
+            token states for fusion (M, L, d), unit embeddings for VTC (M, p)
+        """
         hidden = self.text(input_ids, attention_mask)
         return hidden, F.normalize(self.text_proj(hidden[:, 0]), dim=-1)
 
-    def text_states(self,
-        hidden: torch.Tensor, # token states (..., L, d), from `encode_text`
-    ) -> torch.Tensor: # unit vectors (..., L, p)
-        "Project token states into the contrastive space."
+    def text_states(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Project token states into the contrastive space.
+
+        Args:
+            hidden: token states (..., L, d), from `encode_text`
+
+        Returns:
+            unit vectors (..., L, p)
+        """
         return F.normalize(self.text_proj(hidden), dim=-1)
 
-    def match_logits(self,
-        fused: torch.Tensor, # fused states (..., L, d), from `fuse`
-    ) -> torch.Tensor: # logits (..., 2); class 1: the text is true of the video
-        "Compute VTM logits."
+    def match_logits(self, fused: torch.Tensor) -> torch.Tensor:
+        """Compute VTM logits.
+
+        Args:
+            fused: fused states (..., L, d), from `fuse`
+
+        Returns:
+            logits (..., 2); class 1: the text is true of the video
+        """
         return self.match_head(fused)
 
     def pair_logits(self,
-        video: tuple[torch.Tensor, torch.Tensor], # tokens and embeddings of the videos, from `encode_video`
-        text: tuple[torch.Tensor, torch.Tensor], # token states and embeddings of N texts, from `encode_text`
-        mask: torch.Tensor, # attention mask (N, L): 1 for tokens, 0 for padding
-        rows: torch.Tensor, # index of each text's video (N,)
-    ) -> torch.Tensor: # logits (N, 2)
-        "Compute the VTM logits of N pairs."
+        video: tuple[torch.Tensor, torch.Tensor],
+        text: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor,
+        rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """Compute the VTM logits of N pairs.
+
+        Args:
+            video: tokens and embeddings of the videos, from `encode_video`
+            text: token states and embeddings of N texts, from `encode_text`
+            mask: attention mask (N, L): 1 for tokens, 0 for padding
+            rows: index of each text's video (N,)
+
+        Returns:
+            logits (N, 2)
+        """
         return self.match_logits(self.fuse(video[0], text[0][:, None], mask[:, None], rows, first_only=True))[:, 0]
 
-    def mlm_logits(self,
-        fused: torch.Tensor, # fused states (..., d), from `fuse`; select the masked tokens first to save memory
-    ) -> torch.Tensor: # logits (..., vocab)
-        "Compute MLM logits."
+    def mlm_logits(self, fused: torch.Tensor) -> torch.Tensor:
+        """Compute MLM logits.
+
+        Args:
+            fused: fused states (..., d), from `fuse`; select the masked tokens first to save memory
+
+        Returns:
+            logits (..., vocab)
+        """
         return self.mlm_head(fused, self.text.embeddings.word_embeddings.weight)
 
 # %% ../../nbs/models/base.ipynb #5c0d000c
-def init_weights(
-    module: nn.Module, # one module of a model; `model.apply` visits them all
-    std: float, # standard deviation of the matrices
-) -> None:
-    "Initialize a module as BERT and BEiT do."
+def init_weights(module: nn.Module, std: float) -> None:
+    """Initialize a module as BERT and BEiT do.
+
+    Args:
+        module: one module of a model; `model.apply` visits them all
+        std: standard deviation of the matrices
+    """
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.trunc_normal_(module.weight, std=std)
         if module.bias is not None: nn.init.zeros_(module.bias)
@@ -117,10 +181,16 @@ def init_weights(
         nn.init.trunc_normal_(module.weight, std=std)
         if module.padding_idx is not None: nn.init.zeros_(module.weight[module.padding_idx])
 
-def bert_config(
-    config, # config of a fusion model: width, heads, text_layers, fusion_layers, mlp_ratio, max_tokens, vocab_size, ...
-) -> BertConfig: # config of all BERT layers, text-only and fusion layers together
-    "Return the `BertConfig` for a fusion model's config."
+def bert_config(config) -> BertConfig:
+    """Return the `BertConfig` for a fusion model's config.
+
+    Args:
+        config: config of a fusion model: width, heads, text_layers, fusion_layers, mlp_ratio, max_tokens, vocab_size,
+            ...
+
+    Returns:
+        config of all BERT layers, text-only and fusion layers together
+    """
     c = config
     return BertConfig(
         vocab_size=c.vocab_size, hidden_size=c.width, num_attention_heads=c.heads,
@@ -129,14 +199,25 @@ def bert_config(
 
 # %% ../../nbs/models/base.ipynb #d49e7d74
 def from_pretrained_parts(
-    config, # sizes of the model, equal to the checkpoints' sizes
-    vision: str | None = None, # vision checkpoint, e.g. "microsoft/beit-base-patch16-224-pt22k-ft22k"; None: fresh
-    text: str | None = None, # BERT checkpoint, e.g. "bert-base-uncased"; None: fresh
-    seed: int = 0, # seed of the fresh weights
+    config,
+    vision: str | None = None,
+    text: str | None = None,
+    seed: int = 0,
     *,
-    model_class: type[nn.Module], # class with `load_vision` and `load_text`
-) -> nn.Module: # model of `model_class`
-    "Build a model whose video encoder and text encoder start from published checkpoints."
+    model_class: type[nn.Module],
+) -> nn.Module:
+    """Build a model whose video encoder and text encoder start from published checkpoints.
+
+    Args:
+        config: sizes of the model, equal to the checkpoints' sizes
+        vision: vision checkpoint, e.g. "microsoft/beit-base-patch16-224-pt22k-ft22k"; None: fresh
+        text: BERT checkpoint, e.g. "bert-base-uncased"; None: fresh
+        seed: seed of the fresh weights
+        model_class: class with `load_vision` and `load_text`
+
+    Returns:
+        model of `model_class`
+    """
     model = model_class(config, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -145,9 +226,14 @@ def from_pretrained_parts(
     return model
 
 # %% ../../nbs/models/base.ipynb #a56abdbe
-def count_parameters(
-    model: nn.Module, # model to count
-) -> dict[str, int]: # number of parameters per child module, and their "total"
-    "Count the parameters of a model's parts."
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Count the parameters of a model's parts.
+
+    Args:
+        model: model to count
+
+    Returns:
+        number of parameters per child module, and their "total"
+    """
     counts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     return {**counts, "total": sum(p.numel() for p in model.parameters())}

@@ -19,17 +19,29 @@ SIZES = "tiny", "laptop", "paper"
 
 @dataclass(frozen=True)
 class Builder:
-    "Builder of a model at named sizes. The config's defaults are size laptop, and its `paper` is the published size."
-    model: type # class with `config_class`, called as model(config, seed)
-    tiny: dict[str, Any] = field(default_factory=dict) # config fields of size tiny
-    paper: dict[str, Any] = field(default_factory=dict) # arguments of the config's `paper`
-    fixed: dict[str, Any] = field(default_factory=dict) # config fields that define this variant at every size
+    """Builder of a model at named sizes. The config's defaults are size laptop, and its `paper` is the published size.
 
-    def config(self,
-        size: str = "laptop", # one of SIZES
-        **changes, # config fields to set
-    ): # instance of the model's `config_class`
-        "Return the config of a size. Raises `VidnegError` for an unknown size or field."
+    Attributes:
+        model: class with `config_class`, called as model(config, seed)
+        tiny: config fields of size tiny
+        paper: arguments of the config's `paper`
+        fixed: config fields that define this variant at every size
+    """
+    model: type
+    tiny: dict[str, Any] = field(default_factory=dict)
+    paper: dict[str, Any] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
+
+    def config(self, size: str = "laptop", **changes):
+        """Return the config of a size. Raises `VidnegError` for an unknown size or field.
+
+        Args:
+            size: one of SIZES
+            **changes: config fields to set
+
+        Returns:
+            instance of the model's `config_class`
+        """
         if size not in SIZES:
             raise VidnegError(f"size {size!r} is unknown: choose one of {', '.join(SIZES)}")
         make: Callable = self.model.config_class.paper if size == "paper" else self.model.config_class
@@ -38,10 +50,15 @@ class Builder:
         except TypeError as e:
             raise VidnegError(f"{self.model.__name__}: {e}; pass fields of its config") from e
 
-    def __call__(self,
-        size: str = "laptop", # one of SIZES
-        seed: int = 0, # seed of the fresh weights
-        **changes, # config fields to set
-    ): # instance of `model`
-        "Build the model at a size, with fresh weights."
+    def __call__(self, size: str = "laptop", seed: int = 0, **changes):
+        """Build the model at a size, with fresh weights.
+
+        Args:
+            size: one of SIZES
+            seed: seed of the fresh weights
+            **changes: config fields to set
+
+        Returns:
+            instance of `model`
+        """
         return self.model(self.config(size, **changes), seed)

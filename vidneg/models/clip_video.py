@@ -22,8 +22,8 @@ from .encoders import check_frames, normalized_pixels, spread_positions
 from .scorer import Widths
 
 # %% auto #0
-__all__ = ['CLIP_SIZES', 'TEMPORAL', 'TINY', 'clip4clip_mean', 'clip4clip_transformer', 'internvideo', 'ClipVideoConfig',
-           'sizes_of', 'ClipVideo', 'from_clip']
+__all__ = ['CLIP_SIZES', 'TEMPORAL', 'TINY', 'clip4clip_mean', 'clip4clip_transformer', 'internvideo',
+           'ClipVideoConfig', 'sizes_of', 'ClipVideo', 'from_clip']
 
 # %% ../../nbs/models/clip_video.ipynb #f9dd53a3
 CLIP_SIZES = { # as published by OpenAI
@@ -34,22 +34,40 @@ TEMPORAL = "mean", "transformer", "joint"
 
 @dataclass(frozen=True)
 class ClipVideoConfig:
-    "Sizes of a CLIP video model, whose text encoder is as wide as the joint space, as in every published CLIP."
-    image_size: int = 64 # side of the input frames, pixels
-    patch_size: int = 16 # side of a patch, pixels
-    vision_width: int = 128 # width of patch tokens
-    vision_layers: int = 4 # number of image layers
-    vision_heads: int = 4 # number of attention heads of the image encoder
-    text_width: int = 128 # width of text tokens and of the joint space
-    text_layers: int = 4 # number of text layers
-    text_heads: int = 4 # number of attention heads of the text encoder
-    mlp_ratio: float = 4. # MLP width divided by token width
-    max_frames: int = 8 # number of temporal embeddings
-    max_tokens: int = 48 # longest text in tokens, with start and end tokens
-    vocab_size: int = 1000 # size of the tokenizer's vocabulary
-    temporal: str = "mean" # combination of frames, one of TEMPORAL
-    temporal_layers: int = 2 # number of layers of the sequential transformer, at most `text_layers`
-    temperature: float = 0.07 # initial temperature of the contrastive similarity
+    """Sizes of a CLIP video model, whose text encoder is as wide as the joint space, as in every published CLIP.
+
+    Attributes:
+        image_size: side of the input frames, pixels
+        patch_size: side of a patch, pixels
+        vision_width: width of patch tokens
+        vision_layers: number of image layers
+        vision_heads: number of attention heads of the image encoder
+        text_width: width of text tokens and of the joint space
+        text_layers: number of text layers
+        text_heads: number of attention heads of the text encoder
+        mlp_ratio: MLP width divided by token width
+        max_frames: number of temporal embeddings
+        max_tokens: longest text in tokens, with start and end tokens
+        vocab_size: size of the tokenizer's vocabulary
+        temporal: combination of frames, one of TEMPORAL
+        temporal_layers: number of layers of the sequential transformer, at most `text_layers`
+        temperature: initial temperature of the contrastive similarity
+    """
+    image_size: int = 64
+    patch_size: int = 16
+    vision_width: int = 128
+    vision_layers: int = 4
+    vision_heads: int = 4
+    text_width: int = 128
+    text_layers: int = 4
+    text_heads: int = 4
+    mlp_ratio: float = 4.
+    max_frames: int = 8
+    max_tokens: int = 48
+    vocab_size: int = 1000
+    temporal: str = "mean"
+    temporal_layers: int = 2
+    temperature: float = 0.07
 
     def __post_init__(self):
         if self.temporal not in TEMPORAL:
@@ -59,11 +77,16 @@ class ClipVideoConfig:
                               f"{self.text_layers} text layers: set it to at most {self.text_layers}")
 
     @classmethod
-    def paper(cls,
-        size: str = "B/32", # size of CLIP, one of CLIP_SIZES
-        **changes, # fields to set
-    ) -> ClipVideoConfig: # the published sizes
-        "Return the sizes of a published CLIP at 224 px, with CLIP4Clip's four temporal layers and 77 positions."
+    def paper(cls, size: str = "B/32", **changes) -> ClipVideoConfig:
+        """Return the sizes of a published CLIP at 224 px, with CLIP4Clip's four temporal layers and 77 positions.
+
+        Args:
+            size: size of CLIP, one of CLIP_SIZES
+            **changes: fields to set
+
+        Returns:
+            the published sizes
+        """
         if size not in CLIP_SIZES:
             raise VidnegError(f"no CLIP of size {size!r}; there are: {', '.join(CLIP_SIZES)}")
         return cls(**{**dict(image_size=224, text_layers=12, max_frames=77, max_tokens=77, vocab_size=49408,
@@ -82,10 +105,15 @@ def _clip_config(c):
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=c.text_width,
                       logit_scale_init_value=float(-np.log(c.temperature)), attn_implementation="sdpa")
 
-def sizes_of(
-    config: CLIPConfig, # config of a CLIP checkpoint
-) -> dict: # fields for a `ClipVideoConfig`
-    "Return the sizes of a CLIP checkpoint."
+def sizes_of(config: CLIPConfig) -> dict:
+    """Return the sizes of a CLIP checkpoint.
+
+    Args:
+        config: config of a CLIP checkpoint
+
+    Returns:
+        fields for a `ClipVideoConfig`
+    """
     t, v = config.text_config, config.vision_config
     if t.hidden_size != config.projection_dim:
         raise VidnegError(f"this CLIP has text width {t.hidden_size} and joint space width {config.projection_dim}, "
@@ -98,13 +126,15 @@ def sizes_of(
 
 # %% ../../nbs/models/clip_video.ipynb #89b8da14
 class ClipVideo(DualEncoder):
-    "CLIP for videos: CLIP4Clip (mean, transformer) and InternVideo's CLIP with joint space-time attention (joint)."
+    """CLIP for videos: CLIP4Clip (mean, transformer) and InternVideo's CLIP with joint space-time attention (joint).
+
+    Args:
+        config: sizes of the model
+        seed: seed of the fresh weights; the global generator is left untouched
+    """
     config_class = ClipVideoConfig
 
-    def __init__(self,
-        config: ClipVideoConfig, # sizes of the model
-        seed: int = 0, # seed of the fresh weights; the global generator is left untouched
-    ):
+    def __init__(self, config: ClipVideoConfig, seed: int = 0):
         super().__init__()
         self.config = c = config
         with torch.random.fork_rng(devices=[]):
@@ -132,20 +162,33 @@ class ClipVideo(DualEncoder):
         self.temporal_embeddings[:n].copy_(text.embeddings.position_embedding.weight[:n])
 
     @property
-    def temperature(self) -> torch.Tensor: # scalar, at least 0.01
-        "Return the learnable temperature. CLIP clamps its logit scale at 100; the gradient is not clamped."
+    def temperature(self) -> torch.Tensor:
+        """Return the learnable temperature. CLIP clamps its logit scale at 100; the gradient is not clamped.
+
+        Returns:
+            scalar, at least 0.01
+        """
         t = (-self.clip.logit_scale).exp()
         return t + (t.clamp(min=.01) - t).detach()
 
     @property
-    def widths(self) -> Widths: # (patch, embedding)
-        "Return the widths of patch tokens and of the joint space."
+    def widths(self) -> Widths:
+        """Return the widths of patch tokens and of the joint space.
+
+        Returns:
+            (patch, embedding)
+        """
         return Widths(self.config.vision_width, self.config.text_width)
 
-    def read_patches(self,
-        patches: torch.Tensor, # patch tokens of another image encoder (B, T, N, d)
-    ) -> torch.Tensor: # features, as from `frame_features`
-        "Turn another encoder's patch tokens into features, after adding CLIP's own [CLS] and positions."
+    def read_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        """Turn another encoder's patch tokens into features, after adding CLIP's own [CLS] and positions.
+
+        Args:
+            patches: patch tokens of another image encoder (B, T, N, d)
+
+        Returns:
+            features, as from `frame_features`
+        """
         vision, shape = self.clip.vision_model, self.check_patches(patches).shape[:2]
         e = vision.embeddings
         cls = e.class_embedding.expand(*shape, 1, -1) # (B, T, 1, d)
@@ -154,10 +197,15 @@ class ClipVideo(DualEncoder):
         x = vision.encoder(inputs_embeds=vision.pre_layrnorm(x.flatten(0, 1))).last_hidden_state # (B·T, 1+N, d)
         return self.clip.visual_projection(vision.post_layernorm(x[:, 0]))[:, None].unflatten(0, shape)
 
-    def frame_features(self,
-        frames: torch.Tensor, # frames (B, T, H, W, 3), uint8
-    ) -> torch.Tensor: # embeddings of frames (B, T, 1, p); for joint attention, [CLS] and patch tokens (B, T, 1+N, d)
-        "Compute the features of each frame by itself."
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Compute the features of each frame by itself.
+
+        Args:
+            frames: frames (B, T, H, W, 3), uint8
+
+        Returns:
+            embeddings of frames (B, T, 1, p); for joint attention, [CLS] and patch tokens (B, T, 1+N, d)
+        """
         vision, shape = self.clip.vision_model, check_frames(frames).shape[:2]
         pixels = normalized_pixels(frames.flatten(0, 1), self.config.image_size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD,
                                    self.clip.logit_scale.dtype) # (B·T, 3, S, S)
@@ -179,10 +227,15 @@ class ClipVideo(DualEncoder):
         positions = table[:n] if n <= len(table) else spread_positions(table, n) # CLIP4Clip takes the first n
         return x + self.temporal(inputs_embeds=x + positions).last_hidden_state
 
-    def encode_video(self,
-        features: torch.Tensor, # features of single frames, from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # unit embeddings of frames (B, T, p), joint: (B, 1, p); of videos (B, p)
-        "Encode videos."
+    def encode_video(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode videos.
+
+        Args:
+            features: features of single frames, from `frame_features`
+
+        Returns:
+            unit embeddings of frames (B, T, p), joint: (B, 1, p); of videos (B, p)
+        """
         features = features.to(self.clip.logit_scale.dtype)
         if self.config.temporal == "joint":
             video = F.normalize(self._joint(features), dim=-1)
@@ -192,11 +245,16 @@ class ClipVideo(DualEncoder):
         x = F.normalize(x, dim=-1) # (B, T, p)
         return x, F.normalize(x.mean(1), dim=-1)
 
-    def encode_text(self,
-        input_ids: torch.Tensor, # token ids (M, L), int
-        attention_mask: torch.Tensor, # attention mask (M, L): 1 for tokens, 0 for padding
-    ) -> tuple[torch.Tensor, torch.Tensor]: # unit embeddings of tokens (M, L, p) and of texts (M, p)
-        "Encode texts. Raises `VidnegError` for texts longer than the model's context."
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode texts. Raises `VidnegError` for texts longer than the model's context.
+
+        Args:
+            input_ids: token ids (M, L), int
+            attention_mask: attention mask (M, L): 1 for tokens, 0 for padding
+
+        Returns:
+            unit embeddings of tokens (M, L, p) and of texts (M, p)
+        """
         if input_ids.shape[1] > self.config.max_tokens:
             raise VidnegError(f"the texts have {input_ids.shape[1]} tokens, the model takes {self.config.max_tokens}: "
                               "truncate when tokenizing")
@@ -205,12 +263,17 @@ class ClipVideo(DualEncoder):
         return states, states[torch.arange(len(states), device=states.device), last]
 
 # %% ../../nbs/models/clip_video.ipynb #4d98115c
-def from_clip(
-    model_class: type[ClipVideo], # class to build
-    name: str, # CLIP checkpoint: a name on the Hub, e.g. "openai/clip-vit-large-patch14", or a folder
-    **changes, # config fields to set: temporal, max_frames, ...
-) -> ClipVideo: # model of `model_class`
-    "Build a video model from a published CLIP."
+def from_clip(model_class: type[ClipVideo], name: str, **changes) -> ClipVideo:
+    """Build a video model from a published CLIP.
+
+    Args:
+        model_class: class to build
+        name: CLIP checkpoint: a name on the Hub, e.g. "openai/clip-vit-large-patch14", or a folder
+        **changes: config fields to set: temporal, max_frames, ...
+
+    Returns:
+        model of `model_class`
+    """
     clip = CLIPModel.from_pretrained(name)
     model = model_class(model_class.config_class.paper(**{**sizes_of(clip.config), **changes}))
     model.clip.load_state_dict(clip.state_dict())

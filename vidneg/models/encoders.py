@@ -18,66 +18,103 @@ from transformers.models.bert.modeling_bert import BertAttention, BertEmbeddings
 from ..core.errors import VidnegError
 
 # %% auto #0
-__all__ = ['attend', 'beit_attention', 'bert_attention', 'check_frames', 'normalized_pixels', 'ConvStem', 'FrameEmbeddings',
-           'SpatialBlock', 'SpaceTimeBlock', 'spread_positions', 'VideoEncoder', 'load_by_name', 'load_beit', 'visible',
-           'TextEncoder']
+__all__ = ['attend', 'beit_attention', 'bert_attention', 'check_frames', 'normalized_pixels', 'ConvStem',
+           'FrameEmbeddings', 'SpatialBlock', 'SpaceTimeBlock', 'spread_positions', 'VideoEncoder', 'load_by_name',
+           'load_beit', 'visible', 'TextEncoder']
 
 # %% ../../nbs/models/encoders.ipynb #74338bd0
 def attend(
-    query: torch.Tensor, # projected queries (M, Q, d)
-    key: torch.Tensor, # projected keys (M, S, d)
-    value: torch.Tensor, # projected values (M, S, d)
-    heads: int, # number of attention heads, a divisor of d
-    mask: torch.Tensor | None = None, # broadcasts to (M, heads, Q, S); True is visible, a float is added
-    dropout: float = 0., # dropout probability of the attention weights
-) -> torch.Tensor: # attended values (M, Q, d)
-    "Compute multi-head attention of queries over keys and values."
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    heads: int,
+    mask: torch.Tensor | None = None,
+    dropout: float = 0.,
+) -> torch.Tensor:
+    """Compute multi-head attention of queries over keys and values.
+
+    Args:
+        query: projected queries (M, Q, d)
+        key: projected keys (M, S, d)
+        value: projected values (M, S, d)
+        heads: number of attention heads, a divisor of d
+        mask: broadcasts to (M, heads, Q, S); True is visible, a float is added
+        dropout: dropout probability of the attention weights
+
+    Returns:
+        attended values (M, Q, d)
+    """
     # (M, heads, Q or S, d/heads)
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return out.transpose(1, 2).flatten(2)
 
 # %% ../../nbs/models/encoders.ipynb #0a1af693
-def beit_attention(
-    module: BeitAttention, # module that holds the projections
-    x: torch.Tensor, # tokens (M, N, d)
-    bias: torch.Tensor | None = None, # bias added to the logits (heads, N, N)
-) -> torch.Tensor: # attended tokens (M, N, d)
-    "Compute self-attention with BEiT's parameters."
+def beit_attention(module: BeitAttention, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Compute self-attention with BEiT's parameters.
+
+    Args:
+        module: module that holds the projections
+        x: tokens (M, N, d)
+        bias: bias added to the logits (heads, N, N)
+
+    Returns:
+        attended tokens (M, N, d)
+    """
     dropout = module.attention_dropout if module.training else 0.
     return module.o_proj(attend(module.q_proj(x), module.k_proj(x), module.v_proj(x), module.num_attention_heads,
                                 bias, dropout))
 
 def bert_attention(
-    module: BertAttention, # module that holds the projections, the residual and its LayerNorm
-    x: torch.Tensor, # queries (M, Q, d)
-    context: torch.Tensor, # source of keys and values (M, S, d): `x`, all tokens of its sentence, or a video's tokens
-    mask: torch.Tensor | None = None, # broadcasts to (M, heads, Q, S), bool; True is visible
-) -> torch.Tensor: # attended queries (M, Q, d), after residual and LayerNorm
-    "Compute self- or cross-attention with BERT's parameters."
+    module: BertAttention,
+    x: torch.Tensor,
+    context: torch.Tensor,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Compute self- or cross-attention with BERT's parameters.
+
+    Args:
+        module: module that holds the projections, the residual and its LayerNorm
+        x: queries (M, Q, d)
+        context: source of keys and values (M, S, d): `x`, all tokens of its sentence, or a video's tokens
+        mask: broadcasts to (M, heads, Q, S), bool; True is visible
+
+    Returns:
+        attended queries (M, Q, d), after residual and LayerNorm
+    """
     inner = module.self
     dropout = inner.dropout.p if inner.training else 0.
     out = attend(inner.query(x), inner.key(context), inner.value(context), inner.num_attention_heads, mask, dropout)
     return module.output(out, x)
 
 # %% ../../nbs/models/encoders.ipynb #682335fd
-def check_frames(
-    frames: torch.Tensor, # frames, required shape (B, T, H, W, 3), uint8
-) -> torch.Tensor: # `frames`
-    "Check shape and type of frames. Raises `VidnegError` for anything else."
+def check_frames(frames: torch.Tensor) -> torch.Tensor:
+    """Check shape and type of frames. Raises `VidnegError` for anything else.
+
+    Args:
+        frames: frames, required shape (B, T, H, W, 3), uint8
+
+    Returns:
+        `frames`
+    """
     if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3 or not frames.shape[1]:
         raise VidnegError("frames must be uint8 of shape (B, T, H, W, 3) with at least one frame, "
                           f"got {frames.dtype} {tuple(frames.shape)}")
     return frames
 
-def normalized_pixels(
-    frames: torch.Tensor, # frames (M, H, W, 3), uint8
-    size: int, # side of the output in pixels, S
-    mean, # mean per channel (3,), for pixels in [0, 1]
-    std, # standard deviation per channel (3,)
-    dtype: torch.dtype = torch.float32, # type of the output
-) -> torch.Tensor: # pixels (M, 3, S, S)
-    "Resize and normalize frames for a published image encoder."
+def normalized_pixels(frames: torch.Tensor, size: int, mean, std, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Resize and normalize frames for a published image encoder.
+
+    Args:
+        frames: frames (M, H, W, 3), uint8
+        size: side of the output in pixels, S
+        mean: mean per channel (3,), for pixels in [0, 1]
+        std: standard deviation per channel (3,)
+        dtype: type of the output
+
+    Returns:
+        pixels (M, 3, S, S)
+    """
     mean, std = (torch.tensor(x, dtype=dtype, device=frames.device)[:, None, None] for x in (mean, std)) # (3, 1, 1)
     x = (frames.permute(0, 3, 1, 2).to(dtype)/255 - mean)/std
     if x.shape[-2:] == (size, size): return x
@@ -85,11 +122,13 @@ def normalized_pixels(
 
 # %% ../../nbs/models/encoders.ipynb #499654e4
 class ConvStem(nn.Module):
-    "Stem of strided convolutions that outputs the grid of patches."
-    def __init__(self,
-        config, # sizes, a `BeitConfig`
-        channels: Sequence[int], # output channels of all layers but the last, whose width is the tokens'
-    ):
+    """Stem of strided convolutions that outputs the grid of patches.
+
+    Args:
+        config: sizes, a `BeitConfig`
+        channels: output channels of all layers but the last, whose width is the tokens'
+    """
+    def __init__(self, config, channels: Sequence[int]):
         super().__init__()
         if 2**(len(channels) + 1) != config.patch_size:
             raise VidnegError(f"a stem of {len(channels)} + 1 layers has patches of {2**(len(channels) + 1)} pixels, "
@@ -100,20 +139,27 @@ class ConvStem(nn.Module):
             width = c
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, config.hidden_size, 3, 2, 1))
 
-    def forward(self,
-        pixels: torch.Tensor, # normalized pixels (M, 3, H, W)
-    ) -> torch.Tensor: # patch tokens (M, N, d)
-        "Turn pixels into patch tokens."
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Turn pixels into patch tokens.
+
+        Args:
+            pixels: normalized pixels (M, 3, H, W)
+
+        Returns:
+            patch tokens (M, N, d)
+        """
         return self.layers(pixels).flatten(2).transpose(1, 2)
 
 # %% ../../nbs/models/encoders.ipynb #9db93b91
 class FrameEmbeddings(nn.Module):
-    "Embedding of single frames as patch tokens, with BEiT's parameter names."
-    def __init__(self,
-        config, # sizes, a `BeitConfig`
-        cls_token: bool = True, # True: put a [CLS] token before the patches of each frame
-        stem: Sequence[int] = (), # channels of a `ConvStem`; (): BEiT's linear patches
-    ):
+    """Embedding of single frames as patch tokens, with BEiT's parameter names.
+
+    Args:
+        config: sizes, a `BeitConfig`
+        cls_token: True: put a [CLS] token before the patches of each frame
+        stem: channels of a `ConvStem`; (): BEiT's linear patches
+    """
+    def __init__(self, config, cls_token: bool = True, stem: Sequence[int] = ()):
         super().__init__()
         self.patch_embeddings = ConvStem(config, stem) if stem else BeitPatchEmbeddings(config)
         n, d = (config.image_size//config.patch_size)**2 + cls_token, config.hidden_size
@@ -121,10 +167,15 @@ class FrameEmbeddings(nn.Module):
         self.position_embeddings = (
             nn.Parameter(torch.zeros(1, n, d)) if config.use_absolute_position_embeddings else None)
 
-    def forward(self,
-        pixels: torch.Tensor, # normalized pixels (M, 3, H, W)
-    ) -> torch.Tensor: # tokens (M, N, d)
-        "Embed the patches of frames."
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embed the patches of frames.
+
+        Args:
+            pixels: normalized pixels (M, 3, H, W)
+
+        Returns:
+            tokens (M, N, d)
+        """
         x = self.patch_embeddings(pixels) # (M, N, d)
         if self.cls_token is not None: x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
         return x if self.position_embeddings is None else x + self.position_embeddings
@@ -137,11 +188,13 @@ def _check_transformers():
                       "`pip install -U transformers`; models of the Hub and language models also run with 4.57")
 
 class SpatialBlock(BeitLayer):
-    "BEiT's layer, applied frame by frame."
-    def __init__(self,
-        config, # a `BeitConfig` with `use_relative_position_bias`
-        cls_token: bool = True, # True: token 0 of a frame is [CLS]
-    ):
+    """BEiT's layer, applied frame by frame.
+
+    Args:
+        config: a `BeitConfig` with `use_relative_position_bias`
+        cls_token: True: token 0 of a frame is [CLS]
+    """
+    def __init__(self, config, cls_token: bool = True):
         _check_transformers()
         super().__init__(config)
         table = self.relative_position_bias
@@ -149,14 +202,23 @@ class SpatialBlock(BeitLayer):
         index = index if cls_token else index[1:, 1:]
         self.register_buffer("bias_index", index.contiguous(), persistent=False) # (N, N)
 
-    def bias(self) -> torch.Tensor: # bias (heads, N, N)
-        "Return the relative position bias of each pair of patches."
+    def bias(self) -> torch.Tensor:
+        """Return the relative position bias of each pair of patches.
+
+        Returns:
+            bias (heads, N, N)
+        """
         return self.relative_position_bias.relative_position_bias_table[self.bias_index].permute(2, 0, 1)
 
-    def forward(self,
-        x: torch.Tensor, # tokens (..., N, d)
-    ) -> torch.Tensor: # tokens (..., N, d)
-        "Apply the block to each frame by itself."
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the block to each frame by itself.
+
+        Args:
+            x: tokens (..., N, d)
+
+        Returns:
+            tokens (..., N, d)
+        """
         shape, x = x.shape, x.flatten(0, -3) # (M, N, d)
         x = x + self.lambda_1 * beit_attention(self.attention, self.layernorm_before(x), self.bias())
         x = x + self.lambda_2 * self.mlp(self.layernorm_after(x))
@@ -164,30 +226,42 @@ class SpatialBlock(BeitLayer):
 
 # %% ../../nbs/models/encoders.ipynb #7e3c8747
 class SpaceTimeBlock(SpatialBlock):
-    "Block of temporal attention, spatial attention and an MLP (TimeSformer's divided space-time attention)."
-    def __init__(self,
-        config, # sizes, a `BeitConfig`
-        cls_token: bool = True, # True: token 0 of a frame is [CLS]
-    ):
+    """Block of temporal attention, spatial attention and an MLP (TimeSformer's divided space-time attention).
+
+    Args:
+        config: sizes, a `BeitConfig`
+        cls_token: True: token 0 of a frame is [CLS]
+    """
+    def __init__(self, config, cls_token: bool = True):
         super().__init__(config, cls_token)
         self.temporal_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.temporal_attention = BeitAttention(config)
 
-    def forward(self,
-        x: torch.Tensor, # tokens (B, T, N, d)
-    ) -> torch.Tensor: # tokens (B, T, N, d)
-        "Apply the block to clips."
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the block to clips.
+
+        Args:
+            x: tokens (B, T, N, d)
+
+        Returns:
+            tokens (B, T, N, d)
+        """
         b, t, n, _ = x.shape
         h = self.temporal_layernorm(x).transpose(1, 2).flatten(0, 1) # (B·N, T, d)
         h = beit_attention(self.temporal_attention, h)
         return super().forward(x + h.unflatten(0, (b, n)).transpose(1, 2))
 
 # %% ../../nbs/models/encoders.ipynb #5c0f0002
-def spread_positions(
-    table: torch.Tensor, # embeddings of frame positions (F, d)
-    n_frames: int, # number of frames, T
-) -> torch.Tensor: # embeddings (T, d)
-    "Interpolate the embeddings of T frames spread evenly over a clip."
+def spread_positions(table: torch.Tensor, n_frames: int) -> torch.Tensor:
+    """Interpolate the embeddings of T frames spread evenly over a clip.
+
+    Args:
+        table: embeddings of frame positions (F, d)
+        n_frames: number of frames, T
+
+    Returns:
+        embeddings (T, d)
+    """
     if n_frames == len(table): return table
     at = torch.arange(n_frames, device=table.device) + .5 # centers of T equal shares of the clip
     at = (at*len(table)/n_frames - .5).clamp(0, len(table) - 1)
@@ -197,13 +271,21 @@ def spread_positions(
 
 # %% ../../nbs/models/encoders.ipynb #c7311b4f
 class VideoEncoder(nn.Module):
-    "BEiT over frames, with divided space-time attention in its upper blocks (NAVERO §3.2, supplement 3)."
+    """BEiT over frames, with divided space-time attention in its upper blocks (NAVERO §3.2, supplement 3).
+
+    Args:
+        config: sizes, a `BeitConfig`; `num_hidden_layers` counts all blocks
+        spatial_layers: number of lower blocks, which read single frames only
+        max_frames: number of temporal embeddings
+        cls_token: True: each frame has a [CLS] token
+        stem: channels of a `ConvStem`; (): BEiT's linear patches
+    """
     def __init__(self,
-        config, # sizes, a `BeitConfig`; `num_hidden_layers` counts all blocks
-        spatial_layers: int = 0, # number of lower blocks, which read single frames only
-        max_frames: int = 8, # number of temporal embeddings
-        cls_token: bool = True, # True: each frame has a [CLS] token
-        stem: Sequence[int] = (), # channels of a `ConvStem`; (): BEiT's linear patches
+        config,
+        spatial_layers: int = 0,
+        max_frames: int = 8,
+        cls_token: bool = True,
+        stem: Sequence[int] = (),
     ):
         super().__init__()
         self.config, self.spatial_layers, self.cls_token = config, spatial_layers, cls_token
@@ -214,57 +296,88 @@ class VideoEncoder(nn.Module):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.temporal_embeddings = nn.Parameter(torch.zeros(max_frames, config.hidden_size))
 
-    def pixels(self,
-        frames: torch.Tensor, # frames (M, H, W, 3), uint8
-    ) -> torch.Tensor: # pixels (M, 3, S, S), in [-1, 1]
-        "Normalize frames as BEiT does, and resize them to the model's size without cropping."
+    def pixels(self, frames: torch.Tensor) -> torch.Tensor:
+        """Normalize frames as BEiT does, and resize them to the model's size without cropping.
+
+        Args:
+            frames: frames (M, H, W, 3), uint8
+
+        Returns:
+            pixels (M, 3, S, S), in [-1, 1]
+        """
         size = self.config.image_size
         x = frames.permute(0, 3, 1, 2).to(self.temporal_embeddings.dtype) / 127.5 - 1
         if x.shape[-2:] == (size, size): return x
         return F.interpolate(x, (size, size), mode="bilinear", antialias=True)
 
-    def frame_features(self,
-        frames: torch.Tensor, # frames (B, T, H, W, 3), uint8
-    ) -> torch.Tensor: # features (B, T, N, d)
-        "Compute the features of each frame by itself: the embeddings and the spatial layers."
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Compute the features of each frame by itself: the embeddings and the spatial layers.
+
+        Args:
+            frames: frames (B, T, H, W, 3), uint8
+
+        Returns:
+            features (B, T, N, d)
+        """
         check_frames(frames)
         x = self.embeddings(self.pixels(frames.flatten(0, 1))) # (B·T, N, d)
         for layer in self.layers[:self.spatial_layers]: x = layer(x)
         return x.unflatten(0, frames.shape[:2])
 
-    def temporal_positions(self,
-        n_frames: int, # number of frames, T
-    ) -> torch.Tensor: # embeddings (T, d)
-        "Interpolate the temporal embeddings of T frames spread evenly over a clip."
+    def temporal_positions(self, n_frames: int) -> torch.Tensor:
+        """Interpolate the temporal embeddings of T frames spread evenly over a clip.
+
+        Args:
+            n_frames: number of frames, T
+
+        Returns:
+            embeddings (T, d)
+        """
         return spread_positions(self.temporal_embeddings, n_frames)
 
-    def forward(self,
-        features: torch.Tensor, # features of single frames (B, T, N, d), from `frame_features`
-    ) -> torch.Tensor: # tokens (B, T, N, d)
-        "Encode clips: add temporal embeddings and apply the space-time blocks."
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Encode clips: add temporal embeddings and apply the space-time blocks.
+
+        Args:
+            features: features of single frames (B, T, N, d), from `frame_features`
+
+        Returns:
+            tokens (B, T, N, d)
+        """
         x = features.to(self.temporal_embeddings.dtype) + self.temporal_positions(features.shape[1])[:, None]
         for layer in self.layers[self.spatial_layers:]: x = layer(x)
         return self.layernorm(x)
 
-    def pool(self,
-        x: torch.Tensor, # tokens (B, T, N, d)
-    ) -> torch.Tensor: # pooled tokens (B, d)
-        "Average the patch tokens of all frames, as BEiT pools an image."
+    def pool(self, x: torch.Tensor) -> torch.Tensor:
+        """Average the patch tokens of all frames, as BEiT pools an image.
+
+        Args:
+            x: tokens (B, T, N, d)
+
+        Returns:
+            pooled tokens (B, d)
+        """
         return x[:, :, int(self.cls_token):].mean((1, 2))
 
-    def freeze_spatial(self) -> VideoEncoder: # `self`
-        "Freeze the embeddings and the spatial blocks, so that `frame_features` can be computed once."
+    def freeze_spatial(self) -> VideoEncoder:
+        """Freeze the embeddings and the spatial blocks, so that `frame_features` can be computed once.
+
+        Returns:
+            `self`
+        """
         for module in (self.embeddings, self.layers[:self.spatial_layers]): module.requires_grad_(False)
         return self
 
 # %% ../../nbs/models/encoders.ipynb #0c5e1bae
-def load_by_name(
-    module: nn.Module, # module that receives the weights
-    weights: dict[str, torch.Tensor], # weights by parameter name
-    source: str, # name of the checkpoint, for error messages
-    fresh: tuple[str, ...] = (), # substrings of parameter names that the checkpoint may lack
-) -> None:
-    "Copy weights into the parameters of the same name. Raises `VidnegError` if names or shapes differ."
+def load_by_name(module: nn.Module, weights: dict[str, torch.Tensor], source: str, fresh: tuple[str, ...] = ()) -> None:
+    """Copy weights into the parameters of the same name. Raises `VidnegError` if names or shapes differ.
+
+    Args:
+        module: module that receives the weights
+        weights: weights by parameter name
+        source: name of the checkpoint, for error messages
+        fresh: substrings of parameter names that the checkpoint may lack
+    """
     own = module.state_dict()
     missing = [k for k in own if k not in weights and not any(f in k for f in fresh)]
     extra = [k for k in weights if k not in own]
@@ -277,11 +390,16 @@ def load_by_name(
     module.load_state_dict(weights, strict=False)
 
 # %% ../../nbs/models/encoders.ipynb #53cd65a3
-def load_beit(
-    encoder: VideoEncoder, # encoder with the checkpoint's sizes and number of blocks
-    name: str, # BEiT checkpoint: a name on the Hub, or a folder
-) -> VideoEncoder: # `encoder`
-    "Load a BEiT checkpoint into the spatial parts of `encoder`."
+def load_beit(encoder: VideoEncoder, name: str) -> VideoEncoder:
+    """Load a BEiT checkpoint into the spatial parts of `encoder`.
+
+    Args:
+        encoder: encoder with the checkpoint's sizes and number of blocks
+        name: BEiT checkpoint: a name on the Hub, or a folder
+
+    Returns:
+        `encoder`
+    """
     beit = BeitModel.from_pretrained(name)
     weights = {k: w for k, w in beit.state_dict().items() if "mask_token" not in k}
     shared = weights.pop("shared_position_bias.relative_position_bias_table", None)
@@ -295,32 +413,44 @@ def load_beit(
     return encoder
 
 # %% ../../nbs/models/encoders.ipynb #fda498c5
-def visible(
-    mask: torch.Tensor, # attention mask (..., L): 1 for tokens, 0 for padding
-) -> torch.Tensor: # mask for `attend` (M, 1, 1, L), bool
-    "Make the mask for attention over tokens. The first token is always visible, so a row of padding gives no NaN."
+def visible(mask: torch.Tensor) -> torch.Tensor:
+    """Make the mask for attention over tokens. The first token is always visible, so a row of padding gives no NaN.
+
+    Args:
+        mask: attention mask (..., L): 1 for tokens, 0 for padding
+
+    Returns:
+        mask for `attend` (M, 1, 1, L), bool
+    """
     mask = mask.flatten(0, -2).bool() # (M, L)
     first = torch.arange(mask.shape[-1], device=mask.device) == 0
     return (mask | first)[:, None, None]
 
 # %% ../../nbs/models/encoders.ipynb #fd50d3c9
 class TextEncoder(nn.Module):
-    "Text encoder made of BERT's embeddings and lower layers."
-    def __init__(self,
-        config, # sizes, a `BertConfig`
-        layers: int, # number of BERT layers
-    ):
+    """Text encoder made of BERT's embeddings and lower layers.
+
+    Args:
+        config: sizes, a `BertConfig`
+        layers: number of BERT layers
+    """
+    def __init__(self, config, layers: int):
         _check_transformers()
         super().__init__()
         self.config = config
         self.embeddings = BertEmbeddings(config)
         self.layer = nn.ModuleList(BertLayer(config) for _ in range(layers))
 
-    def forward(self,
-        input_ids: torch.Tensor, # token ids (M, L), int
-        attention_mask: torch.Tensor, # attention mask (M, L): 1 for tokens, 0 for padding
-    ) -> torch.Tensor: # token states (M, L, d)
-        "Encode texts. Raises `VidnegError` for texts longer than the model's context."
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Encode texts. Raises `VidnegError` for texts longer than the model's context.
+
+        Args:
+            input_ids: token ids (M, L), int
+            attention_mask: attention mask (M, L): 1 for tokens, 0 for padding
+
+        Returns:
+            token states (M, L, d)
+        """
         longest = self.config.max_position_embeddings
         if input_ids.shape[1] > longest:
             raise VidnegError(f"the texts have {input_ids.shape[1]} tokens, the model takes {longest}: "

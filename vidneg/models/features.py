@@ -20,14 +20,26 @@ __all__ = ['cache_features']
 
 # %% ../../nbs/models/features.ipynb #842d70a7
 def cache_features(
-    model: DualEncoder, # model with `frame_features`
-    frames: np.ndarray, # frames of N clips (N, T, H, W, 3), uint8; may be a memory map
-    path: str | Path, # .npy file to write
-    batch_size: int = 96, # frames per batch; on a CPU small batches are fast because they stay in its caches
-    workers: int = 1, # number of threads, on a CPU only
-    desc: str = "features", # label of the progress bar; "": no bar
-) -> np.ndarray: # features (N, T, P, d), float16, memory-mapped
-    "Write `model.frame_features` of all clips to a file."
+    model: DualEncoder,
+    frames: np.ndarray,
+    path: str | Path,
+    batch_size: int = 96,
+    workers: int = 1,
+    desc: str = "features",
+) -> np.ndarray:
+    """Write `model.frame_features` of all clips to a file.
+
+    Args:
+        model: model with `frame_features`
+        frames: frames of N clips (N, T, H, W, 3), uint8; may be a memory map
+        path: .npy file to write
+        batch_size: frames per batch; on a CPU small batches are fast because they stay in its caches
+        workers: number of threads, on a CPU only
+        desc: label of the progress bar; "": no bar
+
+    Returns:
+        features (N, T, P, d), float16, memory-mapped
+    """
     if not len(frames):
         raise VidnegError(f"there are no clips, so no features for {path}: check the step that made the frames")
     model.eval()

@@ -18,31 +18,46 @@ __all__ = ['FusionLayer', 'FusionEncoder', 'MatchHead', 'MLMHead', 'load_bert']
 
 # %% ../../nbs/models/fusion.ipynb #e723809b
 class FusionLayer(BertLayer):
-    "BERT layer with cross-attention to a video."
-    def __init__(self,
-        config, # sizes, a `BertConfig`
-    ):
+    """BERT layer with cross-attention to a video.
+
+    Args:
+        config: sizes, a `BertConfig`
+    """
+    def __init__(self, config):
         super().__init__(config)
         self.crossattention = BertAttention(config, is_cross_attention=True)
 
 # %% ../../nbs/models/fusion.ipynb #dd172fd2
 class FusionEncoder(nn.Module):
-    "Stack of fusion layers, made of BERT's upper layers."
-    def __init__(self,
-        config, # sizes, a `BertConfig`
-        layers: int, # number of fusion layers
-    ):
+    """Stack of fusion layers, made of BERT's upper layers.
+
+    Args:
+        config: sizes, a `BertConfig`
+        layers: number of fusion layers
+    """
+    def __init__(self, config, layers: int):
         super().__init__()
         self.layer = nn.ModuleList(FusionLayer(config) for _ in range(layers))
 
     def forward(self,
-        tokens: torch.Tensor | None, # tokens of V videos (V, S, d); None: read the text alone, as BERT does
-        hidden: torch.Tensor, # token states of K texts per row (B, K, L, d), from `TextEncoder`
-        mask: torch.Tensor, # attention mask (B, K, L): 1 for tokens, 0 for padding
-        rows: torch.Tensor | None = None, # index of each row's video (B,); None: row i belongs to video i
-        first_only: bool = False, # True: return the first token of each text only
-    ) -> torch.Tensor: # fused states (B, K, L, d), or (B, K, 1, d) with `first_only`
-        "Fuse K texts with the video of their row."
+        tokens: torch.Tensor | None,
+        hidden: torch.Tensor,
+        mask: torch.Tensor,
+        rows: torch.Tensor | None = None,
+        first_only: bool = False,
+    ) -> torch.Tensor:
+        """Fuse K texts with the video of their row.
+
+        Args:
+            tokens: tokens of V videos (V, S, d); None: read the text alone, as BERT does
+            hidden: token states of K texts per row (B, K, L, d), from `TextEncoder`
+            mask: attention mask (B, K, L): 1 for tokens, 0 for padding
+            rows: index of each row's video (B,); None: row i belongs to video i
+            first_only: True: return the first token of each text only
+
+        Returns:
+            fused states (B, K, L, d), or (B, K, 1, d) with `first_only`
+        """
         mask, x = visible(mask), hidden.flatten(0, 1) # (B·K, 1, 1, L), (B·K, L, d)
         for i, layer in enumerate(self.layer):
             last = i == len(self.layer) - 1
@@ -62,42 +77,58 @@ def _cross_attend(module, states, tokens, k, rows):
 
 # %% ../../nbs/models/fusion.ipynb #0de2023b
 class MatchHead(nn.Linear):
-    "VTM head with two logits; class 1 means that the text is true of the video (NAVERO (2))."
-    def __init__(self,
-        width: int, # width of the fused states, d
-    ):
+    """VTM head with two logits; class 1 means that the text is true of the video (NAVERO (2)).
+
+    Args:
+        width: width of the fused states, d
+    """
+    def __init__(self, width: int):
         super().__init__(width, 2)
 
-    def forward(self,
-        fused: torch.Tensor, # fused states (..., L, d); the first token is [CLS]
-    ) -> torch.Tensor: # logits (..., 2)
-        "Compute the logits of the first token."
+    def forward(self, fused: torch.Tensor) -> torch.Tensor:
+        """Compute the logits of the first token.
+
+        Args:
+            fused: fused states (..., L, d); the first token is [CLS]
+
+        Returns:
+            logits (..., 2)
+        """
         return super().forward(fused[..., 0, :])
 
 class MLMHead(nn.Module):
-    "BERT's MLM head. The token embeddings serve as output weights and are passed in."
-    def __init__(self,
-        config, # sizes, a `BertConfig`
-    ):
+    """BERT's MLM head. The token embeddings serve as output weights and are passed in.
+
+    Args:
+        config: sizes, a `BertConfig`
+    """
+    def __init__(self, config):
         super().__init__()
         self.transform = BertPredictionHeadTransform(config)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
-    def forward(self,
-        fused: torch.Tensor, # fused states of masked tokens (..., d)
-        embeddings: torch.Tensor, # token embeddings (vocab, d)
-    ) -> torch.Tensor: # logits (..., vocab)
-        "Compute the logits of all entries of the vocabulary."
+    def forward(self, fused: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+        """Compute the logits of all entries of the vocabulary.
+
+        Args:
+            fused: fused states of masked tokens (..., d)
+            embeddings: token embeddings (vocab, d)
+
+        Returns:
+            logits (..., vocab)
+        """
         return F.linear(self.transform(fused), embeddings, self.bias)
 
 # %% ../../nbs/models/fusion.ipynb #6077b4dd
-def load_bert(
-    text: TextEncoder, # receives the lower layers
-    fusion: FusionEncoder, # receives the upper layers
-    head: MLMHead | None, # receives the MLM head; None: not loaded
-    name: str, # BERT checkpoint: a name on the Hub, or a folder
-) -> None:
-    "Load a BERT checkpoint into the text encoder, the fusion layers and the MLM head."
+def load_bert(text: TextEncoder, fusion: FusionEncoder, head: MLMHead | None, name: str) -> None:
+    """Load a BERT checkpoint into the text encoder, the fusion layers and the MLM head.
+
+    Args:
+        text: receives the lower layers
+        fusion: receives the upper layers
+        head: receives the MLM head; None: not loaded
+        name: BERT checkpoint: a name on the Hub, or a folder
+    """
     weights = BertForMaskedLM.from_pretrained(name).state_dict()
     n = len(text.layer)
     layers = {k.removeprefix("bert.encoder."): w for k, w in weights.items() if k.startswith("bert.encoder.")}

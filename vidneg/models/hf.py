@@ -22,17 +22,22 @@ from .scorer import unique_texts
 from ..text.tokenize import load_tokenizer
 
 # %% auto #0
-__all__ = ['DTYPES', 'READ', 'ADAPTERS', 'device_of', 'dtype_of', 'revision_of', 'context_of', 'check_frames', 'HFScorer',
-           'has_features', 'adapter_of', 'load_hf', 'tried']
+__all__ = ['DTYPES', 'READ', 'ADAPTERS', 'device_of', 'dtype_of', 'revision_of', 'context_of', 'check_frames',
+           'HFScorer', 'has_features', 'adapter_of', 'load_hf', 'tried']
 
 # %% ../../nbs/models/hf.ipynb #6ddb1224
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16,
           "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-def device_of(
-    name: str | torch.device | None = None, # "cuda", "cuda:1", "mps" or "cpu"; None: the fastest one of this machine
-) -> torch.device: # the device
-    "Return a device of this machine. Raises `VidnegError` for an unknown or missing one."
+def device_of(name: str | torch.device | None = None) -> torch.device:
+    """Return a device of this machine. Raises `VidnegError` for an unknown or missing one.
+
+    Args:
+        name: "cuda", "cuda:1", "mps" or "cpu"; None: the fastest one of this machine
+
+    Returns:
+        the device
+    """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name is None:
         best = next(k for k, found in there.items() if found)
@@ -45,10 +50,15 @@ def device_of(
     try: return torch.device(name)
     except RuntimeError as e: raise VidnegError(f"no device {str(name)!r}: write cuda, cuda:1, mps or cpu") from e
 
-def dtype_of(
-    name: str | torch.dtype | None = None, # one of DTYPES; None: as saved
-) -> torch.dtype | str: # the type, or "auto"
-    "Return the floating-point type of a model's weights. Raises `VidnegError` for an unknown name."
+def dtype_of(name: str | torch.dtype | None = None) -> torch.dtype | str:
+    """Return the floating-point type of a model's weights. Raises `VidnegError` for an unknown name.
+
+    Args:
+        name: one of DTYPES; None: as saved
+
+    Returns:
+        the type, or "auto"
+    """
     if name is None: return "auto"
     if isinstance(name, torch.dtype): name = str(name).removeprefix("torch.")
     if name not in DTYPES: raise VidnegError(f"no dtype {name!r}: choose float32, float16 or bfloat16")
@@ -57,10 +67,15 @@ def dtype_of(
 # %% ../../nbs/models/hf.ipynb #5706dc42
 READ = {".safetensors", ".bin", ".json", ".txt", ".model", ".jinja"} # suffixes of the files of a checkpoint
 
-def revision_of(
-    name: str | Path, # name on the Hub, or local folder
-) -> str: # commit on the Hub, or "sha256:" and 16 digits
-    "Return what tells this checkpoint from others of the same name."
+def revision_of(name: str | Path) -> str:
+    """Return what tells this checkpoint from others of the same name.
+
+    Args:
+        name: name on the Hub, or local folder
+
+    Returns:
+        commit on the Hub, or "sha256:" and 16 digits
+    """
     if not Path(name).is_dir(): return extract_commit_hash(cached_file(name, "config.json"), None) or ""
     total = hashlib.sha256()
     for path in sorted(p for p in Path(name).iterdir() if p.suffix in READ and p.is_file()):
@@ -69,11 +84,16 @@ def revision_of(
     return f"sha256:{total.hexdigest()[:16]}"
 
 # %% ../../nbs/models/hf.ipynb #696aafe8
-def context_of(
-    model, # model of `transformers`
-    tokenizer, # its tokenizer
-) -> int: # largest number of tokens of a text
-    "Return the length of the text context: what the position table and the tokenizer allow."
+def context_of(model, tokenizer) -> int:
+    """Return the length of the text context: what the position table and the tokenizer allow.
+
+    Args:
+        model: model of `transformers`
+        tokenizer: its tokenizer
+
+    Returns:
+        largest number of tokens of a text
+    """
     table = model.config.get_text_config().to_dict().get("max_position_embeddings")
     lengths = [table] if table else []
     for name, part in model.named_modules():
@@ -83,11 +103,15 @@ def context_of(
     return min([*lengths, tokenizer.model_max_length, 100_000])
 
 # %% ../../nbs/models/hf.ipynb #1b34cf11
-def check_frames(
-    frames: np.ndarray | torch.Tensor | Sequence[np.ndarray], # videos (N, T, H, W, 3), images (N, H, W, 3) or a
-                                                              # list of N videos (T, H, W, 3); uint8
-) -> list[np.ndarray]: # N videos (T, H, W, 3), uint8
-    "Check frames, and turn images into videos of one frame. Raises `VidnegError` for other shapes or types."
+def check_frames(frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Check frames, and turn images into videos of one frame. Raises `VidnegError` for other shapes or types.
+
+    Args:
+        frames: videos (N, T, H, W, 3), images (N, H, W, 3) or a list of N videos (T, H, W, 3); uint8
+
+    Returns:
+        N videos (T, H, W, 3), uint8
+    """
     listed = isinstance(frames, Sequence)
     videos = [np.asarray(v) for v in frames] if listed or np.ndim(frames) else []
     if not listed and np.ndim(frames) == 4: videos = [v[None] for v in videos]
@@ -101,21 +125,23 @@ def check_frames(
 
 # %% ../../nbs/models/hf.ipynb #d664bfb3
 class HFScorer:
-    "Base of scorers of `transformers` models. A subclass adds encoding and comparison."
+    """Base of scorers of `transformers` models. A subclass adds encoding and comparison.
+
+    Args:
+        model: model of `transformers`
+        image_processor: image processor of the model
+        tokenizer: tokenizer of the model
+        batch_size: frames, texts or pairs per batch
+        name: name of the model, for the protocol
+        revision: revision of its weights, for the protocol
+    """
     model_class = AutoModel
     supports = frozenset({"similarity", "pairwise", "tokens"})
     options = () # names of the subclass's own options
     n_frames = None # frames that the model wants; None: any number
     pooling = prompt = "" # way from frames to one score; text around the caption
 
-    def __init__(self,
-        model, # model of `transformers`
-        image_processor, # image processor of the model
-        tokenizer, # tokenizer of the model
-        batch_size: int = 32, # frames, texts or pairs per batch
-        name: str = "", # name of the model, for the protocol
-        revision: str = "", # revision of its weights, for the protocol
-    ):
+    def __init__(self, model, image_processor, tokenizer, batch_size: int = 32, name: str = "", revision: str = ""):
         self.model, self.image_processor, self.tokenizer = model.eval(), image_processor, tokenizer
         self.batch_size, self.name, self.revision = batch_size, name or type(model).__name__, revision
         sizes = Counter() # BLIP-2 keeps some weights in single precision: most weights decide
@@ -126,10 +152,15 @@ class HFScorer:
         self._last = {} # text → token ids of the texts that were tokenized last
 
     @classmethod
-    def parts(cls,
-        name: str, # checkpoint
-    ) -> tuple: # image processor and tokenizer
-        "Load what prepares the input."
+    def parts(cls, name: str) -> tuple:
+        """Load what prepares the input.
+
+        Args:
+            name: checkpoint
+
+        Returns:
+            image processor and tokenizer
+        """
         return AutoImageProcessor.from_pretrained(name), load_tokenizer(name)
 
     @property
@@ -146,55 +177,90 @@ class HFScorer:
 
     def _chunks(self, n): return [slice(i, i + self.batch_size) for i in range(0, n, self.batch_size)]
 
-    def frames(self,
-        frames: np.ndarray | torch.Tensor | Sequence[np.ndarray], # as for `check_frames`
-) -> list[np.ndarray]: # N videos (T, H, W, 3), uint8
-        "Check frames, and turn images into videos of one frame."
+    def frames(self, frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Check frames, and turn images into videos of one frame.
+
+        Args:
+            frames: as for `check_frames`
+
+        Returns:
+            N videos (T, H, W, 3), uint8
+        """
         return check_frames(frames)
 
-    def prepared(self,
-        frames: Sequence[np.ndarray], # M single frames (H, W, 3), uint8
-    ) -> dict[str, torch.Tensor]: # `pixel_values` (M, 3, S, S) and the processor's other outputs
-        "Prepare single frames with the model's image processor."
+    def prepared(self, frames: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+        """Prepare single frames with the model's image processor.
+
+        Args:
+            frames: M single frames (H, W, 3), uint8
+
+        Returns:
+            `pixel_values` (M, 3, S, S) and the processor's other outputs
+        """
         out = self.image_processor(list(frames), return_tensors="pt", input_data_format="channels_last")
         return {k: self.placed(v) for k, v in out.items()}
 
-    def placed(self,
-        x: torch.Tensor, # any tensor
-    ) -> torch.Tensor: # on the model's device; floating-point numbers in the model's precision
-        "Move an input to where the model is."
+    def placed(self, x: torch.Tensor) -> torch.Tensor:
+        """Move an input to where the model is.
+
+        Args:
+            x: any tensor
+
+        Returns:
+            on the model's device; floating-point numbers in the model's precision
+        """
         return x.to(self.device, self.dtype if x.is_floating_point() else x.dtype)
 
-    def padded(self,
-        texts: list[str], # M texts
-    ): # the tokenizer's output, with `input_ids` (M, L) and `attention_mask` (M, L)
-        "Tokenize texts, truncated to the model's context, padded to the longest."
+    def padded(self, texts: list[str]):
+        """Tokenize texts, truncated to the model's context, padded to the longest.
+
+        Args:
+            texts: M texts
+
+        Returns:
+            the tokenizer's output, with `input_ids` (M, L) and `attention_mask` (M, L)
+        """
         return self.tokenizer.pad({"input_ids": [list(ids) for ids in self.tokens(texts)]}, return_tensors="pt")
 
-    def tokenized(self,
-        texts: list[str], # M texts
-    ) -> dict[str, torch.Tensor]: # `input_ids` (M, L) and `attention_mask` (M, L)
-        "Tokenize texts for the model. Raises `VidnegError` if the model has not all of the tokens."
+    def tokenized(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """Tokenize texts for the model. Raises `VidnegError` if the model has not all of the tokens.
+
+        Args:
+            texts: M texts
+
+        Returns:
+            `input_ids` (M, L) and `attention_mask` (M, L)
+        """
         out = self.padded(texts)
         if self.vocabulary and out["input_ids"].max() >= self.vocabulary:
             raise VidnegError(f"{self.name!r} knows {self.vocabulary} tokens, its tokenizer {len(self.tokenizer)}: "
                               "save the tokenizer with which the model was trained")
         return {k: out[k].to(self.device) for k in ("input_ids", "attention_mask")}
 
-    def tokens(self,
-        texts: list[str], # N texts
-    ) -> list[tuple[int, ...]]: # token ids of each text
-        "Return what of each text reaches the model, after truncation."
+    def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
+        """Return what of each text reaches the model, after truncation.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            token ids of each text
+        """
         texts = list(texts)
         if not self._last.keys() >= set(texts): # scoring asks for the tokens of the same texts again
             ids = self.tokenizer(texts, truncation=True, max_length=self.context)["input_ids"]
             self._last = dict(zip(texts, map(tuple, ids)))
         return [self._last[t] for t in texts]
 
-    def unique(self,
-        texts: list[str], # N texts
-    ) -> tuple[list[str], np.ndarray]: # U texts with different tokens, and for each of the N texts its index among them
-        "Return the texts that differ for the model, in an order of their own. Raises `VidnegError` if there are none."
+    def unique(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
+        """Return the texts that differ for the model, in an order of their own. Raises `VidnegError` if there are none.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            U texts with different tokens, and for each of the N texts its index among them
+        """
         if not len(texts): raise VidnegError("no texts to encode: pass at least one")
         given, index = unique_texts(texts)
         ids, seen = self.tokens(given), {}
@@ -220,17 +286,27 @@ ADAPTERS = Registry("adapter", { # architecture or `model_type` of a configurati
     "any video–text dual encoder": "vidneg.models.hf_dual:VideoEncoderScorer",
     "any generative model": "vidneg.models.hf_generative:GenerativeScorer"})
 
-def has_features(
-    model, # model or model class of `transformers`
-    kind: str = "image", # "image" or "video"
-) -> bool: # True for a dual encoder
-    "Return True if a model can encode images (or videos) and texts, since `transformers` has no `supports`."
+def has_features(model, kind: str = "image") -> bool:
+    """Return True if a model can encode images (or videos) and texts, since `transformers` has no `supports`.
+
+    Args:
+        model: model or model class of `transformers`
+        kind: "image" or "video"
+
+    Returns:
+        True for a dual encoder
+    """
     return all(hasattr(model, f"get_{x}_features") for x in (kind, "text"))
 
-def adapter_of(
-    config, # configuration of `transformers`
-) -> type[HFScorer] | None: # class of the scorer; None: no adapter fits
-    "Return the adapter of a model."
+def adapter_of(config) -> type[HFScorer] | None:
+    """Return the adapter of a model.
+
+    Args:
+        config: configuration of `transformers`
+
+    Returns:
+        class of the scorer; None: no adapter fits
+    """
     names = [n for n in [*(config.architectures or []), config.model_type] if n in ADAPTERS]
     if names: return ADAPTERS[names[0]]
     dual, writer = (m[type(config)] if type(config) in m else None
@@ -242,14 +318,26 @@ def adapter_of(
 
 # %% ../../nbs/models/hf.ipynb #3b1bd5a8
 def load_hf(
-    name: str | Path, # checkpoint: a name on the Hub, or a folder that `save_pretrained` wrote
-    batch_size: int = 32, # frames, texts or pairs per batch
-    device: str | torch.device | None = None, # device of the model; None: the fastest one of this machine
-    dtype: str | torch.dtype | None = None, # one of DTYPES; None: as saved
-    label: str | None = None, # name of the model in the protocol; None: that on the Hub, or of the folder
-    **options, # options of the adapter, such as `pooling`
-) -> HFScorer: # scorer of the checkpoint
-    "Load a checkpoint of `transformers`, with its processor and tokenizer, as a scorer."
+    name: str | Path,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    label: str | None = None,
+    **options,
+) -> HFScorer:
+    """Load a checkpoint of `transformers`, with its processor and tokenizer, as a scorer.
+
+    Args:
+        name: checkpoint: a name on the Hub, or a folder that `save_pretrained` wrote
+        batch_size: frames, texts or pairs per batch
+        device: device of the model; None: the fastest one of this machine
+        dtype: one of DTYPES; None: as saved
+        label: name of the model in the protocol; None: that on the Hub, or of the folder
+        **options: options of the adapter, such as `pooling`
+
+    Returns:
+        scorer of the checkpoint
+    """
     name, device, dtype = str(name), device_of(device), dtype_of(dtype)
     _check_place(name)
     config = _loaded(name, AutoConfig.from_pretrained)
@@ -293,10 +381,15 @@ def _loaded(name, load):
         place = "" if Path(name).is_dir() else "there is no such folder; from the Hub, it "
         raise VidnegError(f"{name!r}: {place}cannot be loaded with transformers: {what}") from e
 
-def tried(
-    scorer: HFScorer, # any adapter
-) -> HFScorer: # the same
-    "Encode one blank clip and one text. Raises `VidnegError` if processor, tokenizer and model do not fit each other."
+def tried(scorer: HFScorer) -> HFScorer:
+    """Encode one blank clip and one text. Raises `VidnegError` if processor, tokenizer and model do not fit each other.
+
+    Args:
+        scorer: any adapter
+
+    Returns:
+        the same
+    """
     side = scorer.size or 224
     try:
         scorer.encode_video(np.zeros((1, scorer.n_frames or 1, side, side, 3), np.uint8))

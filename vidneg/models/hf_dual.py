@@ -23,90 +23,137 @@ from .scoring import cosines, pair_cosines
 from ..text.tokenize import load_tokenizer
 
 # %% auto #0
-__all__ = ['POOLING', 'SETTINGS', 'pool_frames', 'check_pooling', 'pooled', 'DualEncoderScorer', 'SiglipScorer', 'video_settings',
-           'VideoEncoderScorer', 'VideoPrismScorer', 'PeVideoScorer', 'MicrosoftXClipScorer']
+__all__ = ['POOLING', 'SETTINGS', 'pool_frames', 'check_pooling', 'pooled', 'DualEncoderScorer', 'SiglipScorer',
+           'video_settings', 'VideoEncoderScorer', 'VideoPrismScorer', 'PeVideoScorer', 'MicrosoftXClipScorer']
 
 # %% ../../nbs/models/hf_dual.ipynb #4d2b6fe6
 POOLING = ("mean", "max", "late")
 
-def pool_frames(
-    scores: torch.Tensor, # scores of single frames (..., T)
-    pooling: str, # one of POOLING
-) -> torch.Tensor: # scores of videos (...)
-    "Turn the scores of frames into those of their videos."
+def pool_frames(scores: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Turn the scores of frames into those of their videos.
+
+    Args:
+        scores: scores of single frames (..., T)
+        pooling: one of POOLING
+
+    Returns:
+        scores of videos (...)
+    """
     if pooling == "max": return scores.amax(-1)
     return scores.mean(-1) if pooling == "mean" else ((scores/.1).softmax(-1)*scores).sum(-1)
 
-def check_pooling(
-    pooling: str, # name of a pooling
-) -> str: # the same name
-    "Raise `VidnegError` unless this is one of POOLING."
+def check_pooling(pooling: str) -> str:
+    """Raise `VidnegError` unless this is one of POOLING.
+
+    Args:
+        pooling: name of a pooling
+
+    Returns:
+        the same name
+    """
     if pooling not in POOLING:
         raise VidnegError(f"no pooling {pooling!r}: choose one of {', '.join(POOLING)}")
     return pooling
 
 # %% ../../nbs/models/hf_dual.ipynb #4ec7faf8
-def pooled(
-    out, # result of `get_image_features` or a sibling: a tensor, or in later releases a model output
-) -> torch.Tensor: # embeddings (M, p), in single precision
-    "Return the embeddings from the features of a `transformers` model."
+def pooled(out) -> torch.Tensor:
+    """Return the embeddings from the features of a `transformers` model.
+
+    Args:
+        out: result of `get_image_features` or a sibling: a tensor, or in later releases a model output
+
+    Returns:
+        embeddings (M, p), in single precision
+    """
     x = out if isinstance(out, torch.Tensor) else out.pooler_output
     return (x[:, 0] if x.ndim == 3 else x).float()
 
 class DualEncoderScorer(HFScorer):
-    "Scorer of an image–text dual encoder, applied to frames."
+    """Scorer of an image–text dual encoder, applied to frames.
+
+    Args:
+        pooling: one of POOLING
+        **kwargs: as for `HFScorer`
+    """
     options = ("pooling",)
 
-    def __init__(self, *args,
-        pooling: str = "mean", # one of POOLING
-        **kwargs, # as for `HFScorer`
-    ):
+    def __init__(self, *args, pooling: str = "mean", **kwargs):
         super().__init__(*args, **kwargs)
         self.pooling = check_pooling(pooling)
 
     @torch.no_grad()
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor | Sequence[np.ndarray], # as for `HFScorer.frames`
-    ) -> Encoding: # encoding of N videos; `states` are the unit embeddings of the frames (N, T, p)
-        "Encode videos."
+    def encode_video(self, frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> Encoding:
+        """Encode videos.
+
+        Args:
+            frames: as for `HFScorer.frames`
+
+        Returns:
+            encoding of N videos; `states` are the unit embeddings of the frames (N, T, p)
+        """
         videos = self.frames(frames)
         flat = [frame for video in videos for frame in video]
         e = torch.cat([self.image_features(flat[s]) for s in self._chunks(len(flat))]).unflatten(0, (len(videos), -1))
         return Encoding(e, F.normalize(e.mean(1), dim=-1), None, np.arange(len(videos)))
 
-    def image_features(self,
-        frames: Sequence[np.ndarray], # M single frames (H, W, 3), uint8
-    ) -> torch.Tensor: # unit embeddings (M, p)
-        "Encode single frames."
+    def image_features(self, frames: Sequence[np.ndarray]) -> torch.Tensor:
+        """Encode single frames.
+
+        Args:
+            frames: M single frames (H, W, 3), uint8
+
+        Returns:
+            unit embeddings (M, p)
+        """
         return F.normalize(pooled(self.model.get_image_features(**self.prepared(frames))), dim=-1)
 
-    def text_features(self,
-        texts: list[str], # M texts
-    ) -> torch.Tensor: # unit embeddings (M, p)
-        "Encode a batch of texts."
+    def text_features(self, texts: list[str]) -> torch.Tensor:
+        """Encode a batch of texts.
+
+        Args:
+            texts: M texts
+
+        Returns:
+            unit embeddings (M, p)
+        """
         return F.normalize(pooled(self.model.get_text_features(**self.tokenized(texts))), dim=-1)
 
     @torch.no_grad()
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # encoding of N texts
-        "Encode texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Encode texts, each unique one once.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            encoding of N texts
+        """
         unique, index = self.unique(texts)
         e = torch.cat([self.text_features(unique[s]) for s in self._chunks(len(unique))]) # (U, p)
         return Encoding(e[:, None], e, None, index)
 
-    def frame_embeddings(self,
-        videos: Encoding, # encoding from `encode_video`
-    ) -> torch.Tensor: # unit embeddings (U, T, p)
-        "Return the embeddings of single frames."
+    def frame_embeddings(self, videos: Encoding) -> torch.Tensor:
+        """Return the embeddings of single frames.
+
+        Args:
+            videos: encoding from `encode_video`
+
+        Returns:
+            unit embeddings (U, T, p)
+        """
         return videos.states
 
     @torch.no_grad()
-    def similarity(self,
-        videos: Encoding, # encoding of Nv videos
-        texts: Encoding, # encoding of Nt texts
-    ) -> np.ndarray: # cosines (Nv, Nt), in [-1, 1]
-        "Compare all videos with all texts."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts.
+
+        Args:
+            videos: encoding of Nv videos
+            texts: encoding of Nt texts
+
+        Returns:
+            cosines (Nv, Nt), in [-1, 1]
+        """
         if self.pooling == "mean": return cosines(videos, texts)
         frames = self.frame_embeddings(videos)
         rows = [pool_frames(torch.einsum("vtp,up->vut", frames[s], texts.embedding), self.pooling)
@@ -114,11 +161,16 @@ class DualEncoderScorer(HFScorer):
         return torch.cat(rows).cpu().numpy()[np.ix_(videos.index, texts.index)]
 
     @torch.no_grad()
-    def pairwise(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # cosines (N,), in [-1, 1]
-        "Compare each video with its own text."
+    def pairwise(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            cosines (N,), in [-1, 1]
+        """
         if self.pooling == "mean": return pair_cosines(videos, texts)
         check_aligned(videos, texts)
         frames = self.frame_embeddings(videos)
@@ -130,26 +182,41 @@ class DualEncoderScorer(HFScorer):
 
 class SiglipScorer(DualEncoderScorer):
     "Scorer of SigLIP, which was trained on texts padded to its whole context, with visible padding."
-    def padded(self,
-        texts: list[str], # M texts
-    ): # the tokenizer's output, with `input_ids` (M, L), where L is the context
-        "Tokenize texts, truncated or padded to the model's context."
+    def padded(self, texts: list[str]):
+        """Tokenize texts, truncated or padded to the model's context.
+
+        Args:
+            texts: M texts
+
+        Returns:
+            the tokenizer's output, with `input_ids` (M, L), where L is the context
+        """
         return self.tokenizer(texts, truncation=True, max_length=self.context, padding="max_length",
                               return_tensors="pt")
 
-    def tokenized(self,
-        texts: list[str], # M texts
-    ) -> dict[str, torch.Tensor]: # `input_ids` (M, L), without a mask
-        "Tokenize texts for the model."
+    def tokenized(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """Tokenize texts for the model.
+
+        Args:
+            texts: M texts
+
+        Returns:
+            `input_ids` (M, L), without a mask
+        """
         return {"input_ids": super().tokenized(texts)["input_ids"]}
 
 # %% ../../nbs/models/hf_dual.ipynb #a0008584
 SETTINGS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 
-def video_settings(
-    name: str, # checkpoint
-) -> dict: # settings of its video processor
-    "Read how a checkpoint prepares the frames of a video. Raises `VidnegError` if it does not say."
+def video_settings(name: str) -> dict:
+    """Read how a checkpoint prepares the frames of a video. Raises `VidnegError` if it does not say.
+
+    Args:
+        name: checkpoint
+
+    Returns:
+        settings of its video processor
+    """
     for file in SETTINGS:
         try: found = json.loads(Path(cached_file(name, file)).read_text(encoding="utf-8"))
         except OSError: continue # not there: another release wrote another file
@@ -167,10 +234,15 @@ class VideoEncoderScorer(DualEncoderScorer):
         self.n_frames = self.model.config.to_dict().get("vision_config", {}).get("num_frames")
 
     @classmethod
-    def parts(cls,
-        name: str, # checkpoint
-    ) -> tuple: # image processor for single frames, and tokenizer
-        "Load what prepares the input."
+    def parts(cls, name: str) -> tuple:
+        """Load what prepares the input.
+
+        Args:
+            name: checkpoint
+
+        Returns:
+            image processor for single frames, and tokenizer
+        """
         from transformers import CLIPImageProcessor  # not above: it warns where torchvision is missing
 
         settings = video_settings(name)
@@ -180,58 +252,93 @@ class VideoEncoderScorer(DualEncoderScorer):
         return CLIPImageProcessor(**{"do_center_crop": False} | given), load_tokenizer(name)
 
     @torch.no_grad()
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor | Sequence[np.ndarray], # as for `HFScorer.frames`
-    ) -> Encoding: # encoding of N videos
-        "Encode videos. Frames of longer videos are sampled evenly, some frames of shorter ones are repeated."
+    def encode_video(self, frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> Encoding:
+        """Encode videos. Frames of longer videos are sampled evenly, some frames of shorter ones are repeated.
+
+        Args:
+            frames: as for `HFScorer.frames`
+
+        Returns:
+            encoding of N videos
+        """
         videos = self.frames(frames)
         if self.n_frames: videos = [v[sample_indices(len(v), self.n_frames)] for v in videos]
         e = torch.cat([self.video_features(videos[s]) for s in self._chunks(len(videos))]) # (N, p)
         return Encoding(e[:, None], e, None, np.arange(len(videos)))
 
-    def pixels(self,
-        videos: list[np.ndarray], # B videos (T, H, W, 3)
-    ) -> torch.Tensor: # pixels (B, T, 3, S, S)
-        "Prepare the frames of videos."
+    def pixels(self, videos: list[np.ndarray]) -> torch.Tensor:
+        """Prepare the frames of videos.
+
+        Args:
+            videos: B videos (T, H, W, 3)
+
+        Returns:
+            pixels (B, T, 3, S, S)
+        """
         flat = self.prepared([frame for video in videos for frame in video])["pixel_values"]
         return flat.unflatten(0, (len(videos), -1))
 
-    def video_features(self,
-        videos: list[np.ndarray], # B videos (T, H, W, 3)
-    ) -> torch.Tensor: # unit embeddings (B, p)
-        "Encode a batch of videos."
+    def video_features(self, videos: list[np.ndarray]) -> torch.Tensor:
+        """Encode a batch of videos.
+
+        Args:
+            videos: B videos (T, H, W, 3)
+
+        Returns:
+            unit embeddings (B, p)
+        """
         return F.normalize(pooled(self.model.get_video_features(pixel_values_videos=self.pixels(videos))), dim=-1)
 
-    def similarity(self,
-        videos: Encoding, # encoding of Nv videos
-        texts: Encoding, # encoding of Nt texts
-    ) -> np.ndarray: # dot products (Nv, Nt)
-        "Compare all videos with all texts."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts.
+
+        Args:
+            videos: encoding of Nv videos
+            texts: encoding of Nt texts
+
+        Returns:
+            dot products (Nv, Nt)
+        """
         return cosines(videos, texts)
 
-    def pairwise(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # dot products (N,)
-        "Compare each video with its own text."
+    def pairwise(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            dot products (N,)
+        """
         return pair_cosines(videos, texts)
 
 
 class VideoPrismScorer(VideoEncoderScorer):
     "Scorer of VideoPrism, which takes bytes scaled to [0, 1] and texts of 64 tokens."
     @classmethod
-    def parts(cls,
-        name: str, # checkpoint
-    ) -> tuple: # image processor for single frames, and tokenizer
-        "Load what prepares the input. VideoPrism's own processor never normalizes, whatever its settings say."
+    def parts(cls, name: str) -> tuple:
+        """Load what prepares the input. VideoPrism's own processor never normalizes, whatever its settings say.
+
+        Args:
+            name: checkpoint
+
+        Returns:
+            image processor for single frames, and tokenizer
+        """
         processor, tokenizer = super().parts(name)
         processor.do_normalize = False
         return processor, tokenizer
 
-    def padded(self,
-        texts: list[str], # M texts
-    ): # the tokenizer's output, with `input_ids` and `attention_mask` (M, L), where L is the context
-        "Tokenize texts, truncated or padded to the model's context."
+    def padded(self, texts: list[str]):
+        """Tokenize texts, truncated or padded to the model's context.
+
+        Args:
+            texts: M texts
+
+        Returns:
+            the tokenizer's output, with `input_ids` and `attention_mask` (M, L), where L is the context
+        """
         return self.tokenizer(texts, truncation=True, max_length=self.context, padding="max_length",
                               return_tensors="pt")
 
@@ -243,17 +350,27 @@ class PeVideoScorer(VideoEncoderScorer):
         inside = self.model.config.model_type == "pe_audio_video"
         self.video_model = self.model.video_model if inside else self.model
 
-    def video_features(self,
-        videos: list[np.ndarray], # B videos (T, H, W, 3)
-    ) -> torch.Tensor: # embeddings (B, p), of any length
-        "Encode a batch of videos."
+    def video_features(self, videos: list[np.ndarray]) -> torch.Tensor:
+        """Encode a batch of videos.
+
+        Args:
+            videos: B videos (T, H, W, 3)
+
+        Returns:
+            embeddings (B, p), of any length
+        """
         seen = self.video_model.video_encoder(pixel_values_videos=self.pixels(videos)).pooler_output
         return self.video_model.video_head(seen).float()
 
-    def text_features(self,
-        texts: list[str], # M texts
-    ) -> torch.Tensor: # embeddings (M, p), of any length
-        "Encode a batch of texts."
+    def text_features(self, texts: list[str]) -> torch.Tensor:
+        """Encode a batch of texts.
+
+        Args:
+            texts: M texts
+
+        Returns:
+            embeddings (M, p), of any length
+        """
         read = self.video_model.text_model(**self.tokenized(texts), output_hidden_states=True).hidden_states[-1]
         return self.video_model.text_video_head(read[:, 0]).float()
 
@@ -267,10 +384,15 @@ class MicrosoftXClipScorer(HFScorer):
         self.n_frames = self.model.config.vision_config.num_frames
 
     @torch.no_grad()
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor | Sequence[np.ndarray], # as for `HFScorer.frames`
-    ) -> Encoding: # encoding of N videos; `states` are the patches that the prompts attend to
-        "Encode videos. Frames of longer videos are sampled evenly, some frames of shorter ones are repeated."
+    def encode_video(self, frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> Encoding:
+        """Encode videos. Frames of longer videos are sampled evenly, some frames of shorter ones are repeated.
+
+        Args:
+            frames: as for `HFScorer.frames`
+
+        Returns:
+            encoding of N videos; `states` are the patches that the prompts attend to
+        """
         videos = [v[sample_indices(len(v), self.n_frames)] for v in self.frames(frames)]
         out = [self._video(videos[s]) for s in self._chunks(len(videos))]
         states, e = (torch.cat(y) for y in zip(*out))
@@ -288,28 +410,43 @@ class MicrosoftXClipScorer(HFScorer):
         return patches.mean(1), video
 
     @torch.no_grad()
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # encoding of N texts; `embedding` lacks the video's prompt and is not normalized
-        "Encode texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Encode texts, each unique one once.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            encoding of N texts; `embedding` lacks the video's prompt and is not normalized
+        """
         unique, index = self.unique(texts)
         out = [self.model.get_text_features(**self.tokenized(unique[s])) for s in self._chunks(len(unique))]
         e = torch.cat([pooled(o).to(self.dtype) for o in out]) # (U, p)
         return Encoding(e[:, None], e, None, index)
 
-    def prompted(self,
-        texts: torch.Tensor, # embeddings of texts (b, k, p)
-        patches: torch.Tensor, # states of b videos (b, N, p)
-    ) -> torch.Tensor: # unit embeddings (b, k, p)
-        "Add to each text the prompt of its video."
+    def prompted(self, texts: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+        """Add to each text the prompt of its video.
+
+        Args:
+            texts: embeddings of texts (b, k, p)
+            patches: states of b videos (b, N, p)
+
+        Returns:
+            unit embeddings (b, k, p)
+        """
         return F.normalize(texts + self.model.prompts_generator(texts, patches), dim=-1).float()
 
     @torch.no_grad()
-    def similarity(self,
-        videos: Encoding, # encoding of Nv videos
-        texts: Encoding, # encoding of Nt texts
-    ) -> np.ndarray: # cosines (Nv, Nt), in [-1, 1]
-        "Compare all videos with all texts, each text with the video's prompt."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts, each text with the video's prompt.
+
+        Args:
+            videos: encoding of Nv videos
+            texts: encoding of Nt texts
+
+        Returns:
+            cosines (Nv, Nt), in [-1, 1]
+        """
         (vu, v), (tu, t) = (np.unique(x.index, return_inverse=True) for x in (videos, texts))
         rows = []
         for s in self._chunks(len(vu)):
@@ -319,11 +456,16 @@ class MicrosoftXClipScorer(HFScorer):
         return torch.cat(rows).cpu().numpy()[np.ix_(v, t)]
 
     @torch.no_grad()
-    def pairwise(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # cosines (N,), in [-1, 1]
-        "Compare each video with its own text."
+    def pairwise(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            cosines (N,), in [-1, 1]
+        """
         check_aligned(videos, texts)
         def score(v, t):
             "Compare the pairs of a batch."

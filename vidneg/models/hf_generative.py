@@ -25,25 +25,32 @@ __all__ = ['PROMPTS', 'FRAMES', 'answer_ids', 'Prompts', 'answered', 'answer_log
 PROMPTS = {"yes": 'Does this video show: "{}"? Answer yes or no.', "caption": "Describe this video in one sentence."}
 FRAMES = ("video", "images", "single")
 
-def answer_ids(
-    tokenizer, # tokenizer of the model
-    word: str, # answer, in lower case
-) -> list[int]: # ids of the spellings that are one token each
-    "Return the tokens with which an answer can begin."
+def answer_ids(tokenizer, word: str) -> list[int]:
+    """Return the tokens with which an answer can begin.
+
+    Args:
+        tokenizer: tokenizer of the model
+        word: answer, in lower case
+
+    Returns:
+        ids of the spellings that are one token each
+    """
     forms = [s + w for w in (word, word.capitalize(), word.upper()) for s in ("", " ")]
     found = (tokenizer(f, add_special_tokens=False)["input_ids"] for f in forms)
     return sorted({ids[0] for ids in found if len(ids) == 1 and ids[0] != tokenizer.unk_token_id})
 
 # %% ../../nbs/models/hf_generative.ipynb #fea38595
 class Prompts:
-    "Writer of a model's prompts, with or without frames."
-    def __init__(self,
-        processor, # processor of the model
-        prompt: str, # question with {} for the caption, or request for a caption
-        frames_as: str | None = None, # one of FRAMES; None: the first that the processor can do
-        fps: float = 2., # frames per second that a video is said to have
-        context: int = 256, # longest caption, in tokens
-    ):
+    """Writer of a model's prompts, with or without frames.
+
+    Args:
+        processor: processor of the model
+        prompt: question with {} for the caption, or request for a caption
+        frames_as: one of FRAMES; None: the first that the processor can do
+        fps: frames per second that a video is said to have
+        context: longest caption, in tokens
+    """
+    def __init__(self, processor, prompt: str, frames_as: str | None = None, fps: float = 2., context: int = 256):
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.prompt, self.fps, self.context = prompt, fps, context
         chat = bool(processor.chat_template)
@@ -53,11 +60,16 @@ class Prompts:
             raise VidnegError(f"this model cannot be shown frames as {frames_as!r}: choose "
                               f"{' or '.join(k for k in FRAMES if can[k])}")
 
-    def rendered(self,
-        text: str, # caption
-        frames: int, # number of frames shown; 0: none
-    ) -> str: # the prompt, up to where the answer begins
-        "Write the prompt of a caption."
+    def rendered(self, text: str, frames: int) -> str:
+        """Write the prompt of a caption.
+
+        Args:
+            text: caption
+            frames: number of frames shown; 0: none
+
+        Returns:
+            the prompt, up to where the answer begins
+        """
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) > self.context: text = self.tokenizer.decode(ids[:self.context])
         asked = self.prompt.replace("{}", text)
@@ -68,10 +80,15 @@ class Prompts:
         return self.processor.apply_chat_template([{"role": "user", "content": content}],
                                                   add_generation_prompt=True, tokenize=False)
 
-    def shown(self,
-        videos: list[np.ndarray], # n videos (T, H, W, 3)
-    ) -> dict: # what the processor takes beside the texts
-        "Prepare the frames as the processor takes them."
+    def shown(self, videos: list[np.ndarray]) -> dict:
+        """Prepare the frames as the processor takes them.
+
+        Args:
+            videos: n videos (T, H, W, 3)
+
+        Returns:
+            what the processor takes beside the texts
+        """
         if self.frames_as == "video":
             t = len(videos[0])
             return {"videos": videos, "do_sample_frames": False, "video_metadata": [
@@ -82,11 +99,16 @@ class Prompts:
         nest = bool(self.processor.chat_template)
         return {"images": [[p] if nest else p for v in pictures for p in v]}
 
-    def __call__(self,
-        videos: list[np.ndarray] | None, # n videos (T, H, W, 3); None: nothing is shown
-        texts: list[str], # their n captions
-    ) -> dict[str, torch.Tensor]: # input of the model, `input_ids` (m, L); m is n, or n·T for single frames
-        "Prepare prompts, padded on the right."
+    def __call__(self, videos: list[np.ndarray] | None, texts: list[str]) -> dict[str, torch.Tensor]:
+        """Prepare prompts, padded on the right.
+
+        Args:
+            videos: n videos (T, H, W, 3); None: nothing is shown
+            texts: their n captions
+
+        Returns:
+            input of the model, `input_ids` (m, L); m is n, or n·T for single frames
+        """
         t = len(videos[0]) if videos else 0
         prompts = [self.rendered(x, t) for x in texts]
         if t and self.frames_as == "single": prompts = [p for p in prompts for _ in range(t)]
@@ -94,11 +116,16 @@ class Prompts:
         return {k: v for k, v in out.items() if isinstance(v, torch.Tensor)}
 
 # %% ../../nbs/models/hf_generative.ipynb #414a2bd8
-def answered(
-    inputs: dict[str, torch.Tensor], # prompts: `input_ids` and `attention_mask` (m, L), and others
-    answers: list[list[int]], # token ids of an answer for each prompt
-) -> dict[str, torch.Tensor]: # prompts with their answers, padded on the right with zeros
-    "Put an answer behind each prompt; other tensors of the prompt's shape get zeros there."
+def answered(inputs: dict[str, torch.Tensor], answers: list[list[int]]) -> dict[str, torch.Tensor]:
+    """Put an answer behind each prompt; other tensors of the prompt's shape get zeros there.
+
+    Args:
+        inputs: prompts: `input_ids` and `attention_mask` (m, L), and others
+        answers: token ids of an answer for each prompt
+
+    Returns:
+        prompts with their answers, padded on the right with zeros
+    """
     ids, lengths = inputs["input_ids"], inputs["attention_mask"].sum(1).tolist()
     longest = max(n + len(a) for n, a in zip(lengths, answers))
     out = {k: x.new_zeros(len(ids), longest) if x.shape == ids.shape else x for k, x in inputs.items()}
@@ -109,12 +136,17 @@ def answered(
         out["attention_mask"][i, n:n + len(answer)] = 1
     return out
 
-def answer_logits(
-    model, # generative model of `transformers`
-    inputs: dict[str, torch.Tensor], # prompts, padded on the right
-    answers: list[list[int]], # token ids of an answer for each prompt
-) -> list[torch.Tensor]: # for each prompt the logits (A + 1, V): before each of its A tokens, and after the last
-    "Run a model over prompts and answers."
+def answer_logits(model, inputs: dict[str, torch.Tensor], answers: list[list[int]]) -> list[torch.Tensor]:
+    """Run a model over prompts and answers.
+
+    Args:
+        model: generative model of `transformers`
+        inputs: prompts, padded on the right
+        answers: token ids of an answer for each prompt
+
+    Returns:
+        for each prompt the logits (A + 1, V): before each of its A tokens, and after the last
+    """
     text = model.config.get_text_config()
     if text.is_encoder_decoder:
         start = text.pad_token_id if text.decoder_start_token_id is None else text.decoder_start_token_id
@@ -133,24 +165,40 @@ def answer_logits(
 
 # %% ../../nbs/models/hf_generative.ipynb #a63a8b21
 class GenerativeScorer(HFScorer):
-    "Scorer of a language model that reads images or videos."
+    """Scorer of a language model that reads images or videos.
+
+    Args:
+        model: model of `transformers`
+        processor: its processor
+        tokenizer: tokenizer of the processor
+        batch_size: prompts per batch
+        name: name of the model, for the protocol
+        revision: revision of its weights, for the protocol
+        score: "yes": log-odds of yes; "caption": log-probability of the caption
+        frames_as: one of FRAMES; None: the first that the processor can do
+        prompt: question with {} for the caption, or request for one; None: that of PROMPTS
+        length: "sum" or "mean" of the log-probabilities of a caption's tokens
+        prior_weight: weight of the blind score, which is taken off, >= 0
+        pooling: one of POOLING, for single frames
+        fps: frames per second that a video is said to have
+    """
     model_class = AutoModelForImageTextToText
     options = ("score", "frames_as", "prompt", "length", "prior_weight", "pooling", "fps")
 
     def __init__(self,
-        model, # model of `transformers`
-        processor, # its processor
-        tokenizer, # tokenizer of the processor
-        batch_size: int = 8, # prompts per batch
-        name: str = "", # name of the model, for the protocol
-        revision: str = "", # revision of its weights, for the protocol
-        score: str = "yes", # "yes": log-odds of yes; "caption": log-probability of the caption
-        frames_as: str | None = None, # one of FRAMES; None: the first that the processor can do
-        prompt: str | None = None, # question with {} for the caption, or request for one; None: that of PROMPTS
-        length: str = "sum", # "sum" or "mean" of the log-probabilities of a caption's tokens
-        prior_weight: float = 0., # weight of the blind score, which is taken off, >= 0
-        pooling: str = "mean", # one of POOLING, for single frames
-        fps: float = 2., # frames per second that a video is said to have
+        model,
+        processor,
+        tokenizer,
+        batch_size: int = 8,
+        name: str = "",
+        revision: str = "",
+        score: str = "yes",
+        frames_as: str | None = None,
+        prompt: str | None = None,
+        length: str = "sum",
+        prior_weight: float = 0.,
+        pooling: str = "mean",
+        fps: float = 2.,
     ):
         if score not in PROMPTS: raise VidnegError(f"no score {score!r}: choose yes or caption")
         if length not in ("sum", "mean"): raise VidnegError(f"no length {length!r}: choose sum or mean")
@@ -174,10 +222,15 @@ class GenerativeScorer(HFScorer):
             raise VidnegError(f"{self.name!r} cannot be asked without an image: use prior_weight=0")
 
     @classmethod
-    def parts(cls,
-        name: str, # checkpoint
-    ) -> tuple: # processor and tokenizer
-        "Load what prepares the input."
+    def parts(cls, name: str) -> tuple:
+        """Load what prepares the input.
+
+        Args:
+            name: checkpoint
+
+        Returns:
+            processor and tokenizer
+        """
         processor = AutoProcessor.from_pretrained(name)
         return processor, processor.tokenizer
 
@@ -187,33 +240,53 @@ class GenerativeScorer(HFScorer):
         size = dict(vars(self.image_processor)["image_processor"].to_dict().get("size") or {})
         return size.get("height") if size.get("height") == size.get("width") else None
 
-    def tokens(self,
-        texts: list[str], # N texts
-    ) -> list[tuple[int, ...]]: # token ids of each text
-        "Return what of each text reaches the model, after truncation."
+    def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
+        """Return what of each text reaches the model, after truncation.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            token ids of each text
+        """
         out = self.tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=self.context)
         return [tuple(ids) for ids in out["input_ids"]]
 
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor | Sequence[np.ndarray], # as for `HFScorer.frames`
-    ) -> Encoding: # encoding of N videos; `states` are the frames, a list of N arrays (T, H, W, 3)
-        "Check and store the frames."
+    def encode_video(self, frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> Encoding:
+        """Check and store the frames.
+
+        Args:
+            frames: as for `HFScorer.frames`
+
+        Returns:
+            encoding of N videos; `states` are the frames, a list of N arrays (T, H, W, 3)
+        """
         videos = self.frames(frames)
         return Encoding(videos, torch.zeros(len(videos), 0), None, np.arange(len(videos)))
 
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # encoding of N texts; `states` are the U unique texts
-        "Store the texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Store the texts, each unique one once.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            encoding of N texts; `states` are the U unique texts
+        """
         unique, index = self.unique(texts)
         return Encoding(unique, torch.zeros(len(unique), 0), None, index)
 
     @torch.no_grad()
-    def scored(self,
-        videos: list[np.ndarray] | None, # n videos (T, H, W, 3); None: nothing is shown
-        texts: list[str], # their n captions
-    ) -> torch.Tensor: # scores (n,), float64
-        "Score a batch of pairs."
+    def scored(self, videos: list[np.ndarray] | None, texts: list[str]) -> torch.Tensor:
+        """Score a batch of pairs.
+
+        Args:
+            videos: n videos (T, H, W, 3); None: nothing is shown
+            texts: their n captions
+
+        Returns:
+            scores (n,), float64
+        """
         inputs = {k: self.placed(v) for k, v in self.prompts(videos, texts).items()}
         each = len(inputs["input_ids"])//len(texts) # prompts of a pair
         answers = [[] for _ in texts]
@@ -223,11 +296,16 @@ class GenerativeScorer(HFScorer):
         s = torch.stack([self.number(x, a) for x, a in zip(logits, answers)]).unflatten(0, (len(texts), each))
         return pool_frames(s, self.frame_pooling)
 
-    def number(self,
-        logits: torch.Tensor, # logits (A + 1, V), from `answer_logits`
-        answer: list[int], # token ids of the answer (A,)
-    ) -> torch.Tensor: # score (), float64
-        "Return the log-odds of yes, or the log-probability of the answer."
+    def number(self, logits: torch.Tensor, answer: list[int]) -> torch.Tensor:
+        """Return the log-odds of yes, or the log-probability of the answer.
+
+        Args:
+            logits: logits (A + 1, V), from `answer_logits`
+            answer: token ids of the answer (A,)
+
+        Returns:
+            score (), float64
+        """
         logits = logits.double()
         if self.score == "yes":
             yes, no = (logits[0, ids].logsumexp(0) for ids in self.answers)
@@ -235,10 +313,15 @@ class GenerativeScorer(HFScorer):
         total = logits[:-1].log_softmax(-1).gather(1, torch.tensor(answer, device=logits.device)[:, None]).sum()
         return total if self.length == "sum" else total/len(answer)
 
-    def prior(self,
-        texts: list[str], # N texts
-    ) -> np.ndarray: # scores (N,), float64
-        "Return the scores of texts without any frames."
+    def prior(self, texts: list[str]) -> np.ndarray:
+        """Return the scores of texts without any frames.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            scores (N,), float64
+        """
         unique, index = self.unique(texts)
         return torch.cat([self.scored(None, unique[s]).cpu() for s in self._chunks(len(unique))]).numpy()[index]
 
@@ -249,27 +332,42 @@ class GenerativeScorer(HFScorer):
         out = each_pair(v, t, score, max(1, self.batch_size//each))
         return out - weight*self.prior(texts.states)[t] if weight and len(out) else out
 
-    def similarity(self,
-        videos: Encoding, # encoding of Nv videos
-        texts: Encoding, # encoding of Nt texts
-    ) -> np.ndarray: # scores (Nv, Nt)
-        "Compare all videos with all texts, pair by pair."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts, pair by pair.
+
+        Args:
+            videos: encoding of Nv videos
+            texts: encoding of Nt texts
+
+        Returns:
+            scores (Nv, Nt)
+        """
         v, t = (x.ravel() for x in np.meshgrid(videos.index, texts.index, indexing="ij")) # (Nv·Nt,)
         return self._scores(videos, texts, v, t, self.prior_weight).reshape(len(videos), len(texts))
 
-    def pairwise(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # scores (N,), float64: log-odds of yes, or log-probabilities
-        "Compare each video with its own text."
+    def pairwise(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            scores (N,), float64: log-odds of yes, or log-probabilities
+        """
         check_aligned(videos, texts)
         return self._scores(videos, texts, videos.index, texts.index, self.prior_weight)
 
-    def match(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # probabilities (N,), float64, in [0, 1]
-        "Return the probability of yes among yes and no. The prior is not taken off."
+    def match(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Return the probability of yes among yes and no. The prior is not taken off.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            probabilities (N,), float64, in [0, 1]
+        """
         if "match" not in self.supports:
             raise VidnegError("match needs score='yes': a caption's probability is no verdict")
         check_aligned(videos, texts)

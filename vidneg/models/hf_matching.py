@@ -27,11 +27,16 @@ class Matching:
         "Score pairs of video indices `v` (N,) and text indices `t` (N,): `reduce` the logits (n, T, classes) to (n,)."
         return each_pair(v, t, lambda *pair: reduce(self.pair_logits(videos, texts, *pair).double()), self.batch_size)
 
-    def match(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # probabilities (N,), float64, in [0, 1]
-        "Return the probability that text i is true of video i, pooled over frames."
+    def match(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Return the probability that text i is true of video i, pooled over frames.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            probabilities (N,), float64, in [0, 1]
+        """
         check_aligned(videos, texts)
         def probability(x):
             "Pool the probabilities of logits (n, T, classes) over frames."
@@ -45,10 +50,15 @@ class BlipScorer(Matching, DualEncoderScorer):
     supports = frozenset({"similarity", "pairwise", "match", "tokens"})
 
     @torch.no_grad()
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor | Sequence[np.ndarray], # as for `HFScorer.frames`
-    ) -> Encoding: # encoding of N videos; `states` (N, T, S, d) are the patches of all frames
-        "Encode videos."
+    def encode_video(self, frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> Encoding:
+        """Encode videos.
+
+        Args:
+            frames: as for `HFScorer.frames`
+
+        Returns:
+            encoding of N videos; `states` (N, T, S, d) are the patches of all frames
+        """
         videos = self.frames(frames)
         flat = [frame for video in videos for frame in video]
         states = torch.cat([self.model.vision_model(**self.prepared(flat[s])).last_hidden_state.cpu()
@@ -60,49 +70,74 @@ class BlipScorer(Matching, DualEncoderScorer):
         "Return the unit embeddings (N, T, p) of frames with patches (N, T, S, d)."
         return F.normalize(self.model.vision_proj(states[:, :, 0].to(self.device)).float(), dim=-1)
 
-    def frame_embeddings(self,
-        videos: Encoding, # encoding from `encode_video`
-    ) -> torch.Tensor: # unit embeddings (U, T, p)
-        "Return the embeddings of single frames."
+    def frame_embeddings(self, videos: Encoding) -> torch.Tensor:
+        """Return the embeddings of single frames.
+
+        Args:
+            videos: encoding from `encode_video`
+
+        Returns:
+            unit embeddings (U, T, p)
+        """
         return self._embedded(videos.states)
 
     @torch.no_grad()
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # encoding of N texts; `states` (U, L) are token ids, which the head reads anew for each image
-        "Encode texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Encode texts, each unique one once.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            encoding of N texts; `states` (U, L) are token ids, which the head reads anew for each image
+        """
         unique, index = self.unique(texts)
         tokens = self.tokenized(unique)
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
         e = torch.cat([self.text_embedding(ids[s], mask[s]) for s in self._chunks(len(unique))])
         return Encoding(ids, F.normalize(e.float(), dim=-1), mask, index)
 
-    def text_embedding(self,
-        ids: torch.Tensor, # token ids (M, L)
-        mask: torch.Tensor, # attention mask (M, L)
-    ) -> torch.Tensor: # embeddings (M, p)
-        "Encode a batch of texts."
+    def text_embedding(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Encode a batch of texts.
+
+        Args:
+            ids: token ids (M, L)
+            mask: attention mask (M, L)
+
+        Returns:
+            embeddings (M, p)
+        """
         return self.model.text_proj(self.model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0])
 
-    def repeated(self,
-        videos: Encoding, # encoding from `encode_video`
-        texts: Encoding, # encoding from `encode_text`
-        v: np.ndarray, # index of each pair's unique video (n,)
-        t: np.ndarray, # index of each pair's unique text (n,)
-    ) -> tuple[torch.Tensor, ...]: # patches (n·T, S, d), token ids and mask (n·T, L)
-        "Put each text beside each frame of its video."
+    def repeated(self, videos: Encoding, texts: Encoding, v: np.ndarray, t: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """Put each text beside each frame of its video.
+
+        Args:
+            videos: encoding from `encode_video`
+            texts: encoding from `encode_text`
+            v: index of each pair's unique video (n,)
+            t: index of each pair's unique text (n,)
+
+        Returns:
+            patches (n·T, S, d), token ids and mask (n·T, L)
+        """
         image = videos.states[v].to(self.device)
         longest = int(texts.mask[t].sum(1).max())
         ids, mask = (x[t, :longest].repeat_interleave(image.shape[1], 0) for x in (texts.states, texts.mask))
         return image.flatten(0, 1), ids, mask
 
-    def pair_logits(self,
-        videos: Encoding, # encoding from `encode_video`
-        texts: Encoding, # encoding from `encode_text`
-        v: np.ndarray, # index of each pair's unique video (n,)
-        t: np.ndarray, # index of each pair's unique text (n,)
-    ) -> torch.Tensor: # logits (n, T, 2)
-        "Compute the matching logits of n pairs, for each frame."
+    def pair_logits(self, videos: Encoding, texts: Encoding, v: np.ndarray, t: np.ndarray) -> torch.Tensor:
+        """Compute the matching logits of n pairs, for each frame.
+
+        Args:
+            videos: encoding from `encode_video`
+            texts: encoding from `encode_text`
+            v: index of each pair's unique video (n,)
+            t: index of each pair's unique text (n,)
+
+        Returns:
+            logits (n, T, 2)
+        """
         image, ids, mask = self.repeated(videos, texts, v, t)
         out = self.model.text_encoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=image,
                                       encoder_attention_mask=torch.ones_like(image[..., 0], dtype=torch.long))
@@ -127,10 +162,15 @@ class Blip2Scorer(BlipScorer):
         return F.normalize(e.float(), dim=-1).unflatten(0, states.shape[:2])
 
     @torch.no_grad()
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor | Sequence[np.ndarray], # as for `HFScorer.frames`
-    ) -> Encoding: # encoding of N videos; `states` (N, T, S, d) are patches, `embedding` (N, T, Q, p) is of the queries
-        "Encode videos."
+    def encode_video(self, frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> Encoding:
+        """Encode videos.
+
+        Args:
+            frames: as for `HFScorer.frames`
+
+        Returns:
+            encoding of N videos; `states` (N, T, S, d) are patches, `embedding` (N, T, Q, p) is of the queries
+        """
         videos = self.frames(frames)
         flat = [frame for video in videos for frame in video]
         states = torch.cat([self.model.vision_model(**self.prepared(flat[s])).last_hidden_state.cpu()
@@ -138,30 +178,45 @@ class Blip2Scorer(BlipScorer):
         e = torch.cat([self._embedded(states[s]) for s in self._chunks(len(videos))]) # (N, T, Q, p)
         return Encoding(states, e, None, np.arange(len(videos)))
 
-    def text_embedding(self,
-        ids: torch.Tensor, # token ids (M, L)
-        mask: torch.Tensor, # attention mask (M, L)
-    ) -> torch.Tensor: # embeddings (M, p)
-        "Encode a batch of texts."
+    def text_embedding(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Encode a batch of texts.
+
+        Args:
+            ids: token ids (M, L)
+            mask: attention mask (M, L)
+
+        Returns:
+            embeddings (M, p)
+        """
         out = self.model.qformer(query_embeds=self.model.embeddings(input_ids=ids), query_length=0, attention_mask=mask)
         return self.model.text_projection(out.last_hidden_state[:, 0].to(self.model.text_projection.weight.dtype))
 
     @torch.no_grad()
-    def similarity(self,
-        videos: Encoding, # encoding of Nv videos
-        texts: Encoding, # encoding of Nt texts
-    ) -> np.ndarray: # cosines (Nv, Nt), in [-1, 1], of the query nearest to the text, pooled over frames
-        "Compare all videos with all texts."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts.
+
+        Args:
+            videos: encoding of Nv videos
+            texts: encoding of Nt texts
+
+        Returns:
+            cosines (Nv, Nt), in [-1, 1], of the query nearest to the text, pooled over frames
+        """
         rows = [torch.einsum("vtqp,up->vutq", videos.embedding[s], texts.embedding).amax(-1)
                 for s in self._chunks(len(videos.embedding))]
         return pool_frames(torch.cat(rows), self.pooling).cpu().numpy()[np.ix_(videos.index, texts.index)]
 
     @torch.no_grad()
-    def pairwise(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # cosines (N,), as in `similarity`
-        "Compare each video with its own text."
+    def pairwise(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            cosines (N,), as in `similarity`
+        """
         check_aligned(videos, texts)
         def score(v, t):
             "Compare the pairs of a batch."
@@ -169,13 +224,18 @@ class Blip2Scorer(BlipScorer):
             return pool_frames(dots.amax(-1), self.pooling)
         return each_pair(videos.index, texts.index, score, self.batch_size)
 
-    def pair_logits(self,
-        videos: Encoding, # encoding from `encode_video`
-        texts: Encoding, # encoding from `encode_text`
-        v: np.ndarray, # index of each pair's unique video (n,)
-        t: np.ndarray, # index of each pair's unique text (n,)
-    ) -> torch.Tensor: # logits (n, T, 2), averaged over queries
-        "Compute the matching logits of n pairs, for each frame."
+    def pair_logits(self, videos: Encoding, texts: Encoding, v: np.ndarray, t: np.ndarray) -> torch.Tensor:
+        """Compute the matching logits of n pairs, for each frame.
+
+        Args:
+            videos: encoding from `encode_video`
+            texts: encoding from `encode_text`
+            v: index of each pair's unique video (n,)
+            t: index of each pair's unique text (n,)
+
+        Returns:
+            logits (n, T, 2), averaged over queries
+        """
         image, ids, mask = self.repeated(videos, texts, v, t)
         queries = self.model.query_tokens.expand(len(image), -1, -1)
         mask = torch.cat([mask.new_ones(queries.shape[:2]), mask], 1)
@@ -187,40 +247,57 @@ class Blip2Scorer(BlipScorer):
 
 # %% ../../nbs/models/hf_matching.ipynb #1961369f
 class ViltScorer(Matching, HFScorer):
-    "Scorer of ViLT for image–text retrieval."
+    """Scorer of ViLT for image–text retrieval.
+
+    Args:
+        pooling: one of POOLING
+        **kwargs: as for `HFScorer`
+    """
     model_class = ViltForImageAndTextRetrieval
     supports = frozenset({"similarity", "pairwise", "match", "tokens"})
     options = ("pooling",)
 
-    def __init__(self, *args,
-        pooling: str = "mean", # one of POOLING
-        **kwargs, # as for `HFScorer`
-    ):
+    def __init__(self, *args, pooling: str = "mean", **kwargs):
         super().__init__(*args, **kwargs)
         self.pooling = check_pooling(pooling)
 
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor | Sequence[np.ndarray], # as for `HFScorer.frames`
-    ) -> Encoding: # encoding of N videos; `states` are the frames, a list of N arrays (T, H, W, 3)
-        "Check and store the frames."
+    def encode_video(self, frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> Encoding:
+        """Check and store the frames.
+
+        Args:
+            frames: as for `HFScorer.frames`
+
+        Returns:
+            encoding of N videos; `states` are the frames, a list of N arrays (T, H, W, 3)
+        """
         videos = self.frames(frames)
         return Encoding(videos, torch.zeros(len(videos), 0), None, np.arange(len(videos)))
 
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # encoding of N texts; `states` (U, L) are token ids
-        "Tokenize texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Tokenize texts, each unique one once.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            encoding of N texts; `states` (U, L) are token ids
+        """
         unique, index = self.unique(texts)
         tokens = self.tokenized(unique)
         return Encoding(tokens["input_ids"], torch.zeros(len(unique), 0), tokens["attention_mask"], index)
 
-    def pair_logits(self,
-        videos: Encoding, # encoding from `encode_video`
-        texts: Encoding, # encoding from `encode_text`
-        v: np.ndarray, # index of each pair's unique video (n,)
-        t: np.ndarray, # index of each pair's unique text (n,)
-    ) -> torch.Tensor: # logits (n, T, 1)
-        "Compute the matching logits of n pairs, for each frame."
+    def pair_logits(self, videos: Encoding, texts: Encoding, v: np.ndarray, t: np.ndarray) -> torch.Tensor:
+        """Compute the matching logits of n pairs, for each frame.
+
+        Args:
+            videos: encoding from `encode_video`
+            texts: encoding from `encode_text`
+            v: index of each pair's unique video (n,)
+            t: index of each pair's unique text (n,)
+
+        Returns:
+            logits (n, T, 1)
+        """
         flat = [frame for i in v for frame in videos.states[i]] # n·T frames
         tokens = {"input_ids": texts.states[t], "attention_mask": texts.mask[t]}
         tokens = {k: x.repeat_interleave(len(flat)//len(v), 0) for k, x in tokens.items()} # (n·T, L)
@@ -228,19 +305,29 @@ class ViltScorer(Matching, HFScorer):
             torch.manual_seed(0) # ViLT shuffles patches; a fixed order makes the rounding reproducible
             return self.model(**self.prepared(flat), **tokens).logits.unflatten(0, (len(v), -1))
 
-    def similarity(self,
-        videos: Encoding, # encoding of Nv videos
-        texts: Encoding, # encoding of Nt texts
-    ) -> np.ndarray: # logits (Nv, Nt), pooled over frames
-        "Compare all videos with all texts, pair by pair."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts, pair by pair.
+
+        Args:
+            videos: encoding of Nv videos
+            texts: encoding of Nt texts
+
+        Returns:
+            logits (Nv, Nt), pooled over frames
+        """
         v, t = (x.ravel() for x in np.meshgrid(videos.index, texts.index, indexing="ij")) # (Nv·Nt,)
         return self._logit(videos, texts, v, t).reshape(len(videos), len(texts))
 
-    def pairwise(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # logits (N,), pooled over frames
-        "Compare each video with its own text."
+    def pairwise(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            logits (N,), pooled over frames
+        """
         check_aligned(videos, texts)
         return self._logit(videos, texts, videos.index, texts.index)
 

@@ -28,10 +28,15 @@ __all__ = ['HUB_FILES', 'hub_class', 'ModelFacts', 'accuracy_table', 'model_card
 
 # %% ../../nbs/models/hub.ipynb #4b0b0006
 @cache
-def hub_class(
-    model_class: type[nn.Module], # class with a dataclass `config_class`, such as `Navero`
-) -> type[nn.Module]: # subclass of the same name with `from_pretrained`, `save_pretrained` and `push_to_hub`
-    "Add the functions of the Hub to a model class."
+def hub_class(model_class: type[nn.Module]) -> type[nn.Module]:
+    """Add the functions of the Hub to a model class.
+
+    Args:
+        model_class: class with a dataclass `config_class`, such as `Navero`
+
+    Returns:
+        subclass of the same name with `from_pretrained`, `save_pretrained` and `push_to_hub`
+    """
     class Hub(model_class, PyTorchModelHubMixin, library_name="vidneg"):
         def _save_pretrained(self, save_directory): save(self, save_directory)
 
@@ -51,26 +56,44 @@ def hub_class(
 # %% ../../nbs/models/hub.ipynb #4b0b0008
 @dataclass(frozen=True)
 class ModelFacts:
-    "Facts about a model for its card. All are plain text."
-    name: str # name of the model
-    license: str = "" # license of the weights, an identifier such as apache-2.0; "": unknown
-    data: str = "" # training data: name, split, license
-    datasets: tuple[str, ...] = () # names of the training data on the Hub
-    recipe: Mapping[str, object] = field(default_factory=dict) # settings of the training: losses, batch size, ...
-    evaluated_on: str = "" # data on which the accuracy was measured
-    limits: str = "" # known weaknesses, and uses for which the model is not made
-    citation: str = "" # BibTeX or text
-    language: str = "en" # language of the captions
-    pipeline_tag: str = "feature-extraction" # task on the Hub
+    """Facts about a model for its card. All are plain text.
+
+    Attributes:
+        name: name of the model
+        license: license of the weights, an identifier such as apache-2.0; "": unknown
+        data: training data: name, split, license
+        datasets: names of the training data on the Hub
+        recipe: settings of the training: losses, batch size, ...
+        evaluated_on: data on which the accuracy was measured
+        limits: known weaknesses, and uses for which the model is not made
+        citation: BibTeX or text
+        language: language of the captions
+        pipeline_tag: task on the Hub
+    """
+    name: str
+    license: str = ""
+    data: str = ""
+    datasets: tuple[str, ...] = ()
+    recipe: Mapping[str, object] = field(default_factory=dict)
+    evaluated_on: str = ""
+    limits: str = ""
+    citation: str = ""
+    language: str = "en"
+    pipeline_tag: str = "feature-extraction"
 
     def __post_init__(self): named(self.name)
 
 def _percent(row): return "{:.1f} [{:.1f}, {:.1f}]".format(*(100*row[c] for c in ("value", "low", "high")))
 
-def accuracy_table(
-    accuracy: pd.DataFrame, # columns kind, value, low, high, n, and perhaps run, as from `probe_table`; fractions
-) -> str: # percent with intervals
-    "Write accuracies in Markdown. Raises `VidnegError` if a column is missing."
+def accuracy_table(accuracy: pd.DataFrame) -> str:
+    """Write accuracies in Markdown. Raises `VidnegError` if a column is missing.
+
+    Args:
+        accuracy: columns kind, value, low, high, n, and perhaps run, as from `probe_table`; fractions
+
+    Returns:
+        percent with intervals
+    """
     if lost := {"kind", "value", "low", "high", "n"} - {*accuracy}:
         raise VidnegError(f"the accuracies have no column {sorted(lost)[0]!r}: pass the result of `probe_table`")
     runs = ["run"] if "run" in accuracy else []
@@ -103,12 +126,22 @@ def _last_row(folder):
     return rows[-1] if rows else {}
 
 def model_card(
-    model: DualEncoder, # retrieval model
-    facts: ModelFacts, # facts about it
-    accuracy: pd.DataFrame | None = None, # see `accuracy_table`
-    metrics: Mapping[str, object] | None = None, # last row of the run's metrics
-) -> str: # content of README.md
-    "Write the card of a model."
+    model: DualEncoder,
+    facts: ModelFacts,
+    accuracy: pd.DataFrame | None = None,
+    metrics: Mapping[str, object] | None = None,
+) -> str:
+    """Write the card of a model.
+
+    Args:
+        model: retrieval model
+        facts: facts about it
+        accuracy: see `accuracy_table`
+        metrics: last row of the run's metrics
+
+    Returns:
+        content of README.md
+    """
     head = {"library_name": "vidneg", "pipeline_tag": facts.pipeline_tag, "language": [facts.language],
             **license_fields(facts.license), "datasets": [*facts.datasets] or None,
             "tags": ["video", "video-text-retrieval", "hard-negatives", "model_hub_mixin", "pytorch_model_hub_mixin"],
@@ -150,13 +183,24 @@ def _check_card(folder):
         raise VidnegError(f"{path} was written or changed by hand: choose another folder")
 
 def save_for_hub(
-    source: DualEncoder | str | Path, # retrieval model, or folder of its run
-    folder: str | Path, # folder to write; an older export in it is replaced
-    facts: ModelFacts, # facts for the card
-    tokenizer=None, # tokenizer, or its file or folder; None: the one in the folder of the run
-    accuracy: pd.DataFrame | None = None, # accuracies for the card, as from `probe_table`
-) -> Path: # `folder`
-    "Write a model with its tokenizer and card. Raises `VidnegError` if the tokenizer does not fit."
+    source: DualEncoder | str | Path,
+    folder: str | Path,
+    facts: ModelFacts,
+    tokenizer=None,
+    accuracy: pd.DataFrame | None = None,
+) -> Path:
+    """Write a model with its tokenizer and card. Raises `VidnegError` if the tokenizer does not fit.
+
+    Args:
+        source: retrieval model, or folder of its run
+        folder: folder to write; an older export in it is replaced
+        facts: facts for the card
+        tokenizer: tokenizer, or its file or folder; None: the one in the folder of the run
+        accuracy: accuracies for the card, as from `probe_table`
+
+    Returns:
+        `folder`
+    """
     model = source if isinstance(source, nn.Module) else load(source, DualEncoder)
     tokenizer, folder = _tokenizer(source, tokenizer, model.config), Path(folder)
     _check_card(folder)
@@ -174,12 +218,17 @@ def _is_ours(path):
         return "model_type" not in config and bool(class_named(str(config.get("model"))))
     except VidnegError: return False
 
-def from_hub(
-    name: str, # name on the Hub, "user/name"
-    revision: str | None = None, # branch, tag or commit; None: the latest
-    **options, # options of `snapshot_download`: cache_dir, token, local_files_only, ...
-) -> Path | None: # folder in the cache, for `load_scorer`; None: there is no model of vidneg by this name
-    "Fetch a model of vidneg from the Hugging Face Hub. Raises `VidnegError` if its files cannot be fetched."
+def from_hub(name: str, revision: str | None = None, **options) -> Path | None:
+    """Fetch a model of vidneg from the Hugging Face Hub. Raises `VidnegError` if its files cannot be fetched.
+
+    Args:
+        name: name on the Hub, "user/name"
+        revision: branch, tag or commit; None: the latest
+        **options: options of `snapshot_download`: cache_dir, token, local_files_only, ...
+
+    Returns:
+        folder in the cache, for `load_scorer`; None: there is no model of vidneg by this name
+    """
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
     faults = (HfHubHTTPError, OSError, ValueError)

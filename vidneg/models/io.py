@@ -27,12 +27,17 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
                    "chat_template.jinja", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model",
                    "sentencepiece.bpe.model")
 
-def save(
-    model: nn.Module, # model whose `config` is a dataclass
-    folder: str | Path, # target folder, created if it does not exist
-    tokenizer=None, # tokenizer of the model, saved beside it for `load_scorer`; None: not saved
-) -> Path: # `folder`
-    "Write `config.json`, `model.safetensors` and, if given, the tokenizer, each atomically."
+def save(model: nn.Module, folder: str | Path, tokenizer=None) -> Path:
+    """Write `config.json`, `model.safetensors` and, if given, the tokenizer, each atomically.
+
+    Args:
+        model: model whose `config` is a dataclass
+        folder: target folder, created if it does not exist
+        tokenizer: tokenizer of the model, saved beside it for `load_scorer`; None: not saved
+
+    Returns:
+        `folder`
+    """
     folder, config = Path(folder), {"model": type(model).__name__} | dataclasses.asdict(model.config)
     with atomic_path(folder/"config.json") as part:
         part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -43,10 +48,15 @@ def save(
     return folder
 
 # %% ../../nbs/models/io.ipynb #5c0b000dx
-def class_named(
-    name: str, # name of the class, from `config.json`
-) -> type: # the class
-    "Find a model class. Raises `VidnegError` for an unknown name."
+def class_named(name: str) -> type:
+    """Find a model class. Raises `VidnegError` for an unknown name.
+
+    Args:
+        name: name of the class, from `config.json`
+
+    Returns:
+        the class
+    """
     if name in CLASSES: return CLASSES[name]
     builders = (MODELS[k] for k in reversed(list(MODELS))) # latest first: a user's model
     found = next((b.model for b in builders if b.model.__name__ == name), None)
@@ -55,10 +65,15 @@ def class_named(
     return found
 
 # %% ../../nbs/models/io.ipynb #1f8d96c8
-def read_config(
-    folder: str | Path, # folder that `save` wrote
-) -> dict: # name of the class under "model", and the fields of its config
-    "Read `config.json`. Raises `VidnegError` if it is missing or not valid."
+def read_config(folder: str | Path) -> dict:
+    """Read `config.json`. Raises `VidnegError` if it is missing or not valid.
+
+    Args:
+        folder: folder that `save` wrote
+
+    Returns:
+        name of the class under "model", and the fields of its config
+    """
     path = Path(folder)/"config.json"
     if not path.exists():
         raise VidnegError(f"{path} does not exist: train and save the model first, or check the path")
@@ -68,11 +83,16 @@ def read_config(
 
 Model = TypeVar("Model", bound=nn.Module)
 
-def load(
-    folder: str | Path, # folder that `save` wrote
-    wanted: type[Model] = nn.Module, # required class; the default accepts any model
-) -> Model: # model on the CPU, in training mode
-    "Read a model back. Raises `VidnegError` if the files are missing, do not belong together or hold another class."
+def load(folder: str | Path, wanted: type[Model] = nn.Module) -> Model:
+    """Read a model back. Raises `VidnegError` if the files are missing, do not belong together or hold another class.
+
+    Args:
+        folder: folder that `save` wrote
+        wanted: required class; the default accepts any model
+
+    Returns:
+        model on the CPU, in training mode
+    """
     config, weights = read_config(folder), Path(folder)/"model.safetensors"
     if not weights.exists():
         raise VidnegError(f"{weights} does not exist: train and save the model first, or check the path")

@@ -16,188 +16,287 @@ from ..losses.windows import to_windows
 from .encoders import attend
 
 # %% auto #0
-__all__ = ['sine_embedding', 'clip_places', 'Attention', 'Residual', 'FeedForward', 'AttentionLayer', 'MLP', 'MomentConfig',
-           'MomentOutput', 'pool_joint', 'InputProjection', 'xavier', 'MomentModel', 'predicted_windows', 'predictions']
+__all__ = ['sine_embedding', 'clip_places', 'Attention', 'Residual', 'FeedForward', 'AttentionLayer', 'MLP',
+           'MomentConfig', 'MomentOutput', 'pool_joint', 'InputProjection', 'xavier', 'MomentModel',
+           'predicted_windows', 'predictions']
 
 # %% ../../nbs/models/moment.ipynb #bdb072f7
-def sine_embedding(
-    place: torch.Tensor, # positions (...), in [0, 1]
-    width: int, # width of the embedding, even
-    turns: float = 1., # full turns of the fastest sine between 0 and 1
-    slowest: float = 10000., # longest wavelength divided by the shortest
-) -> torch.Tensor: # embeddings (..., width)
-    "Embed positions by sines and cosines at `width`/2 wavelengths, interleaved."
+def sine_embedding(place: torch.Tensor, width: int, turns: float = 1., slowest: float = 10000.) -> torch.Tensor:
+    """Embed positions by sines and cosines at `width`/2 wavelengths, interleaved.
+
+    Args:
+        place: positions (...), in [0, 1]
+        width: width of the embedding, even
+        turns: full turns of the fastest sine between 0 and 1
+        slowest: longest wavelength divided by the shortest
+
+    Returns:
+        embeddings (..., width)
+    """
     if width % 2: raise VidnegError(f"positions need an even width, got {width}: change it")
     step = torch.arange(width//2, device=place.device, dtype=place.dtype)*2/width
     angle = 2*math.pi*turns*place[..., None]/slowest**step # (..., width/2)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
 
-def clip_places(
-    mask: torch.Tensor, # mask of the clips (B, T), bool
-) -> torch.Tensor: # positions (B, T), in [0, 1]; the last clip of each video is at 1
-    "Return the position of each clip in its video."
+def clip_places(mask: torch.Tensor) -> torch.Tensor:
+    """Return the position of each clip in its video.
+
+    Args:
+        mask: mask of the clips (B, T), bool
+
+    Returns:
+        positions (B, T), in [0, 1]; the last clip of each video is at 1
+    """
     count = mask.long().cumsum(1) # integers, since the sum of floats has no deterministic kernel on GPUs
     return count/count[:, -1:].clamp(min=1)
 
 # %% ../../nbs/models/moment.ipynb #7b00b2c1
 class Attention(nn.Module):
-    "Multi-head attention with its projections."
-    def __init__(self,
-        width: int, # width of the tokens, d
-        heads: int, # number of attention heads, a divisor of d
-        dropout: float = 0., # dropout probability of the attention weights
-    ):
+    """Multi-head attention with its projections.
+
+    Args:
+        width: width of the tokens, d
+        heads: number of attention heads, a divisor of d
+        dropout: dropout probability of the attention weights
+    """
+    def __init__(self, width: int, heads: int, dropout: float = 0.):
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self,
-        query: torch.Tensor, # queries (B, Q, d)
-        key: torch.Tensor, # keys (B, S, d)
-        value: torch.Tensor, # values (B, S, d)
-        mask: torch.Tensor | None = None, # mask of the keys (B, S), bool; True is visible
-    ) -> torch.Tensor: # attended values (B, Q, d)
-        "Attend from queries to keys."
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attend from queries to keys.
+
+        Args:
+            query: queries (B, Q, d)
+            key: keys (B, S, d)
+            value: values (B, S, d)
+            mask: mask of the keys (B, S), bool; True is visible
+
+        Returns:
+            attended values (B, Q, d)
+        """
         mask = None if mask is None else mask[:, None, None]
         dropout = self.dropout if self.training else 0.
         return self.out(attend(self.query(query), self.key(key), self.value(value), self.heads, mask, dropout))
 
 class Residual(nn.Module):
-    "End of every sublayer: dropout, residual and LayerNorm."
-    def __init__(self,
-        width: int, # width of the tokens, d
-        dropout: float = 0., # dropout probability of the sublayer's output
-    ):
+    """End of every sublayer: dropout, residual and LayerNorm.
+
+    Args:
+        width: width of the tokens, d
+        dropout: dropout probability of the sublayer's output
+    """
+    def __init__(self, width: int, dropout: float = 0.):
         super().__init__()
         self.dropout, self.norm = nn.Dropout(dropout), nn.LayerNorm(width)
 
-    def forward(self,
-        x: torch.Tensor, # input of the sublayer (B, S, d)
-        new: torch.Tensor, # output of the sublayer (B, S, d)
-    ) -> torch.Tensor: # tokens (B, S, d)
-        "Add a sublayer's output to its input and normalize."
+    def forward(self, x: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """Add a sublayer's output to its input and normalize.
+
+        Args:
+            x: input of the sublayer (B, S, d)
+            new: output of the sublayer (B, S, d)
+
+        Returns:
+            tokens (B, S, d)
+        """
         return self.norm(x + self.dropout(new))
 
 class FeedForward(nn.Module):
-    "Feed-forward sublayer: two linear layers with a residual."
-    def __init__(self,
-        width: int, # width of the tokens, d
-        hidden: int, # width between the layers
-        dropout: float = 0., # dropout probability
-    ):
+    """Feed-forward sublayer: two linear layers with a residual.
+
+    Args:
+        width: width of the tokens, d
+        hidden: width between the layers
+        dropout: dropout probability
+    """
+    def __init__(self, width: int, hidden: int, dropout: float = 0.):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width))
         self.residual = Residual(width, dropout)
 
-    def forward(self,
-        x: torch.Tensor, # tokens (B, S, d)
-    ) -> torch.Tensor: # tokens (B, S, d)
-        "Transform each token."
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Transform each token.
+
+        Args:
+            x: tokens (B, S, d)
+
+        Returns:
+            tokens (B, S, d)
+        """
         return self.residual(x, self.layers(x))
 
 class AttentionLayer(nn.Module):
-    "Self- or cross-attention followed by a feed-forward sublayer."
-    def __init__(self,
-        config: MomentConfig, # sizes of the model
-    ):
+    """Self- or cross-attention followed by a feed-forward sublayer.
+
+    Args:
+        config: sizes of the model
+    """
+    def __init__(self, config: MomentConfig):
         super().__init__()
         c = config
         self.attention = Attention(c.width, c.heads, c.dropout)
         self.residual, self.mlp = Residual(c.width, c.dropout), FeedForward(c.width, c.hidden, c.dropout)
 
     def forward(self,
-        x: torch.Tensor, # tokens (B, S, d)
-        position: torch.Tensor, # embeddings of their positions (B, S, d)
-        mask: torch.Tensor, # mask of the keys (B, S'), bool; True is visible
-        context: torch.Tensor | None = None, # keys and values (B, S', d); None: `x` attends to itself
-    ) -> torch.Tensor: # tokens (B, S, d)
-        "Attend, then transform each token."
+        x: torch.Tensor,
+        position: torch.Tensor,
+        mask: torch.Tensor,
+        context: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attend, then transform each token.
+
+        Args:
+            x: tokens (B, S, d)
+            position: embeddings of their positions (B, S, d)
+            mask: mask of the keys (B, S'), bool; True is visible
+            context: keys and values (B, S', d); None: `x` attends to itself
+
+        Returns:
+            tokens (B, S, d)
+        """
         key, value = (x + position, x) if context is None else (context, context)
         return self.mlp(self.residual(x, self.attention(x + position, key, value, mask)))
 
 class MLP(nn.Sequential):
-    "Linear layers with ReLU between them."
-    def __init__(self,
-        *widths: int, # widths of the input, the hidden layers and the output
-    ):
+    """Linear layers with ReLU between them.
+
+    Args:
+        *widths: widths of the input, the hidden layers and the output
+    """
+    def __init__(self, *widths: int):
         layers = [part for a, b in zip(widths, widths[1:]) for part in (nn.Linear(a, b), nn.ReLU())]
         super().__init__(*layers[:-1])
 
 # %% ../../nbs/models/moment.ipynb #c195d9ab
 @dataclass(frozen=True)
 class MomentConfig:
-    "Sizes of a moment retrieval model."
-    video_dim: int = 64 # width of a clip's features, d_v
-    text_dim: int = 64 # width of a text token's features, d_t
-    width: int = 64 # width of the model's tokens, d; divisible by 4
-    heads: int = 4 # number of attention heads, a divisor of `width`
-    input_layers: int = 2 # number of linear layers from features to tokens
-    cross_layers: int = 2 # number of layers in which video attends to text, in QD-DETR
-    encoder_layers: int = 2 # number of encoder layers
-    decoder_layers: int = 2 # number of decoder layers, D
-    mlp_ratio: float = 4. # MLP width divided by token width
-    queries: int = 10 # number of predicted windows per query, N
-    endpoints: bool = True # True: append each clip's start and end, as fractions of the video, to its features
-    turns: float = 1. # full turns of the fastest sine within a video
-    text_positions: bool = False # True: text tokens get positions; False: leave this to the text encoder
-    input_dropout: float = 0. # dropout probability of the features
-    dropout: float = 0. # dropout probability of attention and layers
+    """Sizes of a moment retrieval model.
+
+    Attributes:
+        video_dim: width of a clip's features, d_v
+        text_dim: width of a text token's features, d_t
+        width: width of the model's tokens, d; divisible by 4
+        heads: number of attention heads, a divisor of `width`
+        input_layers: number of linear layers from features to tokens
+        cross_layers: number of layers in which video attends to text, in QD-DETR
+        encoder_layers: number of encoder layers
+        decoder_layers: number of decoder layers, D
+        mlp_ratio: MLP width divided by token width
+        queries: number of predicted windows per query, N
+        endpoints: True: append each clip's start and end, as fractions of the video, to its features
+        turns: full turns of the fastest sine within a video
+        text_positions: True: text tokens get positions; False: leave this to the text encoder
+        input_dropout: dropout probability of the features
+        dropout: dropout probability of attention and layers
+    """
+    video_dim: int = 64
+    text_dim: int = 64
+    width: int = 64
+    heads: int = 4
+    input_layers: int = 2
+    cross_layers: int = 2
+    encoder_layers: int = 2
+    decoder_layers: int = 2
+    mlp_ratio: float = 4.
+    queries: int = 10
+    endpoints: bool = True
+    turns: float = 1.
+    text_positions: bool = False
+    input_dropout: float = 0.
+    dropout: float = 0.
 
     def __post_init__(self):
         if self.width % self.heads or self.width % 4:
             raise VidnegError(f"width {self.width} must be divisible by 4 and by the {self.heads} heads: change it")
 
     @property
-    def hidden(self) -> int: # width of the hidden layer
-        "Return the width of the MLPs' hidden layer."
+    def hidden(self) -> int:
+        """Return the width of the MLPs' hidden layer.
+
+        Returns:
+            width of the hidden layer
+        """
         return int(self.width*self.mlp_ratio)
 
     @classmethod
-    def paper(cls,
-        **changes, # fields to set
-    ) -> MomentConfig: # the published sizes
-        "Return the published sizes: features of QVHighlights, width 256."
+    def paper(cls, **changes) -> MomentConfig:
+        """Return the published sizes: features of QVHighlights, width 256.
+
+        Args:
+            **changes: fields to set
+
+        Returns:
+            the published sizes
+        """
         sizes = dict(video_dim=2816, text_dim=512, width=256, heads=8, input_dropout=.5, dropout=.1)
         return cls(**{**sizes, **changes})
 
 # %% ../../nbs/models/moment.ipynb #5bcfc0aa
 @dataclass(frozen=True)
 class MomentOutput:
-    "Output of a moment retrieval model with D decoder layers and N predictions per query."
-    spans: torch.Tensor # windows as center and width (D, B, N, 2), in [0, 1]; the last layer holds the predictions
-    logits: torch.Tensor # class logits of the windows (D, B, N, 2); class 0: true window
-    saliency: torch.Tensor # saliency scores of the clips (B, T), −∞ for padding
-    joint: torch.Tensor # tokens of the clips after they have attended to the text (B, T, d)
-    video_mask: torch.Tensor # mask of the clips (B, T), bool
-    negative_saliency: torch.Tensor | None = None # saliency with another video's text (B, T), −∞ if there is none
+    """Output of a moment retrieval model with D decoder layers and N predictions per query.
 
-def pool_joint(
-    joint: torch.Tensor, # tokens of clips that have attended to the text (B, T, d)
-    mask: torch.Tensor, # mask of the clips (B, T), bool
-    pooling: str = "mean", # pooling over clips: "mean" or "max"
-) -> torch.Tensor: # joint embeddings (B, d)
-    "Pool one joint embedding per pair of video and text. Sentence components (6)."
+    Attributes:
+        spans: windows as center and width (D, B, N, 2), in [0, 1]; the last layer holds the predictions
+        logits: class logits of the windows (D, B, N, 2); class 0: true window
+        saliency: saliency scores of the clips (B, T), −∞ for padding
+        joint: tokens of the clips after they have attended to the text (B, T, d)
+        video_mask: mask of the clips (B, T), bool
+        negative_saliency: saliency with another video's text (B, T), −∞ if there is none
+    """
+    spans: torch.Tensor
+    logits: torch.Tensor
+    saliency: torch.Tensor
+    joint: torch.Tensor
+    video_mask: torch.Tensor
+    negative_saliency: torch.Tensor | None = None
+
+def pool_joint(joint: torch.Tensor, mask: torch.Tensor, pooling: str = "mean") -> torch.Tensor:
+    """Pool one joint embedding per pair of video and text. Sentence components (6).
+
+    Args:
+        joint: tokens of clips that have attended to the text (B, T, d)
+        mask: mask of the clips (B, T), bool
+        pooling: pooling over clips: "mean" or "max"
+
+    Returns:
+        joint embeddings (B, d)
+    """
     if pooling == "mean": return joint.masked_fill(~mask[..., None], 0).sum(1)/mask.sum(1, keepdim=True)
     if pooling == "max": return joint.masked_fill(~mask[..., None], -torch.inf).amax(1)
     raise VidnegError(f"pooling must be 'mean' or 'max', got {pooling!r}")
 
 # %% ../../nbs/models/moment.ipynb #cb211d4b
 class InputProjection(nn.Module):
-    "Projection of features to tokens: LayerNorm, dropout and a linear layer, repeated with ReLU between."
-    def __init__(self,
-        features: int, # width of the features
-        config: MomentConfig, # sizes of the model
-    ):
+    """Projection of features to tokens: LayerNorm, dropout and a linear layer, repeated with ReLU between.
+
+    Args:
+        features: width of the features
+        config: sizes of the model
+    """
+    def __init__(self, features: int, config: MomentConfig):
         super().__init__()
         widths, layers = [features, *[config.width]*config.input_layers], []
         for a, b in zip(widths, widths[1:]):
             layers += [nn.LayerNorm(a), nn.Dropout(config.input_dropout), nn.Linear(a, b), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
 
-    def forward(self,
-        x: torch.Tensor, # features (B, S, features)
-    ) -> torch.Tensor: # tokens (B, S, d)
-        "Project features."
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Project features.
+
+        Args:
+            x: features (B, S, features)
+
+        Returns:
+            tokens (B, S, d)
+        """
         return self.layers(x)
 
 def _checked(name, x, mask, width):
@@ -214,21 +313,25 @@ def _checked(name, x, mask, width):
         raise VidnegError(f"{name} features have NaN or infinite values: extract them again")
     return x, mask
 
-def xavier(
-    module: nn.Module, # attention or feed-forward layer
-) -> None:
-    "Initialize matrices as DETR does."
+def xavier(module: nn.Module) -> None:
+    """Initialize matrices as DETR does.
+
+    Args:
+        module: attention or feed-forward layer
+    """
     for p in module.parameters():
         if p.ndim > 1: nn.init.xavier_uniform_(p)
 
 class MomentModel(nn.Module):
-    "Base of moment retrieval models: inputs, class head and joint embeddings. A subclass encodes and decodes."
+    """Base of moment retrieval models: inputs, class head and joint embeddings. A subclass encodes and decodes.
+
+    Args:
+        config: sizes of the model
+        seed: seed of the fresh weights; the global generator is left untouched
+    """
     config_class = MomentConfig
 
-    def __init__(self,
-        config: MomentConfig, # sizes of the model
-        seed: int = 0, # seed of the fresh weights; the global generator is left untouched
-    ):
+    def __init__(self, config: MomentConfig, seed: int = 0):
         super().__init__()
         self.config = config
         with torch.random.fork_rng(devices=[]):
@@ -241,12 +344,22 @@ class MomentModel(nn.Module):
                 if isinstance(module, (Attention, FeedForward)): xavier(module)
 
     def tokens(self,
-        video: torch.Tensor, # features of clips (B, T, d_v)
-        video_mask: torch.Tensor, # mask of the clips (B, T): 1 for clips, 0 for padding
-        text: torch.Tensor, # features of text tokens (B, L, d_t)
-        text_mask: torch.Tensor, # attention mask (B, L): 1 for tokens, 0 for padding
-    ) -> tuple[torch.Tensor, ...]: # clips (B, T, d), positions (B, T, d), mask (B, T); the same of the text tokens
-        "Check and project both inputs. Raises `VidnegError` for features that do not fit."
+        video: torch.Tensor,
+        video_mask: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """Check and project both inputs. Raises `VidnegError` for features that do not fit.
+
+        Args:
+            video: features of clips (B, T, d_v)
+            video_mask: mask of the clips (B, T): 1 for clips, 0 for padding
+            text: features of text tokens (B, L, d_t)
+            text_mask: attention mask (B, L): 1 for tokens, 0 for padding
+
+        Returns:
+            clips (B, T, d), positions (B, T, d), mask (B, T); the same of the text tokens
+        """
         clips, tokens = self._clips(video, video_mask), self._text_tokens(text, text_mask)
         if len(video) != len(text):
             raise VidnegError(f"{len(video)} videos, {len(text)} texts: give one text per video")
@@ -270,13 +383,24 @@ class MomentModel(nn.Module):
         return self.text_proj(text), position.to(text), mask
 
     def joint(self,
-        video: torch.Tensor, # features of clips (B, T, d_v)
-        video_mask: torch.Tensor, # mask of the clips (B, T): 1 for clips, 0 for padding
-        text: torch.Tensor, # features of text tokens (B, L, d_t), or (B, K, L, d_t) for K texts per video
-        text_mask: torch.Tensor, # attention mask (B, L) or (B, K, L); all 0 for a text that does not exist
-        pooling: str = "mean", # pooling over clips: "mean" or "max"
-    ) -> torch.Tensor: # joint embeddings (B, d) or (B, K, d), 0 for texts that do not exist
-        "Compute joint embeddings of videos and texts, without decoding. Sentence components (6)."
+        video: torch.Tensor,
+        video_mask: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        pooling: str = "mean",
+    ) -> torch.Tensor:
+        """Compute joint embeddings of videos and texts, without decoding. Sentence components (6).
+
+        Args:
+            video: features of clips (B, T, d_v)
+            video_mask: mask of the clips (B, T): 1 for clips, 0 for padding
+            text: features of text tokens (B, L, d_t), or (B, K, L, d_t) for K texts per video
+            text_mask: attention mask (B, L) or (B, K, L); all 0 for a text that does not exist
+            pooling: pooling over clips: "mean" or "max"
+
+        Returns:
+            joint embeddings (B, d) or (B, K, d), 0 for texts that do not exist
+        """
         shape, text_mask = text_mask.shape[:-1], text_mask.bool().flatten(0, -2) # (M, L)
         text, there = text.flatten(0, -3), text_mask.any(1) # (M, L, d_t), (M,)
         row = torch.arange(len(video), device=video.device).repeat_interleave(len(text)//max(len(video), 1))[there]
@@ -289,12 +413,17 @@ class MomentModel(nn.Module):
 
 # %% ../../nbs/models/moment.ipynb #26b4f056
 @torch.no_grad()
-def predicted_windows(
-    output: MomentOutput, # output of the model for B queries
-    duration: torch.Tensor, # durations of the videos (B,), seconds
-    round_to: float = 0., # length of a clip in seconds, to which windows are rounded; 0: no rounding
-) -> list[list[list[float]]]: # for each query N predictions [start, end, probability], most probable first
-    "Return the predictions as windows in seconds."
+def predicted_windows(output: MomentOutput, duration: torch.Tensor, round_to: float = 0.) -> list[list[list[float]]]:
+    """Return the predictions as windows in seconds.
+
+    Args:
+        output: output of the model for B queries
+        duration: durations of the videos (B,), seconds
+        round_to: length of a clip in seconds, to which windows are rounded; 0: no rounding
+
+    Returns:
+        for each query N predictions [start, end, probability], most probable first
+    """
     spans, logits = output.spans[-1].double().cpu(), output.logits[-1].double().cpu()
     end = duration.double().cpu()[:, None, None]
     windows = (to_windows(spans)*end).clamp(min=0).minimum(end) # (B, N, 2)
@@ -309,13 +438,18 @@ def predicted_windows(
     return rows.take_along_dim(order[..., None], 1).tolist()
 
 @torch.no_grad()
-def predictions(
-    output: MomentOutput, # output of the model for B queries
-    query_ids: list[str], # B ids
-    duration: torch.Tensor, # durations of the videos (B,), seconds
-    round_to: float = 0., # length of a clip in seconds, to which windows are rounded; 0: no rounding
-) -> list[dict]: # one prediction per query, in QVHighlights' format
-    "Return predictions in the format of `vidneg.evaluate.moments`."
+def predictions(output: MomentOutput, query_ids: list[str], duration: torch.Tensor, round_to: float = 0.) -> list[dict]:
+    """Return predictions in the format of `vidneg.evaluate.moments`.
+
+    Args:
+        output: output of the model for B queries
+        query_ids: B ids
+        duration: durations of the videos (B,), seconds
+        round_to: length of a clip in seconds, to which windows are rounded; 0: no rounding
+
+    Returns:
+        one prediction per query, in QVHighlights' format
+    """
     windows = predicted_windows(output, duration, round_to)
     saliency = [s[m].tolist() for s, m in zip(output.saliency.double().cpu(), output.video_mask.cpu())]
     return [dict(qid=q, pred_relevant_windows=w, pred_saliency_scores=s)

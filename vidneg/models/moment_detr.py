@@ -24,10 +24,12 @@ __all__ = ['DecoderLayer', 'MomentDETR']
 
 # %% ../../nbs/models/moment_detr.ipynb #a1ae75c9
 class DecoderLayer(nn.Module):
-    "DETR's decoder layer: queries attend to each other, then to the memory."
-    def __init__(self,
-        config: MomentConfig, # sizes of the model
-    ):
+    """DETR's decoder layer: queries attend to each other, then to the memory.
+
+    Args:
+        config: sizes of the model
+    """
+    def __init__(self, config: MomentConfig):
         super().__init__()
         c = config
         self.self_attention, self.cross_attention = (Attention(c.width, c.heads, c.dropout) for _ in range(2))
@@ -35,13 +37,24 @@ class DecoderLayer(nn.Module):
         self.mlp = FeedForward(c.width, c.hidden, c.dropout)
 
     def forward(self,
-        x: torch.Tensor, # content of the queries (B, N, d)
-        query: torch.Tensor, # learned query positions (B, N, d)
-        memory: torch.Tensor, # encoded clips and text (B, S, d)
-        position: torch.Tensor, # positions of the memory (B, S, d)
-        mask: torch.Tensor, # mask of the memory (B, S), bool; True is visible
-    ) -> torch.Tensor: # content of the queries (B, N, d)
-        "Update the content of the queries."
+        x: torch.Tensor,
+        query: torch.Tensor,
+        memory: torch.Tensor,
+        position: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Update the content of the queries.
+
+        Args:
+            x: content of the queries (B, N, d)
+            query: learned query positions (B, N, d)
+            memory: encoded clips and text (B, S, d)
+            position: positions of the memory (B, S, d)
+            mask: mask of the memory (B, S), bool; True is visible
+
+        Returns:
+            content of the queries (B, N, d)
+        """
         x = self.self_residual(x, self.self_attention(x + query, x + query, x))
         x = self.cross_residual(x, self.cross_attention(x + query, memory + position, memory, mask))
         return self.mlp(x)
@@ -68,13 +81,24 @@ class MomentDETR(MomentModel):
         return self._encode(*tokens)[0][:, :tokens[0].shape[1]]
 
     def forward(self,
-        video: torch.Tensor, # features of clips (B, T, d_v)
-        video_mask: torch.Tensor, # mask of the clips (B, T): 1 for clips, 0 for padding
-        text: torch.Tensor, # features of text tokens (B, L, d_t)
-        text_mask: torch.Tensor, # attention mask (B, L): 1 for tokens, 0 for padding
-        negative: torch.Tensor | None = None, # ignored: Moment-DETR learns from true pairs only
-    ) -> MomentOutput: # windows and saliency
-        "Predict windows and saliency."
+        video: torch.Tensor,
+        video_mask: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        negative: torch.Tensor | None = None,
+    ) -> MomentOutput:
+        """Predict windows and saliency.
+
+        Args:
+            video: features of clips (B, T, d_v)
+            video_mask: mask of the clips (B, T): 1 for clips, 0 for padding
+            text: features of text tokens (B, L, d_t)
+            text_mask: attention mask (B, L): 1 for tokens, 0 for padding
+            negative: ignored: Moment-DETR learns from true pairs only
+
+        Returns:
+            windows and saliency
+        """
         tokens = self.tokens(video, video_mask, text, text_mask)
         memory, position, mask = self._encode(*tokens)
         query = self.query.weight.expand(len(video), -1, -1) # (B, N, d)

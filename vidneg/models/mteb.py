@@ -26,10 +26,12 @@ __all__ = ['TASK', 'ClipFrames', 'collate', 'MtebScorer', 'from_mteb']
 TASK = SimpleNamespace(name="vidneg", type="Any2AnyRetrieval", category="v2t") # all that models read of a task
 
 class ClipFrames:
-    "Decoded frames of a clip, read like a video."
-    def __init__(self,
-        frames: np.ndarray, # frames (T, H, W, 3), uint8
-    ):
+    """Decoded frames of a clip, read like a video.
+
+    Args:
+        frames: frames (T, H, W, 3), uint8
+    """
+    def __init__(self, frames: np.ndarray):
         self.frames = torch.as_tensor(frames).permute(0, 3, 1, 2) # (T, 3, H, W)
         self.metadata = SimpleNamespace(num_frames=len(frames), end_stream_seconds=float(len(frames)),
                                         duration_seconds=float(len(frames)), average_fps=1.)
@@ -37,28 +39,40 @@ class ClipFrames:
     def __len__(self): return len(self.frames)
     def __getitem__(self, i): return self.frames[i]
 
-    def get_frames_at(self,
-        indices: Sequence[int], # indices of frames (n,)
-    ) -> SimpleNamespace: # `data`: frames (n, 3, H, W), uint8
-        "Return some frames."
+    def get_frames_at(self, indices: Sequence[int]) -> SimpleNamespace:
+        """Return some frames.
+
+        Args:
+            indices: indices of frames (n,)
+
+        Returns:
+            `data`: frames (n, 3, H, W), uint8
+        """
         return SimpleNamespace(data=self.frames[torch.as_tensor(indices)])
 
-def collate(
-    rows: list[dict], # rows with one key
-) -> dict[str, list]: # the same key, with a list of values
-    "Make a batch. A clip becomes the tensor of all of its frames (T, 3, H, W)."
+def collate(rows: list[dict]) -> dict[str, list]:
+    """Make a batch. A clip becomes the tensor of all of its frames (T, 3, H, W).
+
+    Args:
+        rows: rows with one key
+
+    Returns:
+        the same key, with a list of values
+    """
     return {k: [r[k].frames if k == "video" else r[k] for r in rows] for k in rows[0]}
 
 # %% ../../nbs/models/mteb.ipynb #ec7f5275
 class MtebScorer:
-    "Scorer of a model with `mteb`'s interface for encoders."
+    """Scorer of a model with `mteb`'s interface for encoders.
+
+    Args:
+        model: encoder of `mteb`, with `encode` and `mteb_model_meta`
+        batch_size: frames, videos or texts per batch
+        name: name of the model in the protocol; None: that of its metadata
+    """
     supports = frozenset({"similarity", "pairwise"})
 
-    def __init__(self,
-        model, # encoder of `mteb`, with `encode` and `mteb_model_meta`
-        batch_size: int = 32, # frames, videos or texts per batch
-        name: str | None = None, # name of the model in the protocol; None: that of its metadata
-    ):
+    def __init__(self, model, batch_size: int = 32, name: str | None = None):
         meta = model.mteb_model_meta
         read = {str(m) for m in meta.modalities}
         if "text" not in read or not read & {"image", "video"}:
@@ -69,19 +83,29 @@ class MtebScorer:
         self.protocol = {"model": name or meta.name, "revision": meta.revision or "", "dtype": "", "n_frames": None,
                          "size": None, "pooling": pooling, "prompt": "mteb's, for retrieval"}
 
-    def encoded(self,
-        rows: list[dict], # rows with the key "text", "image" or "video"
-    ) -> torch.Tensor: # unit embeddings (n, p)
-        "Run the model over rows."
+    def encoded(self, rows: list[dict]) -> torch.Tensor:
+        """Run the model over rows.
+
+        Args:
+            rows: rows with the key "text", "image" or "video"
+
+        Returns:
+            unit embeddings (n, p)
+        """
         loader = DataLoader(rows, batch_size=self.batch_size, collate_fn=collate)
         out = self.model.encode(loader, task_metadata=TASK, hf_split="test", hf_subset="default",
                                 batch_size=self.batch_size)
         return F.normalize(torch.as_tensor(out).detach().cpu().float(), dim=-1)
 
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor | Sequence[np.ndarray], # as for `check_frames`
-    ) -> Encoding: # encoding of N videos
-        "Encode videos."
+    def encode_video(self, frames: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> Encoding:
+        """Encode videos.
+
+        Args:
+            frames: as for `check_frames`
+
+        Returns:
+            encoding of N videos
+        """
         videos = check_frames(frames)
         if self.key == "video": e = self.encoded([{"video": ClipFrames(v)} for v in videos])
         else:
@@ -89,36 +113,56 @@ class MtebScorer:
             e = F.normalize(e.unflatten(0, (len(videos), -1)).mean(1), dim=-1)
         return Encoding(e[:, None], e, None, np.arange(len(videos)))
 
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # encoding of N texts
-        "Encode texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Encode texts, each unique one once.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            encoding of N texts
+        """
         unique, index = unique_texts(texts)
         e = self.encoded([{"text": t} for t in unique])
         return Encoding(e[:, None], e, None, index)
 
-    def similarity(self,
-        videos: Encoding, # encoding of Nv videos
-        texts: Encoding, # encoding of Nt texts
-    ) -> np.ndarray: # cosines (Nv, Nt), in [-1, 1]
-        "Compare all videos with all texts."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts.
+
+        Args:
+            videos: encoding of Nv videos
+            texts: encoding of Nt texts
+
+        Returns:
+            cosines (Nv, Nt), in [-1, 1]
+        """
         return cosines(videos, texts)
 
-    def pairwise(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # cosines (N,), in [-1, 1]
-        "Compare each video with its own text."
+    def pairwise(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            cosines (N,), in [-1, 1]
+        """
         check_aligned(videos, texts)
         return pair_cosines(videos, texts)
 
-def from_mteb(
-    model, # name of a model of `mteb`, or an encoder with its interface
-    batch_size: int = 32, # frames, videos or texts per batch
-    name: str | None = None, # name of the model in the protocol; None: that of its metadata
-    **options, # options of `mteb.get_model`, such as device
-) -> MtebScorer: # scorer of the model
-    "Load a model of `mteb` as a scorer. Raises `VidnegError` if `mteb` is missing or the model reads no frames."
+def from_mteb(model, batch_size: int = 32, name: str | None = None, **options) -> MtebScorer:
+    """Load a model of `mteb` as a scorer. Raises `VidnegError` if `mteb` is missing or the model reads no frames.
+
+    Args:
+        model: name of a model of `mteb`, or an encoder with its interface
+        batch_size: frames, videos or texts per batch
+        name: name of the model in the protocol; None: that of its metadata
+        **options: options of `mteb.get_model`, such as device
+
+    Returns:
+        scorer of the model
+    """
     if isinstance(model, str):
         try:
             import mteb

@@ -25,51 +25,89 @@ __all__ = ['TINY', 'navero', 'navero_from_parts', 'NaveroConfig', 'beit_config',
 # %% ../../nbs/models/navero.ipynb #c04b12d2
 @dataclass(frozen=True)
 class NaveroConfig:
-    "Sizes of a NAVERO model."
-    image_size: int = 64 # side of the input frames, pixels
-    patch_size: int = 16 # side of a patch, pixels
-    stem: tuple[int, ...] = (32, 64, 128) # channels of the convolutional stem; (): BEiT's linear patches
-    width: int = 128 # width of all tokens, video and text
-    heads: int = 4 # number of attention heads
-    spatial_layers: int = 2 # number of lower video blocks, which read single frames
-    spacetime_layers: int = 2 # number of upper video blocks, with divided space-time attention
-    text_layers: int = 2 # number of BERT layers that read the text alone
-    fusion_layers: int = 2 # number of BERT layers with cross-attention to the video
-    mlp_ratio: float = 4. # MLP width divided by token width
-    embed_dim: int = 128 # width of the contrastive space
-    max_frames: int = 8 # number of temporal embeddings; interpolated for clips of another length
-    max_tokens: int = 48 # longest text in tokens, with [CLS] and [SEP]
-    vocab_size: int = 1000 # size of the tokenizer's vocabulary
-    dropout: float = 0. # dropout probability of the text encoder
-    cls_token: bool = False # True: each frame has a [CLS] token
-    absolute_positions: bool = True # True: add BEiT's optional absolute spatial embedding to the relative bias
-    layer_scale: float = 0. # initial value of BEiT's LayerScale; 0: no LayerScale
-    init_temporal: str = "random" # initial temporal branch: "random", or "zero" for no effect
-    position_std: float = 1. # standard deviation of fresh temporal and, without a stem, spatial embeddings
-    temperature: float = 0.07 # initial temperature of the contrastive similarity
+    """Sizes of a NAVERO model.
+
+    Attributes:
+        image_size: side of the input frames, pixels
+        patch_size: side of a patch, pixels
+        stem: channels of the convolutional stem; (): BEiT's linear patches
+        width: width of all tokens, video and text
+        heads: number of attention heads
+        spatial_layers: number of lower video blocks, which read single frames
+        spacetime_layers: number of upper video blocks, with divided space-time attention
+        text_layers: number of BERT layers that read the text alone
+        fusion_layers: number of BERT layers with cross-attention to the video
+        mlp_ratio: MLP width divided by token width
+        embed_dim: width of the contrastive space
+        max_frames: number of temporal embeddings; interpolated for clips of another length
+        max_tokens: longest text in tokens, with [CLS] and [SEP]
+        vocab_size: size of the tokenizer's vocabulary
+        dropout: dropout probability of the text encoder
+        cls_token: True: each frame has a [CLS] token
+        absolute_positions: True: add BEiT's optional absolute spatial embedding to the relative bias
+        layer_scale: initial value of BEiT's LayerScale; 0: no LayerScale
+        init_temporal: initial temporal branch: "random", or "zero" for no effect
+        position_std: standard deviation of fresh temporal and, without a stem, spatial embeddings
+        temperature: initial temperature of the contrastive similarity
+    """
+    image_size: int = 64
+    patch_size: int = 16
+    stem: tuple[int, ...] = (32, 64, 128)
+    width: int = 128
+    heads: int = 4
+    spatial_layers: int = 2
+    spacetime_layers: int = 2
+    text_layers: int = 2
+    fusion_layers: int = 2
+    mlp_ratio: float = 4.
+    embed_dim: int = 128
+    max_frames: int = 8
+    max_tokens: int = 48
+    vocab_size: int = 1000
+    dropout: float = 0.
+    cls_token: bool = False
+    absolute_positions: bool = True
+    layer_scale: float = 0.
+    init_temporal: str = "random"
+    position_std: float = 1.
+    temperature: float = 0.07
 
     def __post_init__(self): object.__setattr__(self, "stem", tuple(self.stem)) # a list when read from JSON
 
     @classmethod
-    def paper(cls,
-        **changes, # fields to set
-    ) -> NaveroConfig: # the published sizes
-        "Return the sizes of BEiT-B/16 at 224 px and BERT-base with cross-attention in its last three layers."
+    def paper(cls, **changes) -> NaveroConfig:
+        """Return the sizes of BEiT-B/16 at 224 px and BERT-base with cross-attention in its last three layers.
+
+        Args:
+            **changes: fields to set
+
+        Returns:
+            the published sizes
+        """
         return cls(**{**dict(
             image_size=224, stem=(), width=768, heads=12, spatial_layers=0, spacetime_layers=12, text_layers=9,
             fusion_layers=3, embed_dim=256, max_frames=12, max_tokens=32, vocab_size=30522, dropout=.1, cls_token=True,
             absolute_positions=False, layer_scale=.1, init_temporal="zero"), **changes})
 
     @property
-    def init_std(self) -> float: # standard deviation, > 0
-        "Return the standard deviation of fresh weights: BERT's 0.02 at width 768, larger for narrower models."
+    def init_std(self) -> float:
+        """Return the standard deviation of fresh weights: BERT's 0.02 at width 768, larger for narrower models.
+
+        Returns:
+            standard deviation, > 0
+        """
         return .02*(768/self.width)**.5
 
 # %% ../../nbs/models/navero.ipynb #3b526572
-def beit_config(
-    config: NaveroConfig, # sizes of the model
-) -> BeitConfig: # config of all video blocks
-    "Return the `BeitConfig` for a `NaveroConfig`."
+def beit_config(config: NaveroConfig) -> BeitConfig:
+    """Return the `BeitConfig` for a `NaveroConfig`.
+
+    Args:
+        config: sizes of the model
+
+    Returns:
+        config of all video blocks
+    """
     c = config
     return BeitConfig(
         image_size=c.image_size, patch_size=c.patch_size, hidden_size=c.width, num_attention_heads=c.heads,
@@ -79,13 +117,15 @@ def beit_config(
 
 # %% ../../nbs/models/navero.ipynb #4032996f
 class Navero(FusionModel):
-    "NAVERO's model (§3.2): BEiT with divided space-time attention, BERT with cross-attention, heads for VTM and MLM."
+    """NAVERO's model (§3.2): BEiT with divided space-time attention, BERT with cross-attention, heads for VTM and MLM.
+
+    Args:
+        config: sizes of the model
+        seed: seed of the fresh weights; the global generator is left untouched
+    """
     config_class = NaveroConfig
 
-    def __init__(self,
-        config: NaveroConfig, # sizes of the model
-        seed: int = 0, # seed of the fresh weights; the global generator is left untouched
-    ):
+    def __init__(self, config: NaveroConfig, seed: int = 0):
         super().__init__()
         self.config = c = config
         with torch.random.fork_rng(devices=[]):
@@ -116,39 +156,64 @@ class Navero(FusionModel):
         else:
             raise VidnegError(f"init_temporal must be 'random' or 'zero', got {self.config.init_temporal!r}")
 
-    def frame_features(self,
-        frames: torch.Tensor, # frames (B, T, H, W, 3), uint8
-    ) -> torch.Tensor: # features (B, T, N, d)
-        "Compute the features of each frame by itself with the lower, purely spatial layers."
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Compute the features of each frame by itself with the lower, purely spatial layers.
+
+        Args:
+            frames: frames (B, T, H, W, 3), uint8
+
+        Returns:
+            features (B, T, N, d)
+        """
         return self.video.frame_features(frames)
 
-    def encode_video(self,
-        features: torch.Tensor, # features of single frames (B, T, N, d), from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # tokens for fusion (B, T·N, d), unit embeddings for VTC (B, p)
-        "Encode videos."
+    def encode_video(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode videos.
+
+        Args:
+            features: features of single frames (B, T, N, d), from `frame_features`
+
+        Returns:
+            tokens for fusion (B, T·N, d), unit embeddings for VTC (B, p)
+        """
         x = self.video(features) # (B, T, N, d)
         return x.flatten(1, 2), F.normalize(self.video_proj(self.video.pool(x)), dim=-1)
 
     def fuse(self,
-        tokens: torch.Tensor, # tokens of V videos (V, S, d), from `encode_video`
-        hidden: torch.Tensor, # token states of K texts per row (B, K, L, d), from `encode_text`
-        mask: torch.Tensor, # attention mask (B, K, L): 1 for tokens, 0 for padding
-        rows: torch.Tensor | None = None, # index of each row's video (B,); None: row i belongs to video i
-        first_only: bool = False, # True: return the first token's state only, which `match_logits` needs
-    ) -> torch.Tensor: # fused states (B, K, L, d), or (B, K, 1, d) with `first_only`
-        "Fuse K texts with the video of their row."
+        tokens: torch.Tensor,
+        hidden: torch.Tensor,
+        mask: torch.Tensor,
+        rows: torch.Tensor | None = None,
+        first_only: bool = False,
+    ) -> torch.Tensor:
+        """Fuse K texts with the video of their row.
+
+        Args:
+            tokens: tokens of V videos (V, S, d), from `encode_video`
+            hidden: token states of K texts per row (B, K, L, d), from `encode_text`
+            mask: attention mask (B, K, L): 1 for tokens, 0 for padding
+            rows: index of each row's video (B,); None: row i belongs to video i
+            first_only: True: return the first token's state only, which `match_logits` needs
+
+        Returns:
+            fused states (B, K, L, d), or (B, K, 1, d) with `first_only`
+        """
         return self.fusion(tokens, hidden, mask, rows, first_only)
 
-    def load_vision(self,
-        name: str, # BEiT checkpoint: a name on the Hub, or a folder
-    ):
-        "Load BEiT into the video encoder."
+    def load_vision(self, name: str):
+        """Load BEiT into the video encoder.
+
+        Args:
+            name: BEiT checkpoint: a name on the Hub, or a folder
+        """
         load_beit(self.video, name)
 
-    def load_text(self,
-        name: str, # BERT checkpoint: a name on the Hub, or a folder
-    ):
-        "Load BERT into the text encoder, the fusion layers and the MLM head."
+    def load_text(self, name: str):
+        """Load BERT into the text encoder, the fusion layers and the MLM head.
+
+        Args:
+            name: BERT checkpoint: a name on the Hub, or a folder
+        """
         load_bert(self.text, self.fusion, self.mlm_head, name)
 
 # %% ../../nbs/models/navero.ipynb #5c100002

@@ -24,16 +24,28 @@ HEADS = ("classify", "generate")
 
 @dataclass(frozen=True)
 class QAConfig:
-    "Sizes of an answer decoder."
-    video_dim: int # width of the frozen video tokens, d_v
-    text_dim: int # width of the frozen question tokens, d_t
-    answers: tuple[str, ...] # known answers, each once
-    head: str = "classify" # "classify", or "generate" as in the paper
-    width: int = 128 # width of the decoder, d
-    heads: int = 4 # number of attention heads, a divisor of `width`
-    layers: int = 2 # number of decoder layers
-    mlp_ratio: float = 4. # MLP width divided by token width
-    dropout: float = 0. # dropout probability
+    """Sizes of an answer decoder.
+
+    Attributes:
+        video_dim: width of the frozen video tokens, d_v
+        text_dim: width of the frozen question tokens, d_t
+        answers: known answers, each once
+        head: "classify", or "generate" as in the paper
+        width: width of the decoder, d
+        heads: number of attention heads, a divisor of `width`
+        layers: number of decoder layers
+        mlp_ratio: MLP width divided by token width
+        dropout: dropout probability
+    """
+    video_dim: int
+    text_dim: int
+    answers: tuple[str, ...]
+    head: str = "classify"
+    width: int = 128
+    heads: int = 4
+    layers: int = 2
+    mlp_ratio: float = 4.
+    dropout: float = 0.
 
     def __post_init__(self):
         object.__setattr__(self, "answers", tuple(self.answers)) # a list when read from JSON
@@ -44,10 +56,15 @@ class QAConfig:
         if self.width % self.heads:
             raise VidnegError(f"{self.heads} heads do not divide width {self.width}: change one of them")
 
-def spell(
-    answers: Sequence[str], # A answers
-) -> tuple[list[str], torch.Tensor]: # vocabulary, whose first entry ends an answer; word ids (A, L), −1 after the end
-    "Make the vocabulary of the answers, and their word ids."
+def spell(answers: Sequence[str]) -> tuple[list[str], torch.Tensor]:
+    """Make the vocabulary of the answers, and their word ids.
+
+    Args:
+        answers: A answers
+
+    Returns:
+        vocabulary, whose first entry ends an answer; word ids (A, L), −1 after the end
+    """
     split = [a.split() for a in answers]
     vocabulary = ["", *sorted({w for a in split for w in a})]
     word_id = {w: i for i, w in enumerate(vocabulary)}
@@ -69,13 +86,15 @@ def _checked(x, mask, dim, what):
     return x, mask
 
 class AnswerDecoder(nn.Module):
-    "Transformer decoder that answers questions from frozen features (SPOT §4)."
+    """Transformer decoder that answers questions from frozen features (SPOT §4).
+
+    Args:
+        config: sizes of the model
+        seed: seed of the fresh weights; the global generator is left untouched
+    """
     config_class = QAConfig
 
-    def __init__(self,
-        config: QAConfig, # sizes of the model
-        seed: int = 0, # seed of the fresh weights; the global generator is left untouched
-    ):
+    def __init__(self, config: QAConfig, seed: int = 0):
         super().__init__()
         self.config = c = config
         self.vocabulary, rows = spell(c.answers)
@@ -97,12 +116,22 @@ class AnswerDecoder(nn.Module):
             self.head = nn.Linear(c.width, len(c.answers) if classify else len(self.vocabulary))
 
     def memory(self,
-        words: torch.Tensor, # frozen tokens of the questions (B, L, d_t)
-        words_mask: torch.Tensor | None = None, # attention mask (B, L): 1 for tokens, 0 for padding
-        video: torch.Tensor | None = None, # frozen tokens of the videos (B, S, d_v); None: blind baseline
-        video_mask: torch.Tensor | None = None, # mask of the video tokens (B, S): 1 for tokens, 0 for padding
-    ) -> tuple[torch.Tensor, torch.Tensor]: # memory (B, S+L, d) and its mask (B, S+L), bool
-        "Join video and question tokens as the memory that the decoder attends to."
+        words: torch.Tensor,
+        words_mask: torch.Tensor | None = None,
+        video: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Join video and question tokens as the memory that the decoder attends to.
+
+        Args:
+            words: frozen tokens of the questions (B, L, d_t)
+            words_mask: attention mask (B, L): 1 for tokens, 0 for padding
+            video: frozen tokens of the videos (B, S, d_v); None: blind baseline
+            video_mask: mask of the video tokens (B, S): 1 for tokens, 0 for padding
+
+        Returns:
+            memory (B, S+L, d) and its mask (B, S+L), bool
+        """
         x, mask = _checked(words, words_mask, self.config.text_dim, "words")
         x = self.text(x) + self.source[1]
         if video is not None:
@@ -114,25 +143,41 @@ class AnswerDecoder(nn.Module):
             raise VidnegError("a question has neither a token nor a video: leave it out")
         return x, mask
 
-    def decode(self,
-        memory: torch.Tensor, # memory (B, M, d), from `memory`
-        mask: torch.Tensor, # mask of the memory (B, M), bool
-        prefix: torch.Tensor, # ids of the words so far (B, n); n may be 0
-    ) -> torch.Tensor: # logits (B, n+1, A) over answers, or (B, n+1, W) over words
-        "Compute the logits of the first word and of the word after each given one."
+    def decode(self, memory: torch.Tensor, mask: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
+        """Compute the logits of the first word and of the word after each given one.
+
+        Args:
+            memory: memory (B, M, d), from `memory`
+            mask: mask of the memory (B, M), bool
+            prefix: ids of the words so far (B, n); n may be 0
+
+        Returns:
+            logits (B, n+1, A) over answers, or (B, n+1, W) over words
+        """
         x = torch.cat([self.start.expand(len(memory), 1, -1), self.embedding(prefix)], 1) # (B, n+1, d)
         x = x + self.positions[:x.shape[1]]
         later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
         return self.head(self.decoder(x, memory, tgt_mask=later, memory_key_padding_mask=~mask))
 
     def forward(self,
-        words: torch.Tensor, # frozen tokens of the questions (B, L, d_t)
-        answer: torch.Tensor, # indices in `config.answers` (B,), int
-        words_mask: torch.Tensor | None = None, # attention mask (B, L): 1 for tokens, 0 for padding
-        video: torch.Tensor | None = None, # frozen tokens of the videos (B, S, d_v); None: blind baseline
-        video_mask: torch.Tensor | None = None, # mask of the video tokens (B, S): 1 for tokens, 0 for padding
-    ) -> dict[str, torch.Tensor]: # losses (B,) under "answer"
-        "Compute the loss per question, −log p(answer)."
+        words: torch.Tensor,
+        answer: torch.Tensor,
+        words_mask: torch.Tensor | None = None,
+        video: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Compute the loss per question, −log p(answer).
+
+        Args:
+            words: frozen tokens of the questions (B, L, d_t)
+            answer: indices in `config.answers` (B,), int
+            words_mask: attention mask (B, L): 1 for tokens, 0 for padding
+            video: frozen tokens of the videos (B, S, d_v); None: blind baseline
+            video_mask: mask of the video tokens (B, S): 1 for tokens, 0 for padding
+
+        Returns:
+            losses (B,) under "answer"
+        """
         known = len(self.config.answers)
         if len(answer) != len(words):
             raise VidnegError(f"{len(answer)} answers for {len(words)} questions: give one answer per question")
@@ -146,12 +191,22 @@ class AnswerDecoder(nn.Module):
 
     @torch.no_grad()
     def predict(self,
-        words: torch.Tensor, # frozen tokens of the questions (B, L, d_t)
-        words_mask: torch.Tensor | None = None, # attention mask (B, L): 1 for tokens, 0 for padding
-        video: torch.Tensor | None = None, # frozen tokens of the videos (B, S, d_v); None: blind baseline
-        video_mask: torch.Tensor | None = None, # mask of the video tokens (B, S): 1 for tokens, 0 for padding
-    ) -> list[str]: # B answers; for "classify", "" if the two best tie
-        "Return the most probable answers; for *generate*, the most probable word at each step."
+        words: torch.Tensor,
+        words_mask: torch.Tensor | None = None,
+        video: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+    ) -> list[str]:
+        """Return the most probable answers; for *generate*, the most probable word at each step.
+
+        Args:
+            words: frozen tokens of the questions (B, L, d_t)
+            words_mask: attention mask (B, L): 1 for tokens, 0 for padding
+            video: frozen tokens of the videos (B, S, d_v); None: blind baseline
+            video_mask: mask of the video tokens (B, S): 1 for tokens, 0 for padding
+
+        Returns:
+            B answers; for "classify", "" if the two best tie
+        """
         training = self.training
         memory, mask = self.eval().memory(words, words_mask, video, video_mask)
         out = self._choose(memory, mask) if self.config.head == "classify" else self._generate(memory, mask)
@@ -173,8 +228,13 @@ class AnswerDecoder(nn.Module):
         texts = [[self.vocabulary[i] for i in row] for row in prefix.tolist()]
         return [" ".join(t[:t.index("")] if "" in t else t) for t in texts]
 
-    def save(self,
-        folder: str | Path, # target folder, created if it does not exist
-    ) -> Path: # `folder`
-        "Write `config.json` and `model.safetensors`, each atomically."
+    def save(self, folder: str | Path) -> Path:
+        """Write `config.json` and `model.safetensors`, each atomically.
+
+        Args:
+            folder: target folder, created if it does not exist
+
+        Returns:
+            `folder`
+        """
         return save(self, folder)

@@ -25,12 +25,17 @@ from vidneg.models.moment import (
 __all__ = ['anchor_embedding', 'AnchorLayer', 'AnchorDecoder', 'QDDETR']
 
 # %% ../../nbs/models/qd_detr.ipynb #592527bc
-def anchor_embedding(
-    anchors: torch.Tensor, # windows as center and width (..., 2), in [0, 1]
-    width: int, # width of the embedding, d; divisible by 4
-    turns: float = 1., # full turns of the fastest sine between 0 and 1
-) -> torch.Tensor: # embeddings (..., d), half for the center and half for the width
-    "Embed windows by sines and cosines."
+def anchor_embedding(anchors: torch.Tensor, width: int, turns: float = 1.) -> torch.Tensor:
+    """Embed windows by sines and cosines.
+
+    Args:
+        anchors: windows as center and width (..., 2), in [0, 1]
+        width: width of the embedding, d; divisible by 4
+        turns: full turns of the fastest sine between 0 and 1
+
+    Returns:
+        embeddings (..., d), half for the center and half for the width
+    """
     return sine_embedding(anchors, width//2, turns).flatten(-2)
 
 # %% ../../nbs/models/qd_detr.ipynb #d9403e50
@@ -39,11 +44,13 @@ def _by_head(a, b, heads):
     return torch.cat([a.unflatten(-1, (heads, -1)), b.unflatten(-1, (heads, -1))], -1).flatten(-2)
 
 class AnchorLayer(nn.Module):
-    "DAB-DETR's decoder layer."
-    def __init__(self,
-        config: MomentConfig, # sizes of the model
-        first: bool, # True: first layer, whose content is zero, so that its queries also need the anchors' positions
-    ):
+    """DAB-DETR's decoder layer.
+
+    Args:
+        config: sizes of the model
+        first: True: first layer, whose content is zero, so that its queries also need the anchors' positions
+    """
+    def __init__(self, config: MomentConfig, first: bool):
         super().__init__()
         c = config
         self.heads, self.dropout = c.heads, c.dropout
@@ -55,14 +62,26 @@ class AnchorLayer(nn.Module):
         self.mlp = FeedForward(c.width, c.hidden, c.dropout)
 
     def forward(self,
-        x: torch.Tensor, # content of the anchors (B, N, d)
-        query: torch.Tensor, # learned positions of the anchors (B, N, d)
-        sine: torch.Tensor, # scaled sine embeddings of the anchors, the queries for clip positions (B, N, d)
-        memory: torch.Tensor, # encoded clips (B, T, d)
-        position: torch.Tensor, # positions of the clips (B, T, d)
-        mask: torch.Tensor, # mask of the clips (B, T), bool
-    ) -> torch.Tensor: # content of the anchors (B, N, d)
-        "Update the content of the anchors."
+        x: torch.Tensor,
+        query: torch.Tensor,
+        sine: torch.Tensor,
+        memory: torch.Tensor,
+        position: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Update the content of the anchors.
+
+        Args:
+            x: content of the anchors (B, N, d)
+            query: learned positions of the anchors (B, N, d)
+            sine: scaled sine embeddings of the anchors, the queries for clip positions (B, N, d)
+            memory: encoded clips (B, T, d)
+            position: positions of the clips (B, T, d)
+            mask: mask of the clips (B, T), bool
+
+        Returns:
+            content of the anchors (B, N, d)
+        """
         own, cross, dropout = self.own, self.cross, self.dropout if self.training else 0.
         q = own["query"](x) + own["query_position"](query)
         k = own["key"](x) + own["key_position"](query)
@@ -75,10 +94,12 @@ class AnchorLayer(nn.Module):
 
 # %% ../../nbs/models/qd_detr.ipynb #48d066a4
 class AnchorDecoder(nn.Module):
-    "Decoder that refines anchors layer by layer."
-    def __init__(self,
-        config: MomentConfig, # sizes of the model
-    ):
+    """Decoder that refines anchors layer by layer.
+
+    Args:
+        config: sizes of the model
+    """
+    def __init__(self, config: MomentConfig):
         super().__init__()
         c, d, self.turns = config, config.width, config.turns
         self.anchors = nn.Embedding(c.queries, 2)
@@ -90,11 +111,20 @@ class AnchorDecoder(nn.Module):
         self.norm = nn.LayerNorm(d)
 
     def forward(self,
-        memory: torch.Tensor, # encoded clips (B, T, d)
-        position: torch.Tensor, # positions of the clips (B, T, d)
-        mask: torch.Tensor, # mask of the clips (B, T), bool
-    ) -> tuple[torch.Tensor, torch.Tensor]: # windows (D, B, N, 2) and content (D, B, N, d) after each layer
-        "Predict windows."
+        memory: torch.Tensor,
+        position: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predict windows.
+
+        Args:
+            memory: encoded clips (B, T, d)
+            position: positions of the clips (B, T, d)
+            mask: mask of the clips (B, T), bool
+
+        Returns:
+            windows (D, B, N, 2) and content (D, B, N, d) after each layer
+        """
         d = memory.shape[-1]
         anchors = self.anchors.weight.sigmoid().expand(len(memory), -1, -1) # (B, N, 2)
         x, spans, contents = memory.new_zeros(*anchors.shape[:2], d), [], []
@@ -149,13 +179,24 @@ class QDDETR(MomentModel):
         return out
 
     def forward(self,
-        video: torch.Tensor, # features of clips (B, T, d_v)
-        video_mask: torch.Tensor, # mask of the clips (B, T): 1 for clips, 0 for padding
-        text: torch.Tensor, # features of text tokens (B, L, d_t)
-        text_mask: torch.Tensor, # attention mask (B, L): 1 for tokens, 0 for padding
-        negative: torch.Tensor | None = None, # row of another video's text (B,), −1 for none; None: no negative pairs
-    ) -> MomentOutput: # windows and saliency
-        "Predict windows and saliency."
+        video: torch.Tensor,
+        video_mask: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        negative: torch.Tensor | None = None,
+    ) -> MomentOutput:
+        """Predict windows and saliency.
+
+        Args:
+            video: features of clips (B, T, d_v)
+            video_mask: mask of the clips (B, T): 1 for clips, 0 for padding
+            text: features of text tokens (B, L, d_t)
+            text_mask: attention mask (B, L): 1 for tokens, 0 for padding
+            negative: row of another video's text (B,), −1 for none; None: no negative pairs
+
+        Returns:
+            windows and saliency
+        """
         tokens = self.tokens(video, video_mask, text, text_mask)
         position, mask = tokens[1:3]
         joint = self._joint(*tokens)

@@ -18,52 +18,92 @@ if TYPE_CHECKING:
     import torch  # reports are built without torch
 
 # %% auto #0
-__all__ = ['PROTOCOL', 'CAPABILITIES', 'Scorer', 'Widths', 'RetrievalModel', 'Encoding', 'unique_texts', 'check_aligned',
-           'each_pair']
+__all__ = ['PROTOCOL', 'CAPABILITIES', 'Scorer', 'Widths', 'RetrievalModel', 'Encoding', 'unique_texts',
+           'check_aligned', 'each_pair']
 
 # %% ../../nbs/models/scorer.ipynb #5c0a0006
 class Scorer(Protocol):
-    "Contract of the models that `evaluate` accepts. An encoding has a length and can be indexed by an array."
-    supports: frozenset[str] # the implemented ones of "similarity", "pairwise", "match", "tokens" and "prior"
-    protocol: dict[str, str | int | float | None] # choices behind the scores, keys PROTOCOL
+    """Contract of the models that `evaluate` accepts. An encoding has a length and can be indexed by an array.
 
-    def encode_video(self,
-        frames: np.ndarray | list[np.ndarray], # N videos (N, T, H, W, 3), uint8, or a list of N arrays (T, H, W, 3)
-    ): # encoding of length N
-        "Encode videos. The videos of a list have the same number of frames, but their heights and widths may differ."
+    Attributes:
+        supports: the implemented ones of "similarity", "pairwise", "match", "tokens" and "prior"
+        protocol: choices behind the scores, keys PROTOCOL
+    """
+    supports: frozenset[str]
+    protocol: dict[str, str | int | float | None]
 
-    def encode_text(self,
-        texts: list[str], # N texts
-    ): # encoding of length N
-        "Encode texts."
+    def encode_video(self, frames: np.ndarray | list[np.ndarray]):
+        """Encode videos. The videos of a list have the same number of frames, but their heights and widths may differ.
 
-    def similarity(self,
-        videos, # encoding of Nv videos
-        texts, # encoding of Nt texts
-    ) -> np.ndarray: # similarities (Nv, Nt); larger is more similar
-        "Compare all videos with all texts."
+        Args:
+            frames: N videos (N, T, H, W, 3), uint8, or a list of N arrays (T, H, W, 3)
 
-    def pairwise(self,
-        videos, # encoding of N videos
-        texts, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # similarities (N,), the diagonal of `similarity`
-        "Compare each video with its own text."
+        Returns:
+            encoding of length N
+        """
 
-    def match(self,
-        videos, # encoding of N videos
-        texts, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # probabilities (N,), float64, in [0, 1]
-        "Return the probability that text i is true of video i."
+    def encode_text(self, texts: list[str]):
+        """Encode texts.
 
-    def tokens(self,
-        texts: list[str], # N texts
-    ) -> list[tuple[int, ...]]: # token ids of each text after truncation, without padding
-        "Return the tokens that reach the model."
+        Args:
+            texts: N texts
 
-    def prior(self,
-        texts: list[str], # N texts
-    ) -> np.ndarray: # scores (N,), float64; larger is more likely
-        "Score texts without any video."
+        Returns:
+            encoding of length N
+        """
+
+    def similarity(self, videos, texts) -> np.ndarray:
+        """Compare all videos with all texts.
+
+        Args:
+            videos: encoding of Nv videos
+            texts: encoding of Nt texts
+
+        Returns:
+            similarities (Nv, Nt); larger is more similar
+        """
+
+    def pairwise(self, videos, texts) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            similarities (N,), the diagonal of `similarity`
+        """
+
+    def match(self, videos, texts) -> np.ndarray:
+        """Return the probability that text i is true of video i.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            probabilities (N,), float64, in [0, 1]
+        """
+
+    def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
+        """Return the tokens that reach the model.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            token ids of each text after truncation, without padding
+        """
+
+    def prior(self, texts: list[str]) -> np.ndarray:
+        """Score texts without any video.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            scores (N,), float64; larger is more likely
+        """
 
 PROTOCOL = { # keys of a scorer's `protocol` → meaning
     "model": "name of the model",
@@ -78,68 +118,127 @@ PROTOCOL = { # keys of a scorer's `protocol` → meaning
 CAPABILITIES = frozenset({"similarity", "match", "mlm", "entities"}) # allowed members of a model's `supports`
 
 class Widths(NamedTuple):
-    "Widths of a retrieval model's tensors."
-    patch: int # width of a patch token at the input of the video encoder
-    embedding: int # width of the contrastive space, p
+    """Widths of a retrieval model's tensors.
+
+    Attributes:
+        patch: width of a patch token at the input of the video encoder
+        embedding: width of the contrastive space, p
+    """
+    patch: int
+    embedding: int
 
 class RetrievalModel(Protocol):
-    "Contract of the models that retrieval training accepts: a `torch.nn.Module` with these attributes and methods."
-    supports: frozenset[str] # subset of CAPABILITIES
-    config: object # dataclass with image_size, patch_size, max_tokens and vocab_size
-    temperature: torch.Tensor # temperature of the contrastive similarity, a scalar > 0
-    widths: Widths # widths of the patch tokens and of the contrastive space
-    similarity_is_cosine: bool # True: `similarity` is the dot product of the embeddings and reads nothing else
+    """Contract of the models that retrieval training accepts: a `torch.nn.Module` with these attributes and methods.
 
-    def frame_features(self,
-        frames: torch.Tensor, # frames (B, T, H, W, 3), uint8
-    ) -> torch.Tensor: # features (B, T, N, d)
-        "Compute the features of each frame by itself."
+    Attributes:
+        supports: subset of CAPABILITIES
+        config: dataclass with image_size, patch_size, max_tokens and vocab_size
+        temperature: temperature of the contrastive similarity, a scalar > 0
+        widths: widths of the patch tokens and of the contrastive space
+        similarity_is_cosine: True: `similarity` is the dot product of the embeddings and reads nothing else
+    """
+    supports: frozenset[str]
+    config: object
+    temperature: torch.Tensor
+    widths: Widths
+    similarity_is_cosine: bool
 
-    def read_patches(self,
-        patches: torch.Tensor, # patch tokens of another image encoder (B, T, N, widths.patch)
-    ) -> torch.Tensor: # features, as from `frame_features`
-        "Turn another encoder's patch tokens into features of single frames."
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Compute the features of each frame by itself.
 
-    def encode_video(self,
-        features: torch.Tensor, # features of single frames (B, T, N, d), from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # tokens (B, S, d), embeddings (B, p)
-        "Encode videos."
+        Args:
+            frames: frames (B, T, H, W, 3), uint8
 
-    def encode_text(self,
-        input_ids: torch.Tensor, # token ids (M, L), int
-        attention_mask: torch.Tensor, # attention mask (M, L): 1 for tokens, 0 for padding
-    ) -> tuple[torch.Tensor, torch.Tensor]: # token states (M, L, d), embeddings (M, p)
-        "Encode texts."
+        Returns:
+            features (B, T, N, d)
+        """
 
-    def text_states(self,
-        hidden: torch.Tensor, # token states (..., L, d), from `encode_text`
-    ) -> torch.Tensor: # unit vectors (..., L, p)
-        "Project token states into the contrastive space."
+    def read_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        """Turn another encoder's patch tokens into features of single frames.
+
+        Args:
+            patches: patch tokens of another image encoder (B, T, N, widths.patch)
+
+        Returns:
+            features, as from `frame_features`
+        """
+
+    def encode_video(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode videos.
+
+        Args:
+            features: features of single frames (B, T, N, d), from `frame_features`
+
+        Returns:
+            tokens (B, S, d), embeddings (B, p)
+        """
+
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode texts.
+
+        Args:
+            input_ids: token ids (M, L), int
+            attention_mask: attention mask (M, L): 1 for tokens, 0 for padding
+
+        Returns:
+            token states (M, L, d), embeddings (M, p)
+        """
+
+    def text_states(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Project token states into the contrastive space.
+
+        Args:
+            hidden: token states (..., L, d), from `encode_text`
+
+        Returns:
+            unit vectors (..., L, p)
+        """
 
     def similarity(self,
-        video: tuple[torch.Tensor, torch.Tensor], # tokens and embeddings of Nv videos, from `encode_video`
-        text: tuple[torch.Tensor, torch.Tensor], # token states and embeddings of Nt texts, from `encode_text`
-        mask: torch.Tensor, # attention mask (Nt, L): 1 for tokens, 0 for padding
-    ) -> torch.Tensor: # similarities (Nv, Nt)
-        "Return the contrastive similarity of all videos with all texts."
+        video: tuple[torch.Tensor, torch.Tensor],
+        text: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the contrastive similarity of all videos with all texts.
+
+        Args:
+            video: tokens and embeddings of Nv videos, from `encode_video`
+            text: token states and embeddings of Nt texts, from `encode_text`
+            mask: attention mask (Nt, L): 1 for tokens, 0 for padding
+
+        Returns:
+            similarities (Nv, Nt)
+        """
 
 # %% ../../nbs/models/scorer.ipynb #8668325f
 @dataclass(frozen=True)
 class Encoding:
-    "Encodings of N videos or texts, of which U are unique."
-    states: torch.Tensor # token states (U, S, d)
-    embedding: torch.Tensor # unit vectors (U, p)
-    mask: torch.Tensor | None # attention mask (U, S): 1 for tokens, 0 for padding; None: no padding
-    index: np.ndarray # for each of the N items its row among the U unique ones (N,), int
+    """Encodings of N videos or texts, of which U are unique.
+
+    Attributes:
+        states: token states (U, S, d)
+        embedding: unit vectors (U, p)
+        mask: attention mask (U, S): 1 for tokens, 0 for padding; None: no padding
+        index: for each of the N items its row among the U unique ones (N,), int
+    """
+    states: torch.Tensor
+    embedding: torch.Tensor
+    mask: torch.Tensor | None
+    index: np.ndarray
 
     def __len__(self): return len(self.index)
     def __getitem__(self, i): return dataclasses.replace(self, index=np.atleast_1d(self.index[i]))
 
 # %% ../../nbs/models/scorer.ipynb #ec03f4a5
-def unique_texts(
-    texts: Iterable[str], # N texts
-) -> tuple[list[str], np.ndarray]: # U unique texts, sorted; for each of the N texts its index among them (N,), int
-    "Return the unique texts. Raises `VidnegError` for a missing value, which would be scored as the word 'None'."
+def unique_texts(texts: Iterable[str]) -> tuple[list[str], np.ndarray]:
+    """Return the unique texts. Raises `VidnegError` for a missing value, which would be scored as the word 'None'.
+
+    Args:
+        texts: N texts
+
+    Returns:
+        U unique texts, sorted; for each of the N texts its index among them (N,), int
+    """
     texts = list(texts)
     for i, t in enumerate(texts):
         if not isinstance(t, str):
@@ -149,22 +248,29 @@ def unique_texts(
     return unique, np.fromiter((place[t] for t in texts), int, len(texts))
 
 # %% ../../nbs/models/scorer.ipynb #5c0a000e
-def check_aligned(
-    videos: Encoding, # encoding of N videos
-    texts: Encoding, # encoding of N texts
-):
-    "Check that videos and texts form pairs. Raises `VidnegError` if their numbers differ."
+def check_aligned(videos: Encoding, texts: Encoding):
+    """Check that videos and texts form pairs. Raises `VidnegError` if their numbers differ.
+
+    Args:
+        videos: encoding of N videos
+        texts: encoding of N texts
+    """
     if len(videos) != len(texts):
         raise VidnegError(f"only aligned pairs can be compared, got {len(videos)} videos and {len(texts)} texts: "
                           "index them first")
 
-def each_pair(
-    videos: np.ndarray, # index of each pair's unique video (N,), int
-    texts: np.ndarray, # index of each pair's unique text (N,), int
-    score: Callable, # function from sorted video indices (n,) and their text indices (n,) to a tensor of scores (n,)
-    batch_size: int, # pairs per call of `score`
-) -> np.ndarray: # scores (N,)
-    "Score each distinct pair once, so that equal pairs tie exactly. Pairs of one video reach `score` side by side."
+def each_pair(videos: np.ndarray, texts: np.ndarray, score: Callable, batch_size: int) -> np.ndarray:
+    """Score each distinct pair once, so that equal pairs tie exactly. Pairs of one video reach `score` side by side.
+
+    Args:
+        videos: index of each pair's unique video (N,), int
+        texts: index of each pair's unique text (N,), int
+        score: function from sorted video indices (n,) and their text indices (n,) to a tensor of scores (n,)
+        batch_size: pairs per call of `score`
+
+    Returns:
+        scores (N,)
+    """
     pairs, index = np.unique(np.stack([videos, texts], 1), axis=0, return_inverse=True)
     out = [score(*pairs[i:i + batch_size].T).cpu().numpy() for i in range(0, len(pairs), batch_size)]
     return np.concatenate(out)[index.ravel()] if out else np.zeros(0)

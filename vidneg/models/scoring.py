@@ -20,14 +20,20 @@ from .scorer import Encoding, check_aligned, each_pair, unique_texts
 from ..text.tokenize import tokenize
 
 # %% auto #0
-__all__ = ['squared', 'weights_hash', 'ModelScorer', 'cosines', 'pair_cosines', 'NaveroScorer', 'DualScorer', 'scorer_of']
+__all__ = ['squared', 'weights_hash', 'ModelScorer', 'cosines', 'pair_cosines', 'NaveroScorer', 'DualScorer',
+           'scorer_of']
 
 # %% ../../nbs/models/scoring.ipynb #c3956d65
-def squared(
-    videos: np.ndarray | torch.Tensor | Sequence[np.ndarray], # N videos (N, T, H, W, 3), uint8, or N arrays of any size
-    side: int, # side of the result in pixels
-) -> torch.Tensor: # videos (N, T, side, side, 3), uint8
-    "Resize frames to squares. The aspect ratio is not kept."
+def squared(videos: np.ndarray | torch.Tensor | Sequence[np.ndarray], side: int) -> torch.Tensor:
+    """Resize frames to squares. The aspect ratio is not kept.
+
+    Args:
+        videos: N videos (N, T, H, W, 3), uint8, or N arrays of any size
+        side: side of the result in pixels
+
+    Returns:
+        videos (N, T, side, side, 3), uint8
+    """
     def one(video):
         "Resize one video (T, H, W, 3)."
         video = np.asarray(video)
@@ -39,10 +45,15 @@ def squared(
         return torch.as_tensor(videos)
     return torch.stack([one(v) for v in videos])
 
-def weights_hash(
-    model: torch.nn.Module, # model on any device
-) -> str: # 12 hexadecimal digits
-    "Compute a hash of a model's weights, which serves as its revision."
+def weights_hash(model: torch.nn.Module) -> str:
+    """Compute a hash of a model's weights, which serves as its revision.
+
+    Args:
+        model: model on any device
+
+    Returns:
+        12 hexadecimal digits
+    """
     h = hashlib.blake2b(digest_size=6)
     for name, w in sorted(model.state_dict().items()):
         h.update(f"{name} {tuple(w.shape)} {w.dtype}".encode())
@@ -51,12 +62,14 @@ def weights_hash(
 
 # %% ../../nbs/models/scoring.ipynb #5c0e0006
 class ModelScorer:
-    "Base of scorers: a retrieval model with its tokenizer. A subclass adds the comparisons."
-    def __init__(self,
-        model: DualEncoder, # model on any device; it is put into evaluation mode
-        tokenizer, # tokenizer with which the model was trained
-        batch_size: int = 64, # clips, texts or pairs per batch
-    ):
+    """Base of scorers: a retrieval model with its tokenizer. A subclass adds the comparisons.
+
+    Args:
+        model: model on any device; it is put into evaluation mode
+        tokenizer: tokenizer with which the model was trained
+        batch_size: clips, texts or pairs per batch
+    """
+    def __init__(self, model: DualEncoder, tokenizer, batch_size: int = 64):
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
         self.device = next(model.parameters()).device
 
@@ -73,10 +86,15 @@ class ModelScorer:
         return tokenize(pad_to_context, texts, longest)
 
     @torch.no_grad()
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor | list, # frames (N, T, H, W, 3), uint8, or N arrays; or features (N, T, P, d)
-    ) -> Encoding: # encoding of N videos
-        "Encode videos. Frames of another size than the model's are resized to squares."
+    def encode_video(self, frames: np.ndarray | torch.Tensor | list) -> Encoding:
+        """Encode videos. Frames of another size than the model's are resized to squares.
+
+        Args:
+            frames: frames (N, T, H, W, 3), uint8, or N arrays; or features (N, T, P, d)
+
+        Returns:
+            encoding of N videos
+        """
         out, raw = [], isinstance(frames, list) or frames.ndim != 4
         for s in self._chunks(len(frames)):
             x = squared(frames[s], self.model.config.image_size) if raw else torch.as_tensor(frames[s])
@@ -86,10 +104,15 @@ class ModelScorer:
         return Encoding(states, embedding, None, np.arange(len(frames)))
 
     @torch.no_grad()
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # encoding of N texts
-        "Encode texts, each unique one once, in batches of similar length."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Encode texts, each unique one once, in batches of similar length.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            encoding of N texts
+        """
         unique, index = unique_texts(texts)
         order = np.argsort([len(t) for t in unique], kind="stable")
         out = []
@@ -101,10 +124,15 @@ class ModelScorer:
         mask = torch.cat([F.pad(m, (0, longest - m.shape[1])) for *_, m in out]) # (U, L)
         return Encoding(states, torch.cat([e for _, e, _ in out]), mask, np.argsort(order)[index])
 
-    def tokens(self,
-        texts: list[str], # N texts
-    ) -> list[tuple[int, ...]]: # token ids of each text after truncation, without padding
-        "Return the tokens that reach the model."
+    def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
+        """Return the tokens that reach the model.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            token ids of each text after truncation, without padding
+        """
         ids = self.tokenizer(list(texts), truncation=True, max_length=self.model.config.max_tokens)["input_ids"]
         return [tuple(x) for x in ids]
 
@@ -118,19 +146,29 @@ class ModelScorer:
                 "pooling": "the model's own", "prompt": ""}
 
 # %% ../../nbs/models/scoring.ipynb #f51c765b
-def cosines(
-    videos: Encoding, # encoding of Nv videos
-    texts: Encoding, # encoding of Nt texts
-) -> np.ndarray: # similarities (Nv, Nt)
-    "Compare all videos with all texts by the cosine of their unit embeddings."
+def cosines(videos: Encoding, texts: Encoding) -> np.ndarray:
+    """Compare all videos with all texts by the cosine of their unit embeddings.
+
+    Args:
+        videos: encoding of Nv videos
+        texts: encoding of Nt texts
+
+    Returns:
+        similarities (Nv, Nt)
+    """
     s = videos.embedding @ texts.embedding.T # (Uv, Ut)
     return s.cpu().numpy()[np.ix_(videos.index, texts.index)]
 
-def pair_cosines(
-    videos: Encoding, # encoding of N videos
-    texts: Encoding, # encoding of N texts; text i belongs to video i
-) -> np.ndarray: # similarities (N,), float64
-    "Compare each video with its own text by the cosine of their unit embeddings. A pair's value depends on no other."
+def pair_cosines(videos: Encoding, texts: Encoding) -> np.ndarray:
+    """Compare each video with its own text by the cosine of their unit embeddings. A pair's value depends on no other.
+
+    Args:
+        videos: encoding of N videos
+        texts: encoding of N texts; text i belongs to video i
+
+    Returns:
+        similarities (N,), float64
+    """
     check_aligned(videos, texts)
     out = np.empty(len(videos))
     for i in range(0, len(out), 4096): # the rows of 4,096 pairs at a time
@@ -143,26 +181,41 @@ class NaveroScorer(ModelScorer):
     "Scorer of NAVERO or another fusion model."
     supports = frozenset({"similarity", "pairwise", "match", "tokens"})
 
-    def similarity(self,
-        videos: Encoding, # encoding of Nv videos
-        texts: Encoding, # encoding of Nt texts
-    ) -> np.ndarray: # cosines (Nv, Nt), in [-1, 1]
-        "Compare all videos with all texts."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts.
+
+        Args:
+            videos: encoding of Nv videos
+            texts: encoding of Nt texts
+
+        Returns:
+            cosines (Nv, Nt), in [-1, 1]
+        """
         return cosines(videos, texts)
 
-    def pairwise(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # cosines (N,), float64, in [-1, 1]
-        "Compare each video with its own text."
+    def pairwise(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            cosines (N,), float64, in [-1, 1]
+        """
         return pair_cosines(videos, texts)
 
     @torch.no_grad()
-    def match(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # probabilities (N,), float64, in [0, 1]
-        "Return the VTM head's probability that text i is true of video i."
+    def match(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Return the VTM head's probability that text i is true of video i.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            probabilities (N,), float64, in [0, 1]
+        """
         check_aligned(videos, texts)
         def probability(v, t):
             "Return the probabilities of pairs; pairs of one video share its keys and values."
@@ -179,10 +232,15 @@ class DualScorer(ModelScorer):
     "Scorer of a dual encoder."
     supports = frozenset({"similarity", "pairwise", "tokens"})
 
-    def encode_video(self,
-        frames: np.ndarray | torch.Tensor | list, # frames (N, T, H, W, 3), uint8, or N arrays; or features
-    ) -> Encoding: # encoding of N videos
-        "Encode videos. Raises `VidnegError` if an embedding is not finite."
+    def encode_video(self, frames: np.ndarray | torch.Tensor | list) -> Encoding:
+        """Encode videos. Raises `VidnegError` if an embedding is not finite.
+
+        Args:
+            frames: frames (N, T, H, W, 3), uint8, or N arrays; or features
+
+        Returns:
+            encoding of N videos
+        """
         encoded = super().encode_video(frames)
         bad = (~encoded.embedding.isfinite().all(-1)).nonzero()
         if len(bad):
@@ -191,11 +249,16 @@ class DualScorer(ModelScorer):
         return encoded
 
     @torch.no_grad()
-    def similarity(self,
-        videos: Encoding, # encoding of Nv videos
-        texts: Encoding, # encoding of Nt texts
-    ) -> np.ndarray: # similarities (Nv, Nt)
-        "Compare all videos with all texts."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts.
+
+        Args:
+            videos: encoding of Nv videos
+            texts: encoding of Nt texts
+
+        Returns:
+            similarities (Nv, Nt)
+        """
         (vu, v), (tu, t) = (np.unique(x.index, return_inverse=True) for x in (videos, texts)) # unique ones
         out = np.empty((len(vu), len(tu)), np.float32)
         for a in self._chunks(len(vu)):
@@ -206,11 +269,16 @@ class DualScorer(ModelScorer):
         return out[np.ix_(v, t)]
 
     @torch.no_grad()
-    def pairwise(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # similarities (N,)
-        "Compare each video with its own text."
+    def pairwise(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            similarities (N,)
+        """
         if self.model.similarity_is_cosine: return pair_cosines(videos, texts)
         check_aligned(videos, texts)
         def one(video, text, mask):
@@ -223,10 +291,15 @@ class DualScorer(ModelScorer):
         return each_pair(videos.index, texts.index, some, self.batch_size)
 
 # %% ../../nbs/models/scoring.ipynb #914ff8f1
-def scorer_of(
-    model: DualEncoder | FusionModel, # model of this project
-    tokenizer, # tokenizer with which the model was trained
-    batch_size: int = 64, # clips, texts or pairs per batch
-) -> NaveroScorer | DualScorer: # scorer of the model
-    "Make the scorer of a model."
+def scorer_of(model: DualEncoder | FusionModel, tokenizer, batch_size: int = 64) -> NaveroScorer | DualScorer:
+    """Make the scorer of a model.
+
+    Args:
+        model: model of this project
+        tokenizer: tokenizer with which the model was trained
+        batch_size: clips, texts or pairs per batch
+
+    Returns:
+        scorer of the model
+    """
     return (NaveroScorer if "match" in model.supports else DualScorer)(model, tokenizer, batch_size)

@@ -26,12 +26,20 @@ __all__ = ['singularity_temporal', 'singularity_from_parts', 'SingularityConfig'
 # %% ../../nbs/models/singularity.ipynb #0b9a551c
 @dataclass(frozen=True)
 class SingularityConfig(NaveroConfig):
-    "Sizes of a Singularity-temporal model."
-    spatial_layers: int = 4 # number of video blocks, all of which read single frames
-    spacetime_layers: int = 0 # always 0
-    temporal_layers: int = 2 # number of temporal BERT layers; 0: Singularity without a temporal encoder
-    init_temporal: str = "zero" # initial temporal embeddings: zeros
-    vtc_from: str = "frames" # input of VTC: "frames", the mean of single frames, as published; or "temporal" features
+    """Sizes of a Singularity-temporal model.
+
+    Attributes:
+        spatial_layers: number of video blocks, all of which read single frames
+        spacetime_layers: always 0
+        temporal_layers: number of temporal BERT layers; 0: Singularity without a temporal encoder
+        init_temporal: initial temporal embeddings: zeros
+        vtc_from: input of VTC: "frames", the mean of single frames, as published; or "temporal" features
+    """
+    spatial_layers: int = 4
+    spacetime_layers: int = 0
+    temporal_layers: int = 2
+    init_temporal: str = "zero"
+    vtc_from: str = "frames"
 
     def __post_init__(self):
         super().__post_init__()
@@ -42,42 +50,59 @@ class SingularityConfig(NaveroConfig):
             raise VidnegError(f"vtc_from must be 'frames' or 'temporal', got {self.vtc_from!r}")
 
     @classmethod
-    def paper(cls,
-        **changes, # fields to set
-    ) -> SingularityConfig: # the published sizes
-        "Return the sizes of BEiT-B/16 at 224 px, BERT-base with three fusion layers, two temporal layers, 4 frames."
+    def paper(cls, **changes) -> SingularityConfig:
+        """Return the sizes of BEiT-B/16 at 224 px, BERT-base with three fusion layers, two temporal layers, 4 frames.
+
+        Args:
+            **changes: fields to set
+
+        Returns:
+            the published sizes
+        """
         base = dict(spatial_layers=12, spacetime_layers=0, max_frames=4)
         return super().paper(**{**base, **changes})
 
 # %% ../../nbs/models/singularity.ipynb #40b9bf8e
 class Singularity(Navero):
-    "Singularity-temporal: BEiT on frames, a temporal encoder, BERT with cross-attention, and heads for VTM and MLM."
+    """Singularity-temporal: BEiT on frames, a temporal encoder, BERT with cross-attention, and heads for VTM and MLM.
+
+    Args:
+        config: sizes of the model
+        seed: seed of the fresh weights; the global generator is left untouched
+    """
     config_class = SingularityConfig
 
-    def __init__(self,
-        config: SingularityConfig, # sizes of the model
-        seed: int = 0, # seed of the fresh weights; the global generator is left untouched
-    ):
+    def __init__(self, config: SingularityConfig, seed: int = 0):
         super().__init__(config, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stable_seed(seed, "temporal"))
             self.temporal = nn.ModuleList(BertLayer(bert_config(config)) for _ in range(config.temporal_layers))
             self.temporal.apply(lambda m: init_weights(m, config.init_std))
 
-    def over_time(self,
-        x: torch.Tensor, # tokens of frames (B, T, N, d)
-    ) -> torch.Tensor: # tokens (B, T, N, d)
-        "Let the tokens at each position attend to each other over time."
+    def over_time(self, x: torch.Tensor) -> torch.Tensor:
+        """Let the tokens at each position attend to each other over time.
+
+        Args:
+            x: tokens of frames (B, T, N, d)
+
+        Returns:
+            tokens (B, T, N, d)
+        """
         b, t, n, _ = x.shape
         if t == 1 or not len(self.temporal): return x
         x = (x + self.video.temporal_positions(t)[:, None]).transpose(1, 2).flatten(0, 1) # (B·N, T, d)
         for layer in self.temporal: x = layer.feed_forward_chunk(bert_attention(layer.attention, x, x))
         return x.unflatten(0, (b, n)).transpose(1, 2)
 
-    def encode_video(self,
-        features: torch.Tensor, # features of single frames (B, T, N, d), from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # tokens for fusion (B, T·N, d), embeddings for VTC (B, p) of norm at most 1
-        "Encode videos."
+    def encode_video(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode videos.
+
+        Args:
+            features: features of single frames (B, T, N, d), from `frame_features`
+
+        Returns:
+            tokens for fusion (B, T·N, d), embeddings for VTC (B, p) of norm at most 1
+        """
         x = self.video.layernorm(features.to(self.video.temporal_embeddings.dtype)) # (B, T, N, d)
         tokens = self.over_time(x)
         seen = x if self.config.vtc_from == "frames" else tokens

@@ -36,17 +36,32 @@ def _step_plain(parts, pixels, ids, mask):
     return image.last_hidden_state.pow(2).mean() + text.last_hidden_state.pow(2).mean()
 
 def step_time_ratio(
-    config: NaveroConfig, # sizes of NAVERO; BEiT and BERT get the same sizes and numbers of layers
-    batch: int = 8, # number of clips, each with one caption
-    frames: int = 4, # frames per clip
-    tokens: int = 16, # tokens per caption
-    steps: int = 5, # number of timed steps, after one warm-up step
-    frozen: bool = False, # True: NAVERO starts from cached features, as its training on a laptop does
-    update: bool = True, # True: a step includes AdamW's update, whose moments take twice the parameters' memory
-    device: str = "cpu", # device of both models
-    seed: int = 0, # seed of the weights, frames and captions
-) -> dict[str, float]: # ratios; and for NAVERO and BEiT + BERT the median seconds per step, FLOPs and parameters
-    "Divide NAVERO's step time (forward, backward, update) by that of BEiT + BERT. On a CPU, measure process time."
+    config: NaveroConfig,
+    batch: int = 8,
+    frames: int = 4,
+    tokens: int = 16,
+    steps: int = 5,
+    frozen: bool = False,
+    update: bool = True,
+    device: str = "cpu",
+    seed: int = 0,
+) -> dict[str, float]:
+    """Divide NAVERO's step time (forward, backward, update) by that of BEiT + BERT. On a CPU, measure process time.
+
+    Args:
+        config: sizes of NAVERO; BEiT and BERT get the same sizes and numbers of layers
+        batch: number of clips, each with one caption
+        frames: frames per clip
+        tokens: tokens per caption
+        steps: number of timed steps, after one warm-up step
+        frozen: True: NAVERO starts from cached features, as its training on a laptop does
+        update: True: a step includes AdamW's update, whose moments take twice the parameters' memory
+        device: device of both models
+        seed: seed of the weights, frames and captions
+
+    Returns:
+        ratios; and for NAVERO and BEiT + BERT the median seconds per step, FLOPs and parameters
+    """
     g = torch.Generator().manual_seed(stable_seed(seed, "step time"))
     side = config.image_size
     clips = torch.randint(256, (batch, frames, side, side, 3), dtype=torch.uint8, generator=g).to(device)

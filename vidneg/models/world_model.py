@@ -19,11 +19,16 @@ __all__ = ['WORLD', 'load_world']
 # %% ../../nbs/models/world_model.ipynb #3fd20005
 WORLD = Path(vidneg.__file__).parent/"models"/"world"
 
-def load_world(
-    batch_size: int = 32, # clips, texts or pairs per batch
-    device: str = "cpu", # device of the model
-) -> NaveroScorer: # the scorer
-    "Load the synthetic world's model, which is part of the package."
+def load_world(batch_size: int = 32, device: str = "cpu") -> NaveroScorer:
+    """Load the synthetic world's model, which is part of the package.
+
+    Args:
+        batch_size: clips, texts or pairs per batch
+        device: device of the model
+
+    Returns:
+        the scorer
+    """
     model = load(WORLD, Navero).to(device)
     scorer = scorer_of(model, load_tokenizer(WORLD/"tokenizer.json"), batch_size)
     scorer.protocol = scorer.protocol | {"model": "world"}

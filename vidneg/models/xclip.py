@@ -18,22 +18,40 @@ __all__ = ['xclip', 'attention_over_vector', 'attention_over_matrix', 'XClipConf
 
 # %% ../../nbs/models/xclip.ipynb #b73b4c63
 def attention_over_vector(
-    scores: torch.Tensor, # similarities (..., n)
-    temperature: float = 0.01, # temperature of the softmax, > 0
-    mask: torch.Tensor | None = None, # broadcasts to (..., n), bool; False: left out; at least one True per row
-) -> torch.Tensor: # scores (...,)
-    "Return the sum of similarities weighted by their softmax. Equation (8)."
+    scores: torch.Tensor,
+    temperature: float = 0.01,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the sum of similarities weighted by their softmax. Equation (8).
+
+    Args:
+        scores: similarities (..., n)
+        temperature: temperature of the softmax, > 0
+        mask: broadcasts to (..., n), bool; False: left out; at least one True per row
+
+    Returns:
+        scores (...,)
+    """
     logits = scores.float()/temperature
     if mask is not None: logits = logits.masked_fill(~mask, -torch.inf)
     return (logits.softmax(-1)*scores).sum(-1)
 
 # %% ../../nbs/models/xclip.ipynb #dbe0488b
 def attention_over_matrix(
-    matrix: torch.Tensor, # similarities (..., a, b)
-    temperature: float = 0.01, # temperature of the softmax, > 0
-    columns: torch.Tensor | None = None, # broadcasts to (..., 1, b), bool; False: column left out
-) -> torch.Tensor: # scores (...,)
-    "Reduce a similarity matrix by attention in both orders, and average. Equations (7)–(11)."
+    matrix: torch.Tensor,
+    temperature: float = 0.01,
+    columns: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Reduce a similarity matrix by attention in both orders, and average. Equations (7)–(11).
+
+    Args:
+        matrix: similarities (..., a, b)
+        temperature: temperature of the softmax, > 0
+        columns: broadcasts to (..., 1, b), bool; False: column left out
+
+    Returns:
+        scores (...,)
+    """
     along = None if columns is None else columns.squeeze(-2) # (..., b)
     rows_last = attention_over_vector(attention_over_vector(matrix, temperature, columns), temperature)
     columns_last = attention_over_vector(attention_over_vector(matrix.mT, temperature), temperature, along)
@@ -42,45 +60,74 @@ def attention_over_matrix(
 # %% ../../nbs/models/xclip.ipynb #b187504c
 @dataclass(frozen=True)
 class XClipConfig(ClipVideoConfig):
-    "Sizes of Ma et al.'s X-CLIP."
-    temporal: str = "transformer" # temporal module; X-CLIP's is CLIP4Clip's sequential transformer
-    masked: bool = True # True: leave padded words out; False: include them, as published
-    attention_temperature: float = 0.01 # temperature of the attention over similarities, > 0
-    bilinear: bool = False # True: add matrices between video and sentence and between frames and words
+    """Sizes of Ma et al.'s X-CLIP.
+
+    Attributes:
+        temporal: temporal module; X-CLIP's is CLIP4Clip's sequential transformer
+        masked: True: leave padded words out; False: include them, as published
+        attention_temperature: temperature of the attention over similarities, > 0
+        bilinear: True: add matrices between video and sentence and between frames and words
+    """
+    temporal: str = "transformer"
+    masked: bool = True
+    attention_temperature: float = 0.01
+    bilinear: bool = False
 
 
 class XClip(ClipVideo):
-    "X-CLIP by Ma et al. (2022): video–sentence, video–word, sentence–frame and frame–word similarities, averaged."
+    """X-CLIP by Ma et al. (2022): video–sentence, video–word, sentence–frame and frame–word similarities, averaged.
+
+    Args:
+        config: sizes of the model
+        seed: seed of the fresh weights
+    """
     config_class = XClipConfig
     similarity_is_cosine = False # it also reads frames and words
 
-    def __init__(self,
-        config: XClipConfig, # sizes of the model
-        seed: int = 0, # seed of the fresh weights
-    ):
+    def __init__(self, config: XClipConfig, seed: int = 0):
         super().__init__(config, seed)
         if config.bilinear: self.coarse, self.fine = (nn.Parameter(torch.eye(config.text_width)) for _ in range(2))
 
     @property
-    def padding_matters(self) -> bool: # True: the amount of padding changes a text's scores
-        "Return True for the published model, which does not mask padded words."
+    def padding_matters(self) -> bool:
+        """Return True for the published model, which does not mask padded words.
+
+        Returns:
+            True: the amount of padding changes a text's scores
+        """
         return not self.config.masked
 
-    def encode_video(self,
-        features: torch.Tensor, # features of single frames (B, T, 1, p), from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # unit embeddings of frames (B, T, p) and of videos (B, p)
-        "Encode single frames and videos."
+    def encode_video(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode single frames and videos.
+
+        Args:
+            features: features of single frames (B, T, 1, p), from `frame_features`
+
+        Returns:
+            unit embeddings of frames (B, T, p) and of videos (B, p)
+        """
         frames = nn.functional.normalize(features[:, :, 0].to(self.clip.logit_scale.dtype), dim=-1)
         return frames, super().encode_video(features)[1]
 
     def grains(self,
-        frames: torch.Tensor, # unit embeddings of frames (..., T, p)
-        video: torch.Tensor, # unit embeddings of videos (..., p)
-        words: torch.Tensor, # unit embeddings of words (..., L, p)
-        sentence: torch.Tensor, # unit embeddings of sentences (..., p)
-        mask: torch.Tensor, # attention mask (..., L): 1 for tokens, 0 for padding
-    ) -> dict[str, torch.Tensor]: # grain → similarities (...,); leading dimensions broadcast
-        "Compute the four similarities of pairs. The first word is never masked, so a text of padding gives no NaN."
+        frames: torch.Tensor,
+        video: torch.Tensor,
+        words: torch.Tensor,
+        sentence: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Compute the four similarities of pairs. The first word is never masked, so a text of padding gives no NaN.
+
+        Args:
+            frames: unit embeddings of frames (..., T, p)
+            video: unit embeddings of videos (..., p)
+            words: unit embeddings of words (..., L, p)
+            sentence: unit embeddings of sentences (..., p)
+            mask: attention mask (..., L): 1 for tokens, 0 for padding
+
+        Returns:
+            grain → similarities (...,); leading dimensions broadcast
+        """
         t, seen = self.config.attention_temperature, None
         if self.config.masked:
             seen = mask.bool() | (torch.arange(mask.shape[-1], device=mask.device) == 0) # (..., L)
@@ -92,11 +139,20 @@ class XClip(ClipVideo):
                 "frame–word": attention_over_matrix(fine @ words.mT, t, columns)}
 
     def similarity(self,
-        video: tuple[torch.Tensor, torch.Tensor], # embeddings of frames (Nv, T, p) and videos (Nv, p)
-        text: tuple[torch.Tensor, torch.Tensor], # embeddings of words (Nt, L, p) and sentences (Nt, p)
-        mask: torch.Tensor, # attention mask (Nt, L): 1 for tokens, 0 for padding
-    ) -> torch.Tensor: # similarities (Nv, Nt), in [-1, 1] unless `bilinear`
-        "Return the mean of the four similarities of all pairs."
+        video: tuple[torch.Tensor, torch.Tensor],
+        text: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the mean of the four similarities of all pairs.
+
+        Args:
+            video: embeddings of frames (Nv, T, p) and videos (Nv, p)
+            text: embeddings of words (Nt, L, p) and sentences (Nt, p)
+            mask: attention mask (Nt, L): 1 for tokens, 0 for padding
+
+        Returns:
+            similarities (Nv, Nt), in [-1, 1] unless `bilinear`
+        """
         parts = self.grains(*(x[:, None] for x in video), *(x[None] for x in text), mask[None])
         return sum(parts.values())/4
 

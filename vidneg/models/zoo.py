@@ -30,12 +30,17 @@ __all__ = ['PUBLISHED', 'count', 'recall', 'random_pairs', 'memorize', 'recalls'
            'FunctionScorer', 'completed', 'Completed', 'open_model']
 
 # %% ../../nbs/models/zoo.ipynb #33eef899
-def count(
-    name: str, # name of the model, one of MODELS
-    size: str = "paper", # one of SIZES
-    **changes, # config fields to set
-) -> int: # number of parameters
-    "Count the parameters of a model without allocating it."
+def count(name: str, size: str = "paper", **changes) -> int:
+    """Count the parameters of a model without allocating it.
+
+    Args:
+        name: name of the model, one of MODELS
+        size: one of SIZES
+        **changes: config fields to set
+
+    Returns:
+        number of parameters
+    """
     with torch.device("meta"):
         return sum(p.numel() for p in MODELS[name](size, **changes).parameters())
 
@@ -47,37 +52,59 @@ PUBLISHED = { # name → (millions of parameters, source)
     "internvideo": (427.6, "CLIP ViT-L/14 as released: 427,616,513")}
 
 # %% ../../nbs/models/zoo.ipynb #322b667e
-def recall(
-    scores: torch.Tensor, # scores of videos by texts (N, N), true pairs on the diagonal
-) -> tuple[float, float]: # R@1 from videos to texts (v2t) and from texts to videos (t2v), in [0, 1]
-    "Compute R@1 in both directions. A tie counts as wrong."
+def recall(scores: torch.Tensor) -> tuple[float, float]:
+    """Compute R@1 in both directions. A tie counts as wrong.
+
+    Args:
+        scores: scores of videos by texts (N, N), true pairs on the diagonal
+
+    Returns:
+        R@1 from videos to texts (v2t) and from texts to videos (t2v), in [0, 1]
+    """
     true, off = scores.diagonal(), ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     def fraction(s):
         "Return the fraction of rows whose true score is the largest."
         return (s.masked_fill(~off, -torch.inf).max(1).values < true).double().mean().item()
     return fraction(scores), fraction(scores.T)
 
-def random_pairs(
-    model: nn.Module, # model from MODELS, whose sizes the pairs get
-    n: int, # number of pairs
-    frames: int, # frames per video
-    seed: int, # seed of the pairs
-) -> tuple[torch.Tensor, ...]: # videos (n, frames, S, S, 3), uint8; token ids (n, 6); attention mask (n, 6)
-    "Make random videos and random captions of a model's size."
+def random_pairs(model: nn.Module, n: int, frames: int, seed: int) -> tuple[torch.Tensor, ...]:
+    """Make random videos and random captions of a model's size.
+
+    Args:
+        model: model from MODELS, whose sizes the pairs get
+        n: number of pairs
+        frames: frames per video
+        seed: seed of the pairs
+
+    Returns:
+        videos (n, frames, S, S, 3), uint8; token ids (n, 6); attention mask (n, 6)
+    """
     c, g = model.config, torch.Generator().manual_seed(stable_seed(seed, "memorise"))
     clips = torch.randint(256, (n, frames, c.image_size, c.image_size, 3), dtype=torch.uint8, generator=g)
     ids = torch.randint(5, c.vocab_size - 2, (n, 6), generator=g)
     return clips, ids, torch.ones_like(ids)
 
 def memorize(
-    model: nn.Module, # model from MODELS, trained in place
-    n: int = 32, # number of pairs
-    frames: int = 2, # frames per video
-    steps: int = 300, # largest number of training steps
-    learning_rate: float = 1e-3, # learning rate of AdamW
-    seed: int = 0, # seed of the pairs
-) -> dict: # number of "steps"; R@1 (v2t, t2v) of "similarity" and, for a model with a fusion head, of "match"
-    "Train on a few random pairs until retrieval among them is perfect."
+    model: nn.Module,
+    n: int = 32,
+    frames: int = 2,
+    steps: int = 300,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+) -> dict:
+    """Train on a few random pairs until retrieval among them is perfect.
+
+    Args:
+        model: model from MODELS, trained in place
+        n: number of pairs
+        frames: frames per video
+        steps: largest number of training steps
+        learning_rate: learning rate of AdamW
+        seed: seed of the pairs
+
+    Returns:
+        number of "steps"; R@1 (v2t, t2v) of "similarity" and, for a model with a fusion head, of "match"
+    """
     clips, ids, mask = random_pairs(model, n, frames, seed)
     optimizer, own = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.), torch.arange(n)
     for step in range(1, steps + 1):
@@ -98,12 +125,22 @@ def memorize(
 
 @torch.no_grad()
 def recalls(
-    model: nn.Module, # model from MODELS
-    clips: torch.Tensor, # frames (N, T, H, W, 3), uint8
-    ids: torch.Tensor, # token ids of the captions (N, L), int
-    mask: torch.Tensor, # attention mask (N, L): 1 for tokens, 0 for padding
-) -> dict[str, tuple[float, float]]: # R@1 (v2t, t2v) of "similarity" and, for a model with a fusion head, of "match"
-    "Compute R@1 among N pairs."
+    model: nn.Module,
+    clips: torch.Tensor,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+) -> dict[str, tuple[float, float]]:
+    """Compute R@1 among N pairs.
+
+    Args:
+        model: model from MODELS
+        clips: frames (N, T, H, W, 3), uint8
+        ids: token ids of the captions (N, L), int
+        mask: attention mask (N, L): 1 for tokens, 0 for padding
+
+    Returns:
+        R@1 (v2t, t2v) of "similarity" and, for a model with a fusion head, of "match"
+    """
     video, text = model.eval().encode_video(model.frame_features(clips)), model.encode_text(ids, mask)
     found = {"similarity": recall(model.similarity(video, text, mask))}
     if "match" in model.supports:
@@ -114,15 +151,28 @@ def recalls(
 
 # %% ../../nbs/models/zoo.ipynb #914ff8f1
 def load_scorer(
-    name_or_folder: str | Path, # folder written by `save` or `save_pretrained`, or name on the Hub
-    tokenizer: str | Path | None = None, # tokenizer: file, folder or name; None: the one saved beside the model
-    batch_size: int = 32, # clips, texts or pairs per batch
-    device: str | torch.device | None = "cpu", # device of the model; None: the fastest one of this machine
-    dtype: str | torch.dtype | None = None, # float32, float16 or bfloat16; None: as saved
-    label: str | None = None, # name of the model in the protocol; None: the folder or checkpoint
-    **options, # options of the adapter, such as `pooling`: see `vidneg.models.hf`
-) -> Scorer: # scorer of the model
-    "Load a saved model as a scorer. Raises `VidnegError` if there is no tokenizer."
+    name_or_folder: str | Path,
+    tokenizer: str | Path | None = None,
+    batch_size: int = 32,
+    device: str | torch.device | None = "cpu",
+    dtype: str | torch.dtype | None = None,
+    label: str | None = None,
+    **options,
+) -> Scorer:
+    """Load a saved model as a scorer. Raises `VidnegError` if there is no tokenizer.
+
+    Args:
+        name_or_folder: folder written by `save` or `save_pretrained`, or name on the Hub
+        tokenizer: tokenizer: file, folder or name; None: the one saved beside the model
+        batch_size: clips, texts or pairs per batch
+        device: device of the model; None: the fastest one of this machine
+        dtype: float32, float16 or bfloat16; None: as saved
+        label: name of the model in the protocol; None: the folder or checkpoint
+        **options: options of the adapter, such as `pooling`: see `vidneg.models.hf`
+
+    Returns:
+        scorer of the model
+    """
     name = str(name_or_folder)
     folder = Path(name) if Path(name).exists() else from_hub(name) or Path(name)
     if not (folder/"config.json").is_file() or "model_type" in read_config(folder): # as `transformers` writes it
@@ -137,17 +187,26 @@ def load_scorer(
     known = folder.name if folder == Path(name) else name
     return named(scorer_of(model, load_tokenizer(places[0]), batch_size), label or known)
 
-def named(
-    scorer: Scorer, # any scorer with a protocol
-    name: str | None, # name of the model; None: the one that it has
-) -> Scorer: # the same scorer
-    "Give the model of a scorer another name in its protocol."
+def named(scorer: Scorer, name: str | None) -> Scorer:
+    """Give the model of a scorer another name in its protocol.
+
+    Args:
+        scorer: any scorer with a protocol
+        name: name of the model; None: the one that it has
+
+    Returns:
+        the same scorer
+    """
     if name: scorer.protocol = {**scorer.protocol, "model": name}
     return scorer
 
 # %% ../../nbs/models/zoo.ipynb #29a39265
-def vectors(found) -> torch.Tensor | None: # float32, on the CPU; None: they are no real numbers
-    "Turn what a stranger's function returns into a tensor."
+def vectors(found) -> torch.Tensor | None:
+    """Turn what a stranger's function returns into a tensor.
+
+    Returns:
+        float32, on the CPU; None: they are no real numbers
+    """
     try:
         listed = isinstance(found, (list, tuple)) and any(isinstance(x, torch.Tensor) for x in found)
         e = torch.stack(found) if listed else torch.as_tensor(found)
@@ -155,26 +214,33 @@ def vectors(found) -> torch.Tensor | None: # float32, on the CPU; None: they are
     return None if e.is_complex() else e.detach().cpu().float()
 
 class FunctionScorer:
-    "Scorer of two functions that embed videos and texts."
+    """Scorer of two functions that embed videos and texts.
+
+    Args:
+        video: function from frames (n, T, H, W, 3), uint8, to embeddings (n, p)
+        text: function from a list of n texts to embeddings (n, p)
+        batch_size: clips or texts per call
+        name: name of the model; None: that of the first function
+    """
     supports = frozenset({"similarity", "pairwise"})
 
-    def __init__(self,
-        video: Callable, # function from frames (n, T, H, W, 3), uint8, to embeddings (n, p)
-        text: Callable, # function from a list of n texts to embeddings (n, p)
-        batch_size: int = 32, # clips or texts per call
-        name: str | None = None, # name of the model; None: that of the first function
-    ):
+    def __init__(self, video: Callable, text: Callable, batch_size: int = 32, name: str | None = None):
         self.video, self.text, self.batch_size = video, text, batch_size
         own = video.__name__ if isinstance(video, FunctionType | type) else type(video).__name__
         own = own.replace("<lambda>", "two functions")
         self.protocol = {"model": name or own, "revision": "", "dtype": "", "n_frames": None, "size": None,
                          "pooling": "the model's own", "prompt": ""}
 
-    def embedded(self,
-        function: Callable, # function of this scorer
-        items: Sequence, # its input, N items
-    ) -> torch.Tensor: # unit embeddings (N, p)
-        "Call a function in batches. Raises `VidnegError` if it does not return one finite vector for each item."
+    def embedded(self, function: Callable, items: Sequence) -> torch.Tensor:
+        """Call a function in batches. Raises `VidnegError` if it does not return one finite vector for each item.
+
+        Args:
+            function: function of this scorer
+            items: its input, N items
+
+        Returns:
+            unit embeddings (N, p)
+        """
         out = []
         for i in range(0, len(items), self.batch_size):
             part = items[i:i + self.batch_size]
@@ -189,10 +255,15 @@ class FunctionScorer:
             out.append(e)
         return F.normalize(torch.cat(out), dim=-1)
 
-    def encode_video(self,
-        frames: np.ndarray | Sequence[np.ndarray], # videos (N, T, H, W, 3), uint8, or a list of N arrays (T, H, W, 3)
-    ) -> Encoding: # encoding of N videos
-        "Encode videos, those of one size together."
+    def encode_video(self, frames: np.ndarray | Sequence[np.ndarray]) -> Encoding:
+        """Encode videos, those of one size together.
+
+        Args:
+            frames: videos (N, T, H, W, 3), uint8, or a list of N arrays (T, H, W, 3)
+
+        Returns:
+            encoding of N videos
+        """
         videos = check_frames(frames)
         same = {}
         for i, v in enumerate(videos): same.setdefault(v.shape, []).append(i)
@@ -200,39 +271,59 @@ class FunctionScorer:
         e = e[np.argsort(np.concatenate([*same.values()]))]
         return Encoding(e[:, None], e, None, np.arange(len(videos)))
 
-    def encode_text(self,
-        texts: list[str], # N texts
-    ) -> Encoding: # encoding of N texts
-        "Encode texts, each unique one once."
+    def encode_text(self, texts: list[str]) -> Encoding:
+        """Encode texts, each unique one once.
+
+        Args:
+            texts: N texts
+
+        Returns:
+            encoding of N texts
+        """
         unique, index = unique_texts(texts)
         e = self.embedded(self.text, unique)
         return Encoding(e[:, None], e, None, index)
 
-    def similarity(self,
-        videos: Encoding, # encoding of Nv videos
-        texts: Encoding, # encoding of Nt texts
-    ) -> np.ndarray: # cosines (Nv, Nt), in [-1, 1]
-        "Compare all videos with all texts."
+    def similarity(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare all videos with all texts.
+
+        Args:
+            videos: encoding of Nv videos
+            texts: encoding of Nt texts
+
+        Returns:
+            cosines (Nv, Nt), in [-1, 1]
+        """
         if videos.embedding.shape[1] != texts.embedding.shape[1]:
             raise VidnegError(f"{self.protocol['model']}: videos have {videos.embedding.shape[1]} numbers, "
                               f"texts {texts.embedding.shape[1]}: both functions must return the same width")
         return cosines(videos, texts)
 
-    def pairwise(self,
-        videos: Encoding, # encoding of N videos
-        texts: Encoding, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # cosines (N,), in [-1, 1]
-        "Compare each video with its own text."
+    def pairwise(self, videos: Encoding, texts: Encoding) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            cosines (N,), in [-1, 1]
+        """
         check_aligned(videos, texts)
         self.similarity(videos[:1], texts[:1]) # same widths
         return pair_cosines(videos, texts)
 
 # %% ../../nbs/models/zoo.ipynb #f03352ad
-def completed(
-    scorer, # a scorer that may lack `supports`, `pairwise` or `protocol`
-    name: str | None = None, # name of the model; None: that of its protocol or class
-) -> Scorer: # the same scorer, or one around it
-    "Fill in what a stranger's scorer leaves out. Raises `VidnegError` if it cannot encode or compare at all."
+def completed(scorer, name: str | None = None) -> Scorer:
+    """Fill in what a stranger's scorer leaves out. Raises `VidnegError` if it cannot encode or compare at all.
+
+    Args:
+        scorer: a scorer that may lack `supports`, `pairwise` or `protocol`
+        name: name of the model; None: that of its protocol or class
+
+    Returns:
+        the same scorer, or one around it
+    """
     if isinstance(scorer, type):
         raise VidnegError(f"{scorer.__name__} is a class, not a model: pass an instance, such as {scorer.__name__}()")
     missing = [m for m in ("encode_video", "encode_text") if not callable(getattr(scorer, m, None))]
@@ -250,22 +341,29 @@ def completed(
     return Completed(scorer, supports, {**blank, **said, **({"model": name} if name else {})})
 
 class Completed:
-    "A scorer around one that lacks `pairwise` or `protocol`."
-    def __init__(self,
-        scorer, # a scorer with `similarity` or `pairwise`
-        supports: frozenset[str], # its own capabilities
-        protocol: dict, # keys PROTOCOL
-    ):
+    """A scorer around one that lacks `pairwise` or `protocol`.
+
+    Args:
+        scorer: a scorer with `similarity` or `pairwise`
+        supports: its own capabilities
+        protocol: keys PROTOCOL
+    """
+    def __init__(self, scorer, supports: frozenset[str], protocol: dict):
         self.scorer, self.supports, self.protocol = scorer, supports | {"pairwise"}, protocol
         self.own_pairs = "pairwise" in supports
 
     def __getattr__(self, name): return getattr(self.scorer, name)
 
-    def pairwise(self,
-        videos, # encoding of N videos
-        texts, # encoding of N texts; text i belongs to video i
-    ) -> np.ndarray: # similarities (N,)
-        "Compare each video with its own text."
+    def pairwise(self, videos, texts) -> np.ndarray:
+        """Compare each video with its own text.
+
+        Args:
+            videos: encoding of N videos
+            texts: encoding of N texts; text i belongs to video i
+
+        Returns:
+            similarities (N,)
+        """
         if self.own_pairs: return self.scorer.pairwise(videos, texts)
         check_aligned(videos, texts)
         chunks = (np.arange(i, min(i + 16, len(videos))) for i in range(0, len(videos), 16))
@@ -280,15 +378,27 @@ class Completed:
                           "return one row per video and one column per text")
 
 def open_model(
-    model, # name or folder of a checkpoint, a scorer, two functions (videos, texts), or "world"
+    model,
     *,
-    device: str | torch.device | None = None, # "cuda", "mps" or "cpu"; None: the fastest one of this machine
-    dtype: str | torch.dtype | None = None, # float32, float16 or bfloat16; None: as saved
-    batch_size: int = 32, # clips, texts or pairs per batch
-    name: str | None = None, # name of the model in tables; None: its own
-    **options, # options of the adapter, such as `pooling` or `score`: see `vidneg.models.hf`
-) -> Scorer: # scorer with `pairwise` and `protocol`
-    "Open a model as a scorer. Raises `VidnegError` if it cannot be one."
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    batch_size: int = 32,
+    name: str | None = None,
+    **options,
+) -> Scorer:
+    """Open a model as a scorer. Raises `VidnegError` if it cannot be one.
+
+    Args:
+        model: name or folder of a checkpoint, a scorer, two functions (videos, texts), or "world"
+        device: "cuda", "mps" or "cpu"; None: the fastest one of this machine
+        dtype: float32, float16 or bfloat16; None: as saved
+        batch_size: clips, texts or pairs per batch
+        name: name of the model in tables; None: its own
+        **options: options of the adapter, such as `pooling` or `score`: see `vidneg.models.hf`
+
+    Returns:
+        scorer with `pairwise` and `protocol`
+    """
     pair = isinstance(model, Sequence) and not isinstance(model, str)
     if not isinstance(batch_size, int) or batch_size < 1:
         raise VidnegError(f"batch_size is {batch_size!r}: use a whole number of at least 1")

@@ -23,12 +23,17 @@ from ..text.usage import English
 __all__ = ['one_caption_per_clip', 'counted', 'by_rules', 'aaro_tasks', 'aaro']
 
 # %% ../../nbs/negatives/aaro.ipynb #a38bbde5
-def one_caption_per_clip(
-    captions: Iterable[Caption], # captions of all clips
-    offers: Callable[[Caption], bool], # True if a caption may be chosen
-    seed: int, # seed of the random choice
-) -> list[Caption]: # at most one caption per clip
-    "Choose one caption per clip at random."
+def one_caption_per_clip(captions: Iterable[Caption], offers: Callable[[Caption], bool], seed: int) -> list[Caption]:
+    """Choose one caption per clip at random.
+
+    Args:
+        captions: captions of all clips
+        offers: True if a caption may be chosen
+        seed: seed of the random choice
+
+    Returns:
+        at most one caption per clip
+    """
     by_clip: dict[str, list[Caption]] = {}
     for c in captions: by_clip.setdefault(c.clip_id, []).append(c)
     chosen = []
@@ -39,36 +44,66 @@ def one_caption_per_clip(
 
 # %% ../../nbs/negatives/aaro.ipynb #0dace93a
 def counted(
-    captions: list[Caption], # captions to be changed
-    category: str, # one of `CATEGORIES`
-    rules: str, # name of a rule-based generator: "rules-published" or "rules-balanced"
-    lexicon: Lexicon, # word lists by category
-    lm: LmEditor | None = None, # language model that alternates with the rules; None: rules alone
-    english: English | None | str = "auto", # as in `rules_balanced`
-) -> Generator: # the rule-based generator, or a mixed one
-    "Make a generator with the word frequencies of these captions."
+    captions: list[Caption],
+    category: str,
+    rules: str,
+    lexicon: Lexicon,
+    lm: LmEditor | None = None,
+    english: English | None | str = "auto",
+) -> Generator:
+    """Make a generator with the word frequencies of these captions.
+
+    Args:
+        captions: captions to be changed
+        category: one of `CATEGORIES`
+        rules: name of a rule-based generator: "rules-published" or "rules-balanced"
+        lexicon: word lists by category
+        lm: language model that alternates with the rules; None: rules alone
+        english: as in `rules_balanced`
+
+    Returns:
+        the rule-based generator, or a mixed one
+    """
     made = GENERATORS[rules](lexicon, SlotFrequencies.count(captions, lexicon, (category,), english), english)
     return MixedGenerator(made, lm) if lm else made
 
-def by_rules(
-    rules: str, # name of a rule-based generator: "rules-published" or "rules-balanced"
-    lexicon: Lexicon, # word lists by category
-    english: English | None | str = "auto", # as in `rules_balanced`
-) -> dict: # the arguments `generator_for` and `probe` of `aaro`
-    "Return the arguments of `aaro` for rules alone; published and balanced rules choose the same captions."
+def by_rules(rules: str, lexicon: Lexicon, english: English | None | str = "auto") -> dict:
+    """Return the arguments of `aaro` for rules alone; published and balanced rules choose the same captions.
+
+    Args:
+        rules: name of a rule-based generator: "rules-published" or "rules-balanced"
+        lexicon: word lists by category
+        english: as in `rules_balanced`
+
+    Returns:
+        the arguments `generator_for` and `probe` of `aaro`
+    """
     return {"generator_for": partial(counted, rules=rules, lexicon=lexicon, english=english),
             "probe": rules_published(lexicon, english=english)}
 
 def aaro_tasks(
-    captions: list[Caption], # fine captions of the test split
-    generator_for: Callable[[list[Caption], str], Generator], # (captions, category) → generator, such as `counted`
-    probe: Generator | None = None, # decides which captions offer a category; None: the generator for all captions
-    categories: Iterable[str] = CATEGORIES, # categories of the test sets
-    parses: Mapping[str, Parsed] | None = None, # known parses, text → parse
-    seed: int = 0, # seed of all draws
-    accept: Callable[[Caption, str], bool] | None = None, # (caption, text) → False for false negatives
-) -> list[Task]: # one task per category
-    "Prepare the AARO test sets (NAVERO, section 4.2): per category, one negative per clip with one edit."
+    captions: list[Caption],
+    generator_for: Callable[[list[Caption], str], Generator],
+    probe: Generator | None = None,
+    categories: Iterable[str] = CATEGORIES,
+    parses: Mapping[str, Parsed] | None = None,
+    seed: int = 0,
+    accept: Callable[[Caption, str], bool] | None = None,
+) -> list[Task]:
+    """Prepare the AARO test sets (NAVERO, section 4.2): per category, one negative per clip with one edit.
+
+    Args:
+        captions: fine captions of the test split
+        generator_for: (captions, category) → generator, such as `counted`
+        probe: decides which captions offer a category; None: the generator for all captions
+        categories: categories of the test sets
+        parses: known parses, text → parse
+        seed: seed of all draws
+        accept: (caption, text) → False for false negatives
+
+    Returns:
+        one task per category
+    """
     tasks, parses = [], dict(parses or {})
     for category in categories:
         asked = probe or generator_for(captions, category)
@@ -81,12 +116,22 @@ def aaro_tasks(
     return tasks
 
 def aaro(
-    captions: list[Caption], # fine captions of the test split
-    generator_for: Callable[[list[Caption], str], Generator], # (captions, category) → generator, such as `counted`
-    probe: Generator | None = None, # decides which captions offer a category; None: the generator for all captions
-    **settings, # further arguments of `aaro_tasks`
-) -> tuple[list[Negative], Counter]: # negatives of all categories; counts by (category, "made" or reason)
-    "Make the AARO test sets in this process."
+    captions: list[Caption],
+    generator_for: Callable[[list[Caption], str], Generator],
+    probe: Generator | None = None,
+    **settings,
+) -> tuple[list[Negative], Counter]:
+    """Make the AARO test sets in this process.
+
+    Args:
+        captions: fine captions of the test split
+        generator_for: (captions, category) → generator, such as `counted`
+        probe: decides which captions offer a category; None: the generator for all captions
+        **settings: further arguments of `aaro_tasks`
+
+    Returns:
+        negatives of all categories; counts by (category, "made" or reason)
+    """
     items, counts = [], Counter()
     for t in aaro_tasks(captions, generator_for, probe, **settings):
         made, why = fill(with_parses(t.items, t.job.generator, t.parses), t.job)

@@ -30,23 +30,33 @@ from ..text.parse import parse_column, parses_of
 from ..text.ud import Parsed
 
 # %% auto #0
-__all__ = ['WAYS', 'EXHAUSTED', 'REFUSED', 'GENERATORS', 'Plan', 'Source', 'Request', 'Made', 'Generator', 'Job', 'job_of',
-           'fill', 'with_parses', 'stream_made', 'stream_negatives', 'make_negatives', 'counts_table', 'to_shard',
-           'shard', 'Task', 'Set', 'make_all', 'single_task']
+__all__ = ['WAYS', 'EXHAUSTED', 'REFUSED', 'GENERATORS', 'Plan', 'Source', 'Request', 'Made', 'Generator', 'Job',
+           'job_of', 'fill', 'with_parses', 'stream_made', 'stream_negatives', 'make_negatives', 'counts_table',
+           'to_shard', 'shard', 'Task', 'Set', 'make_all', 'single_task']
 
 # %% ../../nbs/negatives/generate.ipynb #7ccacb12
 WAYS = ("each_category", "any", "every")
 
 @dataclass(frozen=True)
 class Plan:
-    "The number, kinds and seed of the negatives to make from each caption or graph."
-    per_caption: int = 1 # K, largest number of negatives per caption (per caption and kind in the mode "every")
-    rounds: int = 1 # largest number of edits per negative, 1 to 5 in NAVERO
-    kinds: tuple[str, ...] = () # kinds to make; (): all kinds of the generator
-    mode: str = "each_category" # one of `WAYS`
-    seed: int = 0 # seed of all draws
-    distinct: bool = True # if true, the negatives of one caption differ from each other
-    tries: int = 10 # largest number of draws per negative, used when a text is a duplicate or rejected
+    """The number, kinds and seed of the negatives to make from each caption or graph.
+
+    Attributes:
+        per_caption: K, largest number of negatives per caption (per caption and kind in the mode "every")
+        rounds: largest number of edits per negative, 1 to 5 in NAVERO
+        kinds: kinds to make; (): all kinds of the generator
+        mode: one of `WAYS`
+        seed: seed of all draws
+        distinct: if true, the negatives of one caption differ from each other
+        tries: largest number of draws per negative, used when a text is a duplicate or rejected
+    """
+    per_caption: int = 1
+    rounds: int = 1
+    kinds: tuple[str, ...] = ()
+    mode: str = "each_category"
+    seed: int = 0
+    distinct: bool = True
+    tries: int = 10
 
     def __post_init__(self):
         if self.mode not in WAYS:
@@ -57,12 +67,22 @@ class Plan:
 
     def wanted(
         self,
-        item_id: str, # id of the caption or graph
-        kinds: tuple[str, ...], # kinds to make
-        offered: list[str], # the subset of `kinds` that the item offers
-        name: str, # name of the generator
-    ) -> list[tuple[tuple[str, ...], int]]: # (kinds to choose from, number of the negative), one pair per negative
-        "List the negatives to request for one item."
+        item_id: str,
+        kinds: tuple[str, ...],
+        offered: list[str],
+        name: str,
+    ) -> list[tuple[tuple[str, ...], int]]:
+        """List the negatives to request for one item.
+
+        Args:
+            item_id: id of the caption or graph
+            kinds: kinds to make
+            offered: the subset of `kinds` that the item offers
+            name: name of the generator
+
+        Returns:
+            (kinds to choose from, number of the negative), one pair per negative
+        """
         numbers = range(self.per_caption)
         if self.mode == "any": return [(kinds, j) for j in numbers]
         if self.mode == "every": return [((kind,), j) for kind in kinds for j in numbers]
@@ -72,10 +92,16 @@ class Plan:
 # %% ../../nbs/negatives/generate.ipynb #67d61521
 @dataclass(eq=False)
 class Source:
-    "A caption or a scene graph, with its parse and the generator's intermediate results."
-    item: Caption | SceneGraph # the record that negatives are made from
-    parsed: Parsed | None = None # parse of the caption; None: not parsed, or a graph
-    memo: dict = field(default_factory=dict) # the generator's intermediate results, kept while the shard is processed
+    """A caption or a scene graph, with its parse and the generator's intermediate results.
+
+    Attributes:
+        item: the record that negatives are made from
+        parsed: parse of the caption; None: not parsed, or a graph
+        memo: the generator's intermediate results, kept while the shard is processed
+    """
+    item: Caption | SceneGraph
+    parsed: Parsed | None = None
+    memo: dict = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -83,11 +109,18 @@ class Source:
         return self.item.caption_id if isinstance(self.item, Caption) else self.item.clip_id
 
 class Request(NamedTuple):
-    "A request for one negative."
-    source: Source # the caption or graph to make it from
-    kinds: tuple[str, ...] # kinds to choose from
-    number: int # distinguishes the negatives of one source
-    attempt: int # number of earlier draws for this negative
+    """A request for one negative.
+
+    Attributes:
+        source: the caption or graph to make it from
+        kinds: kinds to choose from
+        number: distinguishes the negatives of one source
+        attempt: number of earlier draws for this negative
+    """
+    source: Source
+    kinds: tuple[str, ...]
+    number: int
+    attempt: int
 
     @property
     def key(self) -> str:
@@ -95,11 +128,18 @@ class Request(NamedTuple):
         return f"{self.number}.{self.attempt}"
 
 class Made(NamedTuple):
-    "The result of a successful draw."
-    negative: Negative # the negative
-    caption: Caption | None = None # its caption, if the generator makes captions as well
-    identity: object = None # value by which duplicates are detected; None: the text of the negative
-    origin: object = None # the intermediate form of the negative; available only in the process that made it
+    """The result of a successful draw.
+
+    Attributes:
+        negative: the negative
+        caption: its caption, if the generator makes captions as well
+        identity: value by which duplicates are detected; None: the text of the negative
+        origin: the intermediate form of the negative; available only in the process that made it
+    """
+    negative: Negative
+    caption: Caption | None = None
+    identity: object = None
+    origin: object = None
 
     @property
     def same(self) -> object:
@@ -110,27 +150,44 @@ EXHAUSTED = "exhausted" # the generator has no further draws; the earlier reason
 REFUSED = frozenset({"duplicate", "rejected"}) # reasons that the loop itself gives
 
 class Generator(Protocol):
-    "The contract of a generator of negatives, which is called with batches of requests."
-    name: str # part of the random seeds, and the value of `Negative.generator`
-    kinds: tuple[str, ...] # all kinds that it can make
-    takes: type # `Caption` or `SceneGraph`
-    plan: Plan # default plan
-    again: frozenset[str] # reasons after which a redraw can succeed; includes "duplicate" and "rejected"
-    parse: Callable[[list[str]], list[Parsed]] | None # parser for captions without a parse; None: no parse needed
+    """The contract of a generator of negatives, which is called with batches of requests.
 
-    def offers(
-        self,
-        sources: list[Source], # captions or graphs
-        kinds: tuple[str, ...], # kinds to check
-    ) -> list[dict[str, str]]: # kind → reason why it cannot be made, "" if it can; one dict per source
-        "Check which kinds can be made from each source."
+    Attributes:
+        name: part of the random seeds, and the value of `Negative.generator`
+        kinds: all kinds that it can make
+        takes: `Caption` or `SceneGraph`
+        plan: default plan
+        again: reasons after which a redraw can succeed; includes "duplicate" and "rejected"
+        parse: parser for captions without a parse; None: no parse needed
+    """
+    name: str
+    kinds: tuple[str, ...]
+    takes: type
+    plan: Plan
+    again: frozenset[str]
+    parse: Callable[[list[str]], list[Parsed]] | None
 
-    def draw(
-        self,
-        requests: list[Request], # one per negative
-        plan: Plan, # seed, number of rounds and the other settings
-    ) -> list[Made | str]: # one result per request: the negative, or the reason why there is none
-        "Draw a negative for each request."
+    def offers(self, sources: list[Source], kinds: tuple[str, ...]) -> list[dict[str, str]]:
+        """Check which kinds can be made from each source.
+
+        Args:
+            sources: captions or graphs
+            kinds: kinds to check
+
+        Returns:
+            kind → reason why it cannot be made, "" if it can; one dict per source
+        """
+
+    def draw(self, requests: list[Request], plan: Plan) -> list[Made | str]:
+        """Draw a negative for each request.
+
+        Args:
+            requests: one per negative
+            plan: seed, number of rounds and the other settings
+
+        Returns:
+            one result per request: the negative, or the reason why there is none
+        """
 
 GENERATORS = Registry("generator", {
     "rules-published": "vidneg.negatives.rules:rules_published",
@@ -142,11 +199,18 @@ GENERATORS = Registry("generator", {
 # %% ../../nbs/negatives/generate.ipynb #fed5e94c
 @dataclass(frozen=True)
 class Job:
-    "A generator with a plan and checks of its results; it can be pickled if its parts can."
-    generator: Generator # makes the negatives
-    plan: Plan # number, kinds and seed of the negatives
-    accept: Callable[[Caption, str], bool] | None = None # (caption, text) → False for false negatives; None: no check
-    accept_positive: Callable[[Caption, str], bool] | None = None # the same check for texts of the kind "positive"
+    """A generator with a plan and checks of its results; it can be pickled if its parts can.
+
+    Attributes:
+        generator: makes the negatives
+        plan: number, kinds and seed of the negatives
+        accept: (caption, text) → False for false negatives; None: no check
+        accept_positive: the same check for texts of the kind "positive"
+    """
+    generator: Generator
+    plan: Plan
+    accept: Callable[[Caption, str], bool] | None = None
+    accept_positive: Callable[[Caption, str], bool] | None = None
 
     def __post_init__(self):
         if wrong := sorted(set(self.plan.kinds) - set(known := self.generator.kinds)):
@@ -157,22 +221,36 @@ class Job:
         "Return the kinds to make, in the generator's order."
         return tuple(k for k in self.generator.kinds if k in self.plan.kinds or not self.plan.kinds)
 
-    def refuses(
-        self,
-        source: Source, # the caption or graph
-        made: Made, # a negative, or a positive, made from it
-    ) -> bool: # True if `accept` or `accept_positive` rejects the text
-        "Apply the check that belongs to the kind of the text."
+    def refuses(self, source: Source, made: Made) -> bool:
+        """Apply the check that belongs to the kind of the text.
+
+        Args:
+            source: the caption or graph
+            made: a negative, or a positive, made from it
+
+        Returns:
+            True if `accept` or `accept_positive` rejects the text
+        """
         accept = self.accept_positive if made.negative.kind == "positive" else self.accept
         return accept is not None and not accept(made.caption or source.item, made.negative.text)
 
 def job_of(
-    generator: Generator, # makes the negatives
-    accept: Callable[[Caption, str], bool] | None = None, # (caption, text) → False for false negatives; None: no check
-    accept_positive: Callable[[Caption, str], bool] | None = None, # the same check for texts of the kind "positive"
-    **settings, # fields of `Plan` that differ from the generator's default plan
-) -> Job: # the generator with its plan and checks
-    "Make a job from the generator's default plan."
+    generator: Generator,
+    accept: Callable[[Caption, str], bool] | None = None,
+    accept_positive: Callable[[Caption, str], bool] | None = None,
+    **settings,
+) -> Job:
+    """Make a job from the generator's default plan.
+
+    Args:
+        generator: makes the negatives
+        accept: (caption, text) → False for false negatives; None: no check
+        accept_positive: the same check for texts of the kind "positive"
+        **settings: fields of `Plan` that differ from the generator's default plan
+
+    Returns:
+        the generator with its plan and checks
+    """
     return Job(generator, replace(generator.plan, **settings), accept, accept_positive)
 
 # %% ../../nbs/negatives/generate.ipynb #b5dc8aba
@@ -196,11 +274,16 @@ def _draw(sources, job, asked, made):
         pending = left
     return whys
 
-def fill(
-    sources: list[Source], # captions or graphs of one shard
-    job: Job, # generator, plan and checks
-) -> tuple[list[Made], Counter]: # results in the order of `sources`; counts by (kind, "made" or reason)
-    "Make all negatives of some sources. The results for a source do not depend on the others."
+def fill(sources: list[Source], job: Job) -> tuple[list[Made], Counter]:
+    """Make all negatives of some sources. The results for a source do not depend on the others.
+
+    Args:
+        sources: captions or graphs of one shard
+        job: generator, plan and checks
+
+    Returns:
+        results in the order of `sources`; counts by (kind, "made" or reason)
+    """
     generator, kinds, counts = job.generator, job.kinds, Counter()
     wanted, made = [], [[] for _ in sources]
     by_turns = job.plan.mode == "each_category"
@@ -217,11 +300,20 @@ def fill(
 
 # %% ../../nbs/negatives/generate.ipynb #c719ea43
 def with_parses(
-    items: list[Caption] | list[SceneGraph], # captions or graphs
-    generator: Generator, # decides if parses are needed
-    parses: Mapping[str, Parsed] | None = None, # known parses, text → parse
-) -> list[Source]: # one source per item, in the same order
-    "Wrap items as sources, and parse the captions if the generator needs parses."
+    items: list[Caption] | list[SceneGraph],
+    generator: Generator,
+    parses: Mapping[str, Parsed] | None = None,
+) -> list[Source]:
+    """Wrap items as sources, and parse the captions if the generator needs parses.
+
+    Args:
+        items: captions or graphs
+        generator: decides if parses are needed
+        parses: known parses, text → parse
+
+    Returns:
+        one source per item, in the same order
+    """
     sources = [Source(x) for x in items]
     if generator.parse is None: return sources
     for s in sources: s.parsed = (parses or {}).get(s.item.text)
@@ -230,12 +322,22 @@ def with_parses(
     return sources
 
 def stream_made(
-    items: Iterable[Caption] | Iterable[SceneGraph], # captions or graphs, any number
-    job: Job, # generator, plan and checks
-    counts: Counter | None = None, # updated in place: counts by (kind, "made" or reason)
-    size: int = 1000, # number of items in memory at a time; does not change the results
-) -> Iterator[Made]: # results in the order of `items`
-    "Make negatives lazily, with their captions and origins."
+    items: Iterable[Caption] | Iterable[SceneGraph],
+    job: Job,
+    counts: Counter | None = None,
+    size: int = 1000,
+) -> Iterator[Made]:
+    """Make negatives lazily, with their captions and origins.
+
+    Args:
+        items: captions or graphs, any number
+        job: generator, plan and checks
+        counts: updated in place: counts by (kind, "made" or reason)
+        size: number of items in memory at a time; does not change the results
+
+    Returns:
+        results in the order of `items`
+    """
     items = iter(items)
     while some := list(islice(items, size)):
         made, new = fill(with_parses(some, job.generator), job)
@@ -243,52 +345,89 @@ def stream_made(
         yield from made
 
 def stream_negatives(
-    items: Iterable[Caption] | Iterable[SceneGraph], # captions or graphs, any number
-    generator: Generator, # makes the negatives
-    counts: Counter | None = None, # updated in place: counts by (kind, "made" or reason)
-    size: int = 1000, # number of items in memory at a time; does not change the results
-    **settings, # `accept` and `accept_positive` of `Job`, and fields of `Plan`
-) -> Iterator[Negative]: # negatives in the order of `items`
-    "Make negatives lazily."
+    items: Iterable[Caption] | Iterable[SceneGraph],
+    generator: Generator,
+    counts: Counter | None = None,
+    size: int = 1000,
+    **settings,
+) -> Iterator[Negative]:
+    """Make negatives lazily.
+
+    Args:
+        items: captions or graphs, any number
+        generator: makes the negatives
+        counts: updated in place: counts by (kind, "made" or reason)
+        size: number of items in memory at a time; does not change the results
+        **settings: `accept` and `accept_positive` of `Job`, and fields of `Plan`
+
+    Returns:
+        negatives in the order of `items`
+    """
     for m in stream_made(items, job_of(generator, **settings), counts, size): yield m.negative
 
 def make_negatives(
-    items: Iterable[Caption] | Iterable[SceneGraph], # captions or graphs
-    generator: Generator, # makes the negatives
-    per_caption: int = 1, # K, largest number of negatives per caption
-    rounds: int = 1, # largest number of edits per negative
-    **settings, # `accept` and `accept_positive` of `Job`, and other fields of `Plan`
-) -> tuple[list[Negative], Counter]: # negatives in the order of `items`; counts by (kind, "made" or reason)
-    "Make up to K negatives per caption. The results for a caption do not depend on the others."
+    items: Iterable[Caption] | Iterable[SceneGraph],
+    generator: Generator,
+    per_caption: int = 1,
+    rounds: int = 1,
+    **settings,
+) -> tuple[list[Negative], Counter]:
+    """Make up to K negatives per caption. The results for a caption do not depend on the others.
+
+    Args:
+        items: captions or graphs
+        generator: makes the negatives
+        per_caption: K, largest number of negatives per caption
+        rounds: largest number of edits per negative
+        **settings: `accept` and `accept_positive` of `Job`, and other fields of `Plan`
+
+    Returns:
+        negatives in the order of `items`; counts by (kind, "made" or reason)
+    """
     counts: Counter = Counter()
     settings |= {"per_caption": per_caption, "rounds": rounds}
     return list(stream_negatives(items, generator, counts, **settings)), counts
 
-def counts_table(
-    counts: Counter, # counts by (kind, "made" or reason), from `make_negatives`
-) -> pd.DataFrame: # counts, kinds in rows, outcomes in columns
-    "Tabulate the outcomes of all requested negatives."
+def counts_table(counts: Counter) -> pd.DataFrame:
+    """Tabulate the outcomes of all requested negatives.
+
+    Args:
+        counts: counts by (kind, "made" or reason), from `make_negatives`
+
+    Returns:
+        counts, kinds in rows, outcomes in columns
+    """
     table = pd.Series(counts, dtype=int).unstack(fill_value=0)
     first = [c for c in (*CATEGORIES, "mixed", "any") if c in table.index]
     return table.reindex([*first, *(c for c in table.index if c not in first)])
 
 # %% ../../nbs/negatives/generate.ipynb #e1b416b0
-def to_shard(
-    sources: list[Source], # all captions, or all graphs
-    generator: Generator, # decides the record type, and if parses are stored
-) -> pa.Table: # the columns of `Caption` and `parse`, or those of `SceneGraph`
-    "Convert sources to a table."
+def to_shard(sources: list[Source], generator: Generator) -> pa.Table:
+    """Convert sources to a table.
+
+    Args:
+        sources: all captions, or all graphs
+        generator: decides the record type, and if parses are stored
+
+    Returns:
+        the columns of `Caption` and `parse`, or those of `SceneGraph`
+    """
     table = to_table([s.item for s in sources], generator.takes)
     if generator.parse is None or any(s.parsed is None for s in sources): return table
     return table.append_column("parse", parse_column([s.parsed for s in sources]))
 
 _CAPTION = pa.struct(list(to_table([], Caption).schema))
 
-def shard(
-    table: pa.Table, # from `to_shard`; missing parses are made here if the generator needs them
-    job: Job, # generator, plan and checks
-) -> tuple[pa.Table, Counter]: # columns of `Negative`, `caption` (null unless made too); counts by (kind, outcome)
-    "Make all negatives of a shard."
+def shard(table: pa.Table, job: Job) -> tuple[pa.Table, Counter]:
+    """Make all negatives of a shard.
+
+    Args:
+        table: from `to_shard`; missing parses are made here if the generator needs them
+        job: generator, plan and checks
+
+    Returns:
+        columns of `Negative`, `caption` (null unless made too); counts by (kind, outcome)
+    """
     items, known = from_table(table, job.generator.takes), {}
     if "parse" in table.column_names:
         texts = [c.text for c in items]
@@ -299,16 +438,28 @@ def shard(
 
 # %% ../../nbs/negatives/generate.ipynb #d6331c86
 class Task(NamedTuple):
-    "A job with the items that it is applied to."
-    job: Job # generator, plan and checks
-    items: list # captions or graphs
-    parses: Mapping[str, Parsed] | None = None # known parses, text → parse
+    """A job with the items that it is applied to.
+
+    Attributes:
+        job: generator, plan and checks
+        items: captions or graphs
+        parses: known parses, text → parse
+    """
+    job: Job
+    items: list
+    parses: Mapping[str, Parsed] | None = None
 
 class Set(NamedTuple):
-    "The results of the tasks of one set."
-    negatives: list[Negative] # negatives, in the order of tasks and items
-    captions: list[Caption] # captions of the negatives, if the generator makes captions; otherwise empty
-    counts: Counter # counts by (kind, "made" or reason)
+    """The results of the tasks of one set.
+
+    Attributes:
+        negatives: negatives, in the order of tasks and items
+        captions: captions of the negatives, if the generator makes captions; otherwise empty
+        counts: counts by (kind, "made" or reason)
+    """
+    negatives: list[Negative]
+    captions: list[Caption]
+    counts: Counter
 
 def _path(folder, name, k, table, job):
     "Return the file of a finished shard."
@@ -329,13 +480,24 @@ def _do(work):
     return made, counts
 
 def make_all(
-    tasks: dict[str, list[Task]], # name of the set → its tasks
-    workers: int = 1, # number of processes
-    size: int = 500, # number of items per shard
-    folder: str | Path | None = None, # folder of finished shards; None: shards are not kept
-    desc: str = "", # label of the progress bar; "": no bar
-) -> dict[str, Set]: # name of the set → its negatives, captions and counts
-    "Make sets of negatives, shard by shard."
+    tasks: dict[str, list[Task]],
+    workers: int = 1,
+    size: int = 500,
+    folder: str | Path | None = None,
+    desc: str = "",
+) -> dict[str, Set]:
+    """Make sets of negatives, shard by shard.
+
+    Args:
+        tasks: name of the set → its tasks
+        workers: number of processes
+        size: number of items per shard
+        folder: folder of finished shards; None: shards are not kept
+        desc: label of the progress bar; "": no bar
+
+    Returns:
+        name of the set → its negatives, captions and counts
+    """
     names, work, done = [], [], {name: Set([], [], Counter()) for name in tasks}
     for name, some in tasks.items():
         for t in some:
@@ -353,10 +515,20 @@ def make_all(
 
 # %% ../../nbs/negatives/generate.ipynb #b6a00002
 def single_task(
-    items: list[Caption] | list[SceneGraph], # captions or graphs
-    generator: Generator, # makes all negatives of the set
-    parses: Mapping[str, Parsed] | None = None, # known parses, text → parse
-    **settings, # further arguments of `job_of`
-) -> list[Task]: # the tasks of one set, for `make_all`
-    "Make the task of a set that comes from one generator."
+    items: list[Caption] | list[SceneGraph],
+    generator: Generator,
+    parses: Mapping[str, Parsed] | None = None,
+    **settings,
+) -> list[Task]:
+    """Make the task of a set that comes from one generator.
+
+    Args:
+        items: captions or graphs
+        generator: makes all negatives of the set
+        parses: known parses, text → parse
+        **settings: further arguments of `job_of`
+
+    Returns:
+        the tasks of one set, for `make_all`
+    """
     return [Task(job_of(generator, **settings), items, parses)]

@@ -27,9 +27,14 @@ __all__ = ['MixedGenerator', 'attempts', 'lm_generator', 'mixed_generator']
 # %% ../../nbs/negatives/mixed.ipynb #526b8c1b
 @dataclass(frozen=True, eq=False)
 class MixedGenerator:
-    "Generator of negatives in rounds, by rules, by a language model, or by both (NAVERO, section 3.1.3)."
-    rules: RuleGenerator | None = None # the rules; None: the language model alone
-    lm: LmEditor | None = None # the language model; None: rules alone
+    """Generator of negatives in rounds, by rules, by a language model, or by both (NAVERO, section 3.1.3).
+
+    Attributes:
+        rules: the rules; None: the language model alone
+        lm: the language model; None: rules alone
+    """
+    rules: RuleGenerator | None = None
+    lm: LmEditor | None = None
     kinds, takes, plan = CATEGORIES, Caption, Plan() # as in `Generator`
 
     def __post_init__(self):
@@ -51,12 +56,16 @@ class MixedGenerator:
         "Return the parser of the language model, or that of the rules."
         return self.lm.parse if self.lm else self.rules.parse
 
-    def offers(
-        self,
-        sources: list[Source], # captions
-        kinds: tuple[str, ...], # categories to check
-    ) -> list[dict[str, str]]: # category → reason why it cannot be changed, "" if it can; one dict per caption
-        "Check which categories rules or model can change in each caption."
+    def offers(self, sources: list[Source], kinds: tuple[str, ...]) -> list[dict[str, str]]:
+        """Check which categories rules or model can change in each caption.
+
+        Args:
+            sources: captions
+            kinds: categories to check
+
+        Returns:
+            category → reason why it cannot be changed, "" if it can; one dict per caption
+        """
         out = self.rules.offers(sources, kinds) if self.rules else [dict.fromkeys(kinds, "no match") for _ in sources]
         for s, reasons in zip(sources, out if self.lm else ()): reasons |= dict.fromkeys(self._words(s, kinds), "")
         return out
@@ -105,12 +114,22 @@ def _finished(d, name, rounds, seed):
     return Negative(d.caption_id, d.text, kind, name, tuple(d.edits), rounds, seed), kind
 
 def attempts(
-    generator: MixedGenerator, # makes the edits
-    drafts: list[Draft], # changed in place
-    rounds: int = 1, # largest number of edits per draft, 1 to 5 in NAVERO
-    seed: int = 0, # seed of all draws
-) -> list[tuple[Negative | None, str]]: # per draft (negative, its category or "mixed"), or (None, the reason)
-    "Try to make a negative from each draft."
+    generator: MixedGenerator,
+    drafts: list[Draft],
+    rounds: int = 1,
+    seed: int = 0,
+) -> list[tuple[Negative | None, str]]:
+    """Try to make a negative from each draft.
+
+    Args:
+        generator: makes the edits
+        drafts: changed in place
+        rounds: largest number of edits per draft, 1 to 5 in NAVERO
+        seed: seed of all draws
+
+    Returns:
+        per draft (negative, its category or "mixed"), or (None, the reason)
+    """
     for r in range(rounds):
         for i, reasons in generator._round(drafts, seed, r).items():
             why = next((w for w in reasons if w != "no match"), "no match")
@@ -119,29 +138,43 @@ def attempts(
 
 # %% ../../nbs/negatives/mixed.ipynb #f47d4c6b
 @patch
-def draw(
-    self: MixedGenerator,
-    requests: list[Request], # one per negative
-    plan: Plan, # seed and number of rounds
-) -> list[Made | str]: # one result per request: the negative, or the reason why there is none
-    "Draw a negative for each request, with one batch for the language model."
+def draw(self: MixedGenerator, requests: list[Request], plan: Plan) -> list[Made | str]:
+    """Draw a negative for each request, with one batch for the language model.
+
+    Args:
+        requests: one per negative
+        plan: seed and number of rounds
+
+    Returns:
+        one result per request: the negative, or the reason why there is none
+    """
     drafts = [Draft(s.id, s.item.text, r.key, r.kinds, s.parsed, self.rules and self.rules.matches_of(s))
               for r in requests for s in [r.source]]
     return [why if made is None else Made(made) for made, why in attempts(self, drafts, plan.rounds, plan.seed)]
 
-def lm_generator(
-    fill_mask: FillMask, # masked language model
-    parser: Parser, # finds the words that may be masked, and checks the results
-    **settings, # further arguments of `LmEditor`
-) -> MixedGenerator: # the generator "lm"
-    "Make NAVERO's generator by a language model alone."
+def lm_generator(fill_mask: FillMask, parser: Parser, **settings) -> MixedGenerator:
+    """Make NAVERO's generator by a language model alone.
+
+    Args:
+        fill_mask: masked language model
+        parser: finds the words that may be masked, and checks the results
+        **settings: further arguments of `LmEditor`
+
+    Returns:
+        the generator "lm"
+    """
     return MixedGenerator(lm=LmEditor(fill_mask, parser.parse, **settings))
 
-def mixed_generator(
-    rules: RuleGenerator, # rule-based generator, published or balanced
-    fill_mask: FillMask, # masked language model
-    parser: Parser, # finds the words that may be masked, and checks the results
-    **settings, # further arguments of `LmEditor`
-) -> MixedGenerator: # the generator "mixed"
-    "Make a generator that alternates between rules and a language model."
+def mixed_generator(rules: RuleGenerator, fill_mask: FillMask, parser: Parser, **settings) -> MixedGenerator:
+    """Make a generator that alternates between rules and a language model.
+
+    Args:
+        rules: rule-based generator, published or balanced
+        fill_mask: masked language model
+        parser: finds the words that may be masked, and checks the results
+        **settings: further arguments of `LmEditor`
+
+    Returns:
+        the generator "mixed"
+    """
     return MixedGenerator(rules, LmEditor(fill_mask, parser.parse, **settings))

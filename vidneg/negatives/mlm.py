@@ -25,8 +25,8 @@ from ..text.synonyms import lemmas, related
 from ..text.ud import Parsed, Token
 
 # %% auto #0
-__all__ = ['LIGHT', 'PLACES', 'REMEMBERED', 'category_of', 'words_of', 'can_be', 'fitting', 'in_turn', 'edit_of', 'same_class',
-           'Draft', 'LmEditor', 'NamedLm']
+__all__ = ['LIGHT', 'PLACES', 'REMEMBERED', 'category_of', 'words_of', 'can_be', 'fitting', 'in_turn', 'edit_of',
+           'same_class', 'Draft', 'LmEditor', 'NamedLm']
 
 # %% ../../nbs/negatives/mlm.ipynb #c5a87621
 LIGHT = {
@@ -37,10 +37,15 @@ LIGHT = {
 PLACES = frozenset("""up down inside outside indoors outdoors away forward forwards backward backwards
     left right upward downward upstairs downstairs underwater sideways below above behind nearby around""".split())
 
-def category_of(
-    token: Token, # a word of a parsed caption
-) -> str: # one of `CATEGORIES`, or "" for a word that may not be masked
-    "Return the category of a word by its part of speech (NAVERO, Table 1)."
+def category_of(token: Token) -> str:
+    """Return the category of a word by its part of speech (NAVERO, Table 1).
+
+    Args:
+        token: a word of a parsed caption
+
+    Returns:
+        one of `CATEGORIES`, or "" for a word that may not be masked
+    """
     word = token.text
     if len(word) < 2 or not word.isalpha() or token.lemma.lower() in LIGHT.get(token.pos, ()):
         return ""
@@ -55,12 +60,22 @@ def _inside_word(text, start, end):
     return bool(start) and joins(text[start - 1]) or end < len(text) and joins(text[end])
 
 def words_of(
-    parsed: Parsed, # parse of the current text
-    categories: Iterable[str] = CATEGORIES, # categories that may be changed
-    spans: Iterable[tuple[int, int]] = (), # (start, end) of earlier edits, in characters
-    checked: bool = False, # True: without words that are hard to replace, such as the verb of "begins to"
-) -> dict[str, list[Token]]: # words by category; categories without any are left out
-    "Return the words that may be masked, by category."
+    parsed: Parsed,
+    categories: Iterable[str] = CATEGORIES,
+    spans: Iterable[tuple[int, int]] = (),
+    checked: bool = False,
+) -> dict[str, list[Token]]:
+    """Return the words that may be masked, by category.
+
+    Args:
+        parsed: parse of the current text
+        categories: categories that may be changed
+        spans: (start, end) of earlier edits, in characters
+        checked: True: without words that are hard to replace, such as the verb of "begins to"
+
+    Returns:
+        words by category; categories without any are left out
+    """
     found: dict[str, list[Token]] = {c: [] for c in CATEGORIES if c in categories}
     if any(mask in parsed.text for mask in (MASK, "<mask>")): # a second mask would make the fill ambiguous
         return {}
@@ -73,12 +88,17 @@ def words_of(
 
 # %% ../../nbs/negatives/mlm.ipynb #7c07cf98
 @lru_cache(maxsize=2**17)
-def can_be(
-    word: str, # the word, in any form
-    pos: str, # universal part of speech, such as "NOUN"
-    tag: str, # Penn tag of the form, such as "NNS"
-) -> bool: # True if the dictionary lists this form, or does not cover the part of speech
-    "Check if a word can be this part of speech in this form."
+def can_be(word: str, pos: str, tag: str) -> bool:
+    """Check if a word can be this part of speech in this form.
+
+    Args:
+        word: the word, in any form
+        pos: universal part of speech, such as "NOUN"
+        tag: Penn tag of the form, such as "NNS"
+
+    Returns:
+        True if the dictionary lists this form, or does not cover the part of speech
+    """
     word, classes = word.lower(), word_classes(word)
     if pos not in ("NOUN", "VERB", "ADJ"): return True
     if classes and pos[:3] not in classes: return False
@@ -88,11 +108,20 @@ def can_be(
 
 # %% ../../nbs/negatives/mlm.ipynb #04a3e1ed
 def fitting(
-    token: Token, # the masked word
-    filled: list[tuple[str, float]], # predictions of the model, (word, probability)
-    unlike: Callable[[str, str, str], bool] | None = related, # (old, new, UPOS) → True to reject; None: no check
-) -> list[tuple[str, float]]: # acceptable predictions, (word, probability), in the same order
-    "Filter predictions that would make a false sentence of the same structure."
+    token: Token,
+    filled: list[tuple[str, float]],
+    unlike: Callable[[str, str, str], bool] | None = related,
+) -> list[tuple[str, float]]:
+    """Filter predictions that would make a false sentence of the same structure.
+
+    Args:
+        token: the masked word
+        filled: predictions of the model, (word, probability)
+        unlike: (old, new, UPOS) → True to reject; None: no check
+
+    Returns:
+        acceptable predictions, (word, probability), in the same order
+    """
     own, kept = lemmas(token.text) | {token.lemma.lower()}, []
     for word, p in filled:
         if not is_word(word) or not own.isdisjoint(lemmas(word)): continue
@@ -103,31 +132,46 @@ def fitting(
     return kept
 
 # %% ../../nbs/negatives/mlm.ipynb #f525f7b9
-def in_turn(
-    candidates: list[tuple[str, float]], # (word, probability), most probable first
-    rng: np.random.Generator, # source of random numbers
-    sample: bool = True, # if true, sample without replacement; otherwise keep the model's ranking
-) -> list[str]: # all words, in the order in which to try them
-    "Order candidates by sampling, or by the model's ranking."
+def in_turn(candidates: list[tuple[str, float]], rng: np.random.Generator, sample: bool = True) -> list[str]:
+    """Order candidates by sampling, or by the model's ranking.
+
+    Args:
+        candidates: (word, probability), most probable first
+        rng: source of random numbers
+        sample: if true, sample without replacement; otherwise keep the model's ranking
+
+    Returns:
+        all words, in the order in which to try them
+    """
     if not sample: return [w for w, _ in candidates]
     p = np.maximum([p for _, p in candidates], 1e-12)
     return [candidates[i][0] for i in np.argsort(rng.exponential(size=len(p))/p, kind="stable")]
 
 # %% ../../nbs/negatives/mlm.ipynb #81c76956
-def edit_of(
-    text: str, # the sentence
-    token: Token, # the word to replace
-    word: str, # its replacement
-) -> Edit: # the edit, with capitals and article corrected
-    "Replace one word by another."
+def edit_of(text: str, token: Token, word: str) -> Edit:
+    """Replace one word by another.
+
+    Args:
+        text: the sentence
+        token: the word to replace
+        word: its replacement
+
+    Returns:
+        the edit, with capitals and article corrected
+    """
     return substitute(text, Match(token.start, token.end, token.text, ()), Reading(Entry(word, "", "lm"), "", word))
 
-def same_class(
-    token: Token, # the replaced word, in the parse of the old text
-    edit: Edit, # the edit that replaced it
-    parsed: Parsed, # parse of the edited text
-) -> bool: # True if the new word is one token with the part of speech and the tag of the old one
-    "Check if an edit preserves the part of speech and the form."
+def same_class(token: Token, edit: Edit, parsed: Parsed) -> bool:
+    """Check if an edit preserves the part of speech and the form.
+
+    Args:
+        token: the replaced word, in the parse of the old text
+        edit: the edit that replaced it
+        parsed: parse of the edited text
+
+    Returns:
+        True if the new word is one token with the part of speech and the tag of the old one
+    """
     end = edit.start + len(edit.new)
     new = [t for t in parsed.tokens if t.end == end and t.start >= edit.start]
     return bool(new) and (new[0].pos, new[0].tag) == (token.pos, token.tag) and category_of(new[0]) != ""
@@ -135,26 +179,41 @@ def same_class(
 # %% ../../nbs/negatives/mlm.ipynb #5db12645
 @dataclass(eq=False)
 class Draft:
-    "A caption with the edits made so far."
-    caption_id: str # id of the caption
-    text: str # the current text
-    key: str # distinguishes the negatives of one caption
-    categories: tuple[str, ...] # categories that may be changed
-    parsed: Parsed | None = None # parse of `text`; None: not parsed yet
-    matches: list[Match] | None = None # matches of the rules' lexicon in `text`; None: not matched yet
-    rng: np.random.Generator | None = None # random numbers of the current round
-    edits: list[Edit] = field(default_factory=list) # edits, in the order in which they were made
-    kinds: list[str] = field(default_factory=list) # category of each edit
-    spans: list[tuple[int, int]] = field(default_factory=list) # (start, end) of each edit in `text`, in characters
-    why: str = "" # the reason of the first round without an edit
+    """A caption with the edits made so far.
 
-    def add(
-        self,
-        edit: Edit, # the edit to carry out
-        kind: str, # its category
-        parsed: Parsed | None = None, # parse of the edited text; None: not parsed
-    ):
-        "Carry out an edit."
+    Attributes:
+        caption_id: id of the caption
+        text: the current text
+        key: distinguishes the negatives of one caption
+        categories: categories that may be changed
+        parsed: parse of `text`; None: not parsed yet
+        matches: matches of the rules' lexicon in `text`; None: not matched yet
+        rng: random numbers of the current round
+        edits: edits, in the order in which they were made
+        kinds: category of each edit
+        spans: (start, end) of each edit in `text`, in characters
+        why: the reason of the first round without an edit
+    """
+    caption_id: str
+    text: str
+    key: str
+    categories: tuple[str, ...]
+    parsed: Parsed | None = None
+    matches: list[Match] | None = None
+    rng: np.random.Generator | None = None
+    edits: list[Edit] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    why: str = ""
+
+    def add(self, edit: Edit, kind: str, parsed: Parsed | None = None):
+        """Carry out an edit.
+
+        Args:
+            edit: the edit to carry out
+            kind: its category
+            parsed: parse of the edited text; None: not parsed
+        """
         self.spans = shift(self.spans, edit)
         self.text, self.parsed, self.matches = apply_edit(self.text, edit), parsed, None
         self.edits.append(edit), self.kinds.append(kind)
@@ -171,14 +230,24 @@ def _once(texts, ask, known):
 
 @dataclass(frozen=True, eq=False)
 class LmEditor:
-    "Makes one edit at a time by a masked language model (NAVERO, section 3.1.2)."
-    fill_mask: FillMask # masked language model
-    parse: Callable[[list[str]], list[Parsed]] # parser, such as `load_parser().parse`
-    top_k: int = 20 # number of predictions per mask
-    checks: int = 4 # largest number of candidates that are parsed per edit
-    sample: bool = True # if true, sample by probability; otherwise take the most probable first
-    unlike: Callable[[str, str, str], bool] | None = related # (old, new, UPOS) → True to reject; None: no check
-    checked: bool = True # if true, words are used as in English captions, and the result has no new fault
+    """Makes one edit at a time by a masked language model (NAVERO, section 3.1.2).
+
+    Attributes:
+        fill_mask: masked language model
+        parse: parser, such as `load_parser().parse`
+        top_k: number of predictions per mask
+        checks: largest number of candidates that are parsed per edit
+        sample: if true, sample by probability; otherwise take the most probable first
+        unlike: (old, new, UPOS) → True to reject; None: no check
+        checked: if true, words are used as in English captions, and the result has no new fault
+    """
+    fill_mask: FillMask
+    parse: Callable[[list[str]], list[Parsed]]
+    top_k: int = 20
+    checks: int = 4
+    sample: bool = True
+    unlike: Callable[[str, str, str], bool] | None = related
+    checked: bool = True
     _parses: dict[str, Parsed] = field(default_factory=dict, init=False, repr=False)
     _fills: dict[str, list[tuple[str, float]]] = field(default_factory=dict, init=False, repr=False)
 
@@ -186,19 +255,24 @@ class LmEditor:
 
     def _parse(self, texts): return _once(texts, self.parse, self._parses)
 
-    def parse_missing(
-        self,
-        drafts: list[Draft], # changed in place
-    ):
-        "Parse the drafts without a parse, in one batch."
+    def parse_missing(self, drafts: list[Draft]):
+        """Parse the drafts without a parse, in one batch.
+
+        Args:
+            drafts: changed in place
+        """
         todo = [d for d in drafts if d.parsed is None]
         for d, parsed in zip(todo, self._parse([d.text for d in todo])): d.parsed = parsed
 
-    def gap(
-        self,
-        draft: Draft, # a parsed draft with its random numbers
-    ) -> tuple[str, Token] | None: # (category, word); None: no word may be masked
-        "Draw the word to mask: a category uniformly, then one of its words uniformly."
+    def gap(self, draft: Draft) -> tuple[str, Token] | None:
+        """Draw the word to mask: a category uniformly, then one of its words uniformly.
+
+        Args:
+            draft: a parsed draft with its random numbers
+
+        Returns:
+            (category, word); None: no word may be masked
+        """
         found = words_of(draft.parsed, draft.categories, draft.spans, self.checked)
         if not found: return None
         category = list(found)[draft.rng.integers(len(found))]
@@ -222,11 +296,15 @@ class LmEditor:
         if not same_class(token, edit, parsed): return False
         return not self.checked or faults(Tree(parsed)) <= faults(Tree(draft.parsed))
 
-    def edit(
-        self,
-        drafts: list[Draft], # changed in place
-    ) -> dict[int, str]: # index → reason, for the drafts without an edit
-        "Carry out one edit per draft, if there is one."
+    def edit(self, drafts: list[Draft]) -> dict[int, str]:
+        """Carry out one edit per draft, if there is one.
+
+        Args:
+            drafts: changed in place
+
+        Returns:
+            index → reason, for the drafts without an edit
+        """
         self.parse_missing(drafts)
         gaps = {i: gap for i, d in enumerate(drafts) if (gap := self.gap(d))}
         filled = self._filled([drafts[i] for i in gaps], gaps.values())
@@ -256,8 +334,12 @@ def _model(spec): return fill_mask(json.loads(spec))
 
 @dataclass(frozen=True)
 class NamedLm:
-    "A `FillMask` that is pickled as its name and loaded once per process."
-    spec: str | dict # name, path or settings of the model, as in `vidneg.lm.backends.fill_mask`
+    """A `FillMask` that is pickled as its name and loaded once per process.
+
+    Attributes:
+        spec: name, path or settings of the model, as in `vidneg.lm.backends.fill_mask`
+    """
+    spec: str | dict
 
     def _backend(self): return _model(json.dumps(self.spec, sort_keys=True))
 
@@ -266,10 +348,14 @@ class NamedLm:
         "Return the name of the model."
         return self._backend().name
 
-    def fill(
-        self,
-        texts: list[str], # sentences with one mask each
-        top_k: int = 20, # number of predictions per mask
-    ) -> list[list[tuple[str, float]]]: # per sentence, (word, probability), most probable first
-        "Predict the masked words."
+    def fill(self, texts: list[str], top_k: int = 20) -> list[list[tuple[str, float]]]:
+        """Predict the masked words.
+
+        Args:
+            texts: sentences with one mask each
+            top_k: number of predictions per mask
+
+        Returns:
+            per sentence, (word, probability), most probable first
+        """
         return self._backend().fill(texts, top_k)

@@ -30,37 +30,58 @@ from ..text.syntax import verb_form
 from ..text.ud import CHUNK, Parsed, Parser
 
 # %% auto #0
-__all__ = ['NEGATION', 'KNOWN', 'MALE', 'FEMALE', 'AgreeingParser', 'agreed', 'unsound', 'surface', 'put', 'genders', 'flips',
-           'Limits', 'exchange', 'distinct', 'Place', 'Option', 'NaturalGenerator', 'balance', 'edits_of', 'natural']
+__all__ = ['NEGATION', 'KNOWN', 'MALE', 'FEMALE', 'AgreeingParser', 'agreed', 'unsound', 'surface', 'put', 'genders',
+           'flips', 'Limits', 'exchange', 'distinct', 'Place', 'Option', 'NaturalGenerator', 'balance', 'edits_of',
+           'natural']
 
 # %% ../../nbs/negatives/natural.ipynb #081ee115
 @dataclass(frozen=True)
 class AgreeingParser:
-    "A parser that marks the words on which two parsers differ by the part of speech X."
-    first: str = "english" # name of the parser whose result is used, as in `load_parser`
-    second: str = "embedded" # name of the parser that has to agree
+    """A parser that marks the words on which two parsers differ by the part of speech X.
 
-    def parse(self,
-        texts: list[str], # texts, few enough to be in memory at once
-    ) -> list[Parsed]: # parses, in the order of the texts
-        "Parse a list of texts twice."
+    Attributes:
+        first: name of the parser whose result is used, as in `load_parser`
+        second: name of the parser that has to agree
+    """
+    first: str = "english"
+    second: str = "embedded"
+
+    def parse(self, texts: list[str]) -> list[Parsed]:
+        """Parse a list of texts twice.
+
+        Args:
+            texts: texts, few enough to be in memory at once
+
+        Returns:
+            parses, in the order of the texts
+        """
         first, second = (NamedParser(name).parse(texts) for name in (self.first, self.second))
         return [agreed(*both) for both in zip(first, second)]
 
-    def pipe(self,
-        texts: Iterable[str], # any number of texts
-    ) -> Iterator[Parsed]: # parses, in the order of the texts
-        "Parse many texts, with only a chunk of them in memory at a time."
+    def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]:
+        """Parse many texts, with only a chunk of them in memory at a time.
+
+        Args:
+            texts: any number of texts
+
+        Returns:
+            parses, in the order of the texts
+        """
         texts = iter(texts)
         while some := list(islice(texts, CHUNK)): yield from self.parse(some)
 
 _ALONE = frozenset("NN NNS PRP CD".split()) # read by their tags; other words need the same governor, too
 
-def agreed(
-    a: Parsed, # parse of a text
-    b: Parsed, # another parse of it
-) -> Parsed: # the first parse, with X for words that the second reads otherwise
-    "Mark the words on which two parses differ."
+def agreed(a: Parsed, b: Parsed) -> Parsed:
+    """Mark the words on which two parses differ.
+
+    Args:
+        a: parse of a text
+        b: another parse of it
+
+    Returns:
+        the first parse, with X for words that the second reads otherwise
+    """
     at, out = {(t.start, t.end): t for t in b.tokens}, []
     for t in a.tokens:
         o = at.get((t.start, t.end))
@@ -92,12 +113,17 @@ def _disagrees(tokens, i):
     return any(tokens[k].text.lower() in _SINGLE for k in subjects) and not any(
         x.dep == "conj" and x.head in subjects for x in tokens) and t.dep in ("aux", "aux:pass", "cop")
 
-def unsound(
-    parsed: Parsed, # parse of a caption
-    known: Set[str] = frozenset(), # words that are fine, though no dictionary has them
-    longest: int = 40, # largest number of tokens
-) -> str: # "" for a caption that can be trusted
-    "Return the reason why a caption is not changed: it is long, denies something, or seems misspelled."
+def unsound(parsed: Parsed, known: Set[str] = frozenset(), longest: int = 40) -> str:
+    """Return the reason why a caption is not changed: it is long, denies something, or seems misspelled.
+
+    Args:
+        parsed: parse of a caption
+        known: words that are fine, though no dictionary has them
+        longest: largest number of tokens
+
+    Returns:
+        "" for a caption that can be trusted
+    """
     low = [t.text.lower() for t in parsed.tokens]
     if not 4 <= len(low) <= longest: return "length"
     if not NEGATION.isdisjoint(low): return "negation"
@@ -111,12 +137,17 @@ def unsound(
 
 # %% ../../nbs/negatives/natural.ipynb #188332bc
 @lru_cache(2**16)
-def surface(
-    word: str, # base form, "_" between its words
-    pos: str, # part of speech of the class
-    form: str, # form of the slot
-) -> str: # the inflected word, "" if it has no such form
-    "Write a word of a class in the form of a slot."
+def surface(word: str, pos: str, form: str) -> str:
+    """Write a word of a class in the form of a slot.
+
+    Args:
+        word: base form, "_" between its words
+        pos: part of speech of the class
+        form: form of the slot
+
+    Returns:
+        the inflected word, "" if it has no such form
+    """
     first, _, rest = word.partition("_")
     if pos == "VERB": return " ".join([verb_form(first, form.partition("+")[0]), *rest.split("_")]).strip()
     if pos == "NOUN" and form == "NNS": return next(iter(inflected(word, "NNS")), "")
@@ -124,13 +155,18 @@ def surface(
 
 _ARTICLE = re.compile(r"(?<![\w'-])an?(?=\s+$)", re.I)
 
-def put(
-    text: str, # text of a caption
-    start: int, # first character to replace
-    end: int, # one past the last one
-    new: str, # words in lower case
-) -> Edit: # edit, widened to the article where that has to change
-    "Put words in the place of others, with their capital and the right article."
+def put(text: str, start: int, end: int, new: str) -> Edit:
+    """Put words in the place of others, with their capital and the right article.
+
+    Args:
+        text: text of a caption
+        start: first character to replace
+        end: one past the last one
+        new: words in lower case
+
+    Returns:
+        edit, widened to the article where that has to change
+    """
     old = text[start:end]
     if old[:1].isupper(): new = new[:1].upper() + new[1:]
     article = _ARTICLE.search(text[max(start - 12, 0):start])
@@ -160,10 +196,15 @@ def _other_pronoun(tokens, i):
         return "her" if w == "his" else "his" if owns else "him"
     return _TO_SHE.get(w) or _TO_HE.get(w, "")
 
-def genders(
-    parsed: Parsed, # parse of a caption
-) -> tuple[list[int], list[int], list[int], list[int]]: # tokens: male nouns, female nouns, male and female pronouns
-    "Find the words of a caption that have a gender."
+def genders(parsed: Parsed) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Find the words of a caption that have a gender.
+
+    Args:
+        parsed: parse of a caption
+
+    Returns:
+        tokens: male nouns, female nouns, male and female pronouns
+    """
     found = ([], [], [], [])
     for i, t in enumerate(parsed.tokens):
         w, low = t.lemma.lower(), t.text.lower()
@@ -174,12 +215,17 @@ def genders(
     return found
 
 # %% ../../nbs/negatives/natural.ipynb #4a678d38
-def flips(
-    parsed: Parsed, # parse of a caption
-    start: int, # token of the word that changes its gender
-    word: str, # its base form
-) -> list[tuple[int, str]] | None: # (token, other pronoun); None: some words of the caption would not agree
-    "Find the pronouns that change with a man or a woman."
+def flips(parsed: Parsed, start: int, word: str) -> list[tuple[int, str]] | None:
+    """Find the pronouns that change with a man or a woman.
+
+    Args:
+        parsed: parse of a caption
+        start: token of the word that changes its gender
+        word: its base form
+
+    Returns:
+        (token, other pronoun); None: some words of the caption would not agree
+    """
     men, women, he, she = genders(parsed)
     own, other = (men, she + women) if word in MALE or word == "he" else (women, he + men)
     pronouns = he if word in MALE or word == "he" else she
@@ -192,19 +238,36 @@ def flips(
 # %% ../../nbs/negatives/natural.ipynb #85ffb28c
 @dataclass(frozen=True)
 class Limits:
-    "The limits of a replacement."
-    ratio: float = 3.0 # largest |log p(new)/p(old)| at the slot
-    least: float = 0.005 # smallest probability of the old and of the new word
+    """The limits of a replacement.
+
+    Attributes:
+        ratio: largest |log p(new)/p(old)| at the slot
+        least: smallest probability of the old and of the new word
+    """
+    ratio: float = 3.0
+    least: float = 0.005
 
 def exchange(
-    p: np.ndarray, # probabilities of the words (N, W)
-    fine: np.ndarray, # True: the word can stand there (N, W)
-    apart: np.ndarray, # True: one word excludes the other (W, W), symmetric
-    k: np.ndarray, # index of the caption's word (N,)
-    ratio: float = np.inf, # largest |log p(new)/p(old)|
-    rounds: int = 5, # number of rounds
-) -> np.ndarray: # Q(b|k) (N, W), the sums are at most 1
-    "Compute replacements with p[a]·Q(b|a) = p[b]·Q(a|b), so that the text does not reveal the negative."
+    p: np.ndarray,
+    fine: np.ndarray,
+    apart: np.ndarray,
+    k: np.ndarray,
+    ratio: float = np.inf,
+    rounds: int = 5,
+) -> np.ndarray:
+    """Compute replacements with p[a]·Q(b|a) = p[b]·Q(a|b), so that the text does not reveal the negative.
+
+    Args:
+        p: probabilities of the words (N, W)
+        fine: True: the word can stand there (N, W)
+        apart: True: one word excludes the other (W, W), symmetric
+        k: index of the caption's word (N,)
+        ratio: largest |log p(new)/p(old)|
+        rounds: number of rounds
+
+    Returns:
+        Q(b|k) (N, W), the sums are at most 1
+    """
     logp, rows = np.log(np.maximum(p, 1e-12)), np.arange(len(p))
     allowed = (fine[:, :, None] & fine[:, None, :] & apart
                & (np.abs(logp[:, :, None] - logp[:, None, :]) <= ratio)) # (N, W, W)
@@ -222,10 +285,15 @@ _YOUNG = frozenset("boy girl son daughter brother sister".split())
 _CHILD = frozenset("child kid toddler baby infant".split())
 
 @lru_cache(512)
-def distinct(
-    contrast: Contrast, # class of words
-) -> np.ndarray: # True: one word replaces the other (W, W), symmetric
-    "Compute which words of a class exclude each other: different groups, no relation in the synonym table."
+def distinct(contrast: Contrast) -> np.ndarray:
+    """Compute which words of a class exclude each other: different groups, no relation in the synonym table.
+
+    Args:
+        contrast: class of words
+
+    Returns:
+        True: one word replaces the other (W, W), symmetric
+    """
     words, group = list(contrast.group), np.array(list(contrast.group.values()))
     out = group[:, None] != group[None, :]
     young, child = (np.isin(words, sorted(some)) for some in (_YOUNG, _CHILD))
@@ -238,28 +306,51 @@ def distinct(
 
 # %% ../../nbs/negatives/natural.ipynb #dece7409
 class Place(NamedTuple):
-    "A slot whose word can be replaced, before any draw."
-    slot: Slot # the slot
-    p: np.ndarray # probability of each word of the class (W,)
-    allowed: np.ndarray # True: fits the slot, and is said nowhere else (W,)
-    k: int # index of the caption's word
-    also: tuple[tuple[int, str], ...] = () # further tokens that change: (token, new word)
+    """A slot whose word can be replaced, before any draw.
+
+    Attributes:
+        slot: the slot
+        p: probability of each word of the class (W,)
+        allowed: True: fits the slot, and is said nowhere else (W,)
+        k: index of the caption's word
+        also: further tokens that change: (token, new word)
+    """
+    slot: Slot
+    p: np.ndarray
+    allowed: np.ndarray
+    k: int
+    also: tuple[tuple[int, str], ...] = ()
 
 class Option(NamedTuple):
-    "A slot with its replacements."
-    slot: Slot # the slot
-    words: tuple[str, ...] # replacements (R,), base forms
-    p: np.ndarray # probability of each (R,); the sum is at most 1, and with the rest the slot is left alone
-    also: tuple[tuple[int, str], ...] = () # further tokens that change: (token, new word)
+    """A slot with its replacements.
+
+    Attributes:
+        slot: the slot
+        words: replacements (R,), base forms
+        p: probability of each (R,); the sum is at most 1, and with the rest the slot is left alone
+        also: further tokens that change: (token, new word)
+    """
+    slot: Slot
+    words: tuple[str, ...]
+    p: np.ndarray
+    also: tuple[tuple[int, str], ...] = ()
 
 @dataclass(frozen=True, eq=False)
 class NaturalGenerator:
-    "Generator of negatives that exchange words of a class where both are probable; by the counts of a `SlotIndex`."
-    index: SlotIndex # counts of words in slots
-    parser: Parser # parser of captions
-    limits: Limits = Limits() # limits of a replacement
-    others: Mapping[str, frozenset[str]] = field(default_factory=dict) # clip → base forms in its captions, by caption
-    bias: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict) # (class, form) → log weights (W,)
+    """Generator of negatives that exchange words of a class where both are probable; by the counts of a `SlotIndex`.
+
+    Attributes:
+        index: counts of words in slots
+        parser: parser of captions
+        limits: limits of a replacement
+        others: clip → base forms in its captions, by caption
+        bias: (class, form) → log weights (W,)
+    """
+    index: SlotIndex
+    parser: Parser
+    limits: Limits = Limits()
+    others: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    bias: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
     name: str = "natural"
     kinds, takes, plan, again = ("action", "attribute", "relation", "object", "temporal"), Caption, Plan(), REFUSED
 
@@ -283,12 +374,17 @@ class NaturalGenerator:
             return ((), False) if person and not pronouns else None
         return also, True if pronouns else None
 
-    def place(self,
-        slot: Slot, # slot of a caption
-        parsed: Parsed, # parse of the caption
-        said: frozenset[str] = frozenset(), # base forms in the other captions of the clip
-    ) -> Place | str: # the slot with what may stand there, or the reason why its word is not replaced
-        "Check one slot."
+    def place(self, slot: Slot, parsed: Parsed, said: frozenset[str] = frozenset()) -> Place | str:
+        """Check one slot.
+
+        Args:
+            slot: slot of a caption
+            parsed: parse of the caption
+            said: base forms in the other captions of the clip
+
+        Returns:
+            the slot with what may stand there, or the reason why its word is not replaced
+        """
         contrast, tokens = self.index.by_name[slot.contrast], parsed.tokens
         old = parsed.text[tokens[slot.start].start:tokens[slot.end - 1].end].lower()
         if surface(slot.word, contrast.pos, slot.form) != " ".join(old.split()): return "unsure"
@@ -310,10 +406,15 @@ class NaturalGenerator:
         if not (allowed & distinct(contrast)[k]).any(): return "no replacement"
         return Place(slot, chances.p, allowed, k, tuple(also))
 
-    def exchange(self,
-        places: list[Place], # N slots of one class and form
-    ) -> np.ndarray: # probability of each replacement (N, W); the sums are at most 1
-        "Compute the replacements of words, with the weights that balance their class."
+    def exchange(self, places: list[Place]) -> np.ndarray:
+        """Compute the replacements of words, with the weights that balance their class.
+
+        Args:
+            places: N slots of one class and form
+
+        Returns:
+            probability of each replacement (N, W); the sums are at most 1
+        """
         contrast, form = self.index.by_name[places[0].slot.contrast], places[0].slot.form
         p = np.stack([x.p for x in places])*np.exp(self.bias.get((contrast.name, form), 0))
         p /= p.sum(1, keepdims=True)
@@ -322,20 +423,30 @@ class NaturalGenerator:
 
 # %% ../../nbs/negatives/natural.ipynb #2b8e6475
 @patch
-def places(self: NaturalGenerator,
-    parsed: Parsed, # parse of a caption
-    said: frozenset[str] = frozenset(), # base forms in the other captions of the clip
-) -> list[Place | str]: # one per slot
-    "Check all slots of a caption."
+def places(self: NaturalGenerator, parsed: Parsed, said: frozenset[str] = frozenset()) -> list[Place | str]:
+    """Check all slots of a caption.
+
+    Args:
+        parsed: parse of a caption
+        said: base forms in the other captions of the clip
+
+    Returns:
+        one per slot
+    """
     if why := unsound(parsed, self.index.vocabulary): return [why]
     return [self.place(slot, parsed, said) for slot in find_slots(parsed, self.index.contrasts)]
 
-def balance(
-    generator: NaturalGenerator, # generator
-    sources: Iterable[Source], # parsed captions: those to be changed, or a sample of them
-    steps: int = 20, # number of corrections
-) -> NaturalGenerator: # generator whose words come in as often as they go out, over these captions
-    "Fit weights of words such that each word is a caption's as often as a negative's."
+def balance(generator: NaturalGenerator, sources: Iterable[Source], steps: int = 20) -> NaturalGenerator:
+    """Fit weights of words such that each word is a caption's as often as a negative's.
+
+    Args:
+        generator: generator
+        sources: parsed captions: those to be changed, or a sample of them
+        steps: number of corrections
+
+    Returns:
+        generator whose words come in as often as they go out, over these captions
+    """
     flows: dict = {}
     for s in sources:
         for p in generator.places(s.parsed, generator.others.get(s.item.clip_id, frozenset())):
@@ -367,11 +478,16 @@ def _trade(i, j, parsed, kind):
     return found if all(new for _, new in found) else None
 
 @patch
-def swaps(self: NaturalGenerator,
-    slots: list[Slot], # slots of a caption
-    parsed: Parsed, # its parse
-) -> Iterator[tuple[str, Option]]: # (kind, exchange of two words)
-    "Find pairs of words that can change places."
+def swaps(self: NaturalGenerator, slots: list[Slot], parsed: Parsed) -> Iterator[tuple[str, Option]]:
+    """Find pairs of words that can change places.
+
+    Args:
+        slots: slots of a caption
+        parsed: its parse
+
+    Returns:
+        (kind, exchange of two words)
+    """
     for i, j in combinations(slots, 2):
         c = self.index.by_name[i.contrast]
         if i.contrast != j.contrast or c.pos not in ("ADJ", "NUM") and i.word not in MALE | FEMALE: continue
@@ -386,10 +502,15 @@ def swaps(self: NaturalGenerator,
 
 # %% ../../nbs/negatives/natural.ipynb #e3d0fb8b
 @patch
-def options(self: NaturalGenerator,
-    source: Source, # a caption with its parse
-) -> dict[str, list[Option] | str]: # kind → its options after thinning, or the reason why there are none
-    "Find what can be replaced in a caption, once per caption."
+def options(self: NaturalGenerator, source: Source) -> dict[str, list[Option] | str]:
+    """Find what can be replaced in a caption, once per caption.
+
+    Args:
+        source: a caption with its parse
+
+    Returns:
+        kind → its options after thinning, or the reason why there are none
+    """
     if "natural" in source.memo: return source.memo["natural"]
     parsed, c = source.parsed, source.item
     whys, found = dict.fromkeys(self.kinds, "no match"), {}
@@ -414,20 +535,30 @@ def options(self: NaturalGenerator,
     return source.memo["natural"]
 
 @patch
-def offers(self: NaturalGenerator,
-    sources: list[Source], # captions
-    kinds: tuple[str, ...], # kinds to check
-) -> list[dict[str, str]]: # kind → reason why it cannot be made, "" if it can; one dict per caption
-    "Check which kinds can be made from each caption."
+def offers(self: NaturalGenerator, sources: list[Source], kinds: tuple[str, ...]) -> list[dict[str, str]]:
+    """Check which kinds can be made from each caption.
+
+    Args:
+        sources: captions
+        kinds: kinds to check
+
+    Returns:
+        kind → reason why it cannot be made, "" if it can; one dict per caption
+    """
     found = map(self.options, sources)
     return [{k: v if isinstance(v := some[k], str) else "" for k in kinds} for some in found]
 
 # %% ../../nbs/negatives/natural.ipynb #ef8d2aa8
-def edits_of(
-    parsed: Parsed, # parse of a caption
-    changes: Iterable[tuple[int, int, str]], # (first token, one past the last token, new words)
-) -> tuple[Edit, ...]: # edits, each in the text that the previous ones left
-    "Turn changes of tokens into edits, from right to left."
+def edits_of(parsed: Parsed, changes: Iterable[tuple[int, int, str]]) -> tuple[Edit, ...]:
+    """Turn changes of tokens into edits, from right to left.
+
+    Args:
+        parsed: parse of a caption
+        changes: (first token, one past the last token, new words)
+
+    Returns:
+        edits, each in the text that the previous ones left
+    """
     tokens, text, edits = parsed.tokens, parsed.text, []
     for start, end, new in sorted(changes, reverse=True):
         edits.append(put(text, tokens[start].start, tokens[end - 1].end, new))
@@ -435,11 +566,16 @@ def edits_of(
     return tuple(edits)
 
 @patch
-def draw_one(self: NaturalGenerator,
-    request: Request, # one negative
-    plan: Plan, # seed
-) -> Made | str: # the negative, or the reason why there is none
-    "Draw a slot, then its replacement."
+def draw_one(self: NaturalGenerator, request: Request, plan: Plan) -> Made | str:
+    """Draw a slot, then its replacement.
+
+    Args:
+        request: one negative
+        plan: seed
+
+    Returns:
+        the negative, or the reason why there is none
+    """
     c, parsed = request.source.item, request.source.parsed
     found = self.options(request.source)
     can = [k for k in request.kinds if not isinstance(found[k], str)]
@@ -458,22 +594,38 @@ def draw_one(self: NaturalGenerator,
     return Made(Negative(c.caption_id, text, kind, self.name, edits, plan.rounds, plan.seed))
 
 @patch
-def draw(self: NaturalGenerator,
-    requests: list[Request], # one per negative
-    plan: Plan, # seed
-) -> list[Made | str]: # one result per request: the negative, or the reason why there is none
-    "Draw a negative for each request."
+def draw(self: NaturalGenerator, requests: list[Request], plan: Plan) -> list[Made | str]:
+    """Draw a negative for each request.
+
+    Args:
+        requests: one per negative
+        plan: seed
+
+    Returns:
+        one result per request: the negative, or the reason why there is none
+    """
     return [self.draw_one(r, plan) for r in requests]
 
 # %% ../../nbs/negatives/natural.ipynb #b5640b47
 def natural(
-    captions: Iterable[Caption] = (), # captions to be changed, or a larger sample of the same source
-    index: SlotIndex | None = None, # counts of words in slots, changed in place; None: the package's
-    parser: Parser | None = None, # parser of captions; None: two parsers if "english" is installed, else "embedded"
-    sample: int = 5000, # largest number of captions that are counted and balanced
-    **settings, # further fields of `NaturalGenerator`
-) -> NaturalGenerator: # the generator "natural"
-    "Make the generator of natural negatives for some captions."
+    captions: Iterable[Caption] = (),
+    index: SlotIndex | None = None,
+    parser: Parser | None = None,
+    sample: int = 5000,
+    **settings,
+) -> NaturalGenerator:
+    """Make the generator of natural negatives for some captions.
+
+    Args:
+        captions: captions to be changed, or a larger sample of the same source
+        index: counts of words in slots, changed in place; None: the package's
+        parser: parser of captions; None: two parsers if "english" is installed, else "embedded"
+        sample: largest number of captions that are counted and balanced
+        **settings: further fields of `NaturalGenerator`
+
+    Returns:
+        the generator "natural"
+    """
     captions, others = list(captions), defaultdict(set)
     parser = parser or (AgreeingParser() if find_package("english") else NamedParser())
     for c in captions: others[c.clip_id] |= {w for t in WORD.findall(c.text.lower()) for w in lemmas(t)}

@@ -22,27 +22,43 @@ __all__ = ['ORACLES', 'Oracle', 'Nobody', 'nobody', 'allows', 'allows_pair', 'is
 # %% ../../nbs/negatives/oracle.ipynb #bb35fea5
 class Oracle(Protocol):
     "The contract of an oracle, which judges texts about clips; an oracle and its methods can be pickled."
-    def knows(self) -> bool: # False if no text can be judged
-        "Check if the oracle can judge texts at all."
+    def knows(self) -> bool:
+        """Check if the oracle can judge texts at all.
 
-    def only(
-        self,
-        clip_ids: Container[str], # ids of the clips to keep
-    ) -> Oracle: # an oracle that knows these clips alone
-        "Restrict the oracle to some clips."
+        Returns:
+            False if no text can be judged
+        """
 
-    def judge(
-        self,
-        clip_id: str, # id of the clip
-        text: str, # a sentence about the clip
-    ) -> str: # "false", "true" or "outside"
-        "Judge a text."
+    def only(self, clip_ids: Container[str]) -> Oracle:
+        """Restrict the oracle to some clips.
 
-    def states_held_out(
-        self,
-        text: str, # a sentence about any clip
-    ) -> bool: # True if the text states a combination that is held out of training
-        "Check if a text is recognizable without its clip, because it states a held-out combination."
+        Args:
+            clip_ids: ids of the clips to keep
+
+        Returns:
+            an oracle that knows these clips alone
+        """
+
+    def judge(self, clip_id: str, text: str) -> str:
+        """Judge a text.
+
+        Args:
+            clip_id: id of the clip
+            text: a sentence about the clip
+
+        Returns:
+            "false", "true" or "outside"
+        """
+
+    def states_held_out(self, text: str) -> bool:
+        """Check if a text is recognizable without its clip, because it states a held-out combination.
+
+        Args:
+            text: a sentence about any clip
+
+        Returns:
+            True if the text states a combination that is held out of training
+        """
 
 
 class Nobody:
@@ -51,71 +67,108 @@ class Nobody:
         "Return False."
         return False
 
-    def only(
-        self,
-        clip_ids: Container[str], # ignored
-    ) -> Nobody: # this oracle
-        "Return the oracle itself."
+    def only(self, clip_ids: Container[str]) -> Nobody:
+        """Return the oracle itself.
+
+        Args:
+            clip_ids: ignored
+
+        Returns:
+            this oracle
+        """
         return self
 
-    def judge(
-        self,
-        clip_id: str, # ignored
-        text: str, # ignored
-    ) -> str: # "outside"
-        "Return the verdict \"outside\"."
+    def judge(self, clip_id: str, text: str) -> str:
+        """Return the verdict \"outside\".
+
+        Args:
+            clip_id: ignored
+            text: ignored
+
+        Returns:
+            "outside"
+        """
         return "outside"
 
-    def states_held_out(
-        self,
-        text: str, # ignored
-    ) -> bool: # False
-        "Return False."
+    def states_held_out(self, text: str) -> bool:
+        """Return False.
+
+        Args:
+            text: ignored
+
+        Returns:
+            False
+        """
         return False
 
 
 ORACLES = Registry("oracle", {"none": "vidneg.negatives.oracle:nobody", "world": "vidneg.world.oracle:world_oracle"})
 
-def nobody(
-    graphs: object, # ignored
-    **settings, # ignored
-) -> Nobody: # an oracle that knows nothing
-    "Make the oracle of real data."
+def nobody(graphs: object, **settings) -> Nobody:
+    """Make the oracle of real data.
+
+    Args:
+        graphs: ignored
+        **settings: ignored
+
+    Returns:
+        an oracle that knows nothing
+    """
     return Nobody()
 
 # %% ../../nbs/negatives/oracle.ipynb #af23fd0e
-def allows(
-    oracle: Oracle, # judges the text
-    caption: Caption, # the original caption
-    text: str, # the text made from it
-    verdicts: tuple[str, ...] = ("false",), # accepted verdicts
-) -> bool: # True if the text may be used; always True if the oracle knows nothing
-    "Check if a text may be used as a test item about the caption's clip."
+def allows(oracle: Oracle, caption: Caption, text: str, verdicts: tuple[str, ...] = ("false",)) -> bool:
+    """Check if a text may be used as a test item about the caption's clip.
+
+    Args:
+        oracle: judges the text
+        caption: the original caption
+        text: the text made from it
+        verdicts: accepted verdicts
+
+    Returns:
+        True if the text may be used; always True if the oracle knows nothing
+    """
     if not oracle.knows(): return True
     return oracle.judge(caption.clip_id, text) in verdicts and not oracle.states_held_out(text)
 
-def allows_pair(
-    oracle: Oracle, # judges both texts
-    caption: Caption, # a caption that a generator made, as in SPOT
-    text: str, # its negative
-) -> bool: # True if both may be used; always True if the oracle knows nothing
-    "Check if a generated caption is true and its negative may be used."
+def allows_pair(oracle: Oracle, caption: Caption, text: str) -> bool:
+    """Check if a generated caption is true and its negative may be used.
+
+    Args:
+        oracle: judges both texts
+        caption: a caption that a generator made, as in SPOT
+        text: its negative
+
+    Returns:
+        True if both may be used; always True if the oracle knows nothing
+    """
     if not oracle.knows(): return True
     return oracle.judge(caption.clip_id, caption.text) == "true" and allows(oracle, caption, text)
 
-def is_true(
-    oracle: Oracle, # judges the negative
-    pair: Pair, # a caption and its negative
-) -> bool | None: # True or False; None: the oracle cannot read the text
-    "Check if the negative of a pair is true of its clip."
+def is_true(oracle: Oracle, pair: Pair) -> bool | None:
+    """Check if the negative of a pair is true of its clip.
+
+    Args:
+        oracle: judges the negative
+        pair: a caption and its negative
+
+    Returns:
+        True or False; None: the oracle cannot read the text
+    """
     verdict = oracle.judge(pair.clip_id, pair.negative)
     return None if verdict == "outside" else verdict == "true"
 
-def is_wrong(
-    oracle: Oracle, # judges the text
-    pair: Pair, # a caption and its negative, or its positive
-) -> bool | None: # True or False; None: the oracle cannot read the text
-    "Check if a negative is true, or a positive false."
+def is_wrong(oracle: Oracle, pair: Pair) -> bool | None:
+    """Check if a negative is true, or a positive false.
+
+    Args:
+        oracle: judges the text
+        pair: a caption and its negative, or its positive
+
+    Returns:
+        True or False; None: the oracle cannot read the text
+    """
     found = is_true(oracle, pair)
     return None if found is None else found != (pair.kind == "positive")
 
@@ -124,13 +177,18 @@ def _judge(job):
     oracle, clip_id, texts = job
     return [oracle.judge(clip_id, text) for text in texts]
 
-def verdicts(
-    negatives: Iterable[Negative], # negatives to judge
-    clip_of: dict[str, str], # caption_id → clip_id
-    oracle: Oracle, # judges the negatives
-    workers: int = 1, # number of processes
-) -> pd.DataFrame: # one row per negative, columns clip_id, kind, generator, verdict
-    "Judge negatives."
+def verdicts(negatives: Iterable[Negative], clip_of: dict[str, str], oracle: Oracle, workers: int = 1) -> pd.DataFrame:
+    """Judge negatives.
+
+    Args:
+        negatives: negatives to judge
+        clip_of: caption_id → clip_id
+        oracle: judges the negatives
+        workers: number of processes
+
+    Returns:
+        one row per negative, columns clip_id, kind, generator, verdict
+    """
     negatives = list(negatives)
     runs = [(clip, list(some)) for clip, some in groupby(negatives, lambda n: clip_of[n.caption_id])]
     jobs = [(oracle.only({clip}), clip, [n.text for n in some]) for clip, some in runs]

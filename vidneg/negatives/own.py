@@ -24,12 +24,22 @@ __all__ = ['COLUMNS', 'own_generator', 'negatives_frame']
 
 # %% ../../nbs/negatives/own.ipynb #c63ea259
 def own_generator(
-    captions: Sequence[Caption], # captions to be changed
-    balanced: bool = True, # True: replacements in balance with the captions' words; False: any word of the list
-    kinds: Sequence[str] = CATEGORIES, # kinds of negatives to make
-    lexicon: Lexicon | None = None, # word lists; default: NAVERO's
-) -> Generator: # generator of negatives
-    "Make the generator for some captions."
+    captions: Sequence[Caption],
+    balanced: bool = True,
+    kinds: Sequence[str] = CATEGORIES,
+    lexicon: Lexicon | None = None,
+) -> Generator:
+    """Make the generator for some captions.
+
+    Args:
+        captions: captions to be changed
+        balanced: True: replacements in balance with the captions' words; False: any word of the list
+        kinds: kinds of negatives to make
+        lexicon: word lists; default: NAVERO's
+
+    Returns:
+        generator of negatives
+    """
     lexicon = lexicon or Lexicon.navero()
     if unknown := [k for k in kinds if k not in CATEGORIES] or not kinds:
         what = f"no kind {unknown[0]!r}" if kinds else "no kinds are given"
@@ -42,12 +52,22 @@ COLUMNS = ["item", "clip_id", "video", "start", "end", "kind", "generator", "cap
            "edits", "rounds", "seed"]
 
 def negatives_frame(
-    inputs: Inputs, # captions and their clips
-    generator: Generator, # makes the negatives
-    progress: Callable[[Iterable], Iterable] = iter, # wraps the captions, such as tqdm
-    **settings, # fields of `Plan`: kinds, per_caption, rounds, seed, ...
-) -> tuple[pd.DataFrame, Counter]: # columns COLUMNS; counts by (kind, "made" or reason)
-    "Make negatives of captions as a table."
+    inputs: Inputs,
+    generator: Generator,
+    progress: Callable[[Iterable], Iterable] = iter,
+    **settings,
+) -> tuple[pd.DataFrame, Counter]:
+    """Make negatives of captions as a table.
+
+    Args:
+        inputs: captions and their clips
+        generator: makes the negatives
+        progress: wraps the captions, such as tqdm
+        **settings: fields of `Plan`: kinds, per_caption, rounds, seed, ...
+
+    Returns:
+        columns COLUMNS; counts by (kind, "made" or reason)
+    """
     import pandas as pd
     clips, captions = {c.clip_id: c for c in inputs.clips}, {c.caption_id: c for c in inputs.captions}
     counts, rows, number = Counter(), [], Counter()

@@ -24,8 +24,8 @@ from ..text.ud import CHUNK, Parsed
 from ..text.usage import English, in_use, usable
 
 # %% auto #0
-__all__ = ['CHECKED', 'Uniform', 'symmetric_joint', 'english_of', 'all_matches', 'choices', 'SlotFrequencies', 'Balanced',
-           'RuleGenerator', 'together', 'rules_published', 'rules_balanced', 'word_log_odds']
+__all__ = ['CHECKED', 'Uniform', 'symmetric_joint', 'english_of', 'all_matches', 'choices', 'SlotFrequencies',
+           'Balanced', 'RuleGenerator', 'together', 'rules_published', 'rules_balanced', 'word_log_odds']
 
 # %% ../../nbs/negatives/rules.ipynb #97e2085f
 def _entries(reading, lexicon):
@@ -33,18 +33,23 @@ def _entries(reading, lexicon):
     return {r.entry for r in lexicon.readings[reading.surface.lower()] if r.slot == reading.slot}
 
 class Uniform:
-    "Replacements drawn uniformly from all other words of the list (NAVERO, section 3.1.1)."
-    def __init__(
-        self,
-        lexicon: Lexicon, # word lists by category
-    ):
+    """Replacements drawn uniformly from all other words of the list (NAVERO, section 3.1.1).
+
+    Args:
+        lexicon: word lists by category
+    """
+    def __init__(self, lexicon: Lexicon):
         self.lexicon, self._options = lexicon, {}
 
-    def options(
-        self,
-        reading: Reading, # the word to replace
-    ) -> list[Reading]: # all words of the same slot and form, except the word itself and its other forms
-        "Return the possible replacements of `reading`."
+    def options(self, reading: Reading) -> list[Reading]:
+        """Return the possible replacements of `reading`.
+
+        Args:
+            reading: the word to replace
+
+        Returns:
+            all words of the same slot and form, except the word itself and its other forms
+        """
         if reading not in self._options:
             own, spelling = _entries(reading, self.lexicon), reading.surface.lower()
             tag, use = in_use(reading.form)
@@ -53,30 +58,48 @@ class Uniform:
                                       and (not use or usable(r, use))]
         return self._options[reading]
 
-    def usable(
-        self,
-        reading: Reading, # the word to replace
-    ) -> bool: # True if there is a replacement
-        "Check if `reading` can be replaced."
+    def usable(self, reading: Reading) -> bool:
+        """Check if `reading` can be replaced.
+
+        Args:
+            reading: the word to replace
+
+        Returns:
+            True if there is a replacement
+        """
         return bool(self.options(reading))
 
-    def draw(
-        self,
-        reading: Reading, # the word to replace
-        rng: np.random.Generator, # source of random numbers
-    ) -> Reading: # the replacement
-        "Draw a replacement uniformly."
+    def draw(self, reading: Reading, rng: np.random.Generator) -> Reading:
+        """Draw a replacement uniformly.
+
+        Args:
+            reading: the word to replace
+            rng: source of random numbers
+
+        Returns:
+            the replacement
+        """
         options = self.options(reading)
         return options[rng.integers(len(options))]
 
 # %% ../../nbs/negatives/rules.ipynb #4b1ebc54
 def symmetric_joint(
-    p: np.ndarray, # (n,) weights, positive
-    group: Iterable | None = None, # (n,) words of one group never replace each other; None: one group per word
-    steps: int = 2000, # largest number of fitting steps
-    tolerance: float = 1e-10, # largest error of a row sum, relative to the sum of p
-) -> np.ndarray: # (n, n) symmetric, zero within groups; row sums equal p/sum(p), or less where a group is thinned
-    "Fit a symmetric joint d_a d_b to row sums p (Sinkhorn, 1967), with heavy groups thinned to half of the mass."
+    p: np.ndarray,
+    group: Iterable | None = None,
+    steps: int = 2000,
+    tolerance: float = 1e-10,
+) -> np.ndarray:
+    """Fit a symmetric joint d_a d_b to row sums p (Sinkhorn, 1967), with heavy groups thinned to half of the mass.
+
+    Args:
+        p: (n,) weights, positive
+        group: (n,) words of one group never replace each other; None: one group per word
+        steps: largest number of fitting steps
+        tolerance: largest error of a row sum, relative to the sum of p
+
+    Returns:
+        (n, n) symmetric, zero within groups; row sums equal p/sum(p), or less where a group is thinned
+    """
     p = np.asarray(p, float)/np.sum(p)
     group = np.arange(len(p)) if group is None else np.unique(np.asarray(group), return_inverse=True)[1]
     mass = np.bincount(group, p)
@@ -95,20 +118,35 @@ def symmetric_joint(
     return S*min(1, (p/S.sum(1)).min())
 
 # %% ../../nbs/negatives/rules.ipynb #b86c8012
-def english_of(
-    lexicon: Lexicon, # word lists by category
-    english: English | None | str = "auto", # knows how words are used; None: any word of a list, as published
-) -> English | None: # what to check the words of the lexicon with
-    "Return the checks of a lexicon: with \"auto\" those of English, unless its words are of a formal language."
+def english_of(lexicon: Lexicon, english: English | None | str = "auto") -> English | None:
+    """Return the checks of a lexicon: with \"auto\" those of English, unless its words are of a formal language.
+
+    Args:
+        lexicon: word lists by category
+        english: knows how words are used; None: any word of a list, as published
+
+    Returns:
+        what to check the words of the lexicon with
+    """
     return (None if lexicon.formal else English()) if english == "auto" else english
 
 def all_matches(
-    texts: list[str], # captions
-    lexicon: Lexicon, # word lists by category
-    english: English | None, # keeps the words that are used as the lists mean; None: keeps all
-    parses: list[Parsed | None] | None = None, # known parses of the texts
-) -> list[list[Match]]: # matches of each caption
-    "Match a lexicon against captions."
+    texts: list[str],
+    lexicon: Lexicon,
+    english: English | None,
+    parses: list[Parsed | None] | None = None,
+) -> list[list[Match]]:
+    """Match a lexicon against captions.
+
+    Args:
+        texts: captions
+        lexicon: word lists by category
+        english: keeps the words that are used as the lists mean; None: keeps all
+        parses: known parses of the texts
+
+    Returns:
+        matches of each caption
+    """
     if english is None: return [lexicon.match(t) for t in texts]
     found: dict[str, list[Match]] = {t: english.read(p, lexicon) for t, p in zip(texts, parses or ()) if p is not None}
     new = [t for t in dict.fromkeys(texts) if t not in found]
@@ -118,31 +156,51 @@ def all_matches(
 
 # %% ../../nbs/negatives/rules.ipynb #5cc76bef
 def choices(
-    matches: Iterable[Match], # matches of the lexicon in one caption
-    usable: Callable[[Reading], bool], # True if the reading can be replaced
-    category: str, # one of `CATEGORIES`
-) -> list[tuple[Match, tuple[Reading, ...]]]: # matches with their usable readings; matches without any are left out
-    "Return the words of a caption that can be replaced in one category."
+    matches: Iterable[Match],
+    usable: Callable[[Reading], bool],
+    category: str,
+) -> list[tuple[Match, tuple[Reading, ...]]]:
+    """Return the words of a caption that can be replaced in one category.
+
+    Args:
+        matches: matches of the lexicon in one caption
+        usable: True if the reading can be replaced
+        category: one of `CATEGORIES`
+
+    Returns:
+        matches with their usable readings; matches without any are left out
+    """
     found = ((m, tuple(r for r in m.readings if r.category == category and usable(r))) for m in matches)
     return [(m, rs) for m, rs in found if rs]
 
 class SlotFrequencies:
-    "Expected number of times that each spelling is picked as the original, by (slot, form)."
-    def __init__(
-        self,
-        weights: dict[tuple[str, str], dict[str, float]], # (slot, form) → spelling → expected number of picks
-    ):
+    """Expected number of times that each spelling is picked as the original, by (slot, form).
+
+    Args:
+        weights: (slot, form) → spelling → expected number of picks
+    """
+    def __init__(self, weights: dict[tuple[str, str], dict[str, float]]):
         self.weights = weights
 
     @classmethod
     def count(
         cls,
-        captions: Iterable[Caption | str], # the captions to be changed, or a larger sample of the same source
-        lexicon: Lexicon, # word lists by category
-        categories: Iterable[str] = CATEGORIES, # categories from which the generator will choose
-        english: English | None | str = "auto", # as in `rules_balanced`
-    ) -> SlotFrequencies: # weights by (slot, form) and spelling
-        "Count the expected number of picks over `captions`."
+        captions: Iterable[Caption | str],
+        lexicon: Lexicon,
+        categories: Iterable[str] = CATEGORIES,
+        english: English | None | str = "auto",
+    ) -> SlotFrequencies:
+        """Count the expected number of picks over `captions`.
+
+        Args:
+            captions: the captions to be changed, or a larger sample of the same source
+            lexicon: word lists by category
+            categories: categories from which the generator will choose
+            english: as in `rules_balanced`
+
+        Returns:
+            weights by (slot, form) and spelling
+        """
         texts = [c.text if isinstance(c, Caption) else c for c in captions]
         found = all_matches(texts, lexicon, english_of(lexicon, english))
         seen = defaultdict(set) # (slot, form): entries that occur
@@ -157,12 +215,13 @@ class SlotFrequencies:
 
 # %% ../../nbs/negatives/rules.ipynb #364042a2
 class Balanced:
-    "Replacements drawn from the symmetric joint of the corpus, so that word frequencies do not reveal the negative."
-    def __init__(
-        self,
-        lexicon: Lexicon, # word lists by category
-        frequencies: SlotFrequencies, # counted on the captions to be changed
-    ):
+    """Replacements drawn from the symmetric joint of the corpus, so that word frequencies do not reveal the negative.
+
+    Args:
+        lexicon: word lists by category
+        frequencies: counted on the captions to be changed
+    """
+    def __init__(self, lexicon: Lexicon, frequencies: SlotFrequencies):
         self.lexicon, self._rows = lexicon, {}
         for (slot, form), weights in frequencies.weights.items(): self._fit(slot, form, weights)
 
@@ -178,19 +237,27 @@ class Balanced:
         for a, row, share in zip(words, S, p/p.sum()):
             if row.sum() > 0: self._rows[slot, form, a.surface.lower()] = words, np.cumsum(row/share)
 
-    def usable(
-        self,
-        reading: Reading, # the word to replace
-    ) -> bool: # True if the word has any replacement
-        "Check if `reading` can be replaced."
+    def usable(self, reading: Reading) -> bool:
+        """Check if `reading` can be replaced.
+
+        Args:
+            reading: the word to replace
+
+        Returns:
+            True if the word has any replacement
+        """
         return (reading.slot, reading.form, reading.surface.lower()) in self._rows
 
-    def draw(
-        self,
-        reading: Reading, # the word to replace
-        rng: np.random.Generator, # source of random numbers
-    ) -> Reading | None: # the replacement; None: the draw was thinned
-        "Draw a replacement from the symmetric joint."
+    def draw(self, reading: Reading, rng: np.random.Generator) -> Reading | None:
+        """Draw a replacement from the symmetric joint.
+
+        Args:
+            reading: the word to replace
+            rng: source of random numbers
+
+        Returns:
+            the replacement; None: the draw was thinned
+        """
         words, cumulative = self._rows[reading.slot, reading.form, reading.surface.lower()]
         u = rng.random()
         # Rounding leaves the sum of a row slightly below 1: only a larger gap means that the word is thinned.
@@ -209,12 +276,20 @@ CHECKED = 4 # largest number of edits that are parsed in one round
 
 @dataclass(frozen=True, eq=False)
 class RuleGenerator:
-    "Generator of negatives from word lists, in rounds; a pure function of (text, caption id, seed, key)."
-    name: str # part of the random seeds, and the value of `Negative.generator`
-    lexicon: Lexicon # word lists by category
-    choice: Uniform | Balanced # decides which words can be replaced, and draws the replacements
-    strict: bool = False # if true, reject replacements that the lexicon would read in another slot or form
-    english: English | None = None # knows how words are used; None: any word of a list, as published
+    """Generator of negatives from word lists, in rounds; a pure function of (text, caption id, seed, key).
+
+    Attributes:
+        name: part of the random seeds, and the value of `Negative.generator`
+        lexicon: word lists by category
+        choice: decides which words can be replaced, and draws the replacements
+        strict: if true, reject replacements that the lexicon would read in another slot or form
+        english: knows how words are used; None: any word of a list, as published
+    """
+    name: str
+    lexicon: Lexicon
+    choice: Uniform | Balanced
+    strict: bool = False
+    english: English | None = None
     kinds, takes, plan = CATEGORIES, Caption, Plan() # as a `Generator`
 
     @property
@@ -227,12 +302,16 @@ class RuleGenerator:
         "Return the parser of the checks; without checks none is needed."
         return self.english and self.english.parser.parse
 
-    def options(
-        self,
-        matches: list[Match], # matches of the lexicon in the current text
-        categories: Iterable[str] = CATEGORIES, # categories that may be changed
-    ) -> dict[str, list]: # category → its `choices`; categories without any are left out
-        "Return the words that can be replaced, by category."
+    def options(self, matches: list[Match], categories: Iterable[str] = CATEGORIES) -> dict[str, list]:
+        """Return the words that can be replaced, by category.
+
+        Args:
+            matches: matches of the lexicon in the current text
+            categories: categories that may be changed
+
+        Returns:
+            category → its `choices`; categories without any are left out
+        """
         found = {c: choices(matches, self.choice.usable, c) for c in CATEGORIES if c in categories}
         return {c: offer for c, offer in found.items() if offer}
 
@@ -285,11 +364,16 @@ def _attempt(self: RuleGenerator, text, caption_id, seed, rounds, categories, ke
     kind = kinds[0] if len(set(kinds)) == 1 else "mixed"
     return Negative(caption_id, now, kind, self.name, tuple(edits), rounds, seed), kind
 
-def together(
-    attempts: list[Iterator], # generators that yield texts and are sent their parses
-    parse: Callable[[list[str]], list[Parsed]] | None, # parser; None: no attempt yields a text
-) -> list: # what each attempt returns
-    "Run attempts side by side, and parse their texts in batches."
+def together(attempts: list[Iterator], parse: Callable[[list[str]], list[Parsed]] | None) -> list:
+    """Run attempts side by side, and parse their texts in batches.
+
+    Args:
+        attempts: generators that yield texts and are sent their parses
+        parse: parser; None: no attempt yields a text
+
+    Returns:
+        what each attempt returns
+    """
     out, sent = [None]*len(attempts), dict.fromkeys(range(len(attempts)))
     while sent:
         asked = {}
@@ -304,47 +388,73 @@ def together(
 @patch
 def attempt(
     self: RuleGenerator,
-    text: str, # the caption
-    caption_id: str, # id of the caption, part of the random seed
-    seed: int, # seed of all draws
-    rounds: int = 1, # largest number of edits, 1 to 5 in NAVERO
-    categories: Iterable[str] = CATEGORIES, # categories that may be changed
-    key: str = "0", # distinguishes the negatives of one caption
-    matches: list[Match] | None = None, # from `all_matches`; None: not computed yet
-    parsed: Parsed | None = None, # parse of the text; None: not parsed yet
-) -> tuple[Negative | None, str]: # (negative, its category or "mixed"), or (None, the reason)
-    "Try to make one negative."
+    text: str,
+    caption_id: str,
+    seed: int,
+    rounds: int = 1,
+    categories: Iterable[str] = CATEGORIES,
+    key: str = "0",
+    matches: list[Match] | None = None,
+    parsed: Parsed | None = None,
+) -> tuple[Negative | None, str]:
+    """Try to make one negative.
+
+    Args:
+        text: the caption
+        caption_id: id of the caption, part of the random seed
+        seed: seed of all draws
+        rounds: largest number of edits, 1 to 5 in NAVERO
+        categories: categories that may be changed
+        key: distinguishes the negatives of one caption
+        matches: from `all_matches`; None: not computed yet
+        parsed: parse of the text; None: not parsed yet
+
+    Returns:
+        (negative, its category or "mixed"), or (None, the reason)
+    """
     return together([self._attempt(text, caption_id, seed, rounds, categories, key, matches, parsed)], self.parse)[0]
 
 @patch
-def __call__(
-    self: RuleGenerator,
-    text: str, # the caption
-    caption_id: str, # id of the caption, part of the random seed
-    seed: int, # seed of all draws
-    **kwargs, # further arguments of `attempt`
-) -> Negative | None: # the negative, or None
-    "Return the result of `attempt` without the reason."
+def __call__(self: RuleGenerator, text: str, caption_id: str, seed: int, **kwargs) -> Negative | None:
+    """Return the result of `attempt` without the reason.
+
+    Args:
+        text: the caption
+        caption_id: id of the caption, part of the random seed
+        seed: seed of all draws
+        **kwargs: further arguments of `attempt`
+
+    Returns:
+        the negative, or None
+    """
     return self.attempt(text, caption_id, seed, **kwargs)[0]
 
 # %% ../../nbs/negatives/rules.ipynb #2461ac13
 @patch
-def matches_of(
-    self: RuleGenerator,
-    source: Source, # a caption
-) -> list[Match]: # matches in the order of the text
-    "Match the lexicon against a caption, once per source."
+def matches_of(self: RuleGenerator, source: Source) -> list[Match]:
+    """Match the lexicon against a caption, once per source.
+
+    Args:
+        source: a caption
+
+    Returns:
+        matches in the order of the text
+    """
     if "matches" not in source.memo:
         [source.memo["matches"]] = all_matches([source.item.text], self.lexicon, self.english, [source.parsed])
     return source.memo["matches"]
 
 @patch
-def offers(
-    self: RuleGenerator,
-    sources: list[Source], # captions
-    kinds: tuple[str, ...], # categories to check
-) -> list[dict[str, str]]: # category → reason why it cannot be changed, "" if it can; one dict per caption
-    "Check which categories can be changed in each caption."
+def offers(self: RuleGenerator, sources: list[Source], kinds: tuple[str, ...]) -> list[dict[str, str]]:
+    """Check which categories can be changed in each caption.
+
+    Args:
+        sources: captions
+        kinds: categories to check
+
+    Returns:
+        category → reason why it cannot be changed, "" if it can; one dict per caption
+    """
     out = []
     for matches in map(self.matches_of, sources):
         can, known = self.options(matches, kinds), {r.category for m in matches for r in m.readings}
@@ -352,42 +462,69 @@ def offers(
     return out
 
 @patch
-def draw(
-    self: RuleGenerator,
-    requests: list[Request], # one per negative
-    plan: Plan, # seed and number of rounds
-) -> list[Made | str]: # one result per request: the negative, or the reason why there is none
-    "Draw a negative for each request."
+def draw(self: RuleGenerator, requests: list[Request], plan: Plan) -> list[Made | str]:
+    """Draw a negative for each request.
+
+    Args:
+        requests: one per negative
+        plan: seed and number of rounds
+
+    Returns:
+        one result per request: the negative, or the reason why there is none
+    """
     tried = [self._attempt(s.item.text, s.id, plan.seed, plan.rounds, r.kinds, r.key, self.matches_of(s), s.parsed)
              for r in requests for s in [r.source]]
     return [why if made is None else Made(made) for made, why in together(tried, self.parse)]
 
 # %% ../../nbs/negatives/rules.ipynb #bc68631b
 def rules_published(
-    lexicon: Lexicon, # word lists by category
-    frequencies: SlotFrequencies | None = None, # ignored
-    english: English | None | str = "auto", # knows how words are used; None: any word of a list, as published
-) -> RuleGenerator: # the generator "rules-published"
-    "Make NAVERO's rule-based generator."
+    lexicon: Lexicon,
+    frequencies: SlotFrequencies | None = None,
+    english: English | None | str = "auto",
+) -> RuleGenerator:
+    """Make NAVERO's rule-based generator.
+
+    Args:
+        lexicon: word lists by category
+        frequencies: ignored
+        english: knows how words are used; None: any word of a list, as published
+
+    Returns:
+        the generator "rules-published"
+    """
     return RuleGenerator("rules-published", lexicon, Uniform(lexicon), english=english_of(lexicon, english))
 
 def rules_balanced(
-    lexicon: Lexicon, # word lists by category
-    frequencies: SlotFrequencies, # counted on the captions to be changed, or on a larger sample of the same source
-    english: English | None | str = "auto", # knows how words are used, as for the frequencies; None: any word of a list
-) -> RuleGenerator: # the generator "rules-balanced"
-    "Make a rule-based generator with balanced replacements."
+    lexicon: Lexicon,
+    frequencies: SlotFrequencies,
+    english: English | None | str = "auto",
+) -> RuleGenerator:
+    """Make a rule-based generator with balanced replacements.
+
+    Args:
+        lexicon: word lists by category
+        frequencies: counted on the captions to be changed, or on a larger sample of the same source
+        english: knows how words are used, as for the frequencies; None: any word of a list
+
+    Returns:
+        the generator "rules-balanced"
+    """
     if frequencies is None:
         raise VidnegError("rules-balanced needs frequencies; make them by SlotFrequencies.count(captions, lexicon)")
     return RuleGenerator("rules-balanced", lexicon, Balanced(lexicon, frequencies), True, english_of(lexicon, english))
 
 # %% ../../nbs/negatives/rules.ipynb #dd023979
-def word_log_odds(
-    captions: Iterable[Caption], # true captions
-    negatives: Iterable[Negative], # negatives of these captions; a caption counts once per negative
-    prior: float = 1.0, # pseudocount added to each count
-) -> pd.DataFrame: # columns word, true, negative (counts) and log_odds; largest absolute log-odds first
-    "Compute the log-odds of each word in negatives against captions."
+def word_log_odds(captions: Iterable[Caption], negatives: Iterable[Negative], prior: float = 1.0) -> pd.DataFrame:
+    """Compute the log-odds of each word in negatives against captions.
+
+    Args:
+        captions: true captions
+        negatives: negatives of these captions; a caption counts once per negative
+        prior: pseudocount added to each count
+
+    Returns:
+        columns word, true, negative (counts) and log_odds; largest absolute log-odds first
+    """
     negatives = list(negatives)
     texts = {c.caption_id: c.text for c in captions}
     words = lambda text: re.findall(r"[\w'-]+", text.lower())

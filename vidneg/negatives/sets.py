@@ -17,33 +17,50 @@ from ..core.records import Caption, Negative, write_records
 __all__ = ['set_file', 'captions_file', 'write_set', 'outcome_rows']
 
 # %% ../../nbs/negatives/sets.ipynb #cad67dae
-def set_file(
-    folder: str | Path, # folder of all sets
-    part: str, # "train" or "test"
-    name: str, # name of the set, usually that of its generator
-) -> Path: # path of the Parquet file
-    "Return the file of a set."
+def set_file(folder: str | Path, part: str, name: str) -> Path:
+    """Return the file of a set.
+
+    Args:
+        folder: folder of all sets
+        part: "train" or "test"
+        name: name of the set, usually that of its generator
+
+    Returns:
+        path of the Parquet file
+    """
     return Path(folder)/f"{'test-' if part == 'test' else ''}{name}.parquet"
 
-def captions_file(
-    path: Path, # path of the set, from `set_file`
-) -> Path: # path of the Parquet file with the captions
-    "Return the caption file of a set that has its own captions."
+def captions_file(path: Path) -> Path:
+    """Return the caption file of a set that has its own captions.
+
+    Args:
+        path: path of the set, from `set_file`
+
+    Returns:
+        path of the Parquet file with the captions
+    """
     return path.with_name(f"{path.stem}-captions.parquet")
 
-def write_set(
-    path: Path, # path of the set, from `set_file`
-    negatives: list[Negative], # negatives of the set
-    captions: list[Caption] | None = None, # the set's own captions; None: captions of the dataset
-):
-    "Write the negatives of a set, and its captions if it has its own."
+def write_set(path: Path, negatives: list[Negative], captions: list[Caption] | None = None):
+    """Write the negatives of a set, and its captions if it has its own.
+
+    Args:
+        path: path of the set, from `set_file`
+        negatives: negatives of the set
+        captions: the set's own captions; None: captions of the dataset
+    """
     write_records(path, negatives, Negative)
     if captions is not None: write_records(captions_file(path), captions, Caption)
 
 # %% ../../nbs/negatives/sets.ipynb #b6a00005
-def outcome_rows(
-    counts: Mapping[tuple[str, str], Counter], # (part, name of the set) → counts by (kind, "made" or reason)
-) -> pd.DataFrame: # one row per outcome, columns part, set, kind, outcome, n
-    "Tabulate the outcomes of all sets."
+def outcome_rows(counts: Mapping[tuple[str, str], Counter]) -> pd.DataFrame:
+    """Tabulate the outcomes of all sets.
+
+    Args:
+        counts: (part, name of the set) → counts by (kind, "made" or reason)
+
+    Returns:
+        one row per outcome, columns part, set, kind, outcome, n
+    """
     rows = [(*key, kind, why, n[kind, why]) for key, n in counts.items() for kind, why in sorted(n)]
     return pd.DataFrame(rows, columns=["part", "set", "kind", "outcome", "n"])

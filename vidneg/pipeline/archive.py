@@ -27,10 +27,15 @@ from .stage import read_yaml
 __all__ = ['MANIFEST', 'outputs', 'cache_folder', 'cached_files', 'report_files', 'make_archive', 'main']
 
 # %% ../../nbs/pipeline/archive.ipynb #a4c00006
-def outputs(
-    folder: str | Path, # folder of a scale, with dvc.yaml and dvc.lock
-) -> dict[str, tuple[str, bool]]: # path → (MD5, True: its content is in DVC's cache)
-    "List the outputs of all stages. Raises `VidnegError` if there is no lock file."
+def outputs(folder: str | Path) -> dict[str, tuple[str, bool]]:
+    """List the outputs of all stages. Raises `VidnegError` if there is no lock file.
+
+    Args:
+        folder: folder of a scale, with dvc.yaml and dvc.lock
+
+    Returns:
+        path → (MD5, True: its content is in DVC's cache)
+    """
     folder = Path(folder)
     if not (folder/"dvc.lock").is_file():
         raise VidnegError(f"{folder} holds no dvc.lock: run `make reproduce` first")
@@ -39,10 +44,15 @@ def outputs(
     locked = [o for s in read_yaml(folder/"dvc.lock").get("stages", {}).values() for o in s.get("outs", [])]
     return {o["path"]: (o["md5"], o["path"] not in uncached) for o in sorted(locked, key=lambda o: o["path"])}
 
-def cache_folder(
-    folder: str | Path, # folder of a scale
-) -> Path: # folder of DVC's cache
-    "Find the cache that a folder uses."
+def cache_folder(folder: str | Path) -> Path:
+    """Find the cache that a folder uses.
+
+    Args:
+        folder: folder of a scale
+
+    Returns:
+        folder of DVC's cache
+    """
     config = configparser.ConfigParser()
     config.read(Path(folder)/".dvc/config", encoding="utf-8")
     return (Path(folder)/".dvc"/config.get("cache", "dir", fallback="cache")).resolve()
@@ -58,22 +68,32 @@ def _object(cache, md5):
         raise VidnegError(f"{path} is damaged: delete it, and run `make reproduce`")
     return path, data
 
-def cached_files(
-    cache: Path, # folder of DVC's cache
-    md5: str, # hash of an output; ends in .dir for a folder
-) -> Iterator[tuple[Path, bytes]]: # files of the cache with their content
-    "Yield the files that make up an output. Raises `VidnegError` for missing or damaged ones."
+def cached_files(cache: Path, md5: str) -> Iterator[tuple[Path, bytes]]:
+    """Yield the files that make up an output. Raises `VidnegError` for missing or damaged ones.
+
+    Args:
+        cache: folder of DVC's cache
+        md5: hash of an output; ends in .dir for a folder
+
+    Returns:
+        files of the cache with their content
+    """
     path, data = _object(cache, md5)
     yield path, data
     if md5.endswith(".dir"):
         for file in dict.fromkeys(entry["md5"] for entry in json.loads(data)): yield _object(cache, file)
 
-def report_files(
-    folder: Path, # folder of a scale
-    name: str, # path of a report: a file or a folder
-    md5: str, # its hash in the lock file
-) -> list[Path]: # files
-    "List the files of a report. Raises `VidnegError` if they are not those of the lock file."
+def report_files(folder: Path, name: str, md5: str) -> list[Path]:
+    """List the files of a report. Raises `VidnegError` if they are not those of the lock file.
+
+    Args:
+        folder: folder of a scale
+        name: path of a report: a file or a folder
+        md5: its hash in the lock file
+
+    Returns:
+        files
+    """
     path = folder/name
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]*path.is_file()
     hashes = {p: hashlib.md5(p.read_bytes()).hexdigest() for p in files}
@@ -114,12 +134,17 @@ def _add(tar, name, data):
     tar.addfile(entry, io.BytesIO(data))
 
 # %% ../../nbs/pipeline/archive.ipynb #a4c00013
-def make_archive(
-    folder: str | Path, # folder of a scale
-    out: str | Path, # archive to write, ends in .tar.gz
-    without: Iterable[str] = (), # outputs to leave out, such as data/frames
-) -> Path: # `out`
-    "Pack reports, lock file and cached outputs. Raises `VidnegError` if some are missing, damaged or out of date."
+def make_archive(folder: str | Path, out: str | Path, without: Iterable[str] = ()) -> Path:
+    """Pack reports, lock file and cached outputs. Raises `VidnegError` if some are missing, damaged or out of date.
+
+    Args:
+        folder: folder of a scale
+        out: archive to write, ends in .tar.gz
+        without: outputs to leave out, such as data/frames
+
+    Returns:
+        `out`
+    """
     folder, without = Path(folder).resolve(), {*without}
     root, files = project_root(folder), {}
     if unknown := without - {*outputs(folder)}:
@@ -134,10 +159,15 @@ def make_archive(
     return Path(out)
 
 # %% ../../nbs/pipeline/archive.ipynb #a4c00015
-def main(
-    argv: list[str] | None = None, # command-line arguments; None: those of the process
-) -> int: # exit status, 0 for success
-    "Run `python -m vidneg.pipeline.archive`; return its exit status."
+def main(argv: list[str] | None = None) -> int:
+    """Run `python -m vidneg.pipeline.archive`; return its exit status.
+
+    Args:
+        argv: command-line arguments; None: those of the process
+
+    Returns:
+        exit status, 0 for success
+    """
     parser = argparse.ArgumentParser("python -m vidneg.pipeline.archive", description="Pack the results of a scale.")
     parser.add_argument("--scale", default="", help="name of the scale; default: laptop")
     parser.add_argument("--out", default="", help="file to write; default: dist/vidneg-VERSION-SCALE.tar.gz")

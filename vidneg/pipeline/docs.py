@@ -24,28 +24,38 @@ from ..core.files import atomic_path, project_root
 from .readme import visible
 
 # %% auto #0
-__all__ = ['REPOSITORY', 'LINK', 'EXTRA', 'COLORS', 'MATH', 'WORKER', 'STYLE', 'MARKDOWN', 'place', 'relinked', 'unlinked',
-           'Page', 'output_html', 'notebook_page', 'drawn', 'with_mathml', 'plain', 'signature', 'documented',
-           'read_package', 'reference_page', 'map_of', 'navigation', 'finished', 'configuration', 'pages_of', 'build',
-           'main']
+__all__ = ['REPOSITORY', 'LINK', 'EXTRA', 'COLORS', 'MATH', 'WORKER', 'STYLE', 'MARKDOWN', 'place', 'relinked',
+           'unlinked', 'Page', 'output_html', 'notebook_page', 'drawn', 'with_mathml', 'plain', 'signature',
+           'documented', 'read_package', 'reference_page', 'map_of', 'navigation', 'finished', 'configuration',
+           'pages_of', 'build', 'main']
 
 # %% ../../nbs/pipeline/docs.ipynb #d0c50006
 REPOSITORY = "https://github.com/vidneg/vidneg"
 LINK = re.compile(r"""(?<=\]\()[^)\s]+(?=\))|(?<=\ssrc=")[^"]+(?=")""")
 
-def place(
-    path: str, # file relative to the project's root
-) -> str: # place of its page on the site
-    "Return the place of a file's page."
+def place(path: str) -> str:
+    """Return the place of a file's page.
+
+    Args:
+        path: file relative to the project's root
+
+    Returns:
+        place of its page on the site
+    """
     return re.sub(r"\.ipynb$", ".md", path.removeprefix("nbs/"))
 
-def relinked(
-    text: str, # Markdown
-    path: str, # file that it comes from, relative to the root
-    root: Path, # the project's root
-    pictures: set[str], # receives the pictures that the text shows
-) -> str: # Markdown with the links of the site
-    "Rewrite the links of a page."
+def relinked(text: str, path: str, root: Path, pictures: set[str]) -> str:
+    """Rewrite the links of a page.
+
+    Args:
+        text: Markdown
+        path: file that it comes from, relative to the root
+        root: the project's root
+        pictures: receives the pictures that the text shows
+
+    Returns:
+        Markdown with the links of the site
+    """
     def target(match):
         link, mark, anchor = match[0].partition("#")
         file = posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
@@ -59,12 +69,17 @@ def relinked(
         return posixpath.relpath(file, here or ".")
     return LINK.sub(target, text)
 
-def unlinked(
-    text: str, # Markdown that a cell displayed
-    path: str, # its notebook, relative to the root
-    root: Path, # the project's root
-) -> str: # Markdown in which a link to a file that only existed while the cell ran is its label
-    "Take away the links of an output that lead nowhere."
+def unlinked(text: str, path: str, root: Path) -> str:
+    """Take away the links of an output that lead nowhere.
+
+    Args:
+        text: Markdown that a cell displayed
+        path: its notebook, relative to the root
+        root: the project's root
+
+    Returns:
+        Markdown in which a link to a file that only existed while the cell ran is its label
+    """
     def kept(match):
         gone = ":" not in match[2] and match[2][0] != "#" and not (root/path).parent.joinpath(match[2]).exists()
         return match[1] if gone else match[0]
@@ -74,17 +89,28 @@ EXTRA = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"} # other 
 
 # %% ../../nbs/pipeline/docs.ipynb #d0c50009
 class Page(NamedTuple):
-    "A page of the site."
-    path: str # place on the site, such as "losses/hard.md"
-    text: str # Markdown, with a marker in place of each output
-    outputs: list[str] # the outputs as HTML
+    """A page of the site.
+
+    Attributes:
+        path: place on the site, such as "losses/hard.md"
+        text: Markdown, with a marker in place of each output
+        outputs: the outputs as HTML
+    """
+    path: str
+    text: str
+    outputs: list[str]
 
 COLORS = re.compile(r"\x1b\[[0-9;]*m") # a terminal's codes for colors
 
-def output_html(
-    output, # output of a code cell, a notebook node
-) -> str: # HTML; "": the output is Markdown
-    "Turn the richest form of an output into HTML."
+def output_html(output) -> str:
+    """Turn the richest form of an output into HTML.
+
+    Args:
+        output: output of a code cell, a notebook node
+
+    Returns:
+        HTML; "": the output is Markdown
+    """
     data = output.get("data", {})
     if "text/markdown" in data: return ""
     if "text/html" in data:
@@ -96,12 +122,17 @@ def output_html(
     text = output["text"] if output.output_type == "stream" else data.get("text/plain", "")
     return f"<pre>{html.escape(COLORS.sub('', text).rstrip())}</pre>"
 
-def notebook_page(
-    path: str, # notebook, relative to the root
-    root: Path, # the project's root
-    pictures: set[str], # receives the pictures that the page shows
-) -> Page: # the page
-    "Turn a notebook into a page."
+def notebook_page(path: str, root: Path, pictures: set[str]) -> Page:
+    """Turn a notebook into a page.
+
+    Args:
+        path: notebook, relative to the root
+        root: the project's root
+        pictures: receives the pictures that the page shows
+
+    Returns:
+        the page
+    """
     import nbformat
     nb = nbformat.read(root/path, 4)
     visible(nb)
@@ -121,10 +152,15 @@ def notebook_page(
             outputs.append(made)
     return Page(place(path), "\n\n".join(map(drawn, parts)) + "\n", outputs)
 
-def drawn(
-    text: str, # Markdown
-) -> str: # Markdown without Mermaid's code
-    "Write Mermaid's charts as lines with arrows, because the program that draws them would come from the network."
+def drawn(text: str) -> str:
+    """Write Mermaid's charts as lines with arrows, because the program that draws them would come from the network.
+
+    Args:
+        text: Markdown
+
+    Returns:
+        Markdown without Mermaid's code
+    """
     def lines(match):
         names = dict(re.findall(r"(\w+)\[([^\]]+)\]", match[1]))
         edges = [re.sub(r"\[[^\]]+\]", "", line).split("-->") for line in match[1].splitlines() if "-->" in line]
@@ -134,10 +170,15 @@ def drawn(
 # %% ../../nbs/pipeline/docs.ipynb #d0c5000d
 MATH = re.compile(r'(?s)<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>')
 
-def with_mathml(
-    page: str, # HTML with formulas in TeX
-) -> str: # HTML with formulas in MathML
-    "Turn the formulas of a page into MathML."
+def with_mathml(page: str) -> str:
+    """Turn the formulas of a page into MathML.
+
+    Args:
+        page: HTML with formulas in TeX
+
+    Returns:
+        HTML with formulas in MathML
+    """
     from latex2mathml.converter import convert
     def formula(match):
         display = "inline" if match[2] == "(" else "block"
@@ -145,17 +186,27 @@ def with_mathml(
     return MATH.sub(formula, page)
 
 # %% ../../nbs/pipeline/docs.ipynb #d0c50010
-def plain(
-    text: str, # text of a docstring
-) -> str: # Markdown that shows this text; code between backticks stays code
-    "Escape the characters that Markdown would read, except in code."
+def plain(text: str) -> str:
+    """Escape the characters that Markdown would read, except in code.
+
+    Args:
+        text: text of a docstring
+
+    Returns:
+        Markdown that shows this text; code between backticks stays code
+    """
     parts = re.split(r"(`[^`]+`)", text)
     return "".join(p if i % 2 else re.sub(r"([\\*_\[\]<>$#{}|~])", r"\\\1", p) for i, p in enumerate(parts))
 
-def signature(
-    function, # a function of griffe
-) -> str: # Python, lines of at most about 100 characters
-    "Write the signature of a function, one parameter per line if it is long."
+def signature(function) -> str:
+    """Write the signature of a function, one parameter per line if it is long.
+
+    Args:
+        function: a function of griffe
+
+    Returns:
+        Python, lines of at most about 100 characters
+    """
     line = function.signature(return_type=True)
     if len(line) <= 100: return line
     head, _, rest = line.partition("(")
@@ -167,10 +218,15 @@ def signature(
         depth += sum(map(part.count, "([{")) - sum(map(part.count, ")]}"))
     return f"{head}(\n    " + ",\n    ".join(joined) + ",\n)" + (f" ->{result}" if ") ->" in rest else "")
 
-def documented(
-    thing, # a function, class or module of griffe with a docstring
-) -> list[str]: # paragraphs of Markdown
-    "Turn a docstring into Markdown."
+def documented(thing) -> list[str]:
+    """Turn a docstring into Markdown.
+
+    Args:
+        thing: a function, class or module of griffe with a docstring
+
+    Returns:
+        paragraphs of Markdown
+    """
     parts = []
     for section in thing.docstring.parsed if thing.docstring else []:
         if section.kind.value == "text": parts.append(plain(section.value))
@@ -199,20 +255,30 @@ def _class(thing):
         if m.docstring: parts += [f"```python\n{signature(m)}\n```", *documented(m)]
     return parts
 
-def read_package(
-    root: Path, # the project's root
-): # griffe's module vidneg, with all modules below it
-    "Read the package without importing it."
+def read_package(root: Path):
+    """Read the package without importing it.
+
+    Args:
+        root: the project's root
+
+    Returns:
+        griffe's module vidneg, with all modules below it
+    """
     import griffe
     return griffe.load("vidneg", search_paths=[str(root)], docstring_parser="google",
                        docstring_options={"warn_missing_types": False})
 
-def reference_page(
-    room: str, # name of the room
-    package, # vidneg, from `read_package`
-    root: Path, # the project's root
-) -> Page: # the page
-    "Write the reference of a room."
+def reference_page(room: str, package, root: Path) -> Page:
+    """Write the reference of a room.
+
+    Args:
+        room: name of the room
+        package: vidneg, from `read_package`
+        root: the project's root
+
+    Returns:
+        the page
+    """
     modules = {m.path: m for m in _modules(package[room])}
     parts = [f"# {room}", f"The modules of `vidneg.{room}`."]
     for path, module in sorted(modules.items()):
@@ -232,10 +298,15 @@ def _modules(package):
         if not m.is_alias: yield from _modules(m)
 
 # %% ../../nbs/pipeline/docs.ipynb #d0c50015
-def map_of(
-    root: Path, # the project's root
-) -> tuple[dict[str, str], dict[str, str]]: # room → names of its notebooks, separated by spaces; room → title
-    "Read the order of the notebooks from the map."
+def map_of(root: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Read the order of the notebooks from the map.
+
+    Args:
+        root: the project's root
+
+    Returns:
+        room → names of its notebooks, separated by spaces; room → title
+    """
     import ast
     found = {}
     for cell in json.loads((root/"nbs/map.ipynb").read_text(encoding="utf-8"))["cells"]:
@@ -244,12 +315,17 @@ def map_of(
             found[name] = ast.literal_eval(next(n.value for n in tree.body if isinstance(n, ast.Assign)))
     return found["ORDER"], found["ROOMS"]
 
-def navigation(
-    order: dict[str, str], # room → names of its notebooks
-    titles: dict[str, str], # room → title
-    rooms: Iterable[str], # rooms with a reference
-) -> list: # the tree of pages, as Zensical reads it
-    "Arrange the pages."
+def navigation(order: dict[str, str], titles: dict[str, str], rooms: Iterable[str]) -> list:
+    """Arrange the pages.
+
+    Args:
+        order: room → names of its notebooks
+        titles: room → title
+        rooms: rooms with a reference
+
+    Returns:
+        the tree of pages, as Zensical reads it
+    """
     def entries(room):
         return [{_label(name): posixpath.join(room, f"{name}.md")} for name in order[room].split()]
     lessons = [{titles[room]: entries(room)} for room in order if room not in ("", "guides")]
@@ -284,11 +360,16 @@ STYLE = """.output { overflow-x: auto; font-size: .68rem; margin: 1em 0; }
 math[display="block"] { font-size: 1.1em; overflow-x: auto; padding: .3em 0; }
 """
 
-def finished(
-    page: str, # HTML as Zensical made it
-    outputs: list[str], # outputs of the notebook, as HTML
-) -> str: # HTML of the site
-    "Put outputs and formulas into a page, and nothing that would come from the network."
+def finished(page: str, outputs: list[str]) -> str:
+    """Put outputs and formulas into a page, and nothing that would come from the network.
+
+    Args:
+        page: HTML as Zensical made it
+        outputs: outputs of the notebook, as HTML
+
+    Returns:
+        HTML of the site
+    """
     page = re.sub(r'<script src="https?://[^"]*iframe-worker[^"]*"[^>]*></script>', lambda _: WORKER, page)
     page = with_mathml(page)
     return re.sub(r'(<div class="output") data-output="(\d+)">', lambda m: f"{m[1]}>{outputs[int(m[2])]}", page)
@@ -297,10 +378,15 @@ def finished(
 MARKDOWN = {"attr_list": {}, "md_in_html": {}, "tables": {}, "toc": {"permalink": True},
             "pymdownx.arithmatex": {"generic": True}, "pymdownx.highlight": {}, "pymdownx.superfences": {}}
 
-def configuration(
-    nav: list, # the tree of pages
-) -> dict: # settings of Zensical
-    "Return the settings of the site: no fonts, icons or scripts from servers; pages that open from disk."
+def configuration(nav: list) -> dict:
+    """Return the settings of the site: no fonts, icons or scripts from servers; pages that open from disk.
+
+    Args:
+        nav: the tree of pages
+
+    Returns:
+        settings of Zensical
+    """
     features = ["navigation.tabs", "navigation.indexes", "navigation.top", "navigation.footer", "toc.follow",
                 "navigation.prune", # without it each page lists all others, 40 MB in sum
                 "content.code.copy", "search.highlight"]
@@ -311,11 +397,16 @@ def configuration(
             "plugins": ["search", "offline"], "markdown_extensions": MARKDOWN, "extra_css": ["site.css"],
             "extra": {"generator": False}}
 
-def pages_of(
-    root: Path, # the project's root
-    pictures: set[str], # receives the pictures that the pages show
-) -> tuple[list[Page], list]: # pages, the tree of pages
-    "Make all pages of the site."
+def pages_of(root: Path, pictures: set[str]) -> tuple[list[Page], list]:
+    """Make all pages of the site.
+
+    Args:
+        root: the project's root
+        pictures: receives the pictures that the pages show
+
+    Returns:
+        pages, the tree of pages
+    """
     order, titles = map_of(root)
     paths = [f"nbs/{posixpath.join(room, name)}.ipynb" for room in order for name in order[room].split()]
     rooms = [r for r in order if r and (root/"vidneg"/r).is_dir()]
@@ -326,11 +417,16 @@ def pages_of(
     return [*pages, *(reference_page(room, package, root) for room in rooms)], navigation(order, titles, rooms)
 
 # %% ../../nbs/pipeline/docs.ipynb #d0c5001c
-def build(
-    root: str | Path = ".", # a folder inside the project
-    out: str | Path | None = None, # folder for the site; None: dist/docs in the root
-) -> Path: # the site's first page
-    "Make the site. Raises `VidnegError` if Zensical fails, or if the folder holds other files."
+def build(root: str | Path = ".", out: str | Path | None = None) -> Path:
+    """Make the site. Raises `VidnegError` if Zensical fails, or if the folder holds other files.
+
+    Args:
+        root: a folder inside the project
+        out: folder for the site; None: dist/docs in the root
+
+    Returns:
+        the site's first page
+    """
     root, pictures = project_root(root), set()
     out = Path(out or root/"dist/docs")
     pages, nav = pages_of(root, pictures)
@@ -365,10 +461,15 @@ def _lay_out(folder):
     if done.returncode: raise VidnegError(f"Zensical cannot make the site: {said}")
 
 # %% ../../nbs/pipeline/docs.ipynb #d0c5001d
-def main(
-    argv: list[str] | None = None, # command-line arguments; None: those of the process
-) -> int: # exit status, 0 for success
-    "Run `python -m vidneg.pipeline.docs`; return its exit status."
+def main(argv: list[str] | None = None) -> int:
+    """Run `python -m vidneg.pipeline.docs`; return its exit status.
+
+    Args:
+        argv: command-line arguments; None: those of the process
+
+    Returns:
+        exit status, 0 for success
+    """
     parser = argparse.ArgumentParser("python -m vidneg.pipeline.docs", description="Make the documentation's site.")
     parser.add_argument("--out", help="folder for the site; default: dist/docs")
     args = parser.parse_args(argv)

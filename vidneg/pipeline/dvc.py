@@ -105,10 +105,15 @@ def _only_names(tree):
     return names - {name for name, _ in _places(tree)}
 
 
-def strings_in(
-    values, # parameters: nested dictionaries and lists
-) -> set[str]: # all keys, and all values that are strings
-    "Collect the strings in the parameters of a stage."
+def strings_in(values) -> set[str]:
+    """Collect the strings in the parameters of a stage.
+
+    Args:
+        values: parameters: nested dictionaries and lists
+
+    Returns:
+        all keys, and all values that are strings
+    """
     if isinstance(values, str): return {values}
     if isinstance(values, dict): values = [*values, *values.values()]
     return set().union(*map(strings_in, values)) if isinstance(values, list) else set()
@@ -134,12 +139,22 @@ def _cells(notebook):
 
 
 def stage_deps(
-    notebook: str | Path, # path of the notebook, relative to the project's root
-    root: str | Path = ".", # a folder inside the project
-    values: dict | None = None, # the stage's parameters
-    modules: tuple[str, ...] = (), # further modules that the stage runs
-) -> list[str]: # paths relative to the root, the notebook first
-    "List the code that a notebook depends on: itself, the modules that it imports or names, and their data files."
+    notebook: str | Path,
+    root: str | Path = ".",
+    values: dict | None = None,
+    modules: tuple[str, ...] = (),
+) -> list[str]:
+    """List the code that a notebook depends on: itself, the modules that it imports or names, and their data files.
+
+    Args:
+        notebook: path of the notebook, relative to the project's root
+        root: a folder inside the project
+        values: the stage's parameters
+        modules: further modules that the stage runs
+
+    Returns:
+        paths relative to the root, the notebook first
+    """
     root, notebook = project_root(root), Path(notebook)
     tree = _cells(root/notebook)
     todo = _module_files([*_imports(tree, []), *modules], root)
@@ -192,11 +207,16 @@ def _plots(root, params):
 README = "nbs/index.ipynb", "vidneg.pipeline.readme" # the notebook, and the module that turns it into README.md
 
 
-def pipeline(
-    root: str | Path = ".", # a folder inside the project
-    folder: str | Path | None = None, # folder of the scale; None: the project's root
-) -> dict: # content of dvc.yaml: stages, and plots if any
-    "Describe all stages of a scale as `dvc.yaml` does."
+def pipeline(root: str | Path = ".", folder: str | Path | None = None) -> dict:
+    """Describe all stages of a scale as `dvc.yaml` does.
+
+    Args:
+        root: a folder inside the project
+        folder: folder of the scale; None: the project's root
+
+    Returns:
+        content of dvc.yaml: stages, and plots if any
+    """
     root = project_root(root)
     folder = Path(folder or root).resolve()
     up = "../"*len(folder.relative_to(root).parts)
@@ -211,11 +231,16 @@ def pipeline(
     return {"stages": dict(sorted(stages.items()))} | ({"plots": p} if (p := _plots(root, params)) else {})
 
 
-def write_dvc(
-    root: str | Path = ".", # a folder inside the project
-    folder: str | Path | None = None, # folder of the scale; None: the project's root
-) -> bool: # True: the file was written; False: it was current
-    "Write `dvc.yaml` if it is not current; return True if it was written."
+def write_dvc(root: str | Path = ".", folder: str | Path | None = None) -> bool:
+    """Write `dvc.yaml` if it is not current; return True if it was written.
+
+    Args:
+        root: a folder inside the project
+        folder: folder of the scale; None: the project's root
+
+    Returns:
+        True: the file was written; False: it was current
+    """
     folder = Path(folder or project_root(root))
     path, text = folder/"dvc.yaml", render(pipeline(root, folder))
     if path.is_file() and path.read_text(encoding="utf-8") == text: return False
@@ -223,10 +248,15 @@ def write_dvc(
     return True
 
 
-def render(
-    described: dict, # a description of stages from `pipeline`
-) -> str: # text of dvc.yaml
-    "Turn a description of stages into YAML."
+def render(described: dict) -> str:
+    """Turn a description of stages into YAML.
+
+    Args:
+        described: a description of stages from `pipeline`
+
+    Returns:
+        text of dvc.yaml
+    """
     from io import StringIO
 
     from ruamel.yaml import YAML
@@ -238,21 +268,31 @@ def render(
     return head + text.getvalue()
 
 # %% ../../nbs/pipeline/dvc.ipynb #a7c20013
-def stale(
-    described: dict, # a description of stages from `pipeline`
-    changed: list[str], # changed files, written as in the stages' `deps`
-) -> list[str]: # names of stages; stages further down run again only if an output of these changes
-    "List the stages that depend directly on a changed file."
+def stale(described: dict, changed: list[str]) -> list[str]:
+    """List the stages that depend directly on a changed file.
+
+    Args:
+        described: a description of stages from `pipeline`
+        changed: changed files, written as in the stages' `deps`
+
+    Returns:
+        names of stages; stages further down run again only if an output of these changes
+    """
     def has_changed(dep):
         "Return True if a dependency is a changed file, or a folder with one."
         return any(c == dep or c.startswith(dep + "/") for c in changed)
     return [name for name, s in described["stages"].items() if any(map(has_changed, s["deps"]))]
 
 # %% ../../nbs/pipeline/dvc.ipynb #a7c20015
-def main(
-    argv: list[str] | None = None, # command-line arguments; None: those of the process
-) -> int: # exit status, 0 for success
-    "Run `python -m vidneg.pipeline.dvc`; return its exit status."
+def main(argv: list[str] | None = None) -> int:
+    """Run `python -m vidneg.pipeline.dvc`; return its exit status.
+
+    Args:
+        argv: command-line arguments; None: those of the process
+
+    Returns:
+        exit status, 0 for success
+    """
     parser = argparse.ArgumentParser("python -m vidneg.pipeline.dvc",
                                      description="Write dvc.yaml from the stages' notebooks.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when dvc.yaml is not current")

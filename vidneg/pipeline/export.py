@@ -103,10 +103,15 @@ def _document_one(node, lines, comments):
     return [*changes, (doc.lineno, doc.end_lineno, (indent + _with_sections(literal, sections, indent)).split("\n"))]
 
 # %% ../../nbs/pipeline/export.ipynb #6cf5b7fe
-def document(
-    code: str, # source code of a cell
-) -> str: # the same code, with `Args`, `Returns` and `Attributes` in its docstrings
-    "Move the trailing comments of parameters, fields and returned values into docstrings."
+def document(code: str) -> str:
+    """Move the trailing comments of parameters, fields and returned values into docstrings.
+
+    Args:
+        code: source code of a cell
+
+    Returns:
+        the same code, with `Args`, `Returns` and `Attributes` in its docstrings
+    """
     lines, comments = code.split("\n"), _comments(code)
     tops = [n for n in ast.parse(code).body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
     methods = [m for c in tops if isinstance(c, ast.ClassDef) for m in c.body
@@ -116,10 +121,12 @@ def document(
     return "\n".join(lines)
 
 # %% ../../nbs/pipeline/export.ipynb #4ff79706
-def document_cell(
-    cell, # cell of a notebook, with nbdev's directives
-):
-    "Document the code of an exported cell, in place."
+def document_cell(cell):
+    """Document the code of an exported cell, in place.
+
+    Args:
+        cell: cell of a notebook, with nbdev's directives
+    """
     if cell.cell_type == "code" and any(d.startswith("export") for d in cell.directives_):
         cell.source = document(cell.source)
 
@@ -131,11 +138,13 @@ def _wrap_all(module):
     text = module.read_text(encoding="utf-8")
     module.write_text(re.sub(r"^__all__ = \[.*?\]", wrapped, text, count=1, flags=re.S | re.M), encoding="utf-8")
 
-def export(
-    path: str | Path | None = None, # notebook to export; None: all notebooks
-    lib_path: str | Path | None = None, # folder of the package; None: as in settings.ini
-):
-    "Export notebooks to documented modules."
+def export(path: str | Path | None = None, lib_path: str | Path | None = None):
+    """Export notebooks to documented modules.
+
+    Args:
+        path: notebook to export; None: all notebooks
+        lib_path: folder of the package; None: as in settings.ini
+    """
     from nbdev import doclinks, export as exporter  # installed by the extra `dev` only
     for notebook in [Path(path)] if path else sorted(doclinks.nbglob(as_path=True), key=lambda p: p.name):
         exporter.nb_export(notebook, lib_path=lib_path, procs=[document_cell])

@@ -24,10 +24,12 @@ def _directives(source):
     return {line[2:].strip() for line in source.splitlines() if line.startswith("#|")}
 
 
-def visible(
-    nb, # an executed notebook node, changed in place
-):
-    "Remove the cells and outputs that nbdev's directives hide, and all output to stderr."
+def visible(nb):
+    """Remove the cells and outputs that nbdev's directives hide, and all output to stderr.
+
+    Args:
+        nb: an executed notebook node, changed in place
+    """
     nb.cells = [c for c in nb.cells if "hide" not in _directives(c.source)]
     for cell in nb.cells:
         if cell.cell_type != "code": continue
@@ -36,11 +38,16 @@ def visible(
         cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
 
 # %% ../../nbs/pipeline/readme.ipynb #fc825b4b
-def to_markdown(
-    nb, # an executed notebook node, changed in place
-    images: str = "reports/figures", # folder for pictures, relative to the README
-) -> dict[str, bytes]: # file name → content: README.md and its pictures
-    "Turn an executed notebook into Markdown."
+def to_markdown(nb, images: str = "reports/figures") -> dict[str, bytes]:
+    """Turn an executed notebook into Markdown.
+
+    Args:
+        nb: an executed notebook node, changed in place
+        images: folder for pictures, relative to the README
+
+    Returns:
+        file name → content: README.md and its pictures
+    """
     from nbconvert import MarkdownExporter
     from traitlets.config import Config
     visible(nb)
@@ -55,10 +62,15 @@ def to_markdown(
     return {"README.md": text.encode(), **{k: v for k, v in sorted(found["outputs"].items())}}
 
 # %% ../../nbs/pipeline/readme.ipynb #9073ba21
-def render_readme(
-    root: str | Path = ".", # a folder inside the project
-) -> dict[str, bytes]: # file name relative to the root → content
-    "Execute nbs/index.ipynb and turn it into README.md and its pictures, without writing them."
+def render_readme(root: str | Path = ".") -> dict[str, bytes]:
+    """Execute nbs/index.ipynb and turn it into README.md and its pictures, without writing them.
+
+    Args:
+        root: a folder inside the project
+
+    Returns:
+        file name relative to the root → content
+    """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
     root = project_root(root)
@@ -70,10 +82,15 @@ def render_readme(
     return to_markdown(nb)
 
 
-def write_readme(
-    root: str | Path = ".", # a folder inside the project
-) -> list[str]: # changed files, relative to the root
-    "Write README.md and its pictures if they are not current, and remove its old pictures."
+def write_readme(root: str | Path = ".") -> list[str]:
+    """Write README.md and its pictures if they are not current, and remove its old pictures.
+
+    Args:
+        root: a folder inside the project
+
+    Returns:
+        changed files, relative to the root
+    """
     root = project_root(root)
     files = render_readme(root)
     changed = [name for name, content in files.items() if not _is(root/name, content)]
@@ -88,10 +105,15 @@ def _is(path, content):
     return path.is_file() and path.read_bytes() == content
 
 # %% ../../nbs/pipeline/readme.ipynb #97cc93c4
-def main(
-    argv: list[str] | None = None, # command-line arguments; None: those of the process
-) -> int: # exit status, 0 for success
-    "Run `python -m vidneg.pipeline.readme`; return its exit status."
+def main(argv: list[str] | None = None) -> int:
+    """Run `python -m vidneg.pipeline.readme`; return its exit status.
+
+    Args:
+        argv: command-line arguments; None: those of the process
+
+    Returns:
+        exit status, 0 for success
+    """
     parser = argparse.ArgumentParser("python -m vidneg.pipeline.readme",
                                      description="Make README.md from nbs/index.ipynb.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when README.md is not current")

@@ -29,10 +29,15 @@ __all__ = ['declared', 'check_parameters', 'kernel_environment', 'own_kernel', '
            'main', 'read_value']
 
 # %% ../../nbs/pipeline/runner.ipynb #4bedcab1
-def declared(
-    nb, # a notebook node
-) -> list[str]: # names assigned in the cell tagged `parameters`, in order
-    "List the parameters that a notebook declares."
+def declared(nb) -> list[str]:
+    """List the parameters that a notebook declares.
+
+    Args:
+        nb: a notebook node
+
+    Returns:
+        names assigned in the cell tagged `parameters`, in order
+    """
     cells = [c for c in nb.cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])]
     if not cells: return []
     names = []
@@ -43,12 +48,14 @@ def declared(
     return names
 
 
-def check_parameters(
-    values: dict, # parameter name → value
-    names: list[str], # parameters that the notebook declares
-    notebook: str | Path, # name of the notebook for the error message
-):
-    "Raise `RunError` for parameters that the notebook does not declare, or that are neither texts, numbers nor lists."
+def check_parameters(values: dict, names: list[str], notebook: str | Path):
+    """Raise `RunError` for parameters that the notebook does not declare, or that are neither texts, numbers nor lists.
+
+    Args:
+        values: parameter name → value
+        names: parameters that the notebook declares
+        notebook: name of the notebook for the error message
+    """
     unknown = [k for k in values if k not in names]
     if unknown:
         raise RunError(f"{notebook} does not declare {', '.join(map(str, unknown))}; "
@@ -60,12 +67,17 @@ def check_parameters(
                            f"in quotation marks: \"{value}\"") from None
 
 # %% ../../nbs/pipeline/runner.ipynb #2fda4f65
-def kernel_environment(
-    root: Path, # the project's root, first on the import path
-    num_threads: int = 1, # threads for OpenMP and MKL
-    stage: str = "", # stage whose parameters the runner has already set, "" if none
-) -> dict[str, str]: # environment variables to add
-    "Return the environment variables that a kernel needs when it starts."
+def kernel_environment(root: Path, num_threads: int = 1, stage: str = "") -> dict[str, str]:
+    """Return the environment variables that a kernel needs when it starts.
+
+    Args:
+        root: the project's root, first on the import path
+        num_threads: threads for OpenMP and MKL
+        stage: stage whose parameters the runner has already set, "" if none
+
+    Returns:
+        environment variables to add
+    """
     screen = shutil.get_terminal_size((100, 24)) # a progress bar in a kernel cannot ask the terminal
     return dict(
         PYTHONHASHSEED="0", CUBLAS_WORKSPACE_CONFIG=":4096:8",
@@ -99,18 +111,22 @@ def own_kernel(env):
 
 # %% ../../nbs/pipeline/runner.ipynb #8aa49f65
 class LiveStream:
-    "A stream that passes a kernel's output on to a terminal, or to a log without redrawn lines."
-    def __init__(self,
-        stream, # a text stream to write to
-        every: float = 15.0, # seconds between two lines of the same bar if `stream` is not a terminal
-    ):
+    """A stream that passes a kernel's output on to a terminal, or to a log without redrawn lines.
+
+    Args:
+        stream: a text stream to write to
+        every: seconds between two lines of the same bar if `stream` is not a terminal
+    """
+    def __init__(self, stream, every: float = 15.0):
         self.stream, self.every = stream, every
         self.line, self.shown = "", time.monotonic()
 
-    def write(self,
-        text: str, # a piece of output
-    ):
-        "Write a piece of output; a line without end is held back unless the stream is a terminal."
+    def write(self, text: str):
+        """Write a piece of output; a line without end is held back unless the stream is a terminal.
+
+        Args:
+            text: a piece of output
+        """
         if self.stream.isatty(): return self.stream.write(text)
         *lines, self.line = (self.line + text).split("\n")
         for line in lines: self._show(line)
@@ -131,10 +147,15 @@ def _redrawn(line):
     return ([part for part in line.split("\r") if part.strip()] or [""])[-1]
 
 # %% ../../nbs/pipeline/runner.ipynb #6b5af8e4
-def commit(
-    root: Path, # a folder in a git checkout
-) -> str: # hash, with "+changes" if tracked files differ from it; "unknown" outside git
-    "Return the commit of a checkout."
+def commit(root: Path) -> str:
+    """Return the commit of a checkout.
+
+    Args:
+        root: a folder in a git checkout
+
+    Returns:
+        hash, with "+changes" if tracked files differ from it; "unknown" outside git
+    """
     def git(*args):
         "Return the output of a git command."
         return subprocess.check_output(["git", "-C", str(root), *args], text=True, stderr=subprocess.DEVNULL).strip()
@@ -142,12 +163,14 @@ def commit(
     except (OSError, subprocess.CalledProcessError): return "unknown"
 
 
-def normalize(
-    nb, # an executed notebook node, changed in place
-    stage: str, # name of the stage
-    commit: str, # commit of the code that ran
-):
-    "Remove everything that depends on time and machine from an executed notebook; store stage and commit."
+def normalize(nb, stage: str, commit: str):
+    """Remove everything that depends on time and machine from an executed notebook; store stage and commit.
+
+    Args:
+        nb: an executed notebook node, changed in place
+        stage: name of the stage
+        commit: commit of the code that ran
+    """
     nb.metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"},
                    "vidneg": {"stage": stage, "commit": commit}}
     for i, cell in enumerate(nb.cells):
@@ -179,10 +202,15 @@ def _plain_text(text):
     return re.sub(r" at 0x[0-9a-f]{6,}", "", re.sub(r"\S*/ipykernel_\d+/\d+\.py", "cell", text))
 
 # %% ../../nbs/pipeline/runner.ipynb #4b05f3cf
-def read_notebook(
-    path: Path, # a notebook file
-): # the notebook node
-    "Read a notebook; raise `RunError` with the notebooks in its folder if it does not exist."
+def read_notebook(path: Path):
+    """Read a notebook; raise `RunError` with the notebooks in its folder if it does not exist.
+
+    Args:
+        path: a notebook file
+
+    Returns:
+        the notebook node
+    """
     if not path.is_file():
         there = sorted(p.stem for p in path.parent.glob("*.ipynb"))
         raise RunError(f"{path} does not exist; {path.parent.name}/ has: {', '.join(there) or 'no notebook'}")
@@ -192,13 +220,24 @@ def read_notebook(
 
 
 def run_stage(
-    stage: str, # name of the stage: the section in the parameter file
-    notebook: str | Path | None = None, # path relative to the root; None: nbs/stages/<stage>.ipynb
-    params_file: str | Path = "params.yaml", # path relative to the scale's folder
-    extra: dict | None = None, # parameters that add to the section's or replace them
-    root: str | Path = ".", # a folder inside the project; beneath scales/ it selects the scale
-) -> Path: # path of the executed notebook
-    "Run a stage's notebook with its section of the parameters; raise `RunError` if it fails."
+    stage: str,
+    notebook: str | Path | None = None,
+    params_file: str | Path = "params.yaml",
+    extra: dict | None = None,
+    root: str | Path = ".",
+) -> Path:
+    """Run a stage's notebook with its section of the parameters; raise `RunError` if it fails.
+
+    Args:
+        stage: name of the stage: the section in the parameter file
+        notebook: path relative to the root; None: nbs/stages/<stage>.ipynb
+        params_file: path relative to the scale's folder
+        extra: parameters that add to the section's or replace them
+        root: a folder inside the project; beneath scales/ it selects the scale
+
+    Returns:
+        path of the executed notebook
+    """
     root, folder = project_root(root), scale_folder(root)
     notebook = Path(notebook or f"nbs/stages/{stage}.ipynb")
     nb = read_notebook(root/notebook)
@@ -207,10 +246,15 @@ def run_stage(
     return _execute(root, folder, stage, notebook, values)
 
 # %% ../../nbs/pipeline/runner.ipynb #f12f0001
-def unwritable(
-    path: Path, # file to write; its folder is made
-) -> str: # the reason why it cannot be written and the way out, "" if it can
-    "Check that a file can be written before much is computed for it."
+def unwritable(path: Path) -> str:
+    """Check that a file can be written before much is computed for it.
+
+    Args:
+        path: file to write; its folder is made
+
+    Returns:
+        the reason why it cannot be written and the way out, "" if it can
+    """
     try: path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: return f"cannot make the folder {path.parent} ({e.strerror}): move away what is in its place"
     if path.is_dir(): return f"{path} is a folder: move it away"
@@ -248,8 +292,12 @@ def _finish(path, stage, commit):
     with atomic_path(path) as part: nbformat.write(nb, part)
 
 # %% ../../nbs/pipeline/runner.ipynb #a7c50002
-def dvc_above(): # a `psutil.Process`, or None
-    "Find the DVC process that started this one; return None if DVC did not start it."
+def dvc_above():
+    """Find the DVC process that started this one; return None if DVC did not start it.
+
+    Returns:
+        a `psutil.Process`, or None
+    """
     if not os.environ.get("DVC_STAGE"): return None
     import psutil
     for above in psutil.Process().parents():
@@ -269,10 +317,12 @@ def end_all_below():
         psutil.wait_procs(below, timeout=1)
 
 
-def wait_for_end(
-    process, # a `psutil.Process`
-):
-    "Wait until a process has ended."
+def wait_for_end(process):
+    """Wait until a process has ended.
+
+    Args:
+        process: a `psutil.Process`
+    """
     import psutil
     ended = None
     if sys.platform == "linux":
@@ -294,10 +344,15 @@ def follow_dvc():
     threading.Thread(target=follow, daemon=True).start()
 
 # %% ../../nbs/pipeline/runner.ipynb #c585e6c3
-def main(
-    argv: list[str] | None = None, # command-line arguments; None: those of the process
-) -> int: # exit status, 0 for success
-    "Run `python -m vidneg.pipeline.runner`; return its exit status."
+def main(argv: list[str] | None = None) -> int:
+    """Run `python -m vidneg.pipeline.runner`; return its exit status.
+
+    Args:
+        argv: command-line arguments; None: those of the process
+
+    Returns:
+        exit status, 0 for success
+    """
     parser = argparse.ArgumentParser(prog="python -m vidneg.pipeline.runner",
                                      description="Run a pipeline notebook as a DVC stage.")
     parser.add_argument("stage", help="name of a notebook in nbs/stages")
@@ -312,10 +367,15 @@ def main(
     except KeyboardInterrupt: return 130
 
 
-def read_value(
-    argument: str, # name=value, the value in YAML
-) -> tuple[str, object]: # name and value
-    "Read a parameter from the command line; raise `RunError` for a value that YAML reads as something unexpected."
+def read_value(argument: str) -> tuple[str, object]:
+    """Read a parameter from the command line; raise `RunError` for a value that YAML reads as something unexpected.
+
+    Args:
+        argument: name=value, the value in YAML
+
+    Returns:
+        name and value
+    """
     from ruamel.yaml import YAML, YAMLError
     name, _, text = argument.partition("=")
     try: value = YAML(typ="safe").load(text)

@@ -17,15 +17,20 @@ from .dvc import write_dvc
 from .stage import RunError, read_yaml
 
 # %% auto #0
-__all__ = ['DVC_CONFIG', 'OWN', 'FEW', 'merge', 'scales', 'make_scale', 'name_of', 'fit_batches', 'new_scale', 'merge_overlays',
-           'remarks', 'reproduce', 'main']
+__all__ = ['DVC_CONFIG', 'OWN', 'FEW', 'merge', 'scales', 'make_scale', 'name_of', 'fit_batches', 'new_scale',
+           'merge_overlays', 'remarks', 'reproduce', 'main']
 
 # %% ../../nbs/pipeline/scales.ipynb #a7c40006
-def merge(
-    values: dict, # parameters
-    overlay: dict, # changes: new values, or None to remove a name
-) -> dict: # a new dictionary in the order of `values`, then added names
-    "Merge an overlay into parameters."
+def merge(values: dict, overlay: dict) -> dict:
+    """Merge an overlay into parameters.
+
+    Args:
+        values: parameters
+        overlay: changes: new values, or None to remove a name
+
+    Returns:
+        a new dictionary in the order of `values`, then added names
+    """
     merged = dict(values)
     for name, new in overlay.items():
         old = merged.get(name)
@@ -74,18 +79,28 @@ DVC_CONFIG = """[core]
 """
 
 
-def scales(
-    root: str | Path = ".", # a folder inside the project
-) -> list[str]: # names, `laptop` first
-    "List all scales."
+def scales(root: str | Path = ".") -> list[str]:
+    """List all scales.
+
+    Args:
+        root: a folder inside the project
+
+    Returns:
+        names, `laptop` first
+    """
     return ["laptop", *sorted(p.parent.name for p in (project_root(root)/"scales").glob("*/overlay.yaml"))]
 
 
-def make_scale(
-    name: str, # name of the scale, one of `scales()`
-    root: str | Path = ".", # a folder inside the project
-) -> Path: # folder of the scale
-    "Make the folder of a scale, or update it."
+def make_scale(name: str, root: str | Path = ".") -> Path:
+    """Make the folder of a scale, or update it.
+
+    Args:
+        name: name of the scale, one of `scales()`
+        root: a folder inside the project
+
+    Returns:
+        folder of the scale
+    """
     root = project_root(root)
     if name == "laptop": return root
     folder = root/"scales"/name
@@ -120,30 +135,45 @@ OWN = {
 } # overlay for data without exact scene graphs
 
 
-def name_of(
-    data: str | Path, # a folder of data
-) -> str: # small letters, digits and dashes
-    "Make the name of a scale from the name of a folder."
+def name_of(data: str | Path) -> str:
+    """Make the name of a scale from the name of a folder.
+
+    Args:
+        data: a folder of data
+
+    Returns:
+        small letters, digits and dashes
+    """
     return re.sub(r"[^a-z0-9]+", "-", Path(data).resolve().name.lower()).strip("-") or "own"
 
 
-def fit_batches(
-    values: dict, # section → parameters
-    n: int, # number of training clips, at least 1
-) -> dict: # an overlay; {} if no batch is too large
-    "Reduce every batch size that exceeds the training split to the size of the split."
+def fit_batches(values: dict, n: int) -> dict:
+    """Reduce every batch size that exceeds the training split to the size of the split.
+
+    Args:
+        values: section → parameters
+        n: number of training clips, at least 1
+
+    Returns:
+        an overlay; {} if no batch is too large
+    """
     large = {s: {k: n for k, v in section.items() if k.endswith("batch_size") and isinstance(v, int) and v > n}
              for s, section in values.items() if s not in ("features", "score")} # inference takes smaller batches too
     return {s: found for s, found in large.items() if found}
 
 # %% ../../nbs/pipeline/scales.ipynb #a7c40010
-def new_scale(
-    data: str | Path, # a folder with tables of clips and captions
-    name: str = "", # name of the scale; "": made from the folder's name
-    like: str = "laptop", # the scale whose sizes and models it takes
-    root: str | Path = ".", # a folder inside the project
-) -> str: # name of the scale
-    "Make a scale for your own data; leave it unchanged if it exists for the same data."
+def new_scale(data: str | Path, name: str = "", like: str = "laptop", root: str | Path = ".") -> str:
+    """Make a scale for your own data; leave it unchanged if it exists for the same data.
+
+    Args:
+        data: a folder with tables of clips and captions
+        name: name of the scale; "": made from the folder's name
+        like: the scale whose sizes and models it takes
+        root: a folder inside the project
+
+    Returns:
+        name of the scale
+    """
     from vidneg.data.dataset import read_dataset
     root, data = project_root(root), Path(data).expanduser().resolve()
     name, splits = name or name_of(data), None
@@ -169,11 +199,16 @@ def new_scale(
     return name
 
 
-def merge_overlays(
-    first: dict, # an overlay
-    second: dict, # an overlay that takes precedence
-) -> dict: # an overlay that keeps its nulls, which still have to remove names
-    "Merge two overlays into one."
+def merge_overlays(first: dict, second: dict) -> dict:
+    """Merge two overlays into one.
+
+    Args:
+        first: an overlay
+        second: an overlay that takes precedence
+
+    Returns:
+        an overlay that keeps its nulls, which still have to remove names
+    """
     merged = dict(first)
     for name, new in second.items():
         old = merged.get(name)
@@ -184,10 +219,15 @@ def merge_overlays(
 FEW = 30 # clips; with fewer, confidence intervals are too wide to be useful
 
 
-def remarks(
-    folder: Path, # folder of a scale
-) -> list[str]: # lines to print
-    "Describe a run before it starts: scale, data, place of the results, splits that are too small."
+def remarks(folder: Path) -> list[str]:
+    """Describe a run before it starts: scale, data, place of the results, splits that are too small.
+
+    Args:
+        folder: folder of a scale
+
+    Returns:
+        lines to print
+    """
     values = read_yaml(folder/"params.yaml")
     source = values.get("data", {}).get("source", "world")
     lines = [f"scale {'laptop' if not (folder/'overlay.yaml').exists() else folder.name}, on "
@@ -208,10 +248,15 @@ def remarks(
     return [*lines, f"  change these settings in {folder}/overlay.yaml"]
 
 # %% ../../nbs/pipeline/scales.ipynb #a7c40016
-def reproduce(
-    folder: Path, # folder of a scale
-) -> int: # exit status, 0 for success
-    "Run the stages that are not up to date, and print the main table."
+def reproduce(folder: Path) -> int:
+    """Run the stages that are not up to date, and print the main table.
+
+    Args:
+        folder: folder of a scale
+
+    Returns:
+        exit status, 0 for success
+    """
     print("\n".join(remarks(folder)), flush=True)
     dvc = [sys.executable, "-m", "dvc"]
     up_to_date = not subprocess.run([*dvc, "status", "-q"], cwd=folder).returncode
@@ -223,10 +268,15 @@ def reproduce(
     return 0
 
 
-def main(
-    argv: list[str] | None = None, # command-line arguments; None: those of the process
-) -> int: # exit status, 0 for success
-    "Run `python -m vidneg.pipeline.scales`; return its exit status."
+def main(argv: list[str] | None = None) -> int:
+    """Run `python -m vidneg.pipeline.scales`; return its exit status.
+
+    Args:
+        argv: command-line arguments; None: those of the process
+
+    Returns:
+        exit status, 0 for success
+    """
     parser = argparse.ArgumentParser("python -m vidneg.pipeline.scales",
                                      description="Make a scale, a folder with its own results, or run it.")
     parser.add_argument("action", choices=["list", "make", "reproduce"], help="make: only the folder")

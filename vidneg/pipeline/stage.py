@@ -21,32 +21,47 @@ class RunError(VidnegError):
     "An error of the pipeline: a stage cannot start, or it has failed."
 
 
-def read_yaml(
-    path: str | Path, # a YAML file
-) -> dict: # its top-level mapping, {} if it is empty
-    "Read a YAML file as DVC does."
+def read_yaml(path: str | Path) -> dict:
+    """Read a YAML file as DVC does.
+
+    Args:
+        path: a YAML file
+
+    Returns:
+        its top-level mapping, {} if it is empty
+    """
     from ruamel.yaml import YAML, YAMLError
     if not Path(path).is_file(): raise RunError(f"{path} does not exist")
     try: return YAML(typ="safe").load(Path(path).read_text(encoding="utf-8")) or {}
     except YAMLError as e: raise RunError(f"{path} is not valid YAML: {e}") from None
 
 
-def read_section(
-    path: str | Path, # a parameter file: params.yaml
-    stage: str, # name of the stage and of its section
-) -> dict: # parameter name → value
-    "Read the parameters of one stage."
+def read_section(path: str | Path, stage: str) -> dict:
+    """Read the parameters of one stage.
+
+    Args:
+        path: a parameter file: params.yaml
+        stage: name of the stage and of its section
+
+    Returns:
+        parameter name → value
+    """
     params = read_yaml(path)
     if isinstance(params.get(stage), dict): return dict(params[stage])
     there = sorted(k for k, v in params.items() if isinstance(v, dict))
     raise RunError(f"{path} has no section {stage!r}; it has: {', '.join(there) or 'none'}")
 
 # %% ../../nbs/pipeline/stage.ipynb #a7c10009
-def scale_folder(
-    start: str | Path = ".", # a folder inside the project
-    scale: str | None = None, # name of a scale; None: the one around `start`, otherwise VIDNEG_SCALE, otherwise laptop
-) -> Path: # the folder with the scale's params.yaml, data/ and reports/
-    "Find the folder of a scale; raise `RunError` if it has not been made."
+def scale_folder(start: str | Path = ".", scale: str | None = None) -> Path:
+    """Find the folder of a scale; raise `RunError` if it has not been made.
+
+    Args:
+        start: a folder inside the project
+        scale: name of a scale; None: the one around `start`, otherwise VIDNEG_SCALE, otherwise laptop
+
+    Returns:
+        the folder with the scale's params.yaml, data/ and reports/
+    """
     root, start = project_root(start), Path(start).resolve()
     inside = start.relative_to(root).parts
     if scale is None and inside[:1] == ("scales",) and len(inside) > 1: scale = inside[1]
@@ -57,10 +72,15 @@ def scale_folder(
     return folder
 
 # %% ../../nbs/pipeline/stage.ipynb #a7c1000d
-def literals(
-    source: str, # source code of a cell
-) -> dict: # name → value, for names that are assigned literals
-    "Read the literals that a cell assigns, without running it."
+def literals(source: str) -> dict:
+    """Read the literals that a cell assigns, without running it.
+
+    Args:
+        source: source code of a cell
+
+    Returns:
+        name → value, for names that are assigned literals
+    """
     found = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -69,19 +89,29 @@ def literals(
     return found
 
 
-def tagged(
-    nb, # a notebook node
-    tag: str, # `parameters` or `io`
-) -> str: # source code, "" if no cell has the tag
-    "Return the source of the first code cell with a tag."
+def tagged(nb, tag: str) -> str:
+    """Return the source of the first code cell with a tag.
+
+    Args:
+        nb: a notebook node
+        tag: `parameters` or `io`
+
+    Returns:
+        source code, "" if no cell has the tag
+    """
     return next((c.source for c in nb.cells if c.cell_type == "code" and tag in c.metadata.get("tags", [])), "")
 
 
-def paths(
-    templates: list[str], # paths with parameter names in braces, at most one each
-    values: dict, # parameter → value: a string, or a list or dictionary of strings
-) -> list[str]: # paths, one for each value of the parameter
-    "Fill parameter values into paths."
+def paths(templates: list[str], values: dict) -> list[str]:
+    """Fill parameter values into paths.
+
+    Args:
+        templates: paths with parameter names in braces, at most one each
+        values: parameter → value: a string, or a list or dictionary of strings
+
+    Returns:
+        paths, one for each value of the parameter
+    """
     found = []
     for template in templates:
         before, brace, rest = template.partition("{")
@@ -91,11 +121,16 @@ def paths(
     return found
 
 # %% ../../nbs/pipeline/stage.ipynb #a7c1000f
-def writer_of(
-    path: str, # path of an input, relative to the scale's folder
-    root: Path, # root of the project
-) -> str: # name of a stage, "" if none writes it
-    "Find the stage that writes a path, from the notebooks' cells tagged `io`."
+def writer_of(path: str, root: Path) -> str:
+    """Find the stage that writes a path, from the notebooks' cells tagged `io`.
+
+    Args:
+        path: path of an input, relative to the scale's folder
+        root: root of the project
+
+    Returns:
+        name of a stage, "" if none writes it
+    """
     import nbformat
     for notebook in sorted((root/"nbs/stages").glob("*.ipynb")):
         nb = nbformat.read(notebook, 4)
@@ -105,11 +140,13 @@ def writer_of(
     return ""
 
 # %% ../../nbs/pipeline/stage.ipynb #a7c10011
-def begin(
-    stage: str, # name of the notebook
-    names: dict, # the notebook's `globals()`: parameters, `reads`, `writes` and, if any, `needs`
-):
-    "Go to the scale's folder, take its parameters, and check that the stage's inputs exist."
+def begin(stage: str, names: dict):
+    """Go to the scale's folder, take its parameters, and check that the stage's inputs exist.
+
+    Args:
+        stage: name of the notebook
+        names: the notebook's `globals()`: parameters, `reads`, `writes` and, if any, `needs`
+    """
     root, folder = project_root(), scale_folder()
     os.chdir(folder)
     if os.environ.get("VIDNEG_STAGE") != stage: names.update(read_section("params.yaml", stage))
@@ -128,12 +165,14 @@ def begin(
             raise RunError(f"cannot make the folder {p.parent} ({e.strerror}): move away what is there") from None
 
 # %% ../../nbs/pipeline/stage.ipynb #a7c10014
-def clean_on_save(
-    model: dict, # JupyterLab's model of the file to save, changed in place
-    path: str = "", # path of the file, relative to the folder in which JupyterLab was started
-    **kw, # further arguments of nbdev's hook
-):
-    "Remove from a notebook what does not belong in git; from a stage's notebook also all outputs."
+def clean_on_save(model: dict, path: str = "", **kw):
+    """Remove from a notebook what does not belong in git; from a stage's notebook also all outputs.
+
+    Args:
+        model: JupyterLab's model of the file to save, changed in place
+        path: path of the file, relative to the folder in which JupyterLab was started
+        **kw: further arguments of nbdev's hook
+    """
     from nbdev.clean import clean_jupyter
     if model["type"] != "notebook" or model["content"]["nbformat"] != 4: return
     if "stages" in Path(path).parts:

@@ -50,14 +50,26 @@ class Items(NamedTuple):
         return Inputs("", (), (), tuple(self.pairs)).items(self.form)
 
 def make_items(
-    captions: Iterable[Caption], # captions of the clips
-    kinds: Iterable[str] = KINDS, # kinds of negatives, names in KINDS
-    per_caption: int = 1, # largest number of negatives per caption and kind
-    rounds: int = 1, # largest number of edits per negative, 1 to 5 in NAVERO
-    balanced: bool = True, # True: rules-balanced; False: rules-published
-    seed: int = 0, # seed of all draws
-) -> Items: # items in the order of the captions
-    "Make the negatives of a probe. Raises `VidnegError` if no caption has one."
+    captions: Iterable[Caption],
+    kinds: Iterable[str] = KINDS,
+    per_caption: int = 1,
+    rounds: int = 1,
+    balanced: bool = True,
+    seed: int = 0,
+) -> Items:
+    """Make the negatives of a probe. Raises `VidnegError` if no caption has one.
+
+    Args:
+        captions: captions of the clips
+        kinds: kinds of negatives, names in KINDS
+        per_caption: largest number of negatives per caption and kind
+        rounds: largest number of edits per negative, 1 to 5 in NAVERO
+        balanced: True: rules-balanced; False: rules-published
+        seed: seed of all draws
+
+    Returns:
+        items in the order of the captions
+    """
     captions, kinds = list(captions), tuple(kinds)
     generator = own_generator(captions, balanced, kinds)
     made, counts = make_negatives(captions, generator, per_caption, rounds, kinds=kinds, seed=seed, mode="every")
@@ -143,30 +155,57 @@ def _audited(items, scores, inputs, seed, folder):
 
 # %% ../../nbs/probe/run.ipynb #9be30011
 def run_probe(
-    model, # name on the Hub, folder, `Scorer`, two functions (encode_video, encode_text), or "world"
-    data, # folder, table, DataFrame, `datasets` dataset or "NAME:FOLDER", as in `open_data`
+    model,
+    data,
     *,
-    kinds: Iterable[str] | None = None, # kinds of negatives; None: all four of KINDS, or all given ones
-    controls: Iterable[str] = (), # changes of the video to compare with, names in CONTROLS
-    negatives=None, # table, or list of `Negative` or `Pair`; None: those of `data`, or made ones
-    videos: str | Path | None = None, # folder of the videos; None: the folder of `data`
-    split: str | None = None, # split of the data; None: all
-    per_caption: int = 1, # largest number of negatives per caption and kind
-    rounds: int = 1, # largest number of edits per negative, 1 to 5
-    balanced: bool = True, # True: words as frequent in negatives as in captions; False: as NAVERO published
-    n_frames: int | None = None, # frames per clip; None: as the model declares, or 8
-    size: int | None = None, # shorter side of the frames, pixels; None: as the model declares, or 224
-    batch_size: int = 32, # frames, texts or pairs per batch
-    device: str | None = None, # device of the model; None: a GPU if there is one
-    dtype: str | None = None, # "float32", "float16" or "bfloat16"; None: as the checkpoint
-    out: str | Path | None = None, # folder for scores and report; None: "probe-MODEL-DATA" in the working folder
-    limit: int | None = None, # largest number of clips; None: all
-    seed: int = 0, # seed of negatives, controls and folds
-    name: str | None = None, # name of the model in the report; None: its own
-    columns: Mapping[str, str] | None = None, # role → column of a table, for unusual names: {"caption": "Beschreibung"}
-    skip_missing: bool = False, # True: rows whose video is not found are left out and counted
-) -> ProbeReport: # accuracies with intervals, blind baseline, controls, mistakes; also saved in `out`
-    "Probe a model: make or take negatives, audit them, score them, and report."
+    kinds: Iterable[str] | None = None,
+    controls: Iterable[str] = (),
+    negatives=None,
+    videos: str | Path | None = None,
+    split: str | None = None,
+    per_caption: int = 1,
+    rounds: int = 1,
+    balanced: bool = True,
+    n_frames: int | None = None,
+    size: int | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    dtype: str | None = None,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    skip_missing: bool = False,
+) -> ProbeReport:
+    """Probe a model: make or take negatives, audit them, score them, and report.
+
+    Args:
+        model: name on the Hub, folder, `Scorer`, two functions (encode_video, encode_text), or "world"
+        data: folder, table, DataFrame, `datasets` dataset or "NAME:FOLDER", as in `open_data`
+        kinds: kinds of negatives; None: all four of KINDS, or all given ones
+        controls: changes of the video to compare with, names in CONTROLS
+        negatives: table, or list of `Negative` or `Pair`; None: those of `data`, or made ones
+        videos: folder of the videos; None: the folder of `data`
+        split: split of the data; None: all
+        per_caption: largest number of negatives per caption and kind
+        rounds: largest number of edits per negative, 1 to 5
+        balanced: True: words as frequent in negatives as in captions; False: as NAVERO published
+        n_frames: frames per clip; None: as the model declares, or 8
+        size: shorter side of the frames, pixels; None: as the model declares, or 224
+        batch_size: frames, texts or pairs per batch
+        device: device of the model; None: a GPU if there is one
+        dtype: "float32", "float16" or "bfloat16"; None: as the checkpoint
+        out: folder for scores and report; None: "probe-MODEL-DATA" in the working folder
+        limit: largest number of clips; None: all
+        seed: seed of negatives, controls and folds
+        name: name of the model in the report; None: its own
+        columns: role → column of a table, for unusual names: {"caption": "Beschreibung"}
+        skip_missing: True: rows whose video is not found are left out and counted
+
+    Returns:
+        accuracies with intervals, blind baseline, controls, mistakes; also saved in `out`
+    """
     kinds, controls = _listed(kinds), _listed(controls) or ()
     for what, value in (("per_caption", per_caption), ("rounds", rounds)):
         if not isinstance(value, int) or value < 1:

@@ -19,12 +19,17 @@ from .tables import markdown_table
 __all__ = ['sets_table', 'share_to_keep', 'audit_row', 'audits_markdown', 'rates_markdown', 'write_audit']
 
 # %% ../../nbs/report/audit.ipynb #a0d10006
-def sets_table(
-    generated: str | Path, # Parquet file with the columns part and set
-    negatives: str | Path, # the same table for the negatives of `finetune`, without part and set
-    ablation: str | Path, # the same table with a column run; the file may be missing
-) -> pd.DataFrame: # part, set, and the other columns of the tables
-    "Join tables of rates or outcomes; the set of an ablation run is called \"ablation-\" and the run's name."
+def sets_table(generated: str | Path, negatives: str | Path, ablation: str | Path) -> pd.DataFrame:
+    """Join tables of rates or outcomes; the set of an ablation run is called \"ablation-\" and the run's name.
+
+    Args:
+        generated: Parquet file with the columns part and set
+        negatives: the same table for the negatives of `finetune`, without part and set
+        ablation: the same table with a column run; the file may be missing
+
+    Returns:
+        part, set, and the other columns of the tables
+    """
     parts = [pd.read_parquet(generated), pd.read_parquet(negatives).assign(part="train", set="finetune")]
     if Path(ablation).exists():
         runs = pd.read_parquet(ablation)
@@ -32,22 +37,32 @@ def sets_table(
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/report/audit.ipynb #a0d10009
-def share_to_keep(
-    curve: pd.DataFrame, # curve of refinement, with the columns keep, accuracy and low
-    margin: float = 0.05, # allowed accuracy of a blind ranker above ½
-) -> tuple[float, bool]: # the share, 0–1; True if it holds the margin
-    "Choose the share of the items that refinement keeps."
+def share_to_keep(curve: pd.DataFrame, margin: float = 0.05) -> tuple[float, bool]:
+    """Choose the share of the items that refinement keeps.
+
+    Args:
+        curve: curve of refinement, with the columns keep, accuracy and low
+        margin: allowed accuracy of a blind ranker above ½
+
+    Returns:
+        the share, 0–1; True if it holds the margin
+    """
     beaten = (curve.accuracy > 0.5 + margin) & (curve.low > 0.5)
     fine = [share for share, lost in beaten.groupby(curve.keep).any().items() if not lost]
     return (max(fine), True) if fine else (curve.keep.min(), False)
 
 # %% ../../nbs/report/audit.ipynb #a0d1000b
-def audit_row(
-    found: NegativeSet, # the set as it was read
-    dossier: Dossier, # results of its audit, with the curve of refinement
-    margin: float = 0.05, # allowed accuracy of a blind ranker above ½
-) -> dict: # column → value; shares and accuracies are 0–1
-    "Summarize an audit in one row: the best blind ranker before and after, the kept items, the false negatives."
+def audit_row(found: NegativeSet, dossier: Dossier, margin: float = 0.05) -> dict:
+    """Summarize an audit in one row: the best blind ranker before and after, the kept items, the false negatives.
+
+    Args:
+        found: the set as it was read
+        dossier: results of its audit, with the curve of refinement
+        margin: allowed accuracy of a blind ranker above ½
+
+    Returns:
+        column → value; shares and accuracies are 0–1
+    """
     keep, holds = share_to_keep(dossier.curve, margin)
     left = dossier.curve[(dossier.curve.keep == keep) & (dossier.curve.kind == "all")]
     blind, truth = dossier.tables["Blind solvability"], dossier.tables["False negatives"].iloc[-1]
@@ -72,12 +87,17 @@ def _held(r):
     "Say whether the margin holds; among few items nothing visible follows."
     return ("yes" if r.margin_held else "no") + (", too few items" if r.kept_items < SMALL else "")
 
-def audits_markdown(
-    audits: pd.DataFrame, # a row per set, as returned by `audit_row`
-    test_name: str, # name of the test data, for the heading
-    sample: int, # largest number of measured items per set
-) -> str: # Markdown; each set links to its page
-    "Write all audits as a table on one page."
+def audits_markdown(audits: pd.DataFrame, test_name: str, sample: int) -> str:
+    """Write all audits as a table on one page.
+
+    Args:
+        audits: a row per set, as returned by `audit_row`
+        test_name: name of the test data, for the heading
+        sample: largest number of measured items per set
+
+    Returns:
+        Markdown; each set links to its page
+    """
     header = ("Set", "Best blind ranker", "Accuracy (%)", "After refinement (%)", "Items kept", "Margin held",
               "False negatives (%)", "Unknown (%)", "Measured", "Items")
     rows = [(f"[{r.set}]({r.set.replace('/', '-')}.html)", r.before_scorer,
@@ -93,23 +113,33 @@ _RATES = (
     "`Wrong`: false negatives, that is, negatives that are true of their clip, and positives that are not; 95 % "
     "interval over clips. `n`: texts that the oracle can judge. `Unknown`: texts that it cannot judge.")
 
-def rates_markdown(
-    rates: pd.DataFrame, # part, set, and the columns of `set_rates`
-    test_name: str, # name of the test data, for the heading
-) -> str: # Markdown
-    "Write coverage and errors of all sets by kind as a table on one page."
+def rates_markdown(rates: pd.DataFrame, test_name: str) -> str:
+    """Write coverage and errors of all sets by kind as a table on one page.
+
+    Args:
+        rates: part, set, and the columns of `set_rates`
+        test_name: name of the test data, for the heading
+
+    Returns:
+        Markdown
+    """
     header = ("Set", "Kind", "Covered (%)", "Captions or clips", "Wrong (%)", "n", "Unknown")
     rows = [(f"{r.part}/{r.set}", r.kind, f"{100*r.covered:.1f}", r.among, _percent(r.wrong, r.low, r.high), r.n,
              r.unknown) for r in rates.itertuples()]
     return f"# Negatives by generator and kind, {test_name}\n\n{_RATES}\n\n{markdown_table(header, rows)}"
 
 # %% ../../nbs/report/audit.ipynb #a0d10012
-def write_audit(
-    path: str | Path, # place of the page, without a suffix
-    text: str, # the page, Markdown
-    numbers: pd.DataFrame, # numbers behind the page, written as CSV
-) -> Path: # the Markdown file
-    "Write a page and its numbers."
+def write_audit(path: str | Path, text: str, numbers: pd.DataFrame) -> Path:
+    """Write a page and its numbers.
+
+    Args:
+        path: place of the page, without a suffix
+        text: the page, Markdown
+        numbers: numbers behind the page, written as CSV
+
+    Returns:
+        the Markdown file
+    """
     path = Path(path)
     with atomic_path(path.with_suffix(".csv")) as part:
         numbers.to_csv(part, index=False, float_format="%.6f", lineterminator="\n")

@@ -14,20 +14,33 @@ from ..evaluate.stats import estimate_of, fmt
 from .tables import markdown_table, paper_table
 
 # %% auto #0
-__all__ = ['estimates_markdown', 'printed', 'write_events', 'spot_page', 'weights_markdown', 'components_page', 'moments_page',
-           'questions_page']
+__all__ = ['estimates_markdown', 'printed', 'write_events', 'spot_page', 'weights_markdown', 'components_page',
+           'moments_page', 'questions_page']
 
 # %% ../../nbs/report/events.ipynb #e5a10006
 def estimates_markdown(
-    table: pd.DataFrame, # one estimate per row: value, low, high, n, clips, and the columns named below
-    rows: list[str], # names of the columns whose values name a line
-    columns: str, # name of the column whose values become columns
-    scale: float = 100, # factor of the numbers: 100 gives percent, 1 keeps the unit
-    digits: int = 1, # digits after the decimal point
-    sign: bool = False, # True: write + as well as −
-    paper: pd.DataFrame | None = None, # a paper's rows, with the columns of the result
-) -> str: # Markdown; – where there is no number
-    "Write estimates with their intervals side by side, and a paper's rows below them."
+    table: pd.DataFrame,
+    rows: list[str],
+    columns: str,
+    scale: float = 100,
+    digits: int = 1,
+    sign: bool = False,
+    paper: pd.DataFrame | None = None,
+) -> str:
+    """Write estimates with their intervals side by side, and a paper's rows below them.
+
+    Args:
+        table: one estimate per row: value, low, high, n, clips, and the columns named below
+        rows: names of the columns whose values name a line
+        columns: name of the column whose values become columns
+        scale: factor of the numbers: 100 gives percent, 1 keeps the unit
+        digits: digits after the decimal point
+        sign: True: write + as well as −
+        paper: a paper's rows, with the columns of the result
+
+    Returns:
+        Markdown; – where there is no number
+    """
     names, lines = list(dict.fromkeys(table[columns])), []
     for key, own in table.groupby(rows, sort=False):
         cells = {r[columns]: fmt(estimate_of(r), scale, digits, sign=sign) for _, r in own.iterrows()}
@@ -36,11 +49,16 @@ def estimates_markdown(
     return markdown_table([*rows, *names], lines)
 
 # %% ../../nbs/report/events.ipynb #e5a10009
-def printed(
-    number: int, # number of a table in the sentence component paper: 2, 3 or 5
-    digits: int, # digits after the decimal point
-) -> pd.DataFrame: # the paper's rows with numbers as text; column `data` ends in "*(paper)*"
-    "Return the rows of a paper's table as they were printed, to stand below ours."
+def printed(number: int, digits: int) -> pd.DataFrame:
+    """Return the rows of a paper's table as they were printed, to stand below ours.
+
+    Args:
+        number: number of a table in the sentence component paper: 2, 3 or 5
+        digits: digits after the decimal point
+
+    Returns:
+        the paper's rows with numbers as text; column `data` ends in "*(paper)*"
+    """
     table = paper_table(number, "components")
     numbers = {c: table[c].map(f"{{:.{digits}f}}".format) for c in table.select_dtypes("number")}
     return table.assign(data=table.dataset + " *(paper)*", **numbers)
@@ -48,12 +66,17 @@ def printed(
 # %% ../../nbs/report/events.ipynb #e5a1000c
 _NOTHING = "\n\nThere are no test items, because the clips have no scene graphs.\n"
 
-def write_events(
-    path: str | Path, # place of the page, without a suffix
-    text: str, # the page, Markdown
-    numbers: pd.DataFrame, # numbers behind the page, written as CSV
-) -> Path: # the Markdown file
-    "Write a page and its numbers; a page without numbers keeps only its heading and says why."
+def write_events(path: str | Path, text: str, numbers: pd.DataFrame) -> Path:
+    """Write a page and its numbers; a page without numbers keeps only its heading and says why.
+
+    Args:
+        path: place of the page, without a suffix
+        text: the page, Markdown
+        numbers: numbers behind the page, written as CSV
+
+    Returns:
+        the Markdown file
+    """
     path = Path(path)
     if not len(numbers): text = text.split("\n\n")[0] + _NOTHING
     with atomic_path(path.with_suffix(".md")) as part: part.write_text(text, encoding="utf-8")
@@ -73,13 +96,18 @@ def _model_and_stage(table):
     names = table.run.str.split("/", expand=True).reindex(columns=[0, 1]).fillna("")
     return table.assign(model=names[0], stage=names[1])
 
-def spot_page(
-    gaps: pd.DataFrame, # relative gaps: run (model/stage), kind, direction, metric, and an estimate
-    accuracy: pd.DataFrame, # accuracies on items: run, kind, and an estimate
-    test_name: str, # name of the test data, for the heading
-    digits: int = 1, # digits after the decimal point of percentages
-) -> tuple[str, pd.DataFrame]: # Markdown, and all numbers
-    "Write the page on SPOT Prober: relative gaps in both directions, and accuracies on items."
+def spot_page(gaps: pd.DataFrame, accuracy: pd.DataFrame, test_name: str, digits: int = 1) -> tuple[str, pd.DataFrame]:
+    """Write the page on SPOT Prober: relative gaps in both directions, and accuracies on items.
+
+    Args:
+        gaps: relative gaps: run (model/stage), kind, direction, metric, and an estimate
+        accuracy: accuracies on items: run, kind, and an estimate
+        test_name: name of the test data, for the heading
+        digits: digits after the decimal point of percentages
+
+    Returns:
+        Markdown, and all numbers
+    """
     gap, of = gaps[gaps.metric == "Δ R@1"], ["model", "stage"]
     sizes = ", ".join(f"{k} {n}" for k, n in gap.groupby("kind", sort=False).n.max().items())
     text = f"# SPOT Prober on {test_name}\n\n{_SPOT}{sizes}.\n\n"
@@ -108,23 +136,40 @@ def _recalls(table, test_name):
     named = dict(metric=table.direction.str.upper() + " " + table.metric, data=test_name)
     return table.assign(**{c: scale*table[c] for c in ("value", "low", "high")}, **named)
 
-def weights_markdown(
-    weights: pd.DataFrame, # weights of captions: run, kind, weight, as returned by `component_weights`
-) -> str: # Markdown
-    "Write mean and standard deviation of the weight of each component."
+def weights_markdown(weights: pd.DataFrame) -> str:
+    """Write mean and standard deviation of the weight of each component.
+
+    Args:
+        weights: weights of captions: run, kind, weight, as returned by `component_weights`
+
+    Returns:
+        Markdown
+    """
     table = weights.groupby(["run", "kind"], sort=False).weight.agg(["mean", "std", "size"]).round(2)
     return markdown_table(["run", "component", "mean", "std", "n"], table.reset_index().to_numpy().tolist())
 
 # %% ../../nbs/report/events.ipynb #e5a10014
 def components_page(
-    retrieval: pd.DataFrame, # retrieval: run, direction, metric, and an estimate
-    differences: pd.DataFrame, # differences a − b in retrieval: a, b, direction, metric, and an estimate
-    accuracy: pd.DataFrame, # accuracies on items: run, kind, and an estimate
-    weights: pd.DataFrame, # weights of captions: run, kind, weight
-    test_name: str, # name of the test data, for the heading
-    digits: int = 1, # digits after the decimal point of percentages
-) -> tuple[str, pd.DataFrame]: # Markdown, and the numbers on retrieval
-    "Write the page on sentence components in retrieval, with the paper's tables."
+    retrieval: pd.DataFrame,
+    differences: pd.DataFrame,
+    accuracy: pd.DataFrame,
+    weights: pd.DataFrame,
+    test_name: str,
+    digits: int = 1,
+) -> tuple[str, pd.DataFrame]:
+    """Write the page on sentence components in retrieval, with the paper's tables.
+
+    Args:
+        retrieval: retrieval: run, direction, metric, and an estimate
+        differences: differences a − b in retrieval: a, b, direction, metric, and an estimate
+        accuracy: accuracies on items: run, kind, and an estimate
+        weights: weights of captions: run, kind, weight
+        test_name: name of the test data, for the heading
+        digits: digits after the decimal point of percentages
+
+    Returns:
+        Markdown, and the numbers on retrieval
+    """
     retrieval, paired = _recalls(retrieval, test_name), _recalls(differences, test_name)
     paired = paired.assign(run=paired.a + " − " + paired.b)
     clips = retrieval[["n", "clips"]].max().clips
@@ -143,12 +188,22 @@ def components_page(
 
 # %% ../../nbs/report/events.ipynb #e5a10017
 def moments_page(
-    table: pd.DataFrame, # moment retrieval: model, run, part, metric, and an estimate
-    differences: pd.DataFrame, # differences between runs: model, difference, metric, and an estimate
-    test_name: str, # name of the test data, for the heading
-    digits: int = 1, # digits after the decimal point of percentages
-) -> tuple[str, pd.DataFrame]: # Markdown, and all numbers
-    "Write the page on moment retrieval, with the paper's Table 2."
+    table: pd.DataFrame,
+    differences: pd.DataFrame,
+    test_name: str,
+    digits: int = 1,
+) -> tuple[str, pd.DataFrame]:
+    """Write the page on moment retrieval, with the paper's Table 2.
+
+    Args:
+        table: moment retrieval: model, run, part, metric, and an estimate
+        differences: differences between runs: model, difference, metric, and an estimate
+        test_name: name of the test data, for the heading
+        digits: digits after the decimal point of percentages
+
+    Returns:
+        Markdown, and all numbers
+    """
     chosen = table[table["part"].isin(["full", "VeryGood"])]
     metric = chosen.metric.where(chosen["part"] == "full", "highlight " + chosen.metric)
     chosen, n = chosen.assign(metric=metric, data=test_name), chosen[["n", "clips"]].max()
@@ -162,12 +217,22 @@ def moments_page(
 
 # %% ../../nbs/report/events.ipynb #e5a1001a
 def questions_page(
-    table: pd.DataFrame, # accuracies: run, kind, chance, and an estimate
-    differences: pd.DataFrame, # differences between runs: difference, kind, and an estimate
-    test_name: str, # name of the test data, for the heading
-    digits: int = 1, # digits after the decimal point of percentages
-) -> tuple[str, pd.DataFrame]: # Markdown, and all numbers
-    "Write the page on questions: accuracies by kind, with the chance level."
+    table: pd.DataFrame,
+    differences: pd.DataFrame,
+    test_name: str,
+    digits: int = 1,
+) -> tuple[str, pd.DataFrame]:
+    """Write the page on questions: accuracies by kind, with the chance level.
+
+    Args:
+        table: accuracies: run, kind, chance, and an estimate
+        differences: differences between runs: difference, kind, and an estimate
+        test_name: name of the test data, for the heading
+        digits: digits after the decimal point of percentages
+
+    Returns:
+        Markdown, and all numbers
+    """
     chance = table.groupby("kind", sort=False).chance.first().rename("chance").mul(100).round(digits)
     n = table[["n", "clips"]].max().fillna(0).astype(int)
     text = f"# Questions about clips of {test_name}\n\nAccuracy in percent on {n.n} questions about {n.clips} clips, "

@@ -22,9 +22,9 @@ from .labels import KIND_LABELS, METRIC_LABELS, run_label, run_order
 from ..text.edits import diff
 
 # %% auto #0
-__all__ = ['STYLE', 'RUN_COLORS', 'OTHER_COLORS', 'TRUE_COLOR', 'FALSE_COLOR', 'NOT_CURVES', 'INCH', 'LINE', 'run_colors',
-           'styled', 'save_figure', 'accuracy_figure', 'shortcut_figure', 'negatives_figure', 'giveaway_figure',
-           'training_figure', 'choose_cases', 'marked_words', 'wrapped', 'case_study']
+__all__ = ['STYLE', 'RUN_COLORS', 'OTHER_COLORS', 'TRUE_COLOR', 'FALSE_COLOR', 'NOT_CURVES', 'INCH', 'LINE',
+           'run_colors', 'styled', 'save_figure', 'accuracy_figure', 'shortcut_figure', 'negatives_figure',
+           'giveaway_figure', 'training_figure', 'choose_cases', 'marked_words', 'wrapped', 'case_study']
 
 # %% ../../nbs/report/figures.ipynb #b798d6df
 STYLE = {
@@ -38,19 +38,29 @@ RUN_COLORS = {"blind": "#000000", "pretrain": "#CC79A7", "vanilla": "#999999", "
 OTHER_COLORS = "#E69F00", "#882255", "#44AA99", "#DDCC77", "#AA4499", "#117733"
 TRUE_COLOR, FALSE_COLOR = "#00795A", "#C04A00" # caption and negative, dark enough for text
 
-def run_colors(
-    runs, # iterable of run names
-) -> dict: # run → color; a run that is not in RUN_COLORS gets one by its place among such runs
-    "Assign a color to each run."
+def run_colors(runs) -> dict:
+    """Assign a color to each run.
+
+    Args:
+        runs: iterable of run names
+
+    Returns:
+        run → color; a run that is not in RUN_COLORS gets one by its place among such runs
+    """
     others = [r for r in run_order(runs) if r.lower() not in RUN_COLORS]
     return {r: RUN_COLORS.get(r.lower()) or OTHER_COLORS[others.index(r) % len(OTHER_COLORS)]
             for r in run_order(runs)}
 
 # %% ../../nbs/report/figures.ipynb #6dcaa216
-def styled(
-    draw, # function that returns a Figure
-): # the function, decorated
-    "Make a function draw in the house style, independent of matplotlib's current settings."
+def styled(draw):
+    """Make a function draw in the house style, independent of matplotlib's current settings.
+
+    Args:
+        draw: function that returns a Figure
+
+    Returns:
+        the function, decorated
+    """
     @functools.wraps(draw)
     def inner(*args, **kwargs):
         "Draw with the style set, and settle the layout."
@@ -60,12 +70,17 @@ def styled(
             return fig
     return inner
 
-def save_figure(
-    fig: Figure, # figure to write
-    path: str | Path, # place of the files; a suffix is replaced
-    dpi: int = 160, # resolution of the PNG, dots per inch
-) -> Path: # the SVG file; the PNG file lies beside it
-    "Write a figure as SVG and PNG; the same figure gives the same bytes."
+def save_figure(fig: Figure, path: str | Path, dpi: int = 160) -> Path:
+    """Write a figure as SVG and PNG; the same figure gives the same bytes.
+
+    Args:
+        fig: figure to write
+        path: place of the files; a suffix is replaced
+        dpi: resolution of the PNG, dots per inch
+
+    Returns:
+        the SVG file; the PNG file lies beside it
+    """
     path = Path(path)
     for suffix, metadata in {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}.items():
         with atomic_path(path.with_suffix(suffix)) as part, mpl.rc_context(STYLE):
@@ -95,12 +110,17 @@ def _whisker(own): return np.stack([own.value - own.low, own.high - own.value]).
 
 # %% ../../nbs/report/figures.ipynb #270a460e
 @styled
-def accuracy_figure(
-    table: pd.DataFrame, # accuracies, as returned by `accuracy_table`
-    form: str = "balanced", # form of the negatives: balanced or published
-    metric: str = "acc", # name in METRICS
-) -> Figure: # a group of bars per category
-    "Draw the accuracy of the runs in each category, with 95 % intervals and the blind baseline."
+def accuracy_figure(table: pd.DataFrame, form: str = "balanced", metric: str = "acc") -> Figure:
+    """Draw the accuracy of the runs in each category, with 95 % intervals and the blind baseline.
+
+    Args:
+        table: accuracies, as returned by `accuracy_table`
+        form: form of the negatives: balanced or published
+        metric: name in METRICS
+
+    Returns:
+        a group of bars per category
+    """
     _need(table, ["run", "form", "metric", "kind", "value", "low", "high"], "accuracy")
     table = table[(table.form == form) & (table.metric == metric)]
     _need(table, [], "accuracy")
@@ -148,10 +168,15 @@ def _band(ax, own, x, at, color, label=None):
 
 # %% ../../nbs/report/figures.ipynb #7e21767c
 @styled
-def shortcut_figure(
-    differences: pd.DataFrame, # rows of `accuracy_difference`, with a column shortcut: the setting of the dial, 0–1
-) -> Figure: # a panel per category
-    "Draw the difference NAVERO − Vanilla against the world's shortcut dial, with 95 % intervals."
+def shortcut_figure(differences: pd.DataFrame) -> Figure:
+    """Draw the difference NAVERO − Vanilla against the world's shortcut dial, with 95 % intervals.
+
+    Args:
+        differences: rows of `accuracy_difference`, with a column shortcut: the setting of the dial, 0–1
+
+    Returns:
+        a panel per category
+    """
     _need(differences, ["shortcut", "kind", "value", "low", "high"], "shortcut")
     def draw(ax, own, at):
         "Draw one panel."
@@ -162,10 +187,15 @@ def shortcut_figure(
 
 # %% ../../nbs/report/figures.ipynb #ad185089
 @styled
-def negatives_figure(
-    table: pd.DataFrame, # rows of `accuracy_table` of one form and metric, with a column negatives: number per video
-) -> Figure: # a panel per category
-    "Draw the accuracy against the number of training negatives per video, with 95 % intervals."
+def negatives_figure(table: pd.DataFrame) -> Figure:
+    """Draw the accuracy against the number of training negatives per video, with 95 % intervals.
+
+    Args:
+        table: rows of `accuracy_table` of one form and metric, with a column negatives: number per video
+
+    Returns:
+        a panel per category
+    """
     _need(table, ["negatives", "run", "kind", "value", "low", "high"], "negatives")
     colors = run_colors(table.run)
     def draw(ax, own, at):
@@ -184,12 +214,17 @@ def _note(text):
     return fig
 
 @styled
-def giveaway_figure(
-    table: pd.DataFrame, # a row per run, fractions: run; value, low, high (acc); blind, blind_low, blind_high
-    labels: dict[str, str] | None = None, # run → label; default: `run_label`
-    base: float | None = None, # acc after training without negatives, drawn as a line
-) -> Figure: # a point per run; a note if the table is empty, for data without items of some category
-    "Draw the accuracy after training against that of the best blind ranker on the training negatives."
+def giveaway_figure(table: pd.DataFrame, labels: dict[str, str] | None = None, base: float | None = None) -> Figure:
+    """Draw the accuracy after training against that of the best blind ranker on the training negatives.
+
+    Args:
+        table: a row per run, fractions: run; value, low, high (acc); blind, blind_low, blind_high
+        labels: run → label; default: `run_label`
+        base: acc after training without negatives, drawn as a line
+
+    Returns:
+        a point per run; a note if the table is empty, for data without items of some category
+    """
     if not len(table): return _note("There is no average: the test set lacks items of some categories.")
     _need(table, ["run", "value", "low", "high", "blind", "blind_low", "blind_high"], "giveaway")
     fig, colors = Figure((7.2, 3.2), layout="constrained"), run_colors(table.run)
@@ -211,12 +246,17 @@ def giveaway_figure(
 NOT_CURVES = "run", "epoch", "step", "seconds"
 
 @styled
-def training_figure(
-    metrics: pd.DataFrame, # files metrics.csv of the runs, concatenated: run, epoch, and columns of numbers
-    columns=None, # names of the columns to draw; default: all numbers but NOT_CURVES
-    wide: int = 4, # panels per row
-) -> Figure: # a panel per column
-    "Draw logged quantities against epochs."
+def training_figure(metrics: pd.DataFrame, columns=None, wide: int = 4) -> Figure:
+    """Draw logged quantities against epochs.
+
+    Args:
+        metrics: files metrics.csv of the runs, concatenated: run, epoch, and columns of numbers
+        columns: names of the columns to draw; default: all numbers but NOT_CURVES
+        wide: panels per row
+
+    Returns:
+        a panel per column
+    """
     _need(metrics, ["run", "epoch", *(columns or [])], "training")
     columns = list(columns or [c for c in metrics.select_dtypes("number") if c not in NOT_CURVES])
     wide, colors = min(wide, len(columns)), run_colors(metrics.run)
@@ -238,13 +278,24 @@ def training_figure(
 
 # %% ../../nbs/report/figures.ipynb #9b0f9192
 def choose_cases(
-    scores: pd.DataFrame, # scores of the runs, columns SCORE_COLUMNS
-    wrong: str = "vanilla", # name of the run that has to be wrong
-    right: str = "navero", # name of the run that has to be right
-    form: str = "balanced", # form of the negatives: balanced or published
-    kinds=KINDS, # categories, in the order of the figure
-) -> pd.DataFrame: # kind, item, clip_id, change, candidates, total; a category without such an item is left out
-    "Choose in each category the item whose margin grows most from `wrong` to `right`; ties by item id."
+    scores: pd.DataFrame,
+    wrong: str = "vanilla",
+    right: str = "navero",
+    form: str = "balanced",
+    kinds=KINDS,
+) -> pd.DataFrame:
+    """Choose in each category the item whose margin grows most from `wrong` to `right`; ties by item id.
+
+    Args:
+        scores: scores of the runs, columns SCORE_COLUMNS
+        wrong: name of the run that has to be wrong
+        right: name of the run that has to be right
+        form: form of the negatives: balanced or published
+        kinds: categories, in the order of the figure
+
+    Returns:
+        kind, item, clip_id, change, candidates, total; a category without such an item is left out
+    """
     part = scores[(scores.form == form) & scores.run.isin([wrong, right])]
     margin = part.assign(margin=part.p_pos - part.p_neg).pivot(
         index=["kind", "item", "clip_id"], columns="run", values="margin").dropna().reset_index()
@@ -259,11 +310,16 @@ def choose_cases(
     return best.reset_index()[["kind", "item", "clip_id", "change", "candidates", "total"]].rename_axis(columns=None)
 
 # %% ../../nbs/report/figures.ipynb #581adadc
-def marked_words(
-    caption: str, # true caption
-    negative: str, # negative of the caption
-) -> tuple: # two lists of (word, marked), for the caption and for the negative; marked words differ
-    "Split both texts into words, and mark the words that differ."
+def marked_words(caption: str, negative: str) -> tuple:
+    """Split both texts into words, and mark the words that differ.
+
+    Args:
+        caption: true caption
+        negative: negative of the caption
+
+    Returns:
+        two lists of (word, marked), for the caption and for the negative; marked words differ
+    """
     a, b = caption.split(), negative.split()
     marks_a, marks_b = [False] * len(a), [False] * len(b)
     for i, j, k, l in diff(a, b): marks_a[i:j], marks_b[k:l] = [True] * (j - i), [True] * (l - k)
@@ -274,12 +330,17 @@ def _width(text, font):
     "Return the width of a text in points."
     return RendererAgg(1, 1, 720).get_text_width_height_descent(text, font, False)[0] / 10 # 720 dpi: unrounded
 
-def wrapped(
-    words, # iterable of (word, marked)
-    width: float, # largest width of a line, points
-    size: float, # font size, points
-) -> list[list[tuple]]: # lines of (x, word, marked), with x in points
-    "Break marked words into lines of at most the given width."
+def wrapped(words, width: float, size: float) -> list[list[tuple]]:
+    """Break marked words into lines of at most the given width.
+
+    Args:
+        words: iterable of (word, marked)
+        width: largest width of a line, points
+        size: font size, points
+
+    Returns:
+        lines of (x, word, marked), with x in points
+    """
     fonts = [FontProperties(family="DejaVu Sans", size=size, weight=weight) for weight in ("normal", "bold")]
     lines, x = [[]], 0
     for word, mark in words:
@@ -347,13 +408,24 @@ def _case_legend(ax):
 
 @styled
 def case_study(
-    chosen: pd.DataFrame, # cases, as returned by `choose_cases`
-    scores: pd.DataFrame, # scores of these items, columns SCORE_COLUMNS
-    items: pd.DataFrame, # texts of these items, columns ITEM_COLUMNS
-    frames, # mapping from clip_id to frames (T, H, W, 3), uint8
-    runs=("vanilla", "negvidl", "navero"), # names of the runs to show; runs without scores are left out
-) -> Figure: # a block per case
-    "Draw one item per category: frames, caption, negative with the edit marked, and the scores of the runs."
+    chosen: pd.DataFrame,
+    scores: pd.DataFrame,
+    items: pd.DataFrame,
+    frames,
+    runs=("vanilla", "negvidl", "navero"),
+) -> Figure:
+    """Draw one item per category: frames, caption, negative with the edit marked, and the scores of the runs.
+
+    Args:
+        chosen: cases, as returned by `choose_cases`
+        scores: scores of these items, columns SCORE_COLUMNS
+        items: texts of these items, columns ITEM_COLUMNS
+        frames: mapping from clip_id to frames (T, H, W, 3), uint8
+        runs: names of the runs to show; runs without scores are left out
+
+    Returns:
+        a block per case
+    """
     if not len(chosen):
         raise VidnegError("there is no case to show: no item is wrong for one run and right for the other")
     runs, left, strip = [r for r in runs if r in set(scores.run)], 4.5, .74 # inches

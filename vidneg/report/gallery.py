@@ -30,8 +30,9 @@ from .labels import KIND_LABELS, run_label, run_order
 from ..text.edits import changed
 
 # %% auto #0
-__all__ = ['SECTIONS', 'FIGURES', 'SMALL', 'Span', 'spans', 'blocks', 'sections_of', 'figures_of', 'answers', 'choose_clips',
-           'shrink', 'media_name', 'write_media', 'marked', 'cards_of', 'verdict', 'gallery_page', 'write_gallery']
+__all__ = ['SECTIONS', 'FIGURES', 'SMALL', 'Span', 'spans', 'blocks', 'sections_of', 'figures_of', 'answers',
+           'choose_clips', 'shrink', 'media_name', 'write_media', 'marked', 'cards_of', 'verdict', 'gallery_page',
+           'write_gallery']
 
 # %% ../../nbs/report/gallery.ipynb #9a110006
 class Span(NamedTuple):
@@ -48,11 +49,16 @@ class Span(NamedTuple):
 
 _INLINE = re.compile(r"\*\*?([^*]+)\*\*?|`([^`]+)`|\[([^\]]+)\]\(([\w.-][\w./-]*)\)")
 
-def spans(
-    text: str, # Markdown of one line: emphasis, code and links to files
-    base: str = "", # folder of the text, put before its links
-) -> list[Span]: # parts in order
-    "Split a line of Markdown into parts."
+def spans(text: str, base: str = "") -> list[Span]:
+    """Split a line of Markdown into parts.
+
+    Args:
+        text: Markdown of one line: emphasis, code and links to files
+        base: folder of the text, put before its links
+
+    Returns:
+        parts in order
+    """
     found, at = [], 0
     for m in _INLINE.finditer(text):
         em, code, name, link = m.groups()
@@ -64,11 +70,16 @@ def spans(
 # %% ../../nbs/report/gallery.ipynb #9a110008
 def _cells(line): return [c.strip().replace("\\|", "|") for c in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
 
-def blocks(
-    text: str, # Markdown: headings, paragraphs and tables
-    base: str = "", # folder of the text, put before its links
-) -> list[dict]: # each has heading; or text, its spans; or head, rows (spans of each cell) and right (True: numbers)
-    "Split Markdown into headings, paragraphs and tables."
+def blocks(text: str, base: str = "") -> list[dict]:
+    """Split Markdown into headings, paragraphs and tables.
+
+    Args:
+        text: Markdown: headings, paragraphs and tables
+        base: folder of the text, put before its links
+
+    Returns:
+        each has heading; or text, its spans; or head, rows (spans of each cell) and right (True: numbers)
+    """
     found = []
     for chunk in filter(None, map(str.strip, re.split(r"\n\s*\n", text))):
         if chunk.startswith("#"):
@@ -103,10 +114,15 @@ def _title(text, path):
     if first.startswith(("# ", "## ")): return first.lstrip("# "), rest
     return {"main": "Accuracy on balanced negatives, percent"}.get(path.stem, path.stem.capitalize()), text
 
-def sections_of(
-    reports: str | Path, # folder of reports
-) -> list[dict]: # title, id and sheets; a sheet has title, blocks and open (True: shown at once)
-    "Read the reports that other stages wrote."
+def sections_of(reports: str | Path) -> list[dict]:
+    """Read the reports that other stages wrote.
+
+    Args:
+        reports: folder of reports
+
+    Returns:
+        title, id and sheets; a sheet has title, blocks and open (True: shown at once)
+    """
     reports, found = Path(reports), []
     for title, patterns in SECTIONS.items():
         paths = dict.fromkeys(chain.from_iterable(sorted(reports.glob(p)) for p in patterns))
@@ -121,19 +137,29 @@ def sections_of(
         if sheets: found.append({"title": title, "id": title.split()[0].strip(",").lower(), "sheets": sheets})
     return found
 
-def figures_of(
-    reports: str | Path, # folder of reports
-) -> list[dict]: # title and path of each figure
-    "List the figures that other stages drew."
+def figures_of(reports: str | Path) -> list[dict]:
+    """List the figures that other stages drew.
+
+    Args:
+        reports: folder of reports
+
+    Returns:
+        title and path of each figure
+    """
     there = {p.relative_to(reports).as_posix() for p in Path(reports).glob("figures/*.svg")}
     names = [n for n in FIGURES if (Path(reports)/n).is_file()] + sorted(there - set(FIGURES))
     return [{"title": FIGURES.get(n, Path(n).stem.replace("-", " ")), "path": n} for n in names]
 
 # %% ../../nbs/report/gallery.ipynb #9a110014
-def answers(
-    scores: pd.DataFrame, # scores of the runs, columns SCORE_COLUMNS
-) -> pd.DataFrame: # the same rows with pos and neg, the compared values; margin, pos − neg; right, bool
-    "Judge each run's answer to each item."
+def answers(scores: pd.DataFrame) -> pd.DataFrame:
+    """Judge each run's answer to each item.
+
+    Args:
+        scores: scores of the runs, columns SCORE_COLUMNS
+
+    Returns:
+        the same rows with pos and neg, the compared values; margin, pos − neg; right, bool
+    """
     parts = []
     for _, own in scores.groupby("run", sort=False):
         pos, neg = ("p_pos", "p_neg") if has_head(own) else ("score_pos", "score_neg")
@@ -143,13 +169,18 @@ def answers(
     return table.assign(margin=table.pos - table.neg, right=table.pos > table.neg)
 
 # %% ../../nbs/report/gallery.ipynb #9a110017
-def choose_clips(
-    judged: pd.DataFrame, # result of `answers`
-    run: str, # run whose mistakes are shown
-    n: int = 60, # largest number of clips
-    seed: int = 0, # seed of the draw
-) -> list[str]: # clip ids; mistakes and drawn clips alternate
-    "Choose the clips of the gallery."
+def choose_clips(judged: pd.DataFrame, run: str, n: int = 60, seed: int = 0) -> list[str]:
+    """Choose the clips of the gallery.
+
+    Args:
+        judged: result of `answers`
+        run: run whose mistakes are shown
+        n: largest number of clips
+        seed: seed of the draw
+
+    Returns:
+        clip ids; mistakes and drawn clips alternate
+    """
     worst = judged[judged.run == run].groupby("clip_id").margin.min().dropna()
     if not len(worst):
         raise VidnegError(f"the gallery shows the mistakes of {run!r}, which has no scores; there are: "
@@ -171,15 +202,20 @@ def _small_frames(clip, side, fps, most):
     step = float(times[-1] - times[0])/(n - 1) if n > 1 else 0
     return frames, min(1/step, 60.) if step > 0 else fps
 
-def shrink(
-    clip: Clip, # clip to show, with a path relative to the working folder
-    path: str | Path, # file to write, ending in .mp4
-    side: int = 160, # largest shorter side in pixels, even; smaller videos keep their size
-    fps: float = 8.0, # largest number of frames per second
-    most: int = 80, # largest number of frames
-    crf: int = 28, # x264's quality, from 0 (lossless) to 51 (worst)
-) -> int: # size of the file in bytes
-    "Write a clip as a small H.264 file. Raises `VideoError` if the clip cannot be read."
+def shrink(clip: Clip, path: str | Path, side: int = 160, fps: float = 8.0, most: int = 80, crf: int = 28) -> int:
+    """Write a clip as a small H.264 file. Raises `VideoError` if the clip cannot be read.
+
+    Args:
+        clip: clip to show, with a path relative to the working folder
+        path: file to write, ending in .mp4
+        side: largest shorter side in pixels, even; smaller videos keep their size
+        fps: largest number of frames per second
+        most: largest number of frames
+        crf: x264's quality, from 0 (lossless) to 51 (worst)
+
+    Returns:
+        size of the file in bytes
+    """
     frames, rate = _small_frames(clip, side, fps, most)
     options = {"crf": str(crf), "preset": "slow", "x264-params": "threads=1:mbtree=0"}
     with atomic_path(path) as part:
@@ -191,22 +227,38 @@ def shrink(
         size = part.stat().st_size
     return size
 
-def media_name(
-    clip_id: str, # id of a clip, any text
-) -> str: # name of its file, safe on every disk and in every link
-    "Name the file of a clip: its id, or a hash of it if it has other signs than letters, digits, dots and dashes."
+def media_name(clip_id: str) -> str:
+    """Name the file of a clip: its id, or a hash of it if it has other signs than letters, digits, dots and dashes.
+
+    Args:
+        clip_id: id of a clip, any text
+
+    Returns:
+        name of its file, safe on every disk and in every link
+    """
     plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}", clip_id)
     return (clip_id if plain else hashlib.sha256(clip_id.encode("utf-8", "replace")).hexdigest()[:16]) + ".mp4"
 
 # %% ../../nbs/report/gallery.ipynb #9a110024
 def write_media(
-    clip_ids: Iterable[str], # clips in order of importance
-    clips: Mapping[str, Clip], # clip_id → clip
-    folder: str | Path, # folder to write to
-    media_kb: int = 600, # budget in kB
-    **settings, # side, fps, most and crf of `shrink`
-) -> dict[str, tuple[str, str]]: # clip_id → name of the file, "" if there is none; the reason why
-    "Write the videos of the gallery until the budget is spent."
+    clip_ids: Iterable[str],
+    clips: Mapping[str, Clip],
+    folder: str | Path,
+    media_kb: int = 600,
+    **settings,
+) -> dict[str, tuple[str, str]]:
+    """Write the videos of the gallery until the budget is spent.
+
+    Args:
+        clip_ids: clips in order of importance
+        clips: clip_id → clip
+        folder: folder to write to
+        media_kb: budget in kB
+        **settings: side, fps, most and crf of `shrink`
+
+    Returns:
+        clip_id → name of the file, "" if there is none; the reason why
+    """
     folder, found, left = Path(folder), {}, 1000*media_kb
     folder.mkdir(parents=True, exist_ok=True)
     for clip_id in clip_ids:
@@ -222,11 +274,16 @@ def write_media(
     return found
 
 # %% ../../nbs/report/gallery.ipynb #9a110027
-def marked(
-    caption: str, # true caption
-    negative: str, # negative of it
-) -> list[Span]: # the negative, with the old words before the new ones
-    "Mark the edit in a negative."
+def marked(caption: str, negative: str) -> list[Span]:
+    """Mark the edit in a negative.
+
+    Args:
+        caption: true caption
+        negative: negative of it
+
+    Returns:
+        the negative, with the old words before the new ones
+    """
     c = changed(caption, negative)
     start, end = c.new_span
     parts = (negative[:start], ""), (c.old, "del"), (c.new, "mark"), (negative[end:], "")
@@ -243,14 +300,26 @@ def _row(item, own, runs):
             "negative": marked(item.caption, item.negative), "margins": " ".join(margins)}
 
 def cards_of(
-    items: pd.DataFrame, # texts, columns ITEM_COLUMNS
-    judged: pd.DataFrame, # result of `answers`
-    media: Mapping[str, tuple[str, str]], # result of `write_media`
-    runs: Sequence[str], # runs in the order of the columns
-    run: str, # run whose worst answer comes first
-    base: str = "gallery/", # folder of the videos, relative to the page
-) -> list[dict]: # a card per clip: clip, video or why, and groups of negatives with the same caption
-    "Arrange clips, texts and scores, the clip with the worst answer of `run` first."
+    items: pd.DataFrame,
+    judged: pd.DataFrame,
+    media: Mapping[str, tuple[str, str]],
+    runs: Sequence[str],
+    run: str,
+    base: str = "gallery/",
+) -> list[dict]:
+    """Arrange clips, texts and scores, the clip with the worst answer of `run` first.
+
+    Args:
+        items: texts, columns ITEM_COLUMNS
+        judged: result of `answers`
+        media: result of `write_media`
+        runs: runs in the order of the columns
+        run: run whose worst answer comes first
+        base: folder of the videos, relative to the page
+
+    Returns:
+        a card per clip: clip, video or why, and groups of negatives with the same caption
+    """
     key = ["form", "kind", "item"]
     of = dict(list(judged[judged.clip_id.isin(media)].groupby(key)))
     worst = judged[judged.run == run].groupby("clip_id").margin.min()
@@ -276,12 +345,17 @@ def _accuracy(numbers, run):
     row = own.iloc[0]
     return Estimate(*row[["value", "low", "high"]]/100, int(row.n), int(row.clips))
 
-def verdict(
-    numbers: pd.DataFrame, # numbers of Table 2, as written by `write_table2`
-    claims: pd.DataFrame, # decided claims, as written by `write_claims`
-    run: str, # main run
-) -> list[str]: # sentences
-    "Say in words what the page shows."
+def verdict(numbers: pd.DataFrame, claims: pd.DataFrame, run: str) -> list[str]:
+    """Say in words what the page shows.
+
+    Args:
+        numbers: numbers of Table 2, as written by `write_table2`
+        claims: decided claims, as written by `write_claims`
+        run: main run
+
+    Returns:
+        sentences
+    """
     said, own = [], _accuracy(numbers, run)
     others = [(run_label(r), _accuracy(numbers, r)) for r in ("vanilla", "blind") if r != run]
     if own:
@@ -302,10 +376,15 @@ random. In a negative, the new words are marked and the old words are crossed ou
 the caption and to the negative: match probabilities, or scores of a model without them; a colored cell is a wrong
 answer, and a tie is wrong. {blind} reads only the texts."""
 
-def gallery_page(
-    **content, # title, verdict, sections, figures, about, kinds, generators, labels, main, cards of gallery.html
-) -> str: # HTML; all texts are escaped
-    "Fill the template of the page."
+def gallery_page(**content) -> str:
+    """Fill the template of the page.
+
+    Args:
+        **content: title, verdict, sections, figures, about, kinds, generators, labels, main, cards of gallery.html
+
+    Returns:
+        HTML; all texts are escaped
+    """
     there = jinja2.FileSystemLoader(Path(vidneg.__file__).parent/"report")
     page = jinja2.Environment(loader=there, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     text = page.get_template("gallery.html").render(**content)
@@ -313,17 +392,32 @@ def gallery_page(
     return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", "\ufffd", text)
 
 def write_gallery(
-    reports: str | Path, # folder of reports; index.html and gallery/ are written to it
-    items: pd.DataFrame, # texts, columns ITEM_COLUMNS
-    scores: pd.DataFrame, # scores of all runs on them, columns SCORE_COLUMNS
-    clips: Mapping[str, Clip], # clip_id → clip
-    run: str = "navero", # main run
-    data: str = "", # name of the data, for the heading
-    n: int = 60, # largest number of clips
-    seed: int = 0, # seed of the draw
-    **settings, # media_kb of `write_media`; side, fps, most and crf of `shrink`
-) -> Path: # the page
-    "Write the page of all results, with its videos."
+    reports: str | Path,
+    items: pd.DataFrame,
+    scores: pd.DataFrame,
+    clips: Mapping[str, Clip],
+    run: str = "navero",
+    data: str = "",
+    n: int = 60,
+    seed: int = 0,
+    **settings,
+) -> Path:
+    """Write the page of all results, with its videos.
+
+    Args:
+        reports: folder of reports; index.html and gallery/ are written to it
+        items: texts, columns ITEM_COLUMNS
+        scores: scores of all runs on them, columns SCORE_COLUMNS
+        clips: clip_id → clip
+        run: main run
+        data: name of the data, for the heading
+        n: largest number of clips
+        seed: seed of the draw
+        **settings: media_kb of `write_media`; side, fps, most and crf of `shrink`
+
+    Returns:
+        the page
+    """
     reports, judged, runs = Path(reports), answers(scores), run_order(scores.run)
     media = write_media(choose_clips(judged, run, n, seed), clips, reports/"gallery", **settings)
     cards, shown = cards_of(items, judged, media, runs, run), items[items.clip_id.isin(media)]

@@ -16,15 +16,25 @@ RUN_LABELS = {"blind": "Blind (text only)", "pretrain": "Pre-trained", "vanilla"
 KIND_LABELS = {**{kind: kind.capitalize() for kind in KINDS}, "average": "Avg"}
 METRIC_LABELS = {"acc": "acc", "acc_hat": "acc-hat", "acc_vtc": "acc, contrastive"}
 
-def run_label(
-    run: str, # name in the score files, upper or lower case
-) -> str: # the label; the name itself if it has none
-    "Return the label of a run in tables and figures."
+def run_label(run: str) -> str:
+    """Return the label of a run in tables and figures.
+
+    Args:
+        run: name in the score files, upper or lower case
+
+    Returns:
+        the label; the name itself if it has none
+    """
     return RUN_LABELS.get(str(run).lower(), str(run))
 
-def run_order(
-    runs, # iterable of names, possibly repeated
-) -> list: # each name once: known runs in the order of RUN_LABELS, then the others by name
-    "Sort runs into the order of the tables."
+def run_order(runs) -> list:
+    """Sort runs into the order of the tables.
+
+    Args:
+        runs: iterable of names, possibly repeated
+
+    Returns:
+        each name once: known runs in the order of RUN_LABELS, then the others by name
+    """
     known = list(RUN_LABELS)
     return sorted(set(runs), key=lambda r: (known.index(r.lower()) if r.lower() in known else len(known), r))

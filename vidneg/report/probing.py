@@ -52,33 +52,53 @@ CONTROL_LABELS = {
     "shuffled": "frames shuffled", "reversed": "frames reversed", "single_frame": "one frame", "blank": "blank video",
     "other_video": "another video", "text_only": "text only"} # controls in the order of the report
 
-def metric_of(
-    scores: pd.DataFrame, # scores of one model, columns SCORE_COLUMNS
-) -> str: # "acc" if the model has a matching head, else "acc_vtc"
-    "Choose the metric of a report."
+def metric_of(scores: pd.DataFrame) -> str:
+    """Choose the metric of a report.
+
+    Args:
+        scores: scores of one model, columns SCORE_COLUMNS
+
+    Returns:
+        "acc" if the model has a matching head, else "acc_vtc"
+    """
     return "acc" if has_head(scores) else "acc_vtc"
 
-def scored(
-    scores: pd.DataFrame, # result of `score_clips`: SCORE_COLUMNS and `status`
-) -> pd.DataFrame: # rows with a score, with the column `right`: 0 or 1; a tie is wrong
-    "Select the scored items. Raises `VidnegError` with the reasons if there are none."
+def scored(scores: pd.DataFrame) -> pd.DataFrame:
+    """Select the scored items. Raises `VidnegError` with the reasons if there are none.
+
+    Args:
+        scores: result of `score_clips`: SCORE_COLUMNS and `status`
+
+    Returns:
+        rows with a score, with the column `right`: 0 or 1; a tie is wrong
+    """
     kept = scores[scores.status == ""]
     if not len(kept): raise VidnegError(f"no item could be scored; {unscored(scores)}")
     return kept.assign(right=METRICS[metric_of(kept)](kept).astype(float))
 
-def unscored(
-    scores: pd.DataFrame, # result of `score_clips`
-) -> str: # reasons with their counts of items, the most frequent first; "none" if all items were scored
-    "Count the items that the model's run could not score."
+def unscored(scores: pd.DataFrame) -> str:
+    """Count the items that the model's run could not score.
+
+    Args:
+        scores: result of `score_clips`
+
+    Returns:
+        reasons with their counts of items, the most frequent first; "none" if all items were scored
+    """
     own = scores[scores.run == scores.run.iloc[0]] if len(scores) else scores
     why = own.status[own.status != ""].str.replace(r":.*", "", regex=True).value_counts()
     return "; ".join(f"{k}: {n}" for k, n in why.items()) or "none"
 
-def probe_table(
-    scores: pd.DataFrame, # result of `score_clips`
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> pd.DataFrame: # columns run, kind ("all" last), value, low, high, n, clips; values are fractions
-    "Compute the accuracy of the model and of its controls, per kind and for all items."
+def probe_table(scores: pd.DataFrame, **kwargs) -> pd.DataFrame:
+    """Compute the accuracy of the model and of its controls, per kind and for all items.
+
+    Args:
+        scores: result of `score_clips`
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        columns run, kind ("all" last), value, low, high, n, clips; values are fractions
+    """
     kept, rows = scored(scores), []
     for run, own in kept.groupby("run", sort=False):
         parts = {kind: own[own.kind == kind] for kind in dict.fromkeys(own.kind)}
@@ -99,11 +119,16 @@ class Effect(NamedTuple):
     difference: Estimate
     visible: float
 
-def effects(
-    scores: pd.DataFrame, # result of `score_clips`: the first run is the model, the others are controls
-    **kwargs, # `n`, `seed`, `level` of `bootstrap`
-) -> list[Effect]: # one per control, in the order of the runs
-    "Compare a model with each of its controls on the same items."
+def effects(scores: pd.DataFrame, **kwargs) -> list[Effect]:
+    """Compare a model with each of its controls on the same items.
+
+    Args:
+        scores: result of `score_clips`: the first run is the model, the others are controls
+        **kwargs: `n`, `seed`, `level` of `bootstrap`
+
+    Returns:
+        one per control, in the order of the runs
+    """
     kept = scored(scores)
     values = kept.pivot(index="item", columns="run", values="right")
     clip_of = kept.drop_duplicates("item").set_index("item").clip_id
@@ -155,13 +180,24 @@ def _about_control(effect):
             f"{_points(effect.visible)} or more).")
 
 def verdict(
-    model: str, # name of the model
-    accuracy: Estimate, # accuracy for all items
-    blind: Estimate | None = None, # accuracy of the best blind ranker; None: not measured
-    controls: list[Effect] = (), # result of `effects`
-    ties: int = 0, # items whose two texts have the same score
-) -> list[str]: # sentences
-    "Say in words what the numbers show."
+    model: str,
+    accuracy: Estimate,
+    blind: Estimate | None = None,
+    controls: list[Effect] = (),
+    ties: int = 0,
+) -> list[str]:
+    """Say in words what the numbers show.
+
+    Args:
+        model: name of the model
+        accuracy: accuracy for all items
+        blind: accuracy of the best blind ranker; None: not measured
+        controls: result of `effects`
+        ties: items whose two texts have the same score
+
+    Returns:
+        sentences
+    """
     e = accuracy
     said = [f"{model} prefers the caption to the negative in {fmt(e)} % of {e.n} items from {e.clips} clips."]
     if np.isnan(e.low): said.append("All items are of one clip: nothing follows for others.")
@@ -179,11 +215,16 @@ def _label(kind): return {**KIND_LABELS, "all": "All"}.get(kind, kind)
 def _color(run, first): return {first: "#0072B2", "blind": "#000000"}.get(run, "#777777")
 
 @styled
-def probe_figure(
-    table: pd.DataFrame, # result of `probe_table`, with rows of the run "blind" if it was measured
-    name: str = "model", # name of the model in the legend
-) -> Figure: # one row of points per kind
-    "Draw the accuracies of the model, its controls and the blind baseline, with 95 % intervals."
+def probe_figure(table: pd.DataFrame, name: str = "model") -> Figure:
+    """Draw the accuracies of the model, its controls and the blind baseline, with 95 % intervals.
+
+    Args:
+        table: result of `probe_table`, with rows of the run "blind" if it was measured
+        name: name of the model in the legend
+
+    Returns:
+        one row of points per kind
+    """
     runs, kinds = list(dict.fromkeys(table.run)), list(dict.fromkeys(table.kind))
     fig = Figure((7.2, .5 + .17*len(runs)*len(kinds) + .12*len(kinds)), layout="constrained")
     ax, step = fig.add_subplot(), .8/len(runs)
@@ -204,11 +245,16 @@ def probe_figure(
     return fig
 
 # %% ../../nbs/report/probing.ipynb #9be10020
-def mistakes(
-    scores: pd.DataFrame, # result of `score_clips`
-    n: int = 8, # largest number of items
-) -> pd.DataFrame: # rows of the model's run, worst first, with the column `margin`: caption minus negative, 0 or less
-    "Select the items that the model misses by most, one per clip."
+def mistakes(scores: pd.DataFrame, n: int = 8) -> pd.DataFrame:
+    """Select the items that the model misses by most, one per clip.
+
+    Args:
+        scores: result of `score_clips`
+        n: largest number of items
+
+    Returns:
+        rows of the model's run, worst first, with the column `margin`: caption minus negative, 0 or less
+    """
     kept = scored(scores)
     own = kept[(kept.run == kept.run.iloc[0]) & (kept.right == 0)]
     p = ("p_pos", "p_neg") if metric_of(kept) == "acc" else ("score_pos", "score_neg")
@@ -220,12 +266,17 @@ def _tagged(text, span, tag):
     a, b = span
     return [p for p in ((text[:a], ""), (text[a:b], tag), (text[b:], "")) if p[0]]
 
-def picture(
-    clip: Clip, # clip to show
-    n_frames: int = 6, # number of frames
-    height: int = 96, # height of the strip, pixels
-) -> str: # a data URI, JPEG
-    "Draw frames of a clip side by side. Raises `VideoError` if the file cannot be read."
+def picture(clip: Clip, n_frames: int = 6, height: int = 96) -> str:
+    """Draw frames of a clip side by side. Raises `VideoError` if the file cannot be read.
+
+    Args:
+        clip: clip to show
+        n_frames: number of frames
+        height: height of the strip, pixels
+
+    Returns:
+        a data URI, JPEG
+    """
     frames, _ = read_clip(clip, n_frames=n_frames, time_limit=60.)
     width = max(1, round(height*frames.shape[2]/frames.shape[1]))
     image = strip(frames).convert("RGB").resize((width*len(frames), height))
@@ -233,11 +284,16 @@ def picture(
     image.save(out, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
-def case(
-    row, # a row of `mistakes`, with the columns caption and negative
-    clips: Mapping[str, Clip], # clip_id → clip
-) -> dict: # kind, clip, scores, caption and negative as (text, tag) parts, image or the reason why there is none
-    "Prepare an item for the page."
+def case(row, clips: Mapping[str, Clip]) -> dict:
+    """Prepare an item for the page.
+
+    Args:
+        row: a row of `mistakes`, with the columns caption and negative
+        clips: clip_id → clip
+
+    Returns:
+        kind, clip, scores, caption and negative as (text, tag) parts, image or the reason why there is none
+    """
     c = changed(row.caption, row.negative)
     shown = (row.score_pos, row.score_neg) if np.isnan(row.p_pos) else (row.p_pos, row.p_neg)
     found = dict(kind=row.kind, clip=row.clip_id, scores=f"caption {shown[0]:.3f}, negative {shown[1]:.3f}", why="",
@@ -344,11 +400,16 @@ def _svg(fig):
     text = out.getvalue()
     return text[text.index("<svg"):]
 
-def render(
-    template: str, # "report.html", or "cases.html" for a part of it
-    **content, # title, subtitle, verdict and sections of report.html, or cases; all texts are escaped
-) -> str: # HTML that needs no other file
-    "Fill a template of report pages."
+def render(template: str, **content) -> str:
+    """Fill a template of report pages.
+
+    Args:
+        template: "report.html", or "cases.html" for a part of it
+        **content: title, subtitle, verdict and sections of report.html, or cases; all texts are escaped
+
+    Returns:
+        HTML that needs no other file
+    """
     there = jinja2.FileSystemLoader(Path(vidneg.__file__).parent/"report")
     page = jinja2.Environment(loader=there, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     text = page.get_template(template).render(**content)
@@ -357,10 +418,12 @@ def render(
 
 # %% ../../nbs/report/probing.ipynb #9be10026
 @patch
-def table(
-    self: ProbeReport,
-) -> pd.DataFrame: # a row per run; accuracies in percent with intervals, one column per kind, then items and clips
-    "Arrange the accuracies for reading."
+def table(self: ProbeReport) -> pd.DataFrame:
+    """Arrange the accuracies for reading.
+
+    Returns:
+        a row per run; accuracies in percent with intervals, one column per kind, then items and clips
+    """
     rows, of = {}, self.accuracy.set_index(["run", "kind"])
     kinds = list(dict.fromkeys(self.accuracy.kind))
     first = self.accuracy.run.iloc[0]
@@ -378,10 +441,12 @@ def _grid(frame, digits=1):
     return Grid([str(c) for c in flat], [[cell(x) for x in row] for row in flat.itertuples(index=False)])
 
 @patch
-def protocol(
-    self: ProbeReport,
-) -> pd.DataFrame: # one row per entry of the protocol
-    "Arrange the protocol, which is kept with the scores."
+def protocol(self: ProbeReport) -> pd.DataFrame:
+    """Arrange the protocol, which is kept with the scores.
+
+    Returns:
+        one row per entry of the protocol
+    """
     own = self.scores.iloc[:1]
     entries = {k: str(own[k].iloc[0]) for k in (*PROTOCOL, "sampling") if k in own}
     shown = {k: v for k, v in entries.items() if v not in ("", "nan", "None")}
@@ -389,20 +454,28 @@ def protocol(
     return pd.DataFrame({"value": shown}).rename_axis("protocol")
 
 @patch
-def cases(
-    self: ProbeReport,
-    n: int, # largest number of mistakes
-) -> list[dict]: # results of `case`, worst first
-    "Collect the worst mistakes."
+def cases(self: ProbeReport, n: int) -> list[dict]:
+    """Collect the worst mistakes.
+
+    Args:
+        n: largest number of mistakes
+
+    Returns:
+        results of `case`, worst first
+    """
     rows = mistakes(self.scores, n).merge(self.items[["item", "caption", "negative"]], on="item")
     return [case(r, self.clips) for r in rows.itertuples(index=False)]
 
 @patch
-def sections(
-    self: ProbeReport,
-    n: int = 8, # largest number of mistakes
-) -> list[dict]: # title, and some of text, table, figure, cases, note
-    "Collect the sections of the page."
+def sections(self: ProbeReport, n: int = 8) -> list[dict]:
+    """Collect the sections of the page.
+
+    Args:
+        n: largest number of mistakes
+
+    Returns:
+        title, and some of text, table, figure, cases, note
+    """
     figure = _svg(probe_figure(self.accuracy, self.name))
     found = [dict(title="Accuracy", table=_grid(self.table()), note=_ACCURACY, figure=figure)]
     if self.effects: found.append(dict(title="Controls", table=_controls(self.effects), note=_CONTROLS))
@@ -417,19 +490,25 @@ def sections(
     return [*found, protocol]
 
 @patch
-def page(
-    self: ProbeReport,
-    n: int = 8, # largest number of mistakes
-) -> str: # HTML that needs no other file
-    "Write the report as a page."
+def page(self: ProbeReport, n: int = 8) -> str:
+    """Write the report as a page.
+
+    Args:
+        n: largest number of mistakes
+
+    Returns:
+        HTML that needs no other file
+    """
     title = f"Probe: {self.name} on {self.data}"
     return render("report.html", title=title, verdict=self.verdict, sections=self.sections(n))
 
 @patch
-def markdown(
-    self: ProbeReport,
-) -> str: # verdict, accuracies, controls and protocol
-    "Write the report as Markdown, without pictures."
+def markdown(self: ProbeReport) -> str:
+    """Write the report as Markdown, without pictures.
+
+    Returns:
+        verdict, accuracies, controls and protocol
+    """
     parts = [f"# Probe: {self.name} on {self.data}\n", *(f"{said}\n" for said in self.verdict)]
     for section in self.sections(0):
         if "cases" in section: continue
@@ -438,11 +517,15 @@ def markdown(
     return "\n".join(parts)
 
 @patch
-def save(
-    self: ProbeReport,
-    folder: str | Path, # folder for report.html, report.md, accuracy.svg and .png, and three tables
-) -> Path: # the page
-    "Write the report. Each file is replaced as a whole; other files of the folder stay."
+def save(self: ProbeReport, folder: str | Path) -> Path:
+    """Write the report. Each file is replaced as a whole; other files of the folder stay.
+
+    Args:
+        folder: folder for report.html, report.md, accuracy.svg and .png, and three tables
+
+    Returns:
+        the page
+    """
     folder = Path(folder)
     tables = {"items": self.items, "scores": self.scores, "accuracy": self.accuracy}
     for name, table in tables.items():
@@ -477,11 +560,16 @@ Accuracy (acc, percent) on the world's test split, with 95 % intervals by bootst
 `nbs/stages/world_model.ipynb` made this folder from the run `{run}`.
 """
 
-def world_card(
-    accuracy: pd.DataFrame, # result of `accuracy_table`, of one metric
-    run: str, # name of the model's run; the run "blind" is shown beside it
-) -> str: # Markdown
-    "Write the card of the packaged model."
+def world_card(accuracy: pd.DataFrame, run: str) -> str:
+    """Write the card of the packaged model.
+
+    Args:
+        accuracy: result of `accuracy_table`, of one metric
+        run: name of the model's run; the run "blind" is shown beside it
+
+    Returns:
+        Markdown
+    """
     rows = [[own.run.iloc[0], own.form.iloc[0], *(fmt(estimate_of(r)) for r in own.itertuples()), own.n.max()]
             for _, own in accuracy.groupby(["form", "run"], sort=True)]
     kinds = [KIND_LABELS.get(k, k) for k in dict.fromkeys(accuracy.kind)]

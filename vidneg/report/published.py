@@ -24,13 +24,18 @@ from .tables import markdown_table
 __all__ = ['best_blind', 'sets_page', 'write_page', 'refinement_page']
 
 # %% ../../nbs/report/published.ipynb #b7a00006
-def best_blind(
-    name: str, # name of the set
-    pairs: Sequence[Pair], # the set's pairs of a caption and a negative
-    sample: int, # largest number of measured pairs
-    seed: int = 0, # seed of the sample and of the folds
-) -> pd.DataFrame: # a row per kind: set, kind, pairs, shorter, scorer, accuracy, low, high, measured
-    "Measure the accuracy of choosing the shorter text, and of the best blind ranker."
+def best_blind(name: str, pairs: Sequence[Pair], sample: int, seed: int = 0) -> pd.DataFrame:
+    """Measure the accuracy of choosing the shorter text, and of the best blind ranker.
+
+    Args:
+        name: name of the set
+        pairs: the set's pairs of a caption and a negative
+        sample: largest number of measured pairs
+        seed: seed of the sample and of the folds
+
+    Returns:
+        a row per kind: set, kind, pairs, shorter, scorer, accuracy, low, high, measured
+    """
     shorter = pick_shorter(pairs).set_index("kind")
     blind = blind_solvability(sample_pairs(pairs, sample, seed), seed=seed)
     blind = blind.sort_values("accuracy", ascending=False, kind="stable").drop_duplicates("kind").set_index("kind")
@@ -42,12 +47,17 @@ def best_blind(
 def _accuracy(row): return fmt(Estimate(row.accuracy, row.low, row.high, 0, 0))
 
 
-def sets_page(
-    table: pd.DataFrame, # rows of all sets, as returned by `best_blind`
-    names: Iterable[str], # names of the sets in PAIR_SETS
-    sample: int, # largest number of measured pairs per set
-) -> str: # Markdown
-    "Write the page on published sets."
+def sets_page(table: pd.DataFrame, names: Iterable[str], sample: int) -> str:
+    """Write the page on published sets.
+
+    Args:
+        table: rows of all sets, as returned by `best_blind`
+        names: names of the sets in PAIR_SETS
+        sample: largest number of measured pairs per set
+
+    Returns:
+        Markdown
+    """
     about = "".join(f"- {name}: {PAIR_SETS[name].what} ({PAIR_SETS[name].license})\n" for name in names)
     rows = [(r.set, r.kind, f"{100*r.shorter:.1f}", _accuracy(r), r.scorer, r.pairs) for r in table.itertuples()]
     return ("# Published sets without the images\n\nAccuracy of blind baselines, which read the two texts only, in "
@@ -57,28 +67,43 @@ def sets_page(
             f"{about}\n" + markdown_table(["Set", "Kind", "Shorter", "Best", "Blind ranker", "Pairs"], rows))
 
 
-def write_page(
-    folder: str | Path, # folder for NAME.csv and NAME.md
-    name: str, # name of the page
-    table: pd.DataFrame, # numbers behind the page
-    text: str, # the page, Markdown
-):
-    "Write a table and the page about it."
+def write_page(folder: str | Path, name: str, table: pd.DataFrame, text: str):
+    """Write a table and the page about it.
+
+    Args:
+        folder: folder for NAME.csv and NAME.md
+        name: name of the page
+        table: numbers behind the page
+        text: the page, Markdown
+    """
     with atomic_path(Path(folder)/f"{name}.csv") as part:
         table.to_csv(part, index=False, float_format="%.6f", lineterminator="\n")
     with atomic_path(Path(folder)/f"{name}.md") as part: part.write_text(text, encoding="utf-8")
 
 # %% ../../nbs/report/published.ipynb #b7a0000b
 def refinement_page(
-    source: str, # name of the dataset of captions
-    sentences: int, # number of captions
-    items: int, # number of captions with a negative
-    candidates: Sequence[Pair], # several candidate pairs per item
-    refined: pd.DataFrame, # curve of refinement, as returned by `vidneg.audit.refine.curve`
-    counts: Counter | Mapping, # outcomes, as returned by `make_negatives`
-    margin: float, # allowed accuracy of a blind ranker above ½
-) -> str: # Markdown; the page shows a figure refinement.png that lies beside it
-    "Write the page on refined negatives of real captions."
+    source: str,
+    sentences: int,
+    items: int,
+    candidates: Sequence[Pair],
+    refined: pd.DataFrame,
+    counts: Counter | Mapping,
+    margin: float,
+) -> str:
+    """Write the page on refined negatives of real captions.
+
+    Args:
+        source: name of the dataset of captions
+        sentences: number of captions
+        items: number of captions with a negative
+        candidates: several candidate pairs per item
+        refined: curve of refinement, as returned by `vidneg.audit.refine.curve`
+        counts: outcomes, as returned by `make_negatives`
+        margin: allowed accuracy of a blind ranker above ½
+
+    Returns:
+        Markdown; the page shows a figure refinement.png that lies beside it
+    """
     worst = refined.loc[refined.groupby("keep").accuracy.idxmax()].sort_values("keep", ascending=False)
     gap = writing(list({p.item: p for p in reversed(candidates)}.values()))
     gap = gap[gap.kind == "all"].iloc[0]

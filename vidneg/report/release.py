@@ -27,24 +27,38 @@ from ..data.withheld import SCHEMA, edit_rows, write_edits
 from ..evaluate.stats import Estimate, fmt
 
 # %% auto #0
-__all__ = ['COLUMNS', 'EDIT_COLUMNS', 'FEW', 'About', 'set_tables', 'blind_table', 'weaknesses', 'set_card', 'croissant',
-           'export_set', 'export_withheld', 'export_file']
+__all__ = ['COLUMNS', 'EDIT_COLUMNS', 'FEW', 'About', 'set_tables', 'blind_table', 'weaknesses', 'set_card',
+           'croissant', 'export_set', 'export_withheld', 'export_file']
 
 # %% ../../nbs/report/release.ipynb #4e1ea007
 @dataclass(frozen=True)
 class About:
-    "Facts about a set that only its makers know. All are plain text."
-    name: str # name of the set
-    version: str = "1.0" # version of the set
-    license: str = "" # license of the negatives, an identifier such as cc-by-4.0; "": unknown
-    captions_license: str = "" # license of the captions; "": unknown
-    source: str = "" # origin of captions and videos, and the way to get them
-    url: str = "" # address of the set
-    date: str = "" # date of publication, YYYY-MM-DD
-    creator: str = "" # the makers
-    citation: str = "" # BibTeX or text
-    weaknesses: tuple[str, ...] = () # known weaknesses, one sentence each
-    language: str = "en" # language of the texts
+    """Facts about a set that only its makers know. All are plain text.
+
+    Attributes:
+        name: name of the set
+        version: version of the set
+        license: license of the negatives, an identifier such as cc-by-4.0; "": unknown
+        captions_license: license of the captions; "": unknown
+        source: origin of captions and videos, and the way to get them
+        url: address of the set
+        date: date of publication, YYYY-MM-DD
+        creator: the makers
+        citation: BibTeX or text
+        weaknesses: known weaknesses, one sentence each
+        language: language of the texts
+    """
+    name: str
+    version: str = "1.0"
+    license: str = ""
+    captions_license: str = ""
+    source: str = ""
+    url: str = ""
+    date: str = ""
+    creator: str = ""
+    citation: str = ""
+    weaknesses: tuple[str, ...] = ()
+    language: str = "en"
 
     def __post_init__(self): named(self.name)
 
@@ -63,11 +77,16 @@ EDIT_COLUMNS = { # the same for the form without captions
     "edits": ("", "edits of the caption, in their order"), # nested: not in Croissant
     "negative": ("sc:Text", "first 16 digits of the SHA-256 of the negative")}
 
-def set_tables(
-    pairs: list[Pair], # items
-    clips: Iterable[Clip] = (), # clips of the items, which give the video files and times
-) -> dict[str, pd.DataFrame]: # configuration → table
-    "Arrange items in both layouts."
+def set_tables(pairs: list[Pair], clips: Iterable[Clip] = ()) -> dict[str, pd.DataFrame]:
+    """Arrange items in both layouts.
+
+    Args:
+        pairs: items
+        clips: clips of the items, which give the video files and times
+
+    Returns:
+        configuration → table
+    """
     of = {c.clip_id: c for c in clips}
     if of and (lost := next((p.clip_id for p in pairs if p.clip_id not in of), None)) is not None:
         raise VidnegError(f"clip {lost!r} is not among the clips: pass all clips of the items, or none")
@@ -87,22 +106,32 @@ FEW = 100 # items below which a kind decides little
 
 def _cell(row): return fmt(Estimate(row.accuracy, row.low, row.high, row.n, row.n), interval=True)
 
-def blind_table(
-    dossier: Dossier, # result of an audit
-) -> str: # rankers in rows, kinds in columns, percent with intervals
-    "Write the accuracies of blind rankers in Markdown."
+def blind_table(dossier: Dossier) -> str:
+    """Write the accuracies of blind rankers in Markdown.
+
+    Args:
+        dossier: result of an audit
+
+    Returns:
+        rankers in rows, kinds in columns, percent with intervals
+    """
     found = dossier.tables["Blind solvability"]
     kinds = list(dict.fromkeys(found.kind))
     rows = [[scorer, *(_cell(r) for r in part.set_index("kind").loc[kinds].itertuples())]
             for scorer, part in found.groupby("scorer", sort=False)]
     return table(["ranker", *kinds], rows)
 
-def weaknesses(
-    pairs: list[Pair], # items
-    dossier: Dossier, # their audit
-    about: About, # facts about the set
-) -> list[str]: # sentences
-    "List the weaknesses of a set: those that its makers name, then those that the numbers show."
+def weaknesses(pairs: list[Pair], dossier: Dossier, about: About) -> list[str]:
+    """List the weaknesses of a set: those that its makers name, then those that the numbers show.
+
+    Args:
+        pairs: items
+        dossier: their audit
+        about: facts about the set
+
+    Returns:
+        sentences
+    """
     said, found = list(about.weaknesses), dossier.tables["Blind solvability"]
     for kind, part in found[found.low > .5].groupby("kind", sort=False):
         best = part.loc[part.accuracy.idxmax()]
@@ -153,14 +182,26 @@ def _columns(columns):
     return table(["column", "meaning"], [[c, what] for c, (_, what) in columns.items()], numbers=False)
 
 def set_card(
-    pairs: list[Pair], # items
-    dossier: Dossier, # their audit
-    about: About, # facts about the set
-    files: dict[str, str], # configuration → file
-    columns: dict[str, tuple[str, str]], # columns of the main table, as in COLUMNS
-    withheld: bool = False, # True: the captions are not part of the set
-) -> str: # content of README.md
-    "Write the card of a set."
+    pairs: list[Pair],
+    dossier: Dossier,
+    about: About,
+    files: dict[str, str],
+    columns: dict[str, tuple[str, str]],
+    withheld: bool = False,
+) -> str:
+    """Write the card of a set.
+
+    Args:
+        pairs: items
+        dossier: their audit
+        about: facts about the set
+        files: configuration → file
+        columns: columns of the main table, as in COLUMNS
+        withheld: True: the captions are not part of the set
+
+    Returns:
+        content of README.md
+    """
     configs = [{"config_name": c, "data_files": [{"split": "test", "path": f}], **({"default": True} if not i else {})}
                for i, (c, f) in enumerate(files.items())]
     head = {"pretty_name": about.name, "language": [about.language], **license_fields(about.license),
@@ -200,13 +241,24 @@ def _object(folder, name, kind):
             "contentSize": f"{len(data)} B", "sha256": hashlib.sha256(data).hexdigest()}
 
 def croissant(
-    folder: Path, # folder of the files
-    about: About, # facts about the set
-    description: str, # description in one sentence
-    records: dict[str, tuple[str, dict[str, tuple[str, str]]]], # name of a table → its file; its columns, as in COLUMNS
-    others: Iterable[str] = ("README.md",), # further files
-) -> dict: # content of croissant.json
-    "Describe a folder in Croissant 1.0."
+    folder: Path,
+    about: About,
+    description: str,
+    records: dict[str, tuple[str, dict[str, tuple[str, str]]]],
+    others: Iterable[str] = ("README.md",),
+) -> dict:
+    """Describe a folder in Croissant 1.0.
+
+    Args:
+        folder: folder of the files
+        about: facts about the set
+        description: description in one sentence
+        records: name of a table → its file; its columns, as in COLUMNS
+        others: further files
+
+    Returns:
+        content of croissant.json
+    """
     kinds = {".parquet": "application/x-parquet", ".jsonl": "application/jsonlines", ".md": "text/markdown",
              ".json": "application/json"}
     files = [*(f for f, _ in records.values()), *others]
@@ -257,14 +309,26 @@ def _prepared(items, captions, about, audit) -> tuple[list[Pair], Dossier]:
 
 # %% ../../nbs/report/release.ipynb #4e1ea021
 def export_set(
-    items: Iterable[Negative | Pair], # negatives of `captions`, or pairs
-    folder: str | Path, # folder to write; an unchanged older export in it is replaced
-    about: About, # facts about the set
-    captions: Iterable[Caption] = (), # captions of the negatives
-    clips: Iterable[Clip] = (), # clips of the items; if given, the tables name video files and times
-    audit: Dossier | None = None, # audit of the items; None: made here
-) -> Path: # `folder`
-    "Export a set with its captions. Raises `VidnegError` if there are no items."
+    items: Iterable[Negative | Pair],
+    folder: str | Path,
+    about: About,
+    captions: Iterable[Caption] = (),
+    clips: Iterable[Clip] = (),
+    audit: Dossier | None = None,
+) -> Path:
+    """Export a set with its captions. Raises `VidnegError` if there are no items.
+
+    Args:
+        items: negatives of `captions`, or pairs
+        folder: folder to write; an unchanged older export in it is replaced
+        about: facts about the set
+        captions: captions of the negatives
+        clips: clips of the items; if given, the tables name video files and times
+        audit: audit of the items; None: made here
+
+    Returns:
+        `folder`
+    """
     replaces, (pairs, dossier) = _unchanged(folder := Path(folder)), _prepared(items, captions, about, audit)
     tables = set_tables(pairs, clips)
     files = {name: f"data/{name}-test.parquet" for name in tables}
@@ -281,13 +345,24 @@ def export_set(
 
 # %% ../../nbs/report/release.ipynb #4e1ea025
 def export_withheld(
-    items: Iterable[Negative | Pair], # negatives of `captions`, or pairs
-    folder: str | Path, # folder to write; an unchanged older export in it is replaced
-    about: About, # facts about the set
-    captions: Iterable[Caption] = (), # captions of the negatives
-    audit: Dossier | None = None, # audit of the items; None: made here
-) -> Path: # `folder`
-    "Export a set without its captions, as edits. Raises `VidnegError` if there are no items."
+    items: Iterable[Negative | Pair],
+    folder: str | Path,
+    about: About,
+    captions: Iterable[Caption] = (),
+    audit: Dossier | None = None,
+) -> Path:
+    """Export a set without its captions, as edits. Raises `VidnegError` if there are no items.
+
+    Args:
+        items: negatives of `captions`, or pairs
+        folder: folder to write; an unchanged older export in it is replaced
+        about: facts about the set
+        captions: captions of the negatives
+        audit: audit of the items; None: made here
+
+    Returns:
+        `folder`
+    """
     items, captions, replaces = list(items), list(captions), _unchanged(folder := Path(folder))
     pairs, dossier = _prepared(items, captions, about, audit)
     facts = {k: getattr(about, k) for k in ("name", "version", "license", "captions_license", "source")}
@@ -302,13 +377,18 @@ def export_withheld(
     return folder
 
 # %% ../../nbs/report/release.ipynb #4e1ea028
-def export_file(
-    file: str | Path, # table of captions and negatives, or NAME:FOLDER of a published set
-    folder: str | Path, # folder to write
-    about: About, # facts about the set
-    edits_only: bool = False, # True: without the captions
-) -> str: # one line about the written files
-    "Export a file of negatives. Raises `VidnegError` if it has none."
+def export_file(file: str | Path, folder: str | Path, about: About, edits_only: bool = False) -> str:
+    """Export a file of negatives. Raises `VidnegError` if it has none.
+
+    Args:
+        file: table of captions and negatives, or NAME:FOLDER of a published set
+        folder: folder to write
+        about: facts about the set
+        edits_only: True: without the captions
+
+    Returns:
+        one line about the written files
+    """
     from vidneg.data.inputs import open_data
     found = open_data(file, texts_only=True)
     if not found.pairs:

@@ -20,9 +20,9 @@ from ..evaluate.stats import estimate_of, fmt
 from .labels import KIND_LABELS, METRIC_LABELS, run_label, run_order
 
 # %% auto #0
-__all__ = ['COLUMNS', 'DIFFERENCE', 'ABLATIONS', 'FORM_NOTES', 'FOOT', 'paper_table', 'paper_notes', 'table2', 'markdown_table',
-           'table2_compact', 'table2_intervals', 'ablation_table', 'table6', 'table6_markdown', 'write_table2',
-           'write_ablation', 'write_table6']
+__all__ = ['COLUMNS', 'DIFFERENCE', 'ABLATIONS', 'FORM_NOTES', 'FOOT', 'paper_table', 'paper_notes', 'table2',
+           'markdown_table', 'table2_compact', 'table2_intervals', 'ablation_table', 'table6', 'table6_markdown',
+           'write_table2', 'write_ablation', 'write_table6']
 
 # %% ../../nbs/report/tables.ipynb #e757bcd7
 _PAPERS = resources.files("vidneg.report")/"paper"
@@ -34,21 +34,31 @@ def _paper(name):
         raise VidnegError(f"there are no tables of a paper {name!r}; choose one of: {', '.join(names)}")
     return json.loads((_PAPERS/f"{name}.json").read_text(encoding="utf-8"))
 
-def paper_table(
-    number: int, # number of the table in the paper; for NAVERO 2, 3, 4 or 6
-    paper: str = "navero", # name of the paper: navero, spot or components
-) -> pd.DataFrame: # the table as printed, mostly percent; NAVERO's accuracies in columns like "action acc_hat"
-    "Return a table of a paper."
+def paper_table(number: int, paper: str = "navero") -> pd.DataFrame:
+    """Return a table of a paper.
+
+    Args:
+        number: number of the table in the paper; for NAVERO 2, 3, 4 or 6
+        paper: name of the paper: navero, spot or components
+
+    Returns:
+        the table as printed, mostly percent; NAVERO's accuracies in columns like "action acc_hat"
+    """
     kept = {k.removeprefix("table"): t for k, t in _paper(paper).items() if k.startswith("table")}
     if str(number) not in kept:
         raise VidnegError(f"Table {number} of {paper!r} is not in its file; choose one of: {', '.join(kept)}")
     table = kept[str(number)]
     return pd.DataFrame(table["rows"], columns=table["columns"])
 
-def paper_notes(
-    paper: str = "navero", # name of the paper: navero, spot or components
-) -> list: # sentences, one per contradiction
-    "Return the contradictions between the printed numbers of a paper."
+def paper_notes(paper: str = "navero") -> list:
+    """Return the contradictions between the printed numbers of a paper.
+
+    Args:
+        paper: name of the paper: navero, spot or components
+
+    Returns:
+        sentences, one per contradiction
+    """
     return list(_paper(paper)["notes"])
 
 # %% ../../nbs/report/tables.ipynb #5e383e31
@@ -76,12 +86,17 @@ def _paper_rows(table, names):
 
 _PRINTED = {f"{kind} {metric}": (metric, kind) for kind in KIND_LABELS for metric in ("acc", "acc_hat")}
 
-def table2(
-    scores: pd.DataFrame, # score files of all runs, concatenated; columns SCORE_COLUMNS
-    data: str = "AARO-World", # name of the test data
-    **kwargs, # `n`, `seed`, `level` for `bootstrap`
-) -> pd.DataFrame: # columns COLUMNS; numbers in percent
-    "Compute all numbers of Table 2: our runs with intervals, the difference NAVERO − Vanilla, the paper's rows."
+def table2(scores: pd.DataFrame, data: str = "AARO-World", **kwargs) -> pd.DataFrame:
+    """Compute all numbers of Table 2: our runs with intervals, the difference NAVERO − Vanilla, the paper's rows.
+
+    Args:
+        scores: score files of all runs, concatenated; columns SCORE_COLUMNS
+        data: name of the test data
+        **kwargs: `n`, `seed`, `level` for `bootstrap`
+
+    Returns:
+        columns COLUMNS; numbers in percent
+    """
     scores = _in_order(scores, "form")
     own = accuracy_table(scores, **kwargs).rename(columns={"run": "model"})
     parts = [own]
@@ -93,12 +108,17 @@ def table2(
     return _tidy(ours.assign(source="ours", data=data), _paper_rows(paper_table(2), _PRINTED))
 
 # %% ../../nbs/report/tables.ipynb #6a9dfc4b
-def markdown_table(
-    header, # names of the columns (C,)
-    rows, # iterable of rows with cells (C,)
-    left: int = 2, # number of first columns that are aligned to the left, for words; the others hold numbers
-) -> str: # Markdown, with a line break at the end
-    "Write a Markdown table, with words aligned to the left and numbers to the right."
+def markdown_table(header, rows, left: int = 2) -> str:
+    """Write a Markdown table, with words aligned to the left and numbers to the right.
+
+    Args:
+        header: names of the columns (C,)
+        rows: iterable of rows with cells (C,)
+        left: number of first columns that are aligned to the left, for words; the others hold numbers
+
+    Returns:
+        Markdown, with a line break at the end
+    """
     lines = [list(header), [":--" if i < left else "--:" for i in range(len(header))], *map(list, rows)]
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
 
@@ -111,12 +131,17 @@ def _is_difference(model): return " − " in model
 def _place(source, data): return data if source == "ours" else f"{data} *(paper)*"
 
 # %% ../../nbs/report/tables.ipynb #a8052075
-def table2_compact(
-    numbers: pd.DataFrame, # numbers, as returned by `table2` or `ablation_table`
-    form: str = "balanced", # form of the negatives: balanced, published or mixed
-    paper: bool = True, # True: add the paper's rows
-) -> str: # Markdown
-    "Write Table 2 in the paper's layout: acc/acc-hat per category."
+def table2_compact(numbers: pd.DataFrame, form: str = "balanced", paper: bool = True) -> str:
+    """Write Table 2 in the paper's layout: acc/acc-hat per category.
+
+    Args:
+        numbers: numbers, as returned by `table2` or `ablation_table`
+        form: form of the negatives: balanced, published or mixed
+        paper: True: add the paper's rows
+
+    Returns:
+        Markdown
+    """
     numbers = numbers[(numbers.source == "paper") & paper | (numbers.form == form) & ~numbers.model.map(_is_difference)]
     rows = []
     for (source, data), part in numbers.groupby(["source", "data"], sort=False):
@@ -127,11 +152,16 @@ def table2_compact(
     return markdown_table(["Test data", "Model", *KIND_LABELS.values(), "n (clips)"], rows)
 
 # %% ../../nbs/report/tables.ipynb #799c2f76
-def table2_intervals(
-    numbers: pd.DataFrame, # numbers, as returned by `table2` or `ablation_table`
-    form: str = "balanced", # form of the negatives: balanced, published or mixed
-) -> str: # Markdown
-    "Write our rows of Table 2 with intervals, one row per metric and model."
+def table2_intervals(numbers: pd.DataFrame, form: str = "balanced") -> str:
+    """Write our rows of Table 2 with intervals, one row per metric and model.
+
+    Args:
+        numbers: numbers, as returned by `table2` or `ablation_table`
+        form: form of the negatives: balanced, published or mixed
+
+    Returns:
+        Markdown
+    """
     part, rows = numbers[numbers.form == form], []
     for metric, label in METRIC_LABELS.items():
         for model, own in part[part.metric == metric].groupby("model", sort=False):
@@ -146,13 +176,18 @@ ABLATIONS = { # number of the table → name of the run in the score files → l
     4: {"navero": "NAVERO: neg-VTM", "navero_negvtc": "neg-VTC and neg-VTM", "negvidl": "NegVidL: neg-VTC",
         "vanilla": "Vanilla: none"}}
 
-def ablation_table(
-    number: int, # number of the table, 3 or 4
-    scores: pd.DataFrame, # score files of all runs, concatenated; columns SCORE_COLUMNS
-    data: str = "AARO-World", # name of the test data
-    **kwargs, # `n`, `seed`, `level` for `bootstrap`
-) -> pd.DataFrame: # columns COLUMNS; numbers in percent; runs without scores are left out
-    "Compute Table 3 or 4: our runs with intervals, each run's difference from the first, the paper's rows."
+def ablation_table(number: int, scores: pd.DataFrame, data: str = "AARO-World", **kwargs) -> pd.DataFrame:
+    """Compute Table 3 or 4: our runs with intervals, each run's difference from the first, the paper's rows.
+
+    Args:
+        number: number of the table, 3 or 4
+        scores: score files of all runs, concatenated; columns SCORE_COLUMNS
+        data: name of the test data
+        **kwargs: `n`, `seed`, `level` for `bootstrap`
+
+    Returns:
+        columns COLUMNS; numbers in percent; runs without scores are left out
+    """
     labels, parts, scores = ABLATIONS[number], [], _in_order(scores, "form")
     runs = [r for r in labels if r in set(scores.run)]
     for run in runs:
@@ -168,12 +203,17 @@ def ablation_table(
     return _tidy(ours.assign(source="ours", data=data), _paper_rows(paper, _PRINTED))
 
 # %% ../../nbs/report/tables.ipynb #e7303cf6
-def table6(
-    ranks: pd.DataFrame, # rank files of all runs, concatenated; columns RANK_COLUMNS
-    data: str = "World", # name of the test data
-    **kwargs, # `n`, `seed`, `level` for `bootstrap`
-) -> pd.DataFrame: # columns COLUMNS, where form is the direction; R@K in percent, MedR and MnR as ranks
-    "Compute all numbers of Table 6: our runs with intervals, the difference NAVERO − Vanilla, the paper's rows."
+def table6(ranks: pd.DataFrame, data: str = "World", **kwargs) -> pd.DataFrame:
+    """Compute all numbers of Table 6: our runs with intervals, the difference NAVERO − Vanilla, the paper's rows.
+
+    Args:
+        ranks: rank files of all runs, concatenated; columns RANK_COLUMNS
+        data: name of the test data
+        **kwargs: `n`, `seed`, `level` for `bootstrap`
+
+    Returns:
+        columns COLUMNS, where form is the direction; R@K in percent, MedR and MnR as ranks
+    """
     ranks = _in_order(ranks, "direction")
     parts = [retrieval_table(ranks, **kwargs).rename(columns={"run": "model"})]
     if {"navero", "vanilla"} <= set(ranks.run):
@@ -185,13 +225,18 @@ def table6(
     return _tidy(ours, paper).drop(columns="category")
 
 # %% ../../nbs/report/tables.ipynb #39736d6a
-def table6_markdown(
-    numbers: pd.DataFrame, # numbers, as returned by `table6`
-    direction: str = "t2v", # t2v (text to video) or v2t (video to text)
-    intervals: bool = True, # True: print the intervals of our rows
-    paper: bool = True, # True: add the paper's rows, which exist for t2v only
-) -> str: # Markdown
-    "Write Table 6 in one direction."
+def table6_markdown(numbers: pd.DataFrame, direction: str = "t2v", intervals: bool = True, paper: bool = True) -> str:
+    """Write Table 6 in one direction.
+
+    Args:
+        numbers: numbers, as returned by `table6`
+        direction: t2v (text to video) or v2t (video to text)
+        intervals: True: print the intervals of our rows
+        paper: True: add the paper's rows, which exist for t2v only
+
+    Returns:
+        Markdown
+    """
     part, rows = numbers[(numbers.form == direction) & (paper | (numbers.source == "ours"))], []
     for (source, data), block in part.groupby(["source", "data"], sort=False):
         for model, own in block.groupby("model", sort=False):
@@ -231,35 +276,50 @@ def _by_form(numbers, forms):
         f"## {form.capitalize()} negatives\n\n{note}\n", table2_compact(numbers, form),
         "With intervals:\n", table2_intervals(numbers, form))]
 
-def write_table2(
-    scores: pd.DataFrame, # score files of all runs, concatenated
-    folder: str | Path, # folder for table2.csv and table2.md
-    **kwargs, # `data`, and `n`, `seed`, `level` for `bootstrap`
-) -> Path: # the Markdown file
-    "Write Table 2 for all forms of negatives."
+def write_table2(scores: pd.DataFrame, folder: str | Path, **kwargs) -> Path:
+    """Write Table 2 for all forms of negatives.
+
+    Args:
+        scores: score files of all runs, concatenated
+        folder: folder for table2.csv and table2.md
+        **kwargs: `data`, and `n`, `seed`, `level` for `bootstrap`
+
+    Returns:
+        the Markdown file
+    """
     numbers = table2(scores, **kwargs)
     page = [f"# Composition (Table 2)\n\n{_CELLS}\n", *_by_form(numbers, scores.form), FOOT]
     return _write(folder, "table2", numbers, "\n".join(page))
 
-def write_ablation(
-    number: int, # number of the table, 3 or 4
-    scores: pd.DataFrame, # score files of all runs, concatenated
-    folder: str | Path, # folder for table3.csv and table3.md, or table4.csv and table4.md
-    **kwargs, # `data`, and `n`, `seed`, `level` for `bootstrap`
-) -> Path: # the Markdown file
-    "Write Table 3 or 4 for the forms of negatives that its runs were scored on."
+def write_ablation(number: int, scores: pd.DataFrame, folder: str | Path, **kwargs) -> Path:
+    """Write Table 3 or 4 for the forms of negatives that its runs were scored on.
+
+    Args:
+        number: number of the table, 3 or 4
+        scores: score files of all runs, concatenated
+        folder: folder for table3.csv and table3.md, or table4.csv and table4.md
+        **kwargs: `data`, and `n`, `seed`, `level` for `bootstrap`
+
+    Returns:
+        the Markdown file
+    """
     numbers = ablation_table(number, scores, **kwargs)
     page = [f"# Training {'negatives' if number == 3 else 'losses'} (Table {number})\n\n{_CELLS}\n",
             *_by_form(numbers, numbers.form), FOOT]
     if numbers.form.isna().all(): page[1:1] = ["None of these runs has scores yet.\n", table2_compact(numbers)]
     return _write(folder, f"table{number}", numbers, "\n".join(page))
 
-def write_table6(
-    ranks: pd.DataFrame, # rank files of all runs, concatenated
-    folder: str | Path, # folder for table6.csv and table6.md
-    **kwargs, # `data`, and `n`, `seed`, `level` for `bootstrap`
-) -> Path: # the Markdown file
-    "Write Table 6 in both directions."
+def write_table6(ranks: pd.DataFrame, folder: str | Path, **kwargs) -> Path:
+    """Write Table 6 in both directions.
+
+    Args:
+        ranks: rank files of all runs, concatenated
+        folder: folder for table6.csv and table6.md
+        **kwargs: `data`, and `n`, `seed`, `level` for `bootstrap`
+
+    Returns:
+        the Markdown file
+    """
     numbers = table6(ranks, **kwargs)
     page = ["# Retrieval (Table 6)\n", "## Text to video\n", table6_markdown(numbers),
             "## Video to text\n", table6_markdown(numbers, "v2t"),

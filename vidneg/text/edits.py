@@ -17,23 +17,33 @@ from ..core.errors import VidnegError
 from ..core.records import Caption, Edit, Negative
 
 # %% auto #0
-__all__ = ['WORD', 'apply_edit', 'undo', 'shift', 'edited', 'overlaps', 'diff', 'edits_between', 'window', 'Change', 'changed',
-           'mark_edits', 'Html', 'show_edits']
+__all__ = ['WORD', 'apply_edit', 'undo', 'shift', 'edited', 'overlaps', 'diff', 'edits_between', 'window', 'Change',
+           'changed', 'mark_edits', 'Html', 'show_edits']
 
 # %% ../../nbs/text/edits.ipynb #e143899c
-def apply_edit(
-    text: str, # text before the edit
-    edit: Edit, # edit to apply
-) -> str: # text after the edit
-    "Apply one edit."
+def apply_edit(text: str, edit: Edit) -> str:
+    """Apply one edit.
+
+    Args:
+        text: text before the edit
+        edit: edit to apply
+
+    Returns:
+        text after the edit
+    """
     return text[:edit.start] + edit.new + text[edit.end:]
 
 # %% ../../nbs/text/edits.ipynb #4f9f0651
-def undo(
-    text: str, # text of a negative
-    edits: Iterable[Edit], # edits in the order in which they were made
-) -> str: # text of the caption
-    "Undo the edits of a negative, the last one first."
+def undo(text: str, edits: Iterable[Edit]) -> str:
+    """Undo the edits of a negative, the last one first.
+
+    Args:
+        text: text of a negative
+        edits: edits in the order in which they were made
+
+    Returns:
+        text of the caption
+    """
     for e in reversed(tuple(edits)):
         end = e.start + len(e.new)
         if text[e.start:end] != e.new:
@@ -42,11 +52,16 @@ def undo(
     return text
 
 # %% ../../nbs/text/edits.ipynb #98d150ba
-def shift(
-    spans: Iterable[tuple[int, int]], # spans [start, end) of earlier edits, in the text before `edit`
-    edit: Edit, # next edit
-) -> list[tuple[int, int]]: # spans in the text after `edit`; the span of `edit` comes last
-    "Follow the spans of edits through one more edit."
+def shift(spans: Iterable[tuple[int, int]], edit: Edit) -> list[tuple[int, int]]:
+    """Follow the spans of edits through one more edit.
+
+    Args:
+        spans: spans [start, end) of earlier edits, in the text before `edit`
+        edit: next edit
+
+    Returns:
+        spans in the text after `edit`; the span of `edit` comes last
+    """
     delta, start, end, kept = len(edit.new) - len(edit.old), edit.start, edit.end, []
     for s, e in spans:
         if e <= edit.start: kept.append((s, e))
@@ -54,38 +69,58 @@ def shift(
         else: start, end = min(start, s), max(end, e)
     return [*kept, (start, end + delta)]
 
-def edited(
-    edits: Iterable[Edit], # edits in the order in which they were made
-) -> list[tuple[int, int]]: # spans [start, end) in characters, in the order of the text
-    "Return the spans of edits in the final text."
+def edited(edits: Iterable[Edit]) -> list[tuple[int, int]]:
+    """Return the spans of edits in the final text.
+
+    Args:
+        edits: edits in the order in which they were made
+
+    Returns:
+        spans [start, end) in characters, in the order of the text
+    """
     spans: list[tuple[int, int]] = []
     for e in edits: spans = shift(spans, e)
     return sorted(spans)
 
-def overlaps(
-    start: int, # first character
-    end: int, # one past the last character
-    spans: Iterable[tuple[int, int]], # other spans [start, end)
-) -> bool: # True for an overlap
-    "Return True if [start, end) overlaps one of the spans."
+def overlaps(start: int, end: int, spans: Iterable[tuple[int, int]]) -> bool:
+    """Return True if [start, end) overlaps one of the spans.
+
+    Args:
+        start: first character
+        end: one past the last character
+        spans: other spans [start, end)
+
+    Returns:
+        True for an overlap
+    """
     return any(start < e and s < end for s, e in spans)
 
 # %% ../../nbs/text/edits.ipynb #3f6e6222
-def diff(
-    a: Sequence, # first sequence (A,), of hashable values
-    b: Sequence, # second sequence (B,)
-) -> list[tuple[int, int, int, int]]: # (i, j, k, l): a[i:j] became b[k:l]; all else is the same
-    "Align two sequences and return their differences."
+def diff(a: Sequence, b: Sequence) -> list[tuple[int, int, int, int]]:
+    """Align two sequences and return their differences.
+
+    Args:
+        a: first sequence (A,), of hashable values
+        b: second sequence (B,)
+
+    Returns:
+        (i, j, k, l): a[i:j] became b[k:l]; all else is the same
+    """
     opcodes = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
     return [places for tag, *places in opcodes if tag != "equal"]
 
 _PIECE = re.compile(r"\s+|[\w'-]+|[^\w\s]")
 
-def edits_between(
-    old: str, # text before the edits, such as a caption
-    new: str, # text after the edits, such as a negative
-) -> tuple[Edit, ...]: # edits of whole words, left to right, each in the text that the previous ones left
-    "Find edits that turn one text into another."
+def edits_between(old: str, new: str) -> tuple[Edit, ...]:
+    """Find edits that turn one text into another.
+
+    Args:
+        old: text before the edits, such as a caption
+        new: text after the edits, such as a negative
+
+    Returns:
+        edits of whole words, left to right, each in the text that the previous ones left
+    """
     a, b, edits = _PIECE.findall(old), _PIECE.findall(new), []
     for i, j, k, l in diff(a, b):
         at, before = len("".join(b[:k])), "".join(a[i:j])
@@ -93,11 +128,16 @@ def edits_between(
     return tuple(edits)
 
 # %% ../../nbs/text/edits.ipynb #e1bf3dce
-def window(
-    a: Sequence, # first sequence (A,)
-    b: Sequence, # second sequence (B,)
-) -> tuple[int, int, int]: # (i, j, k): a[i:j] became b[i:k]; all else is the same
-    "Return the shortest single stretch that contains all differences of two sequences."
+def window(a: Sequence, b: Sequence) -> tuple[int, int, int]:
+    """Return the shortest single stretch that contains all differences of two sequences.
+
+    Args:
+        a: first sequence (A,)
+        b: second sequence (B,)
+
+    Returns:
+        (i, j, k): a[i:j] became b[i:k]; all else is the same
+    """
     shorter = min(len(a), len(b))
     i = next((k for k in range(shorter) if a[k] != b[k]), shorter)
     same = next((k for k in range(shorter - i) if a[-1 - k] != b[-1 - k]), shorter - i)
@@ -107,22 +147,34 @@ WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 _ARTICLES = {"a", "an"}
 
 class Change(NamedTuple):
-    "A stretch in which a caption and a negative differ; spans are [start, end) in characters."
-    old: str # words of the caption
-    new: str # words of the negative in their place
-    old_span: tuple[int, int] # span in the caption
-    new_span: tuple[int, int] # span in the negative
+    """A stretch in which a caption and a negative differ; spans are [start, end) in characters.
+
+    Attributes:
+        old: words of the caption
+        new: words of the negative in their place
+        old_span: span in the caption
+        new_span: span in the negative
+    """
+    old: str
+    new: str
+    old_span: tuple[int, int]
+    new_span: tuple[int, int]
 
 def _span(found, i, j, text):
     "Return the span of the words `found[i:j]`, which is empty if i == j."
     if i == j: return (at := found[i].start() if i < len(found) else len(text)), at
     return found[i].start(), found[j - 1].end()
 
-def changed(
-    caption: str, # text of a caption
-    negative: str, # text of its negative
-) -> Change: # the difference; its texts are empty where nothing differs
-    "Return the edited stretch of a caption and its negative, in whole words."
+def changed(caption: str, negative: str) -> Change:
+    """Return the edited stretch of a caption and its negative, in whole words.
+
+    Args:
+        caption: text of a caption
+        negative: text of its negative
+
+    Returns:
+        the difference; its texts are empty where nothing differs
+    """
     a, b = list(WORD.finditer(caption)), list(WORD.finditer(negative))
     x, y = [m[0].lower() for m in a], [m[0].lower() for m in b]
     i, j, k = window(x, y)
@@ -132,12 +184,22 @@ def changed(
 
 # %% ../../nbs/text/edits.ipynb #f5064fb7
 def mark_edits(
-    negative: Negative, # negative with its edits
-    before: str = "<mark>", # mark before an edited stretch
-    after: str = "</mark>", # mark after an edited stretch
-    escape: Callable[[str], str] = html.escape, # function that is applied to the text between the marks
-) -> str: # text of the negative with its edited words marked
-    "Mark the edited words of a negative."
+    negative: Negative,
+    before: str = "<mark>",
+    after: str = "</mark>",
+    escape: Callable[[str], str] = html.escape,
+) -> str:
+    """Mark the edited words of a negative.
+
+    Args:
+        negative: negative with its edits
+        before: mark before an edited stretch
+        after: mark after an edited stretch
+        escape: function that is applied to the text between the marks
+
+    Returns:
+        text of the negative with its edited words marked
+    """
     out, at = [], 0
     for start, end in edited(negative.edits):
         out += [escape(negative.text[at:start]), before, escape(negative.text[start:end]), after]
@@ -146,20 +208,27 @@ def mark_edits(
 
 class Html:
     "HTML that a notebook displays."
-    def __init__(self,
-        data: str, # HTML
-    ):
-        "Hold the HTML."
+    def __init__(self, data: str):
+        """Hold the HTML.
+
+        Args:
+            data: HTML
+        """
         self.data = data
 
     def _repr_html_(self): return self.data
     def __repr__(self): return f"<HTML of {len(self.data)} characters>"
 
-def show_edits(
-    negatives: Iterable[Negative], # negatives to show
-    captions: Iterable[Caption], # captions, at least those of the negatives
-) -> Html: # table with one row per negative
-    "Return a table of captions and negatives with the edits marked."
+def show_edits(negatives: Iterable[Negative], captions: Iterable[Caption]) -> Html:
+    """Return a table of captions and negatives with the edits marked.
+
+    Args:
+        negatives: negatives to show
+        captions: captions, at least those of the negatives
+
+    Returns:
+        table with one row per negative
+    """
     texts = {c.caption_id: c.text for c in captions}
     rows = [(html.escape(texts[n.caption_id]), mark_edits(n), n.kind, n.generator) for n in negatives]
     table = pd.DataFrame(rows, columns=["caption", "negative", "kind", "generator"])

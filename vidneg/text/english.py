@@ -41,11 +41,13 @@ class CaptionEnglish(English):
 HYPHENED = ("t-shirt", "tee-shirt", "x-ray", "e-mail", "e-bike", "e-book", "e-scooter", "e-cigarette", "u-turn",
             "t-bone", "v-neck", "b-boy", "b-girl", "g-string", "i-beam", "o-ring", "q-tip") # nouns, in the singular
 
-def keep_whole(
-    nlp: spacy.Language, # pipeline, which is changed in place
-    nouns: Iterable[str] = HYPHENED, # nouns with a hyphen, singular, in lower case
-):
-    "Make each noun, and its plural, a single token that is tagged as a noun, with or without capitals."
+def keep_whole(nlp: spacy.Language, nouns: Iterable[str] = HYPHENED):
+    """Make each noun, and its plural, a single token that is tagged as a noun, with or without capitals.
+
+    Args:
+        nlp: pipeline, which is changed in place
+        nouns: nouns with a hyphen, singular, in lower case
+    """
     ruler = nlp.add_pipe("attribute_ruler", "hyphened")
     for ending, tag, number in (("", "NN", "Sing"), ("s", "NNS", "Plur")):
         lower = [noun + ending for noun in nouns]
@@ -58,30 +60,45 @@ def keep_whole(
                   {"POS": "NOUN", "TAG": tag, "MORPH": f"Number={number}"})
 
 # %% ../../nbs/text/english.ipynb #0e430561
-def encodable(
-    text: str, # any string
-) -> str: # string of the same length
-    "Replace the characters that UTF-8 cannot encode."
+def encodable(text: str) -> str:
+    """Replace the characters that UTF-8 cannot encode.
+
+    Args:
+        text: any string
+
+    Returns:
+        string of the same length
+    """
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 # Emoji and other pictures, marks that are not seen, and tabs.
 _NO_LETTERS = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\ufe0f\ufeff\u200b-\u200f\u2060\t]")
 
-def readable(
-    text: str, # any string
-) -> str: # string of the same length
-    "Blank what the parser should not read, such as emoji and tabs, and write texts in capitals small."
+def readable(text: str) -> str:
+    """Blank what the parser should not read, such as emoji and tabs, and write texts in capitals small.
+
+    Args:
+        text: any string
+
+    Returns:
+        string of the same length
+    """
     text = _NO_LETTERS.sub(" ", encodable(text))
     shouted = text.isupper() or text.istitle() and len(text.split()) >= 4
     return text.lower() if shouted and len(text.lower()) == len(text) else text
 
-def from_doc(
-    doc: Doc, # document, tagged and parsed
-    text: str, # text of the document before `encodable`
-    lemma: Callable[[str, str, str], str], # function from a word, its part of speech and its tag to its lemma
-    clearnlp: bool = False, # True: the document has ClearNLP's relations
-) -> Parsed: # parse with UD relations
-    "Return the parse of a spaCy document, as plain values."
+def from_doc(doc: Doc, text: str, lemma: Callable[[str, str, str], str], clearnlp: bool = False) -> Parsed:
+    """Return the parse of a spaCy document, as plain values.
+
+    Args:
+        doc: document, tagged and parsed
+        text: text of the document before `encodable`
+        lemma: function from a word, its part of speech and its tag to its lemma
+        clearnlp: True: the document has ClearNLP's relations
+
+    Returns:
+        parse with UD relations
+    """
     kept = [t for t in doc if not t.is_space]
     new, tokens = {t.i: k for k, t in enumerate(kept)}, []
     for t in kept:
@@ -97,13 +114,14 @@ def from_doc(
 
 # %% ../../nbs/text/english.ipynb #c2e1d328
 class SpacyParser:
-    "A parser that runs a spaCy pipeline."
-    def __init__(
-        self,
-        name: str, # name by which it is loaded
-        source: str, # folder of the pipeline, or name of an installed model
-        lemmas: str = "", # JSON file of lemmas by "form|tag", which precede the dictionary's; "" for none
-    ):
+    """A parser that runs a spaCy pipeline.
+
+    Args:
+        name: name by which it is loaded
+        source: folder of the pipeline, or name of an installed model
+        lemmas: JSON file of lemmas by "form|tag", which precede the dictionary's; "" for none
+    """
+    def __init__(self, name: str, source: str, lemmas: str = ""):
         self.name, self.source, self.lemmas = name, source, lemmas
         with use_ops("numpy", use_blis=False): # numpy multiplies matrices three times as fast as spaCy's own library
             self.nlp = spacy.load(source, exclude=["ner"])
@@ -113,39 +131,55 @@ class SpacyParser:
         self.clearnlp = "pobj" in self.nlp.get_pipe("parser").labels
         self.known = json.loads(Path(lemmas).read_text(encoding="utf-8")) if lemmas else {}
 
-    def lemma(
-        self,
-        word: str, # word as it stands in the text
-        pos: str, # universal part of speech
-        tag: str, # Penn tag
-    ) -> str: # base form
-        "Return the lemma of a word."
+    def lemma(self, word: str, pos: str, tag: str) -> str:
+        """Return the lemma of a word.
+
+        Args:
+            word: word as it stands in the text
+            pos: universal part of speech
+            tag: Penn tag
+
+        Returns:
+            base form
+        """
         return self.known.get(f"{word.lower()}|{tag}") or dictionary_lemma(word, pos)
 
-    def __call__(
-        self,
-        text: str, # any string, even an empty one
-    ) -> Parsed: # parse of the text
-        "Parse one text."
+    def __call__(self, text: str) -> Parsed:
+        """Parse one text.
+
+        Args:
+            text: any string, even an empty one
+
+        Returns:
+            parse of the text
+        """
         return self.parse([text])[0]
 
-    def parse(
-        self,
-        texts: list[str], # texts, few enough to be in memory at once
-        batch_size: int = 128, # number of texts that pass through the network together
-    ) -> list[Parsed]: # parses, in the order of the texts
-        "Parse a list of texts."
+    def parse(self, texts: list[str], batch_size: int = 128) -> list[Parsed]:
+        """Parse a list of texts.
+
+        Args:
+            texts: texts, few enough to be in memory at once
+            batch_size: number of texts that pass through the network together
+
+        Returns:
+            parses, in the order of the texts
+        """
         with self.nlp.memory_zone():
             docs = self.nlp.pipe([readable(t) for t in texts], batch_size=batch_size)
             return [from_doc(doc, text, self.lemma, self.clearnlp) for doc, text in zip(docs, texts)]
 
-    def pipe(
-        self,
-        texts: Iterable[str], # any number of texts
-        workers: int = 1, # number of processes; 1: this process alone
-        batch_size: int = 128, # number of texts that pass through the network together
-    ) -> Iterator[Parsed]: # parses, in the order of the texts
-        "Parse many texts, with only a few chunks of them in memory at a time."
+    def pipe(self, texts: Iterable[str], workers: int = 1, batch_size: int = 128) -> Iterator[Parsed]:
+        """Parse many texts, with only a few chunks of them in memory at a time.
+
+        Args:
+            texts: any number of texts
+            workers: number of processes; 1: this process alone
+            batch_size: number of texts that pass through the network together
+
+        Returns:
+            parses, in the order of the texts
+        """
         texts = iter(texts)
         chunks = iter(lambda: list(islice(texts, CHUNK)), [])
         if workers <= 1:

@@ -29,45 +29,70 @@ def _dictionary():
         for name in [n for n in sys.modules if ours and n.split(".")[0] == "lemminflect"]: del sys.modules[name]
 
 # %% ../../nbs/text/inflection.ipynb #219ae899
-def all_lemmas(
-    word: str, # word in any form; capitals are kept
-    pos: str | None = None, # universal part of speech (NOUN, VERB, ADJ, ADV, AUX, PROPN); None: all of them
-) -> dict[str, tuple[str, ...]]: # part of speech → lemmas, the likeliest first; empty for an unknown word
-    "Look up the lemmas of a word in the dictionary."
+def all_lemmas(word: str, pos: str | None = None) -> dict[str, tuple[str, ...]]:
+    """Look up the lemmas of a word in the dictionary.
+
+    Args:
+        word: word in any form; capitals are kept
+        pos: universal part of speech (NOUN, VERB, ADJ, ADV, AUX, PROPN); None: all of them
+
+    Returns:
+        part of speech → lemmas, the likeliest first; empty for an unknown word
+    """
     return _dictionary()[0].getAllLemmas(word, pos)
 
 # %% ../../nbs/text/inflection.ipynb #74dc3963
-def guess_lemmas(
-    word: str, # form that is not in the dictionary
-    pos: str, # universal part of speech: NOUN, VERB, ADJ, ADV or PROPN
-) -> dict[str, tuple[str, ...]]: # part of speech → lemmas, as in `all_lemmas`
-    "Derive the lemmas of an unknown word by rules."
+def guess_lemmas(word: str, pos: str) -> dict[str, tuple[str, ...]]:
+    """Derive the lemmas of an unknown word by rules.
+
+    Args:
+        word: form that is not in the dictionary
+        pos: universal part of speech: NOUN, VERB, ADJ, ADV or PROPN
+
+    Returns:
+        part of speech → lemmas, as in `all_lemmas`
+    """
     return _dictionary()[0].getAllLemmasOOV(word, pos)
 
-def inflected(
-    lemma: str, # base form
-    tag: str, # Penn tag of the wanted form: NNS, VBZ, VBG, VBD, VBN, JJR, ...
-) -> tuple[str, ...]: # forms, the usual one first; empty if there is none
-    "Look up the inflected forms of a lemma, or derive them by rules."
+def inflected(lemma: str, tag: str) -> tuple[str, ...]:
+    """Look up the inflected forms of a lemma, or derive them by rules.
+
+    Args:
+        lemma: base form
+        tag: Penn tag of the wanted form: NNS, VBZ, VBG, VBD, VBN, JJR, ...
+
+    Returns:
+        forms, the usual one first; empty if there is none
+    """
     return _dictionary()[1].getInflection(lemma, tag)
 
 # %% ../../nbs/text/inflection.ipynb #21e5ac2f
 @lru_cache(2**17)
-def word_classes(
-    word: str, # word in any form
-) -> str: # parts of speech in alphabetical order, "NOU+VER+" for runs; "" for a word that is not in the dictionary
-    "List the parts of speech that the dictionary gives a word: `=` if it is the base form, else `+`."
+def word_classes(word: str) -> str:
+    """List the parts of speech that the dictionary gives a word: `=` if it is the base form, else `+`.
+
+    Args:
+        word: word in any form
+
+    Returns:
+        parts of speech in alphabetical order, "NOU+VER+" for runs; "" for a word that is not in the dictionary
+    """
     lower = word.lower()
     found = all_lemmas(lower)
     return "".join(sorted(pos[:3] + ("=" if lower in lemmas else "+") for pos, lemmas in found.items()))
 
 # %% ../../nbs/text/inflection.ipynb #64916af8
 @lru_cache(2**17)
-def dictionary_lemma(
-    word: str, # the word as it stands in the text
-    pos: str, # universal part of speech
-) -> str: # base form; in lower case, except for names
-    "Return the lemma of a word that has this part of speech."
+def dictionary_lemma(word: str, pos: str) -> str:
+    """Return the lemma of a word that has this part of speech.
+
+    Args:
+        word: the word as it stands in the text
+        pos: universal part of speech
+
+    Returns:
+        base form; in lower case, except for names
+    """
     lower = word.lower()
     found = all_lemmas(lower, pos) if pos in ("NOUN", "VERB", "AUX", "ADJ", "ADV") else {}
     if not found and pos in ("NOUN", "VERB") and lower.isalpha(): found = guess_lemmas(lower, pos)

@@ -18,10 +18,15 @@ def _is_latin(letter):
     "Return True for a letter of the Latin script, with or without an accent."
     return unicodedata.name(letter, "").startswith(("LATIN", "FULLWIDTH LATIN", "MATHEMATICAL"))
 
-def in_latin_script(
-    text: str, # any text
-) -> bool: # True: at least half of its letters are Latin, or it has no letters
-    "Check the script of a text."
+def in_latin_script(text: str) -> bool:
+    """Check the script of a text.
+
+    Args:
+        text: any text
+
+    Returns:
+        True: at least half of its letters are Latin, or it has no letters
+    """
     if text.isascii(): return True
     latin = [_is_latin(c) for c in text if c.isalpha()]
     return 2*sum(latin) >= len(latin)
@@ -67,10 +72,15 @@ FOREIGN = {language: frozenset(words.split()) for language, words in {
 
 # %% ../../nbs/text/language.ipynb #8edc717f
 @lru_cache(maxsize=2**14) # a caption is read once for each of its negatives
-def foreign(
-    text: str, # a caption
-) -> str: # name of another script or language; "" for English, and where nothing can be said
-    "Recognize a text that is not English."
+def foreign(text: str) -> str:
+    """Recognize a text that is not English.
+
+    Args:
+        text: a caption
+
+    Returns:
+        name of another script or language; "" for English, and where nothing can be said
+    """
     if not in_latin_script(text): return "another script than Latin"
     words = re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", text).lower())
     english = sum(w in ENGLISH for w in words)

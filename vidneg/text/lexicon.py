@@ -20,18 +20,24 @@ from ..core.registry import Registry
 from .inflection import all_lemmas, inflected, word_classes
 
 # %% auto #0
-__all__ = ['CATEGORIES', 'LISTS', 'VERB_FORMS', 'INVARIANT', 'NAVERO_SLOTS', 'LEXICONS', 'read_list', 'Entry', 'inflect',
-           'Reading', 'Match', 'Lexicon', 'navero_lists', 'navero_old', 'lexicon_named', 'needs_an', 'substitute']
+__all__ = ['CATEGORIES', 'LISTS', 'VERB_FORMS', 'INVARIANT', 'NAVERO_SLOTS', 'LEXICONS', 'read_list', 'Entry',
+           'inflect', 'Reading', 'Match', 'Lexicon', 'navero_lists', 'navero_old', 'lexicon_named', 'needs_an',
+           'substitute']
 
 # %% ../../nbs/text/lexicon.ipynb #c6b98fd9
 CATEGORIES = ("action", "attribute", "relation", "object")
 
 LISTS = Path(vidneg.__file__).parent/"text"/"lists"
 
-def read_list(
-    path: str | Path, # text file with one entry per line; lines that start with # are comments
-) -> tuple[str, ...]: # entries in the order of the file
-    "Read the entries of a word list."
+def read_list(path: str | Path) -> tuple[str, ...]:
+    """Read the entries of a word list.
+
+    Args:
+        path: text file with one entry per line; lines that start with # are comments
+
+    Returns:
+        entries in the order of the file
+    """
     path = Path(path)
     if not path.exists():
         raise VidnegError(f"there is no word list {path}: {LISTS} holds the lists that come with vidneg")
@@ -40,11 +46,18 @@ def read_list(
 
 # %% ../../nbs/text/lexicon.ipynb #c6ba96b4
 class Entry(NamedTuple):
-    "One line of a word list."
-    text: str # base form: "run", "slide left"; proper names keep their capital
-    category: str # one of `CATEGORIES`
-    slot: str # name of its list; entries of a slot can replace each other
-    inflect: str = "" # inflection: "verb", "noun" or "" for a word that never changes
+    """One line of a word list.
+
+    Attributes:
+        text: base form: "run", "slide left"; proper names keep their capital
+        category: one of `CATEGORIES`
+        slot: name of its list; entries of a slot can replace each other
+        inflect: inflection: "verb", "noun" or "" for a word that never changes
+    """
+    text: str
+    category: str
+    slot: str
+    inflect: str = ""
 
 # %% ../../nbs/text/lexicon.ipynb #3c02381c
 VERB_FORMS = ("VB", "VBZ", "VBG", "VBD", "VBN")
@@ -73,11 +86,16 @@ def _plurals(word):
     if word.isupper() and len(word) > 1: return (word + "s",) # SUVs
     return tuple(p for p in inflected(word, "NNS") if p != word) if word.islower() else ()
 
-def inflect(
-    text: str, # base form, one word or several
-    inflection: str, # "verb", "noun" or "" for a word that never changes
-) -> dict[str, tuple[str, ...]]: # Penn tag → spellings, the usual one first; the tag "" for a word that never changes
-    "Return all forms of an entry."
+def inflect(text: str, inflection: str) -> dict[str, tuple[str, ...]]:
+    """Return all forms of an entry.
+
+    Args:
+        text: base form, one word or several
+        inflection: "verb", "noun" or "" for a word that never changes
+
+    Returns:
+        Penn tag → spellings, the usual one first; the tag "" for a word that never changes
+    """
     if inflection == "": return {"": (text,)}
     if inflection == "noun":
         head, space, last = text.rpartition(" ")
@@ -89,10 +107,16 @@ def inflect(
 
 # %% ../../nbs/text/lexicon.ipynb #cb5757d0
 class Reading(NamedTuple):
-    "A reading of a word: an entry in one of its forms."
-    entry: Entry # entry of the lexicon
-    form: str # Penn tag, "" for words that never change
-    surface: str # spelling in the lexicon: "slides left", "Greece"
+    """A reading of a word: an entry in one of its forms.
+
+    Attributes:
+        entry: entry of the lexicon
+        form: Penn tag, "" for words that never change
+        surface: spelling in the lexicon: "slides left", "Greece"
+    """
+    entry: Entry
+    form: str
+    surface: str
 
     @property
     def category(self) -> str:
@@ -106,11 +130,18 @@ class Reading(NamedTuple):
 
 
 class Match(NamedTuple):
-    "A span of a text and its readings."
-    start: int # first character
-    end: int # one past the last character
-    text: str # characters of the span
-    readings: tuple[Reading, ...] # possible readings, at least one
+    """A span of a text and its readings.
+
+    Attributes:
+        start: first character
+        end: one past the last character
+        text: characters of the span
+        readings: possible readings, at least one
+    """
+    start: int
+    end: int
+    text: str
+    readings: tuple[Reading, ...]
 
 # %% ../../nbs/text/lexicon.ipynb #ad0612c5
 _BE = frozenset("am is are was were be been being 's 're 'm".split())
@@ -163,11 +194,13 @@ def _joins(c):
 
 # %% ../../nbs/text/lexicon.ipynb #d78535f9
 class Lexicon:
-    "A set of entries with their inflected forms, which finds them in captions."
-    def __init__(self,
-        *layers: Iterable[Entry], # entries by layer; a spelling has the readings of the first layer that contains it
-        formal: bool = False, # True: words of a formal language, which have no other use than the lists give them
-    ):
+    """A set of entries with their inflected forms, which finds them in captions.
+
+    Args:
+        *layers: entries by layer; a spelling has the readings of the first layer that contains it
+        formal: True: words of a formal language, which have no other use than the lists give them
+    """
+    def __init__(self, *layers: Iterable[Entry], formal: bool = False):
         self.layers, self.formal = tuple(tuple(dict.fromkeys(layer)) for layer in layers), formal
         self.readings: dict[str, tuple[Reading, ...]] = {} # lower-case spelling → readings
         self.forms: dict[tuple[str, str], dict[Entry, Reading]] = {} # (slot, form) → reading of each entry
@@ -212,12 +245,16 @@ def _outermost(found):
     return sorted(kept)
 
 @patch
-def match(
-    self: Lexicon,
-    text: str, # text of a caption
-    every: bool = False, # True: with all forms of each entry, to be chosen by a parse; False: by the words before
-) -> list[Match]: # matches from left to right, without overlap; longer ones are preferred
-    "Find entries in a text, in any of their forms."
+def match(self: Lexicon, text: str, every: bool = False) -> list[Match]:
+    """Find entries in a text, in any of their forms.
+
+    Args:
+        text: text of a caption
+        every: True: with all forms of each entry, to be chosen by a parse; False: by the words before
+
+    Returns:
+        matches from left to right, without overlap; longer ones are preferred
+    """
     tokens, found = _tokens(text), []
     lower = [t for t, *_ in tokens]
     for i, first in enumerate(lower):
@@ -232,12 +269,16 @@ def match(
 
 # %% ../../nbs/text/lexicon.ipynb #9833bc66
 @patch(cls_method=True)
-def from_lists(
-    cls: Lexicon,
-    lists: dict[str, tuple[str, str, Iterable[str]]], # slot → (category, inflection, entries)
-    formal: bool = False, # True: words of a formal language, as in `Lexicon`
-) -> Lexicon: # lexicon with one layer
-    "Make a lexicon from word lists; wrong categories, wrong inflections and empty entries are refused."
+def from_lists(cls: Lexicon, lists: dict[str, tuple[str, str, Iterable[str]]], formal: bool = False) -> Lexicon:
+    """Make a lexicon from word lists; wrong categories, wrong inflections and empty entries are refused.
+
+    Args:
+        lists: slot → (category, inflection, entries)
+        formal: True: words of a formal language, as in `Lexicon`
+
+    Returns:
+        lexicon with one layer
+    """
     entries = []
     for slot, (category, inflection, texts) in lists.items():
         if category not in CATEGORIES:
@@ -255,11 +296,15 @@ NAVERO_SLOTS = {
     "state": ("attribute", ""), "material": ("attribute", ""), "relation": ("relation", ""), "noun": ("object", "noun")}
 
 @patch(cls_method=True)
-def navero(
-    cls: Lexicon,
-    actions: str = "enlarged", # list of actions: "enlarged" (273), "old" (the 48 of earlier work) or "both"
-) -> Lexicon: # lexicon with one layer
-    "Return the lists of NAVERO, Table 8, in the categories of its Table 1."
+def navero(cls: Lexicon, actions: str = "enlarged") -> Lexicon:
+    """Return the lists of NAVERO, Table 8, in the categories of its Table 1.
+
+    Args:
+        actions: list of actions: "enlarged" (273), "old" (the 48 of earlier work) or "both"
+
+    Returns:
+        lexicon with one layer
+    """
     leave_out = {"enlarged": ("action-old",), "old": ("action",), "both": ()}
     if actions not in leave_out:
         raise VidnegError(f"there is no action list {actions!r}; choose one of {', '.join(leave_out)}")
@@ -280,10 +325,15 @@ LEXICONS = Registry("lexicon", {"navero": "vidneg.text.lexicon:navero_lists",
                                 "world": "vidneg.world.vocabulary:world_lexicon",
                                 "world-old": "vidneg.world.vocabulary:world_lexicon_old"})
 
-def lexicon_named(
-    name: str, # name in LEXICONS, or several joined by "+", of which the first takes precedence
-) -> Lexicon: # one layer per name
-    "Return the lexicon with this name in `params.yaml`."
+def lexicon_named(name: str) -> Lexicon:
+    """Return the lexicon with this name in `params.yaml`.
+
+    Args:
+        name: name in LEXICONS, or several joined by "+", of which the first takes precedence
+
+    Returns:
+        one layer per name
+    """
     first, *others = (LEXICONS[part]() for part in name.split("+"))
     for other in others: first = first | other
     return first
@@ -311,10 +361,15 @@ def _abbreviation(word):
     return lower in _LETTERS and (word.isupper() or not word_classes(lower)) or (
         word.isupper() and len(word) > 1 and not word_classes(lower))
 
-def needs_an(
-    word: str, # text after the article
-) -> bool: # True for "an", False for "a"
-    "Return True if a word begins with a vowel sound, by its spelling and the common exceptions."
+def needs_an(word: str) -> bool:
+    """Return True if a word begins with a vowel sound, by its spelling and the common exceptions.
+
+    Args:
+        word: text after the article
+
+    Returns:
+        True for "an", False for "a"
+    """
     first = re.match(r"[^\W_]*", word)[0]
     if first.lower() in ("xbox", "unesco", "unicef"): return first[0] in "xX"
     if len(first) > 1 and _abbreviation(first): return first[0] in "AEFHILMNORSXaefhilmnorsx"
@@ -368,12 +423,17 @@ def _plurals_of(word):
     "Return the plurals of the noun that a word may be the plural of."
     return {p for base in all_lemmas(word, "NOUN").get("NOUN", ()) if base != word for p in _plurals(base)}
 
-def substitute(
-    text: str, # text of a caption
-    match: Match, # match to replace
-    new: Reading, # reading to put in its place
-) -> Edit: # edit, widened to the article and the possessive where they have to change
-    "Return the edit that replaces `match` by `new`, with matching capitals and the right article."
+def substitute(text: str, match: Match, new: Reading) -> Edit:
+    """Return the edit that replaces `match` by `new`, with matching capitals and the right article.
+
+    Args:
+        text: text of a caption
+        match: match to replace
+        new: reading to put in its place
+
+    Returns:
+        edit, widened to the article and the possessive where they have to change
+    """
     proper = any(r.entry.text != r.entry.text.lower() for r in match.readings)
     word = _fit_case(new.surface, match.text, proper, text, match.start)
     end, owner = _owner(text, match.end, match.text, new)

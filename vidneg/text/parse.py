@@ -46,63 +46,100 @@ def _open(name):
                           "or use \"embedded\", which comes with vidneg")
     return SpacyParser(name, name, lemmas)
 
-def load_parser(
-    name: str = "embedded", # "embedded", "english" (see `vidneg models`), or an installed spaCy model
-) -> SpacyParser: # parser, which is kept for the next call with this name
-    "Return the parser with this name in `params.yaml`."
+def load_parser(name: str = "embedded") -> SpacyParser:
+    """Return the parser with this name in `params.yaml`.
+
+    Args:
+        name: "embedded", "english" (see `vidneg models`), or an installed spaCy model
+
+    Returns:
+        parser, which is kept for the next call with this name
+    """
     return _open(name)
 
 # %% ../../nbs/text/parse.ipynb #2607f5a4
 @dataclass(frozen=True)
 class NamedParser:
-    "A `Parser` that is sent to other processes by its name."
-    name: str = "embedded" # name of the parser, as in `load_parser`
+    """A `Parser` that is sent to other processes by its name.
 
-    def parse(
-        self,
-        texts: list[str], # texts, few enough to be in memory at once
-    ) -> list[Parsed]: # parses, in the order of the texts
-        "Parse a list of texts."
+    Attributes:
+        name: name of the parser, as in `load_parser`
+    """
+    name: str = "embedded"
+
+    def parse(self, texts: list[str]) -> list[Parsed]:
+        """Parse a list of texts.
+
+        Args:
+            texts: texts, few enough to be in memory at once
+
+        Returns:
+            parses, in the order of the texts
+        """
         new = list(dict.fromkeys(texts))
         known = dict(zip(new, load_parser(self.name).parse(new) if new else ()))
         return [known[t] for t in texts]
 
-    def pipe(
-        self,
-        texts: Iterable[str], # any number of texts
-    ) -> Iterator[Parsed]: # parses, in the order of the texts
-        "Parse many texts, with only a chunk of them in memory at a time."
+    def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]:
+        """Parse many texts, with only a chunk of them in memory at a time.
+
+        Args:
+            texts: any number of texts
+
+        Returns:
+            parses, in the order of the texts
+        """
         texts = iter(texts)
         while some := list(islice(texts, CHUNK)): yield from self.parse(some)
 
 # %% ../../nbs/text/parse.ipynb #12ab06dd
 @dataclass(frozen=True)
 class AgreeingParser:
-    "A parser that marks the words on which two parsers differ by the part of speech X."
-    first: str = "english" # name of the parser whose result is used, as in `load_parser`
-    second: str = "embedded" # name of the parser that has to agree
+    """A parser that marks the words on which two parsers differ by the part of speech X.
 
-    def parse(self,
-        texts: list[str], # texts, few enough to be in memory at once
-    ) -> list[Parsed]: # parses, in the order of the texts
-        "Parse a list of texts twice."
+    Attributes:
+        first: name of the parser whose result is used, as in `load_parser`
+        second: name of the parser that has to agree
+    """
+    first: str = "english"
+    second: str = "embedded"
+
+    def parse(self, texts: list[str]) -> list[Parsed]:
+        """Parse a list of texts twice.
+
+        Args:
+            texts: texts, few enough to be in memory at once
+
+        Returns:
+            parses, in the order of the texts
+        """
         first, second = (NamedParser(name).parse(texts) for name in (self.first, self.second))
         return [agreed(*both) for both in zip(first, second)]
 
-    def pipe(self,
-        texts: Iterable[str], # any number of texts
-    ) -> Iterator[Parsed]: # parses, in the order of the texts
-        "Parse many texts, with only a chunk of them in memory at a time."
+    def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]:
+        """Parse many texts, with only a chunk of them in memory at a time.
+
+        Args:
+            texts: any number of texts
+
+        Returns:
+            parses, in the order of the texts
+        """
         texts = iter(texts)
         while some := list(islice(texts, CHUNK)): yield from self.parse(some)
 
 _ALONE = frozenset("NN NNS PRP CD".split()) # read by their tags; other words need the same governor, too
 
-def agreed(
-    a: Parsed, # parse of a text
-    b: Parsed, # another parse of it
-) -> Parsed: # the first parse, with X for words that the second reads otherwise
-    "Mark the words on which two parses differ."
+def agreed(a: Parsed, b: Parsed) -> Parsed:
+    """Mark the words on which two parses differ.
+
+    Args:
+        a: parse of a text
+        b: another parse of it
+
+    Returns:
+        the first parse, with X for words that the second reads otherwise
+    """
     at, out = {(t.start, t.end): t for t in b.tokens}, []
     for t in a.tokens:
         o = at.get((t.start, t.end))
@@ -128,12 +165,17 @@ def _parsed(text, row):
     tokens = tuple(Token(text[f[-2]:f[-1]], *f) for f in zip(*(row[k] for k in _LISTS)))
     return Parsed(text, tokens, tuple(zip(row["chunks"][::2], row["chunks"][1::2])))
 
-def write_parses(
-    path: str | Path, # Parquet file to write
-    parses: Iterable[Parsed], # any number of parses
-    parser: str = "", # name and version of the parser, stored in the file's metadata
-) -> int: # number of parses written
-    "Write parses atomically, with only a few thousand of them in memory at a time."
+def write_parses(path: str | Path, parses: Iterable[Parsed], parser: str = "") -> int:
+    """Write parses atomically, with only a few thousand of them in memory at a time.
+
+    Args:
+        path: Parquet file to write
+        parses: any number of parses
+        parser: name and version of the parser, stored in the file's metadata
+
+    Returns:
+        number of parses written
+    """
     parses, n = iter(parses), 0
     meta = {"vidneg": json.dumps({"record": "Parsed", "version": 1, "parser": parser})}
     with atomic_path(path) as part, pq.ParquetWriter(part, _SCHEMA.with_metadata(meta), compression="zstd") as out:
@@ -143,10 +185,15 @@ def write_parses(
             n += len(rows)
     return n
 
-def read_parses(
-    path: str | Path, # file from `write_parses`
-) -> Iterator[Parsed]: # parses in the order of the file
-    "Read parses one after another."
+def read_parses(path: str | Path) -> Iterator[Parsed]:
+    """Read parses one after another.
+
+    Args:
+        path: file from `write_parses`
+
+    Returns:
+        parses in the order of the file
+    """
     if not Path(path).is_file():
         raise VidnegError(f"{path} does not exist: run the stage that makes it, or check the path")
     file = pq.ParquetFile(path)
@@ -158,16 +205,26 @@ def read_parses(
             yield _parsed(row["text"].decode("utf-8", "surrogatepass"), row)
 
 # %% ../../nbs/text/parse.ipynb #0d83aa9c
-def parse_column(
-    parses: Iterable[Parsed], # parses, one per row of the table
-) -> pa.StructArray: # one entry per parse, without its text
-    "Return parses as a column of a table."
+def parse_column(parses: Iterable[Parsed]) -> pa.StructArray:
+    """Return parses as a column of a table.
+
+    Args:
+        parses: parses, one per row of the table
+
+    Returns:
+        one entry per parse, without its text
+    """
     columns = _columns(list(parses))
     return pa.StructArray.from_arrays([pa.array(columns[k], t) for k, t in _COLUMNS.items()], list(_COLUMNS))
 
-def parses_of(
-    texts: Iterable[str], # texts of the parses
-    column: pa.Array | pa.ChunkedArray, # column from `parse_column`, as long as `texts`
-) -> list[Parsed]: # one parse per text
-    "Rebuild parses from their texts and a column of a table."
+def parses_of(texts: Iterable[str], column: pa.Array | pa.ChunkedArray) -> list[Parsed]:
+    """Rebuild parses from their texts and a column of a table.
+
+    Args:
+        texts: texts of the parses
+        column: column from `parse_column`, as long as `texts`
+
+    Returns:
+        one parse per text
+    """
     return [_parsed(text, row) for text, row in zip(texts, column.to_pylist(), strict=True)]

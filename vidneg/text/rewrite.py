@@ -17,20 +17,36 @@ __all__ = ['STYLES', 'Clause', 'main_clause', 'misread', 'rewrite', 'rewrites', 
 # %% ../../nbs/text/rewrite.ipynb #4ed25eb1
 @dataclass(frozen=True)
 class Clause:
-    "The pieces of a main clause; spans are tokens [a, b)."
-    tree: Tree # parse of the caption
-    shape: str # "plain", "there" (there is a man ...) or "fragment" (no finite verb)
-    predicate: int # token index of the clause's head
-    subject: int # token index of the subject's head
-    lead: tuple[int, int] # span before the subject
-    named: tuple[int, int] # span of the subject
-    verb: VerbGroup | None # verb group; None for a bare noun phrase
-    said: str # verb group as it is written
-    particle: str # "up" in "picks up", "" if none
-    late: bool # True: the particle follows the object, as in "picks the ball up"
-    object: int | None # token index of the head of an object right after the verb; None if there is none
-    acted_on: tuple[int, int] # span of that object
-    tail: tuple[int, int] # span of the rest, without the final punctuation
+    """The pieces of a main clause; spans are tokens [a, b).
+
+    Attributes:
+        tree: parse of the caption
+        shape: "plain", "there" (there is a man ...) or "fragment" (no finite verb)
+        predicate: token index of the clause's head
+        subject: token index of the subject's head
+        lead: span before the subject
+        named: span of the subject
+        verb: verb group; None for a bare noun phrase
+        said: verb group as it is written
+        particle: "up" in "picks up", "" if none
+        late: True: the particle follows the object, as in "picks the ball up"
+        object: token index of the head of an object right after the verb; None if there is none
+        acted_on: span of that object
+        tail: span of the rest, without the final punctuation
+    """
+    tree: Tree
+    shape: str
+    predicate: int
+    subject: int
+    lead: tuple[int, int]
+    named: tuple[int, int]
+    verb: VerbGroup | None
+    said: str
+    particle: str
+    late: bool
+    object: int | None
+    acted_on: tuple[int, int]
+    tail: tuple[int, int]
 
 def _end(tree):
     "Return the index of the first token of the final punctuation."
@@ -139,11 +155,16 @@ def _is_main(tree, root, named):
             return False
     return True
 
-def main_clause(
-    tree: Tree, # parse of a caption
-    longest: int = 100, # largest number of tokens; longer texts give None
-) -> Clause | None: # pieces of the main clause; None where the parse has none of the three shapes
-    "Split a caption into the pieces of its main clause."
+def main_clause(tree: Tree, longest: int = 100) -> Clause | None:
+    """Split a caption into the pieces of its main clause.
+
+    Args:
+        tree: parse of a caption
+        longest: largest number of tokens; longer texts give None
+
+    Returns:
+        pieces of the main clause; None where the parse has none of the three shapes
+    """
     root = tree.root
     if root is None or len(tree.tokens) > longest: return None
     if tree.find(root, "expl"): return _there_is(tree, root)
@@ -301,10 +322,15 @@ _DENIALS = frozenset("""not n't never no nobody nothing none neither nor hardly 
     without nowhere""".split())
 _ANYWHERE = frozenset("with on in of from at for by over under near behind beside inside outside above below".split())
 
-def misread(
-    tree: Tree, # parse of a caption
-) -> bool: # True for "a group of people sings", where "sings" is read as a noun
-    "Return True if a text without a finite verb ends its first noun phrase in what may be one."
+def misread(tree: Tree) -> bool:
+    """Return True if a text without a finite verb ends its first noun phrase in what may be one.
+
+    Args:
+        tree: parse of a caption
+
+    Returns:
+        True for "a group of people sings", where "sings" is read as a noun
+    """
     if tree.root is None or _has_finite(tree): return False
     finite = any(t.tag in ("VBZ", "VBP", "VBD") and t.dep == "acl" for t in tree.tokens)
     return finite or any(
@@ -352,14 +378,26 @@ def _sure(c, turn, frame, front, negated):
     return (not turn or _turnable(c)) and (not front or _fronted(c))
 
 def rewrite(
-    c: Clause, # main clause of a caption
-    turn: bool = False, # True: exchange active and passive
-    frame: str = "", # "there": there is X that ...; "cleft": it is X that ...; "": no frame
-    front: bool = False, # True: move the last adverbial to the front, or the first one to the end
-    negated: bool | None = None, # True: with negation; False: without; None: as in the caption
-    careful: bool = False, # True: None where the parse is unsure; False: the text is of a formal language
-) -> str | None: # the new caption; None where the clause does not allow the change
-    "Rewrite a clause in another voice, frame or order, or negate it."
+    c: Clause,
+    turn: bool = False,
+    frame: str = "",
+    front: bool = False,
+    negated: bool | None = None,
+    careful: bool = False,
+) -> str | None:
+    """Rewrite a clause in another voice, frame or order, or negate it.
+
+    Args:
+        c: main clause of a caption
+        turn: True: exchange active and passive
+        frame: "there": there is X that ...; "cleft": it is X that ...; "": no frame
+        front: True: move the last adverbial to the front, or the first one to the end
+        negated: True: with negation; False: without; None: as in the caption
+        careful: True: None where the parse is unsure; False: the text is of a formal language
+
+    Returns:
+        the new caption; None where the clause does not allow the change
+    """
     if careful and not _sure(c, turn, frame, front, negated): return None
     if c.verb is None:
         return _frame_noun(c) if frame == "there" and not (turn or front or negated) else None
@@ -389,21 +427,31 @@ STYLES = {"turn": dict(turn=True), "front": dict(front=True), "turn, front": dic
           "turn, there": dict(turn=True, frame="there"), "turn, cleft": dict(turn=True, frame="cleft"), "plain": {},
           "there": dict(frame="there"), "cleft": dict(frame="cleft")} # the last two change the least
 
-def rewrites(
-    tree: Tree, # parse of a caption
-    careful: bool = False, # True: without those for which the parse is unsure
-) -> dict[str, str]: # name in STYLES → paraphrase, for the styles that apply
-    "Return all paraphrases of a caption that its structure allows."
+def rewrites(tree: Tree, careful: bool = False) -> dict[str, str]:
+    """Return all paraphrases of a caption that its structure allows.
+
+    Args:
+        tree: parse of a caption
+        careful: True: without those for which the parse is unsure
+
+    Returns:
+        name in STYLES → paraphrase, for the styles that apply
+    """
     c = main_clause(tree)
     if c is None: return {}
     found = {name: rewrite(c, **how, careful=careful) for name, how in STYLES.items() if how or c.shape == "there"}
     return {name: text for name, text in found.items() if text not in (None, tree.parsed.text)}
 
-def negations(
-    tree: Tree, # parse of a caption
-    careful: bool = False, # True: without those for which the parse is unsure
-) -> dict[str, str]: # "turn": in the passive, "plain": in its own voice; empty if the caption is negated or has no verb
-    "Return the negations of a caption, in the passive and in its own voice."
+def negations(tree: Tree, careful: bool = False) -> dict[str, str]:
+    """Return the negations of a caption, in the passive and in its own voice.
+
+    Args:
+        tree: parse of a caption
+        careful: True: without those for which the parse is unsure
+
+    Returns:
+        "turn": in the passive, "plain": in its own voice; empty if the caption is negated or has no verb
+    """
     c = main_clause(tree)
     if c is None or c.verb is None or c.verb.negated: return {}
     found = {"turn": None if c.verb.passive else rewrite(c, turn=True, negated=True, careful=careful),

@@ -21,18 +21,25 @@ from .lexicon import LISTS, read_list
 from .ud import Parsed
 
 # %% auto #0
-__all__ = ['PARTICLES', 'ADVERBS', 'MANY_WORDS', 'CONTENT', 'PERSON', 'ANYWHERE', 'WEIGHTS', 'SMOOTHING', 'MANY', 'EXPECTED',
-           'LEAST_LIFT', 'Contrast', 'load_contrasts', 'Slot', 'find_slots', 'Chances', 'SlotIndex', 'save_index',
-           'load_index']
+__all__ = ['PARTICLES', 'ADVERBS', 'MANY_WORDS', 'CONTENT', 'PERSON', 'ANYWHERE', 'WEIGHTS', 'SMOOTHING', 'MANY',
+           'EXPECTED', 'LEAST_LIFT', 'Contrast', 'load_contrasts', 'Slot', 'find_slots', 'Chances', 'SlotIndex',
+           'save_index', 'load_index']
 
 # %% ../../nbs/text/slots.ipynb #ac2a5aa4
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    "A class of words of which at most one is true of the same thing."
-    name: str # part of speech and first word, such as "NOUN man"
-    kind: str # kind of the negatives that it makes
-    pos: str # universal part of speech
-    group: dict[str, int] # base form, "_" between its words → number of its group
+    """A class of words of which at most one is true of the same thing.
+
+    Attributes:
+        name: part of speech and first word, such as "NOUN man"
+        kind: kind of the negatives that it makes
+        pos: universal part of speech
+        group: base form, "_" between its words → number of its group
+    """
+    name: str
+    kind: str
+    pos: str
+    group: dict[str, int]
 
 def _contrast(kind, pos, line):
     "Read one class from its line."
@@ -42,10 +49,15 @@ def _contrast(kind, pos, line):
     return Contrast(f"{pos} {groups[0][0]}", kind, pos, {w: k for k, g in enumerate(groups) for w in g})
 
 @lru_cache(4)
-def load_contrasts(
-    path: str | Path | None = None, # file of other classes; None: the package's
-) -> tuple[Contrast, ...]: # classes in the order of the file
-    "Read classes of mutually exclusive words; raise `VidnegError` if a word stands in two classes of one section."
+def load_contrasts(path: str | Path | None = None) -> tuple[Contrast, ...]:
+    """Read classes of mutually exclusive words; raise `VidnegError` if a word stands in two classes of one section.
+
+    Args:
+        path: file of other classes; None: the package's
+
+    Returns:
+        classes in the order of the file
+    """
     found, section, seen = [], None, set()
     for line in read_list(path or LISTS.parent/"contrasts.txt"):
         if line.startswith("["): section = line.strip("[]").split()
@@ -60,14 +72,24 @@ def load_contrasts(
 
 # %% ../../nbs/text/slots.ipynb #51783c69
 class Slot(NamedTuple):
-    "A place of a caption that holds a word of a class."
-    contrast: str # name of the class
-    word: str # base form
-    form: str # Penn tag and position: words of the same form can stand here
-    start: int # first token
-    end: int # one past the last token
-    features: tuple[str, ...] # everything around it, "type:value"
-    needs: tuple[str, ...] # the features with which a replacement must have been seen
+    """A place of a caption that holds a word of a class.
+
+    Attributes:
+        contrast: name of the class
+        word: base form
+        form: Penn tag and position: words of the same form can stand here
+        start: first token
+        end: one past the last token
+        features: everything around it, "type:value"
+        needs: the features with which a replacement must have been seen
+    """
+    contrast: str
+    word: str
+    form: str
+    start: int
+    end: int
+    features: tuple[str, ...]
+    needs: tuple[str, ...]
 
 PARTICLES = frozenset("up down on off in out away".split())
 ADVERBS = PARTICLES | frozenset("around by along over back forward through about across together".split())
@@ -249,11 +271,16 @@ def _fixed(s, c, word, i, end):
         return s.tokens[s.tokens[i].head].tag != "NNS" or i > 0 and s.lower[i - 1] not in _BEFORE_MANY
     return c.pos == "NOUN" and s.lower[end:end + 1] == ["made"]
 
-def find_slots(
-    parsed: Parsed, # parse of a caption
-    contrasts: tuple[Contrast, ...], # classes of words
-) -> list[Slot]: # slots in the order of the text
-    "Find the words of a caption that belong to a class, with what stands around them."
+def find_slots(parsed: Parsed, contrasts: tuple[Contrast, ...]) -> list[Slot]:
+    """Find the words of a caption that belong to a class, with what stands around them.
+
+    Args:
+        parsed: parse of a caption
+        contrasts: classes of words
+
+    Returns:
+        slots in the order of the text
+    """
     s, table, out = _Sentence(parsed), _table(contrasts), []
     bag = {s.lemma[i] for i, t in enumerate(s.tokens) if t.pos in CONTENT}
     for c, word, i, end in _spans(s, table):
@@ -293,20 +320,28 @@ EXPECTED = 5.0 # a word that is expected this often beside a feature, and is har
 LEAST_LIFT = 0.25 # smallest share of a word beside a needed feature, over its share in the class
 
 class Chances(NamedTuple):
-    "The words of a class at one slot."
-    words: list[str] # base forms (W,)
-    p: np.ndarray # probability of each word (W,), the sum is 1
-    seen: np.ndarray # True: seen with all that the slot needs (W,)
+    """The words of a class at one slot.
+
+    Attributes:
+        words: base forms (W,)
+        p: probability of each word (W,), the sum is 1
+        seen: True: seen with all that the slot needs (W,)
+    """
+    words: list[str]
+    p: np.ndarray
+    seen: np.ndarray
 
 def _digest(text): return blake2b(text.lower().encode("utf-8", "replace"), digest_size=8).digest()
 
 # %% ../../nbs/text/slots.ipynb #d60edd89
 class SlotIndex:
     "Counts of words in slots: class → feature → word → count."
-    def __init__(self,
-        contrasts: tuple[Contrast, ...] | None = None, # classes of words; None: the package's
-    ):
-        "Start with no counts."
+    def __init__(self, contrasts: tuple[Contrast, ...] | None = None):
+        """Start with no counts.
+
+        Args:
+            contrasts: classes of words; None: the package's
+        """
         self.contrasts = load_contrasts() if contrasts is None else contrasts
         self.by_name = {c.name: c for c in self.contrasts}
         self.words = {c.name: list(c.group) for c in self.contrasts}
@@ -314,10 +349,15 @@ class SlotIndex:
         self.texts: set[bytes] = set() # the counted captions, so that a caption is not evidence for itself
         self._rows: dict = {}
 
-    def add(self,
-        parses: Iterable[Parsed], # parses of captions; one that was counted before is left out
-    ) -> SlotIndex: # this index
-        "Count the slots of captions."
+    def add(self, parses: Iterable[Parsed]) -> SlotIndex:
+        """Count the slots of captions.
+
+        Args:
+            parses: parses of captions; one that was counted before is left out
+
+        Returns:
+            this index
+        """
         for parsed in parses:
             if (key := _digest(parsed.text)) in self.texts: continue
             self.texts.add(key)
@@ -331,8 +371,12 @@ class SlotIndex:
         for f in (f"=:{slot.form}", "=", *slot.features): counts[f][slot.word] += n
 
     @property
-    def vocabulary(self) -> set[str]: # base forms of content words
-        "Return the words that the counted captions used several times."
+    def vocabulary(self) -> set[str]:
+        """Return the words that the counted captions used several times.
+
+        Returns:
+            base forms of content words
+        """
         if "" not in self._rows:
             self._rows[""] = {f[2:] for c in self.counts.values() for f, n in c.items()
                               if f.startswith("b:") and sum(n.values()) >= 3}
@@ -347,11 +391,16 @@ class SlotIndex:
         if not own: return row
         return np.maximum(row - (np.array(self.words[name]) == own), 0)
 
-    def chances(self,
-        slot: Slot, # slot of a caption
-        text: str = "", # the caption, whose own counts are left out; "": nothing is left out
-    ) -> Chances: # probabilities of the words of the class
-        "Compute how probable each word of the class is at a slot."
+    def chances(self, slot: Slot, text: str = "") -> Chances:
+        """Compute how probable each word of the class is at a slot.
+
+        Args:
+            slot: slot of a caption
+            text: the caption, whose own counts are left out; "": nothing is left out
+
+        Returns:
+            probabilities of the words of the class
+        """
         name, own = slot.contrast, slot.word if text and _digest(text) in self.texts else ""
         total, form = self._row(name, "=", own) + 0.1, self._row(name, f"=:{slot.form}", own)
         prior = (form + 2*total/total.sum())/(form.sum() + 2)
@@ -379,13 +428,18 @@ class SlotIndex:
         return seen
 
 # %% ../../nbs/text/slots.ipynb #de479546
-def save_index(
-    path: str | Path, # text file to write
-    index: SlotIndex, # counts
-    least: int = 2, # smallest count of a feature that is kept
-    least_bag: int = 8, # the same for content words of the caption
-) -> Path: # the written file
-    "Write counts as text: a class per line with >, then a feature per line, with number of the word:count."
+def save_index(path: str | Path, index: SlotIndex, least: int = 2, least_bag: int = 8) -> Path:
+    """Write counts as text: a class per line with >, then a feature per line, with number of the word:count.
+
+    Args:
+        path: text file to write
+        index: counts
+        least: smallest count of a feature that is kept
+        least_bag: the same for content words of the caption
+
+    Returns:
+        the written file
+    """
     with atomic_path(path) as part, open(part, "w", encoding="utf-8") as out:
         for c in index.contrasts:
             out.write(f"> {c.name}\t{' '.join(c.group)}\n")
@@ -396,11 +450,16 @@ def save_index(
                 out.write(f"{feature}\t{' '.join(f'{k}:{n}' if n > 1 else str(k) for k, n in cells)}\n")
     return Path(path)
 
-def load_index(
-    path: str | Path | None = None, # file from `save_index`; None: the package's
-    contrasts: tuple[Contrast, ...] | None = None, # classes of words; None: the package's
-) -> SlotIndex: # counts; words that no class has any more are left out
-    "Read counts."
+def load_index(path: str | Path | None = None, contrasts: tuple[Contrast, ...] | None = None) -> SlotIndex:
+    """Read counts.
+
+    Args:
+        path: file from `save_index`; None: the package's
+        contrasts: classes of words; None: the package's
+
+    Returns:
+        counts; words that no class has any more are left out
+    """
     index, words, counts = SlotIndex(contrasts), [], None
     for line in Path(path or LISTS.parent/"slot_counts.txt").read_text(encoding="utf-8").split("\n"):
         key, _, rest = line.partition("\t")

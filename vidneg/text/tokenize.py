@@ -32,12 +32,17 @@ def _wordpiece(vocab):
     return tok
 
 # %% ../../nbs/text/tokenize.ipynb #2fc5a699
-def train_tokenizer(
-    texts: Iterable[str], # texts of the corpus
-    vocab_size: int, # largest number of tokens in the vocabulary
-    path: str | Path, # .json file to write
-) -> PreTrainedTokenizerFast: # the tokenizer, as `load_tokenizer` reads it
-    "Train a WordPiece tokenizer; the same texts give the same file in any order."
+def train_tokenizer(texts: Iterable[str], vocab_size: int, path: str | Path) -> PreTrainedTokenizerFast:
+    """Train a WordPiece tokenizer; the same texts give the same file in any order.
+
+    Args:
+        texts: texts of the corpus
+        vocab_size: largest number of tokens in the vocabulary
+        path: .json file to write
+
+    Returns:
+        the tokenizer, as `load_tokenizer` reads it
+    """
     normal, split = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     count = Counter(w for t in texts for w, _ in split.pre_tokenize_str(normal.normalize_str(t)))
     letters = sorted({c for w in count for c in w})
@@ -51,10 +56,15 @@ def train_tokenizer(
     return load_tokenizer(path)
 
 # %% ../../nbs/text/tokenize.ipynb #9655323d
-def load_tokenizer(
-    name_or_path: str | Path, # .json file from `train_tokenizer`, folder of a tokenizer, or its name on the Hub
-) -> PreTrainedTokenizerFast: # the tokenizer
-    "Load a tokenizer from a file, a folder or the Hub."
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerFast:
+    """Load a tokenizer from a file, a folder or the Hub.
+
+    Args:
+        name_or_path: .json file from `train_tokenizer`, folder of a tokenizer, or its name on the Hub
+
+    Returns:
+        the tokenizer
+    """
     path = Path(name_or_path)
     if path.suffix != ".json": return AutoTokenizer.from_pretrained(str(name_or_path))
     if not path.exists():
@@ -63,10 +73,19 @@ def load_tokenizer(
 
 # %% ../../nbs/text/tokenize.ipynb #f5d98230
 def tokenize(
-    tokenizer: PreTrainedTokenizerFast, # tokenizer of the model
-    texts: list[str], # M texts
-    max_tokens: int, # largest number of tokens per text, with [CLS] and [SEP]
-) -> tuple[torch.Tensor, torch.Tensor]: # ids and mask, both (M, L) int64, with the longest text's length L
-    "Return the token ids of texts, padded to the longest, and their mask."
+    tokenizer: PreTrainedTokenizerFast,
+    texts: list[str],
+    max_tokens: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the token ids of texts, padded to the longest, and their mask.
+
+    Args:
+        tokenizer: tokenizer of the model
+        texts: M texts
+        max_tokens: largest number of tokens per text, with [CLS] and [SEP]
+
+    Returns:
+        ids and mask, both (M, L) int64, with the longest text's length L
+    """
     out = tokenizer(list(texts), truncation=True, max_length=max_tokens, padding=True, return_tensors="pt")
     return out["input_ids"], out["attention_mask"]

@@ -25,15 +25,21 @@ from .inflection import dictionary_lemma
 from .treebank import Augmentation, Sentence, augment, drop_final_stop, lower_case, text_of
 
 # %% auto #0
-__all__ = ['IRREGULAR', 'LICENSE', 'TREEBANK', 'README', 'to_example', 'epoch_examples', 'blank_pipeline', 'batches_by_words',
-           'fit_pipeline', 'lemma_table', 'count_right', 'accuracy', 'pipeline_notes', 'save_pipeline']
+__all__ = ['IRREGULAR', 'LICENSE', 'TREEBANK', 'README', 'to_example', 'epoch_examples', 'blank_pipeline',
+           'batches_by_words', 'fit_pipeline', 'lemma_table', 'count_right', 'accuracy', 'pipeline_notes',
+           'save_pipeline']
 
 # %% ../../nbs/text/train_parser.ipynb #e1c66b6a
-def to_example(
-    nlp: spacy.Language, # pipeline with the tokenizer
-    sentences: Iterable[Sentence], # sentences of one text
-) -> Example: # spaCy's tokens, and the treebank's with their labels
-    "Return a training example for spaCy."
+def to_example(nlp: spacy.Language, sentences: Iterable[Sentence]) -> Example:
+    """Return a training example for spaCy.
+
+    Args:
+        nlp: pipeline with the tokenizer
+        sentences: sentences of one text
+
+    Returns:
+        spaCy's tokens, and the treebank's with their labels
+    """
     words, heads = [], []
     for s in sentences:
         heads += [len(words) + (i if w.head < 0 else w.head) for i, w in enumerate(s)]
@@ -44,13 +50,24 @@ def to_example(
     return Example(nlp.make_doc(gold.text), gold)
 
 def epoch_examples(
-    nlp: spacy.Language, # pipeline with the tokenizer
-    treebank: list[Sentence], # sentences to train on
-    epoch: int, # number of the epoch, from 0
-    seed: int = 0, # seed of the run
-    chances: Augmentation = Augmentation(), # probabilities of the changes
-) -> Iterator[Example]: # examples in the order of this epoch
-    "Yield the training examples of one epoch; each epoch draws its own changes of the sentences."
+    nlp: spacy.Language,
+    treebank: list[Sentence],
+    epoch: int,
+    seed: int = 0,
+    chances: Augmentation = Augmentation(),
+) -> Iterator[Example]:
+    """Yield the training examples of one epoch; each epoch draws its own changes of the sentences.
+
+    Args:
+        nlp: pipeline with the tokenizer
+        treebank: sentences to train on
+        epoch: number of the epoch, from 0
+        seed: seed of the run
+        chances: probabilities of the changes
+
+    Returns:
+        examples in the order of this epoch
+    """
     for k in map(int, stable_rng(seed, "order", epoch).permutation(len(treebank))):
         rng, texts = stable_rng(seed, "augment", epoch, k), [treebank[k]]
         if rng.random() < chances.join and k + 1 < len(treebank) and treebank[k][-1].form in (".", "!", "?"):
@@ -62,12 +79,22 @@ def epoch_examples(
 
 # %% ../../nbs/text/train_parser.ipynb #4b51198b
 def blank_pipeline(
-    width: int = 96, # size of a word's vector
-    depth: int = 4, # number of convolutions; each widens the context by one word on either side
-    rows: tuple[int, int, int, int] = (5000, 2500, 1000, 500), # rows in the tables of forms, endings, shapes, classes
-    hidden_width: int = 64, # size of the parser's hidden state
-) -> spacy.Language: # pipeline before `initialize`
-    "Return an untrained pipeline: tagger, morphologizer and parser on shared word vectors."
+    width: int = 96,
+    depth: int = 4,
+    rows: tuple[int, int, int, int] = (5000, 2500, 1000, 500),
+    hidden_width: int = 64,
+) -> spacy.Language:
+    """Return an untrained pipeline: tagger, morphologizer and parser on shared word vectors.
+
+    Args:
+        width: size of a word's vector
+        depth: number of convolutions; each widens the context by one word on either side
+        rows: rows in the tables of forms, endings, shapes, classes
+        hidden_width: size of the parser's hidden state
+
+    Returns:
+        pipeline before `initialize`
+    """
     nlp = CaptionEnglish()
     embed = {"@architectures": "spacy.MultiHashEmbed.v2", "width": width, "rows": list(rows),
              "attrs": ["NORM", "SUFFIX", "SHAPE", "PREFIX"], "include_static_vectors": False}
@@ -82,11 +109,16 @@ def blank_pipeline(
     nlp.add_pipe("parser", config={"min_action_freq": 10, "model": state})
     return nlp
 
-def batches_by_words(
-    examples: Iterable[Example], # training examples
-    batch_words: int, # smallest number of words in a batch; only the last may have fewer
-) -> Iterator[list[Example]]: # batches in the order of the examples
-    "Yield batches of about the same number of words."
+def batches_by_words(examples: Iterable[Example], batch_words: int) -> Iterator[list[Example]]:
+    """Yield batches of about the same number of words.
+
+    Args:
+        examples: training examples
+        batch_words: smallest number of words in a batch; only the last may have fewer
+
+    Returns:
+        batches in the order of the examples
+    """
     batch, words = [], 0
     for e in examples:
         batch.append(e)
@@ -97,16 +129,30 @@ def batches_by_words(
     if batch: yield batch
 
 def fit_pipeline(
-    treebank: list[Sentence], # sentences to train on
-    epochs: int, # number of epochs, at least 1
-    seed: int = 0, # seed of the run
-    batch_words: int = 600, # smallest number of words in a batch
-    learning_rate: float = 2e-3, # highest rate, after 200 steps or a quarter; then falls linearly to a hundredth
-    dropout: float = 0.15, # probability of dropout, in [0, 1)
-    each_epoch: Callable[[spacy.Language, int], None] = lambda nlp, epoch: None, # function called after each epoch
-    **sizes, # arguments of `blank_pipeline`
-) -> spacy.Language: # trained pipeline
-    "Train a pipeline; on one thread, the same seed gives the same weights."
+    treebank: list[Sentence],
+    epochs: int,
+    seed: int = 0,
+    batch_words: int = 600,
+    learning_rate: float = 2e-3,
+    dropout: float = 0.15,
+    each_epoch: Callable[[spacy.Language, int], None] = lambda nlp, epoch: None,
+    **sizes,
+) -> spacy.Language:
+    """Train a pipeline; on one thread, the same seed gives the same weights.
+
+    Args:
+        treebank: sentences to train on
+        epochs: number of epochs, at least 1
+        seed: seed of the run
+        batch_words: smallest number of words in a batch
+        learning_rate: highest rate, after 200 steps or a quarter; then falls linearly to a hundredth
+        dropout: probability of dropout, in [0, 1)
+        each_epoch: function called after each epoch
+        **sizes: arguments of `blank_pipeline`
+
+    Returns:
+        trained pipeline
+    """
     fix_random_seed(seed)
     nlp = blank_pipeline(**sizes)
     nlp.initialize(lambda: [to_example(nlp, [s]) for s in treebank])
@@ -123,10 +169,15 @@ def fit_pipeline(
 # %% ../../nbs/text/train_parser.ipynb #45bbabfe
 IRREGULAR = {"leaves|NNS": "leaf"} # not in the treebank, and the dictionary's first lemma is another word's
 
-def lemma_table(
-    treebank: Iterable[Sentence], # sentences with their lemmas
-) -> dict[str, str]: # "form|tag" → lemma
-    "Return the lemmas that the dictionary would get wrong."
+def lemma_table(treebank: Iterable[Sentence]) -> dict[str, str]:
+    """Return the lemmas that the dictionary would get wrong.
+
+    Args:
+        treebank: sentences with their lemmas
+
+    Returns:
+        "form|tag" → lemma
+    """
     seen: dict[tuple[str, str], Counter] = defaultdict(Counter)
     for w in itertools.chain(*treebank):
         if w.upos not in ("PROPN", "X", "SYM", "PUNCT", "NUM") and "Typo" not in w.feats:
@@ -136,11 +187,16 @@ def lemma_table(
                         if count > 2 and lemma != dictionary_lemma(form, upos)}
 
 # %% ../../nbs/text/train_parser.ipynb #2eb9ca92
-def count_right(
-    sentence: Sentence, # sentence of the treebank
-    tokens: tuple, # tokens of the parse of its text
-) -> Counter: # number of words, and of words with the right UPOS, XPOS, lemma, UAS and LAS
-    "Compare a parse with the treebank's, word by word, by the positions of the words in the text."
+def count_right(sentence: Sentence, tokens: tuple) -> Counter:
+    """Compare a parse with the treebank's, word by word, by the positions of the words in the text.
+
+    Args:
+        sentence: sentence of the treebank
+        tokens: tokens of the parse of its text
+
+    Returns:
+        number of words, and of words with the right UPOS, XPOS, lemma, UAS and LAS
+    """
     at, spans = 0, []
     for w in sentence:
         spans.append((at, at + len(w.form)))
@@ -154,11 +210,16 @@ def count_right(
                       LAS=attached and t.dep == w.dep)
     return counts
 
-def accuracy(
-    parser: SpacyParser, # parser to evaluate
-    sentences: list[Sentence], # sentences of a treebank
-) -> dict[str, float]: # accuracies in percent, and the numbers of sentences and words
-    "Return the accuracy of a parser on the texts of a treebank."
+def accuracy(parser: SpacyParser, sentences: list[Sentence]) -> dict[str, float]:
+    """Return the accuracy of a parser on the texts of a treebank.
+
+    Args:
+        parser: parser to evaluate
+        sentences: sentences of a treebank
+
+    Returns:
+        accuracies in percent, and the numbers of sentences and words
+    """
     counts = Counter()
     for s, parsed in zip(sentences, parser.pipe(map(text_of, sentences))): counts += count_right(s, parsed.tokens)
     percent = {k: round(100*counts[k]/counts["words"], 2) for k in ("UPOS", "XPOS", "lemma", "UAS", "LAS")}
@@ -186,13 +247,18 @@ Accuracy in percent of all words, parsed from plain text, including punctuation 
 `vidneg.text.parse.load_parser()` loads it; `nbs/stages/parser.ipynb` trains it.
 """
 
-def pipeline_notes(
-    version: str, # version of the pipeline
-    seed: int, # seed of the training run
-    epochs: int, # number of epochs
-    scores: pd.DataFrame, # values of `accuracy`, one row per set
-) -> tuple[dict, str]: # metadata, and the README in Markdown
-    "Describe a pipeline for its users."
+def pipeline_notes(version: str, seed: int, epochs: int, scores: pd.DataFrame) -> tuple[dict, str]:
+    """Describe a pipeline for its users.
+
+    Args:
+        version: version of the pipeline
+        seed: seed of the training run
+        epochs: number of epochs
+        scores: values of `accuracy`, one row per set
+
+    Returns:
+        metadata, and the README in Markdown
+    """
     meta = {"name": "captions", "version": version, "license": LICENSE, "sources": [TREEBANK],
             "author": "the vidneg authors",
             "description": "Tagger, morphologizer and parser (UD) for captions, trained on EWT made to look like them",
@@ -200,14 +266,16 @@ def pipeline_notes(
     table = scores.reset_index(names="set").to_markdown(index=False)
     return meta, README.format(version=version, seed=seed, epochs=epochs, table=table, **TREEBANK)
 
-def save_pipeline(
-    nlp: spacy.Language, # trained pipeline
-    folder: str | Path, # folder to write; an older pipeline there is replaced
-    lemmas: dict[str, str], # lemmas from `lemma_table`
-    meta: dict, # metadata from `pipeline_notes`
-    readme: str = "", # README in Markdown
-):
-    "Write a pipeline with its lemmas and notes."
+def save_pipeline(nlp: spacy.Language, folder: str | Path, lemmas: dict[str, str], meta: dict, readme: str = ""):
+    """Write a pipeline with its lemmas and notes.
+
+    Args:
+        nlp: trained pipeline
+        folder: folder to write; an older pipeline there is replaced
+        lemmas: lemmas from `lemma_table`
+        meta: metadata from `pipeline_notes`
+        readme: README in Markdown
+    """
     nlp.meta.update(meta)
     rules = set(CaptionEnglish().vocab.strings) # strings of the tokenizer's rules
     labels = {label for found in nlp.pipe_labels.values() for label in found}

@@ -22,15 +22,26 @@ __all__ = ['Sentence', 'ONE', 'MANY', 'QUANTIFIERS', 'NUMBER', 'FINITE', 'CONTRA
 
 # %% ../../nbs/text/treebank.ipynb #10013dfd
 class Word(NamedTuple):
-    "A word of a sentence in a treebank."
-    form: str # spelling in the text
-    lemma: str # base form
-    upos: str # universal part of speech
-    xpos: str # Penn tag
-    feats: str # morphology, "" for none
-    head: int # index of the head, -1 for the root
-    dep: str # UD relation
-    space: bool # True: a space follows
+    """A word of a sentence in a treebank.
+
+    Attributes:
+        form: spelling in the text
+        lemma: base form
+        upos: universal part of speech
+        xpos: Penn tag
+        feats: morphology, "" for none
+        head: index of the head, -1 for the root
+        dep: UD relation
+        space: True: a space follows
+    """
+    form: str
+    lemma: str
+    upos: str
+    xpos: str
+    feats: str
+    head: int
+    dep: str
+    space: bool
 
 
 Sentence = tuple[Word, ...]
@@ -52,67 +63,107 @@ def _sentence(lines):
             words.append(Word(form, lemma, upos, xpos, "" if feats == "_" else feats, int(head) - 1, dep, space))
     return tuple(words)
 
-def read_conllu(
-    path: str | Path, # .conllu file
-) -> list[Sentence]: # sentences in the order of the file
-    "Read the sentences of a treebank."
+def read_conllu(path: str | Path) -> list[Sentence]:
+    """Read the sentences of a treebank.
+
+    Args:
+        path: .conllu file
+
+    Returns:
+        sentences in the order of the file
+    """
     path = Path(path)
     if not path.is_file():
         raise VidnegError(f"{path} does not exist: get UD_English-EWT, or name its folder")
     blocks = path.read_text(encoding="utf-8").strip().split("\n\n")
     return [_sentence([line for line in b.splitlines() if not line.startswith("#")]) for b in blocks]
 
-def text_of(
-    sentence: Sentence, # sentence of a treebank
-) -> str: # text as it was written
-    "Return the text of a sentence."
+def text_of(sentence: Sentence) -> str:
+    """Return the text of a sentence.
+
+    Args:
+        sentence: sentence of a treebank
+
+    Returns:
+        text as it was written
+    """
     return "".join(w.form + " "*w.space for w in sentence).rstrip()
 
 # %% ../../nbs/text/treebank.ipynb #1b8b9e62
-def written(
-    line: str, # "form/tag/part of speech/relation/number of the head" for each word
-) -> Sentence: # sentence with the dictionary's lemmas, no morphology, and a space after every word
-    "Return a sentence for an example or a test."
+def written(line: str) -> Sentence:
+    """Return a sentence for an example or a test.
+
+    Args:
+        line: "form/tag/part of speech/relation/number of the head" for each word
+
+    Returns:
+        sentence with the dictionary's lemmas, no morphology, and a space after every word
+    """
     rows = [w.split("/") for w in line.split()]
     return tuple(Word(f, dictionary_lemma(f, u), u, x, "", int(h) - 1, d, True) for f, x, u, d, h in rows)
 
 # %% ../../nbs/text/treebank.ipynb #f2d1594d
-def keep(
-    sentence: Sentence, # sentence of a treebank
-    order: Iterable[int], # indices of the words to keep; the head of each must be kept too, unless it is a root
-) -> Sentence: # the kept words, with their heads renumbered
-    "Keep some of the words of a sentence."
+def keep(sentence: Sentence, order: Iterable[int]) -> Sentence:
+    """Keep some of the words of a sentence.
+
+    Args:
+        sentence: sentence of a treebank
+        order: indices of the words to keep; the head of each must be kept too, unless it is a root
+
+    Returns:
+        the kept words, with their heads renumbered
+    """
     order = list(order)
     new = {old: i for i, old in enumerate(order)} | {-1: -1}
     return tuple(sentence[i]._replace(head=new[sentence[i].head]) for i in order)
 
-def children(
-    sentence: Sentence, # sentence of a treebank
-    i: int, # index of a word
-    *deps: str, # UD relations; all if none is given
-) -> list[int]: # indices of words, in order
-    "Return the dependents of a word."
+def children(sentence: Sentence, i: int, *deps: str) -> list[int]:
+    """Return the dependents of a word.
+
+    Args:
+        sentence: sentence of a treebank
+        i: index of a word
+        *deps: UD relations; all if none is given
+
+    Returns:
+        indices of words, in order
+    """
     return [j for j, w in enumerate(sentence) if w.head == i and (not deps or w.dep in deps)]
 
-def lower_case(
-    sentence: Sentence, # sentence of a treebank
-) -> Sentence: # all words in lower case
-    "Drop the capitals of a sentence."
+def lower_case(sentence: Sentence) -> Sentence:
+    """Drop the capitals of a sentence.
+
+    Args:
+        sentence: sentence of a treebank
+
+    Returns:
+        all words in lower case
+    """
     return tuple(w._replace(form=w.form.lower()) for w in sentence)
 
-def drop_final_stop(
-    sentence: Sentence, # sentence of a treebank
-) -> Sentence: # sentence without a full stop at its end
-    "Drop the final stop of a sentence."
+def drop_final_stop(sentence: Sentence) -> Sentence:
+    """Drop the final stop of a sentence.
+
+    Args:
+        sentence: sentence of a treebank
+
+    Returns:
+        sentence without a full stop at its end
+    """
     *words, last = sentence
     is_stop = last.form in (".", "!") and not children(sentence, len(words))
     return tuple(words) if words and is_stop else sentence
 
-def drop_articles(
-    sentence: Sentence, # sentence of a treebank
-    rng: np.random.Generator, # source of the draws
-) -> Sentence: # sentence with fewer articles
-    "Drop about half of the articles of a sentence."
+def drop_articles(sentence: Sentence, rng: np.random.Generator) -> Sentence:
+    """Drop about half of the articles of a sentence.
+
+    Args:
+        sentence: sentence of a treebank
+        rng: source of the draws
+
+    Returns:
+        sentence with fewer articles
+    """
     articles = [i for i, w in enumerate(sentence) if w.upos == "DET" and w.lemma in ("a", "the")]
     gone = {i for i in articles if not children(sentence, i) and rng.random() < 0.5}
     return keep(sentence, [i for i in range(len(sentence)) if i not in gone]) if len(gone) < len(sentence) else sentence
@@ -128,11 +179,16 @@ QUANTIFIERS = {"a": ("DET", "DT", "Definite=Ind|PronType=Art", "det"),
 
 NUMBER = {"i": 1, "he": 1, "she": 1, "it": 1, "we": 2, "you": 2, "they": 2} # 1: singular, 2: plural form of the verb
 
-def name_subjects(
-    sentence: Sentence, # sentence of a treebank
-    rng: np.random.Generator, # source of the draws
-) -> Sentence: # sentence whose verbs still agree with the pronouns
-    "Replace pronouns that are subjects by noun phrases."
+def name_subjects(sentence: Sentence, rng: np.random.Generator) -> Sentence:
+    """Replace pronouns that are subjects by noun phrases.
+
+    Args:
+        sentence: sentence of a treebank
+        rng: source of the draws
+
+    Returns:
+        sentence whose verbs still agree with the pronouns
+    """
     place, words = {-1: -1}, []
     for i, w in enumerate(sentence):
         number = NUMBER.get(w.form.lower()) if w.upos == "PRON" and w.dep in ("nsubj", "nsubj:pass") else None
@@ -166,10 +222,15 @@ def _is_plural(sentence, noun):
     return (sentence[noun].xpos in ("NNS", "NNPS") or any(sentence[j].lemma == "and" for j in joined)
             or sentence[noun].form.lower() in ("we", "you", "they", "these", "those", "people"))
 
-def to_present(
-    sentence: Sentence, # sentence of a treebank
-) -> Sentence: # finite verbs with a subject are in the present tense and agree with it
-    "Put the verbs of a sentence into the present tense."
+def to_present(sentence: Sentence) -> Sentence:
+    """Put the verbs of a sentence into the present tense.
+
+    Args:
+        sentence: sentence of a treebank
+
+    Returns:
+        finite verbs with a subject are in the present tense and agree with it
+    """
     words = list(sentence)
     for i, w in enumerate(sentence):
         if w.xpos not in FINITE or w.upos not in ("VERB", "AUX"): continue
@@ -223,10 +284,15 @@ def _reduce(sentence, words, i):
         else: words[j] = words[j]._replace(head=noun)
     return aux
 
-def to_participles(
-    sentence: Sentence, # sentence of a treebank
-) -> Sentence: # sentence with a noun as its root; unchanged where the result would be uncertain
-    "Turn `a man is slicing onions` or `a man slices onions` into `a man slicing onions`."
+def to_participles(sentence: Sentence) -> Sentence:
+    """Turn `a man is slicing onions` or `a man slices onions` into `a man slicing onions`.
+
+    Args:
+        sentence: sentence of a treebank
+
+    Returns:
+        sentence with a noun as its root; unchanged where the result would be uncertain
+    """
     words, gone = list(sentence), set()
     for i in _clauses(sentence, [w.head for w in sentence].index(-1)):
         aux = _reduce(sentence, words, i)
@@ -258,11 +324,16 @@ def _alone(sentence, i):
     words = [w._replace(head=-1, dep="root") if k == i else w for k, w in enumerate(sentence)]
     return keep(tuple(words), span)
 
-def fragment(
-    sentence: Sentence, # sentence of a treebank
-    rng: np.random.Generator, # source of the draws
-) -> Sentence: # phrase by itself; the whole sentence where it has no such phrase
-    "Draw a noun phrase, a clause or a participle phrase of a sentence."
+def fragment(sentence: Sentence, rng: np.random.Generator) -> Sentence:
+    """Draw a noun phrase, a clause or a participle phrase of a sentence.
+
+    Args:
+        sentence: sentence of a treebank
+        rng: source of the draws
+
+    Returns:
+        phrase by itself; the whole sentence where it has no such phrase
+    """
     def _suits(i, w): # excludes "you participating", a clause with a participle as its root
         if w.head < 0 or w.dep == "acl:relcl": return False
         with_subject = bool(children(sentence, i, "nsubj", "nsubj:pass"))
@@ -275,23 +346,40 @@ def fragment(
 # %% ../../nbs/text/treebank.ipynb #679d889c
 @dataclass(frozen=True)
 class Augmentation:
-    "The probabilities of changes to a sentence, each in [0, 1]."
-    untouched: float = 0.3 # no change at all
-    name_subjects: float = 0.6 # noun phrases in place of pronouns
-    to_present: float = 0.7 # present tense
-    to_participles: float = 0.35 # participles in place of finite verbs
-    fragment: float = 0.25 # one phrase of the sentence by itself
-    drop_articles: float = 0.1 # fewer articles
-    drop_final_stop: float = 0.7 # no final stop
-    lower_case: float = 0.85 # no capitals
-    join: float = 0.06 # text with the next sentence too, so that the parser learns to separate sentences
+    """The probabilities of changes to a sentence, each in [0, 1].
 
-def augment(
-    sentence: Sentence, # sentence of a treebank
-    rng: np.random.Generator, # source of the draws
-    chances: Augmentation = Augmentation(), # probabilities of the changes
-) -> Sentence: # sentence that looks more like a caption, or the unchanged sentence
-    "Draw changes and apply them to a sentence."
+    Attributes:
+        untouched: no change at all
+        name_subjects: noun phrases in place of pronouns
+        to_present: present tense
+        to_participles: participles in place of finite verbs
+        fragment: one phrase of the sentence by itself
+        drop_articles: fewer articles
+        drop_final_stop: no final stop
+        lower_case: no capitals
+        join: text with the next sentence too, so that the parser learns to separate sentences
+    """
+    untouched: float = 0.3
+    name_subjects: float = 0.6
+    to_present: float = 0.7
+    to_participles: float = 0.35
+    fragment: float = 0.25
+    drop_articles: float = 0.1
+    drop_final_stop: float = 0.7
+    lower_case: float = 0.85
+    join: float = 0.06
+
+def augment(sentence: Sentence, rng: np.random.Generator, chances: Augmentation = Augmentation()) -> Sentence:
+    """Draw changes and apply them to a sentence.
+
+    Args:
+        sentence: sentence of a treebank
+        rng: source of the draws
+        chances: probabilities of the changes
+
+    Returns:
+        sentence that looks more like a caption, or the unchanged sentence
+    """
     if rng.random() < chances.untouched: return sentence
     renamed = rng.random() < chances.name_subjects
     if renamed: sentence = name_subjects(sentence, rng)

@@ -10,54 +10,85 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 # %% auto #0
-__all__ = ['CHUNK', 'INSIDE', 'NO_HEAD', 'CLEARNLP', 'NOMINAL', 'BE', 'Token', 'Parsed', 'Parser', 'subtree_edges', 'noun_chunks',
-           'clearnlp_to_ud']
+__all__ = ['CHUNK', 'INSIDE', 'NO_HEAD', 'CLEARNLP', 'NOMINAL', 'BE', 'Token', 'Parsed', 'Parser', 'subtree_edges',
+           'noun_chunks', 'clearnlp_to_ud']
 
 # %% ../../nbs/text/ud.ipynb #a2b1854a
 class Token(NamedTuple):
-    "A word of a parsed text."
-    text: str # characters of the word
-    lemma: str # base form
-    pos: str # universal part of speech: NOUN, VERB, ...
-    tag: str # Penn tag: NN, VBG, ...
-    morph: str # morphology, "Number=Sing|...", "" for none
-    dep: str # UD relation to the head: nsubj, nsubj:pass, obj, ..., "root"
-    head: int # index of the head; for a root, the token's own
-    start: int # first character
-    end: int # one past the last character
+    """A word of a parsed text.
+
+    Attributes:
+        text: characters of the word
+        lemma: base form
+        pos: universal part of speech: NOUN, VERB, ...
+        tag: Penn tag: NN, VBG, ...
+        morph: morphology, "Number=Sing|...", "" for none
+        dep: UD relation to the head: nsubj, nsubj:pass, obj, ..., "root"
+        head: index of the head; for a root, the token's own
+        start: first character
+        end: one past the last character
+    """
+    text: str
+    lemma: str
+    pos: str
+    tag: str
+    morph: str
+    dep: str
+    head: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
 class Parsed:
-    "A text, its tokens and its noun phrases."
-    text: str # text of any length
-    tokens: tuple[Token, ...] # tokens in the order of the text
-    noun_chunks: tuple[tuple[int, int], ...] # noun phrases: spans [a, b) of tokens, in order, without overlap
+    """A text, its tokens and its noun phrases.
+
+    Attributes:
+        text: text of any length
+        tokens: tokens in the order of the text
+        noun_chunks: noun phrases: spans [a, b) of tokens, in order, without overlap
+    """
+    text: str
+    tokens: tuple[Token, ...]
+    noun_chunks: tuple[tuple[int, int], ...]
 
 # %% ../../nbs/text/ud.ipynb #b489fd7f
 CHUNK = 1000 # texts that are parsed together, by one process
 
 class Parser(Protocol):
     "A parser of texts; its result for a text does not depend on the other texts."
-    def parse(
-        self,
-        texts: list[str], # texts, few enough to be in memory at once
-    ) -> list[Parsed]: # parses, in the order of the texts
-        "Parse a list of texts."
-    def pipe(
-        self,
-        texts: Iterable[str], # any number of texts
-    ) -> Iterator[Parsed]: # parses, in the order of the texts
-        "Parse many texts, with only a few of them in memory at a time."
+    def parse(self, texts: list[str]) -> list[Parsed]:
+        """Parse a list of texts.
+
+        Args:
+            texts: texts, few enough to be in memory at once
+
+        Returns:
+            parses, in the order of the texts
+        """
+    def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]:
+        """Parse many texts, with only a few of them in memory at a time.
+
+        Args:
+            texts: any number of texts
+
+        Returns:
+            parses, in the order of the texts
+        """
 
 # %% ../../nbs/text/ud.ipynb #050345a8
 INSIDE = {"det", "det:predet", "amod", "nummod", "compound", "nmod:poss", "nmod:desc", "flat", "advmod", "cc:preconj"}
 NO_HEAD = INSIDE - {"advmod"} | {"case", "fixed", "goeswith", "aux", "cop", "mark", "cc", "expl"}
 
-def subtree_edges(
-    heads: list[int], # index of each token's head; a root is its own head
-) -> tuple[list[int], list[int]]: # first and last token of each token's subtree
-    "Return the extent of each token's subtree."
+def subtree_edges(heads: list[int]) -> tuple[list[int], list[int]]:
+    """Return the extent of each token's subtree.
+
+    Args:
+        heads: index of each token's head; a root is its own head
+
+    Returns:
+        first and last token of each token's subtree
+    """
     first, last = list(range(len(heads))), list(range(len(heads)))
     for edge, order in ((first, range(len(heads))), (last, reversed(range(len(heads))))):
         for i in order: # outermost tokens first, so each edge is set once
@@ -66,10 +97,15 @@ def subtree_edges(
                 edge[j], j = i, heads[j]
     return first, last
 
-def noun_chunks(
-    tokens: tuple[Token, ...], # tokens of one text
-) -> tuple[tuple[int, int], ...]: # spans [a, b) of tokens
-    "Return the noun phrases of a text, without modifiers after the noun."
+def noun_chunks(tokens: tuple[Token, ...]) -> tuple[tuple[int, int], ...]:
+    """Return the noun phrases of a text, without modifiers after the noun.
+
+    Args:
+        tokens: tokens of one text
+
+    Returns:
+        spans [a, b) of tokens
+    """
     first, last = subtree_edges([t.head for t in tokens])
     before: list[list[int]] = [[] for _ in tokens] # dependents to the left
     for i, t in enumerate(tokens):
@@ -160,10 +196,15 @@ def _turn_conjunctions(tree):
         while dep == "conj" and tree.dep[tree.head[j]] == "conj" and tree.head[j] < j:
             tree.head[j] = tree.head[tree.head[j]]
 
-def clearnlp_to_ud(
-    tokens: tuple[Token, ...], # tokens of one text, with ClearNLP's relations
-) -> tuple[Token, ...]: # the same tokens, with UD relations
-    "Convert the relations of spaCy's English models to Universal Dependencies."
+def clearnlp_to_ud(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+    """Convert the relations of spaCy's English models to Universal Dependencies.
+
+    Args:
+        tokens: tokens of one text, with ClearNLP's relations
+
+    Returns:
+        the same tokens, with UD relations
+    """
     tree = _Tree(tokens)
     _turn_prepositions(tree)
     _turn_copulas(tree, tokens)

@@ -21,8 +21,8 @@ from .syntax import Tree, in_present, is_plural
 from .ud import Parsed, Parser
 
 # %% auto #0
-__all__ = ['RELATIONS', 'SEPARATOR', 'load_usage', 'takes', 'verb_use', 'noun_use', 'stands', 'attribute_use', 'describes',
-           'relation_use', 'relates', 'use_of', 'usable', 'fits', 'content', 'in_use', 'faults', 'English',
+__all__ = ['RELATIONS', 'SEPARATOR', 'load_usage', 'takes', 'verb_use', 'noun_use', 'stands', 'attribute_use',
+           'describes', 'relation_use', 'relates', 'use_of', 'usable', 'fits', 'content', 'in_use', 'faults', 'English',
            'default_parser']
 
 # %% ../../nbs/text/usage.ipynb #4e90739c
@@ -37,12 +37,17 @@ def load_usage() -> dict[str, frozenset[str]]:
 
 _VERBAL = ("transitive", "intransitive", "motion", "moving")
 
-def takes(
-    verb: str, # base form, with its particle: "pick up"
-    use: str, # one of the uses of `verb_use`
-    known: bool = False, # True: reject verbs that the table does not have
-) -> bool: # True if the verb can be used so
-    "Check if a verb is used in this way."
+def takes(verb: str, use: str, known: bool = False) -> bool:
+    """Check if a verb is used in this way.
+
+    Args:
+        verb: base form, with its particle: "pick up"
+        use: one of the uses of `verb_use`
+        known: True: reject verbs that the table does not have
+
+    Returns:
+        True if the verb can be used so
+    """
     table = load_usage()
     if verb in table["noverb"]: return False
     if not known and not any(verb in table[name] for name in _VERBAL): return True
@@ -72,12 +77,17 @@ def _odd_verb(tree, i, end):
     shared = [k for k in tree.find(i, "conj") if tree.find(k, "obj")] and not tree.find(i, "obj")
     return bool(shared) or t.dep == "acl:relcl" and not tree.find(i, "obj")
 
-def verb_use(
-    tree: Tree, # parse of a caption
-    i: int, # token index of a verb
-    end: int, # one past its last token: "pick up" is two
-) -> str: # "transitive", "intransitive", "motion" or "moving"; "": do not replace it
-    "Return how a verb is used."
+def verb_use(tree: Tree, i: int, end: int) -> str:
+    """Return how a verb is used.
+
+    Args:
+        tree: parse of a caption
+        i: token index of a verb
+        end: one past its last token: "pick up" is two
+
+    Returns:
+        "transitive", "intransitive", "motion" or "moving"; "": do not replace it
+    """
     if tree.tokens[i].pos != "VERB" or _odd_verb(tree, i, end): return ""
     objects, prepositions = tree.find(i, "obj"), _prepositions(tree, i)
     passive = bool(tree.find(i, "aux:pass", "nsubj:pass")) or tree.tokens[i].tag == "VBN" and tree.relation[i] == "acl"
@@ -105,11 +115,16 @@ def _many(tree, i):
 
 def _proper(tree, i): return tree.tokens[i].pos == "PROPN" or tree.tokens[i].tag in ("NNP", "NNPS")
 
-def noun_use(
-    tree: Tree, # parse of a caption
-    i: int, # token index of a noun
-) -> str: # "counted", "any", "mass", "plural", "modifier" or "name"; "": do not replace it
-    "Return how a noun is used."
+def noun_use(tree: Tree, i: int) -> str:
+    """Return how a noun is used.
+
+    Args:
+        tree: parse of a caption
+        i: token index of a noun
+
+    Returns:
+        "counted", "any", "mass", "plural", "modifier" or "name"; "": do not replace it
+    """
     t = tree.tokens[i]
     if t.dep not in _NOUNS or tree.find(i, "flat", "appos", "fixed", "cop"): return ""
     if any(tree.lower[k] in ("who", "whose", "whom") for k in tree.below(i)): return ""
@@ -124,11 +139,16 @@ def noun_use(
     if words & {"some", "any", "no", "all", "more", "most", "enough"}: return "mass"
     return "any" if words or tree.find(i, "det", "nmod:poss") else "mass"
 
-def stands(
-    noun: str, # base form
-    use: str, # one of the uses of `noun_use`
-) -> bool: # True if the noun can be used so
-    "Check if a noun is used in this way."
+def stands(noun: str, use: str) -> bool:
+    """Check if a noun is used in this way.
+
+    Args:
+        noun: base form
+        use: one of the uses of `noun_use`
+
+    Returns:
+        True if the noun can be used so
+    """
     table, place = load_usage(), noun[:1].isupper() and not noun.isupper()
     if place or use == "name": return place and use == "name" and noun not in ("Easter", "Christmas")
     if use in ("counted", "plural"): return noun not in table["mass"] or noun in table["both"]
@@ -139,11 +159,16 @@ _MATERIALS = frozenset(("wooden", "smooth", "brick", "cloth", "alloy", "man-made
 _COLOR_ADJECTIVES = frozenset("""teal brown green black silver white yellow purple gray blue orange red blond beige tan
     pink maroon violet gold cream bronze burgundy navy""".split())
 
-def attribute_use(
-    tree: Tree, # parse of a caption
-    i: int, # token index of the word
-) -> str: # "before", "degree", "order", "after", "color" or "stuff"; "": do not replace it
-    "Return how an attribute is used: before a noun, graded, in an order, after a verb, or as a noun."
+def attribute_use(tree: Tree, i: int) -> str:
+    """Return how an attribute is used: before a noun, graded, in an order, after a verb, or as a noun.
+
+    Args:
+        tree: parse of a caption
+        i: token index of the word
+
+    Returns:
+        "before", "degree", "order", "after", "color" or "stuff"; "": do not replace it
+    """
     t, word = tree.tokens[i], tree.lower[i]
     modifies, head = t.dep in ("amod", "compound"), tree.tokens[t.head]
     if tree.find(i, "conj", "xcomp", "advcl", "nummod", "compound", "obl", "ccomp") or t.dep == "conj": return ""
@@ -161,12 +186,17 @@ def attribute_use(
     counted = any(tree.lower[k] in _COUNTING for k in tree.find(i, "det"))
     return "stuff" if alone and not counted and t.dep in ("obj", "obl", "nmod") else ""
 
-def describes(
-    word: str, # the attribute
-    use: str, # one of the uses of `attribute_use`
-    slot: str, # name of its list
-) -> bool: # True if the attribute can be used so
-    "Check if an attribute is used in this way."
+def describes(word: str, use: str, slot: str) -> bool:
+    """Check if an attribute is used in this way.
+
+    Args:
+        word: the attribute
+        use: one of the uses of `attribute_use`
+        slot: name of its list
+
+    Returns:
+        True if the attribute can be used so
+    """
     table = load_usage()
     if slot not in ("color", "material", "size", "state"): return use not in ("order", "stuff")
     if word in table["noattribute"]: return False
@@ -210,12 +240,17 @@ def _preposition_use(tree, i, end):
     moves = above is not None and above.pos == "VERB" and above.lemma in load_usage()["motion"]
     return "path" if moves else "place" if word in _PLACES else ""
 
-def relation_use(
-    tree: Tree, # parse of a caption
-    i: int, # first token of the word
-    end: int, # one past its last token
-) -> str: # "place", "path", "holding", "state" or "has"; "": do not replace it
-    "Return how a preposition, a participle or another word of the list of relations is used."
+def relation_use(tree: Tree, i: int, end: int) -> str:
+    """Return how a preposition, a participle or another word of the list of relations is used.
+
+    Args:
+        tree: parse of a caption
+        i: first token of the word
+        end: one past its last token
+
+    Returns:
+        "place", "path", "holding", "state" or "has"; "": do not replace it
+    """
     t, word = tree.tokens[i], "_".join(tree.lower[i:end])
     if t.pos in ("ADP", "SCONJ", "ADV", "ADJ") or word == "in_front_of": return _preposition_use(tree, i, end)
     if t.pos != "VERB" or _odd_verb(tree, i, end): return ""
@@ -229,11 +264,16 @@ def relation_use(
     if word in _PLACED and not alone: return ""
     return "state" if t.dep == "acl" and alone else "holding" if word in _HOLDING else ""
 
-def relates(
-    text: str, # the word of the list
-    use: str, # one of the uses of `relation_use`
-) -> bool: # True if the word can be used so
-    "Check if a preposition, participle or verb is used in this way."
+def relates(text: str, use: str) -> bool:
+    """Check if a preposition, participle or verb is used in this way.
+
+    Args:
+        text: the word of the list
+        use: one of the uses of `relation_use`
+
+    Returns:
+        True if the word can be used so
+    """
     word = text.replace(" ", "_")
     return word in RELATIONS[use] or not any(word in words for words in RELATIONS.values()) and word not in _OTHER
 
@@ -252,13 +292,18 @@ def _verb_tag(tree, i):
     tag = tree.tokens[i].tag
     return "VB" if tag == "VBP" or in_present(tree, i) else tag
 
-def use_of(
-    tree: Tree, # parse of a caption
-    reading: Reading, # reading of a word by its spelling
-    a: int, # first token of the word
-    b: int, # one past its last token
-) -> str: # "" if the word is used otherwise than its list means
-    "Return how a listed word is used."
+def use_of(tree: Tree, reading: Reading, a: int, b: int) -> str:
+    """Return how a listed word is used.
+
+    Args:
+        tree: parse of a caption
+        reading: reading of a word by its spelling
+        a: first token of the word
+        b: one past its last token
+
+    Returns:
+        "" if the word is used otherwise than its list means
+    """
     entry = reading.entry
     if any(tree.tokens[k].pos == "X" for k in range(a, b)): return "" # two parsers differ
     if entry.inflect == "verb": return verb_use(tree, a, b) if _verb_tag(tree, a) == reading.form else ""
@@ -270,11 +315,16 @@ def use_of(
     if entry.category == "attribute": return attribute_use(tree, b - 1) if b == a + 1 else ""
     return relation_use(tree, a, b) if entry.category in ("relation", "action") else "other"
 
-def usable(
-    reading: Reading, # reading that is to take the place
-    use: str, # from `use_of`
-) -> bool: # True if it can stand there
-    "Check if a word can be used in this way."
+def usable(reading: Reading, use: str) -> bool:
+    """Check if a word can be used in this way.
+
+    Args:
+        reading: reading that is to take the place
+        use: from `use_of`
+
+    Returns:
+        True if it can stand there
+    """
     entry = reading.entry
     if entry.inflect == "verb": return takes(entry.text, use)
     if entry.inflect == "noun": return stands(entry.text, use)
@@ -287,23 +337,33 @@ _NOT_CONTENT = frozenset("""with while of in on at to for from by as than and or
     is are was were be been being am do does did done has have had can will would could should may might must the a an
     when where how why before after during until because since also just now again only lot lots thing things""".split())
 
-def fits(
-    tree: Tree, # parse of a caption
-    i: int, # token index of a word
-    category: str, # one of the categories of lists
-) -> str: # "" if it should not be replaced
-    "Return how any word, listed or not, is used."
+def fits(tree: Tree, i: int, category: str) -> str:
+    """Return how any word, listed or not, is used.
+
+    Args:
+        tree: parse of a caption
+        i: token index of a word
+        category: one of the categories of lists
+
+    Returns:
+        "" if it should not be replaced
+    """
     if category == "action": return verb_use(tree, i, i + 1)
     if category == "object": return noun_use(tree, i)
     if category == "attribute": return attribute_use(tree, i)
     return relation_use(tree, i, i + 1)
 
-def content(
-    word: str, # a proposed word
-    category: str, # one of the categories of lists
-    use: str, # how the word that it replaces is used, from `fits`
-) -> bool: # True if it may be used so
-    "Check if any word, listed or not, may take a place."
+def content(word: str, category: str, use: str) -> bool:
+    """Check if any word, listed or not, may take a place.
+
+    Args:
+        word: a proposed word
+        category: one of the categories of lists
+        use: how the word that it replaces is used, from `fits`
+
+    Returns:
+        True if it may be used so
+    """
     lower, table = word.lower(), load_usage()
     if category == "relation": return lower in RELATIONS.get(use, ())
     if lower in _NOT_CONTENT and not (use == "order" and lower in table["order"]): return False
@@ -317,20 +377,30 @@ def content(
 
 SEPARATOR = "|" # between the tag of a form and the way to be used
 
-def in_use(
-    form: str, # form of a reading: "VBG", or "VBG|transitive"
-) -> tuple[str, str]: # (tag, use); the use is "" if there is none
-    "Split a form."
+def in_use(form: str) -> tuple[str, str]:
+    """Split a form.
+
+    Args:
+        form: form of a reading: "VBG", or "VBG|transitive"
+
+    Returns:
+        (tag, use); the use is "" if there is none
+    """
     tag, _, use = form.partition(SEPARATOR)
     return tag, use
 
 # %% ../../nbs/text/usage.ipynb #a1d6a0a7
 _DOUBLE = frozenset("a an the of to in on at with and is are".split())
 
-def faults(
-    tree: Tree, # parse of a text
-) -> int: # number of wrong articles, of singular articles before plurals, and of doubled words
-    "Count obvious grammatical faults."
+def faults(tree: Tree) -> int:
+    """Count obvious grammatical faults.
+
+    Args:
+        tree: parse of a text
+
+    Returns:
+        number of wrong articles, of singular articles before plurals, and of doubled words
+    """
     upper, count = tree.parsed.text.isupper(), 0
     for k, (a, b) in enumerate(zip(tree.lower, tree.lower[1:])):
         word = b if upper else tree.tokens[k + 1].text
@@ -367,15 +437,23 @@ def _goes(tree, preposition):
 
 @dataclass(frozen=True)
 class English:
-    "Knows by a parse how the words of a lexicon are used in English captions."
-    parser: Parser = field(default_factory=lambda: default_parser()) # reads captions and results
+    """Knows by a parse how the words of a lexicon are used in English captions.
 
-    def read(
-        self,
-        parsed: Parsed, # parse of a caption
-        lexicon: Lexicon, # word lists by category
-    ) -> list[Match]: # matches whose readings have the way of use in their form
-        "Find the words of a lexicon that are used as their list means."
+    Attributes:
+        parser: reads captions and results
+    """
+    parser: Parser = field(default_factory=lambda: default_parser())
+
+    def read(self, parsed: Parsed, lexicon: Lexicon) -> list[Match]:
+        """Find the words of a lexicon that are used as their list means.
+
+        Args:
+            parsed: parse of a caption
+            lexicon: word lists by category
+
+        Returns:
+            matches whose readings have the way of use in their form
+        """
         found, tree = [], Tree(parsed)
         for m in lexicon.match(parsed.text, every=True):
             if (at := _spot(tree, m.start, m.end)) is None: continue
@@ -384,14 +462,18 @@ class English:
             if kept: found.append(m._replace(readings=kept))
         return found
 
-    def sound(
-        self,
-        old: Parsed, # parse of the text before the edit
-        new: Parsed, # parse of the text after it
-        edit, # the edit
-        use: str, # how the replaced word is used
-    ) -> bool: # False: the sentence is broken, or the parse of the new word is not that of the old one
-        "Check the result of an edit by its parse."
+    def sound(self, old: Parsed, new: Parsed, edit, use: str) -> bool:
+        """Check the result of an edit by its parse.
+
+        Args:
+            old: parse of the text before the edit
+            new: parse of the text after it
+            edit: the edit
+            use: how the replaced word is used
+
+        Returns:
+            False: the sentence is broken, or the parse of the new word is not that of the old one
+        """
         end = edit.start + len(edit.new.rstrip("'’s")) if edit.new[-2:] in ("'s", "s'") else edit.start + len(edit.new)
         before = next((t for t in old.tokens if t.end == edit.end), None)
         after = next((t for t in new.tokens if t.end == end or t.end == edit.start + len(edit.new)), None)

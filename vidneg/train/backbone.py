@@ -20,13 +20,15 @@ __all__ = ['StillModel', 'still_accuracy', 'FilmModel', 'film_accuracy']
 
 # %% ../../nbs/train/backbone.ipynb #fde90152
 class StillModel(nn.Module):
-    "The spatial layers of a video encoder, shared with the model, with heads for the labels of an image."
-    def __init__(self,
-        model: Navero, # model whose embeddings and spatial layers are trained, in place
-        attributes: dict[str, int], # attribute → number of classes, as {"shape": 8, ...}
-        scenes: int, # number of scene classes
-        seed: int = 0, # seed of the heads
-    ):
+    """The spatial layers of a video encoder, shared with the model, with heads for the labels of an image.
+
+    Args:
+        model: model whose embeddings and spatial layers are trained, in place
+        attributes: attribute → number of classes, as {"shape": 8, ...}
+        scenes: number of scene classes
+        seed: seed of the heads
+    """
+    def __init__(self, model: Navero, attributes: dict[str, int], scenes: int, seed: int = 0):
         super().__init__()
         video, width = model.video, model.config.width
         if not video.spatial_layers:
@@ -40,19 +42,29 @@ class StillModel(nn.Module):
             self.attributes = nn.ModuleDict({k: nn.Linear(width, n) for k, n in attributes.items()})
             self.covered, self.offset, self.scene = nn.Linear(width, 1), nn.Linear(width, 3), nn.Linear(width, scenes)
 
-    def predict(self,
-        frames: torch.Tensor, # images (B, 1, H, W, 3) uint8
-    ) -> dict[str, torch.Tensor]: # attribute (B, N, classes); covered (B, N); offset (B, N, 3); scene (B, scenes)
-        "Predict logits of attributes, of covered patches and of the scene, and offsets."
+    def predict(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Predict logits of attributes, of covered patches and of the scene, and offsets.
+
+        Args:
+            frames: images (B, 1, H, W, 3) uint8
+
+        Returns:
+            attribute (B, N, classes); covered (B, N); offset (B, N, 3); scene (B, scenes)
+        """
         x = self.layernorm(self.features(frames)[:, 0, self.first:]) # (B, N, d)
         return {**{k: head(x) for k, head in self.attributes.items()},
                 "covered": self.covered(x)[..., 0], "offset": self.offset(x), "scene": self.scene(x.mean(1))}
 
-    def forward(self,
-        frames: torch.Tensor, # images (B, 1, H, W, 3) uint8
-        **targets: torch.Tensor, # attributes (B, N) int, -1: empty patch; offset (B, N, 3); scene (B,) int
-    ) -> dict[str, torch.Tensor]: # named terms (B,)
-        "Compute the loss terms: cross-entropies, and smooth L1 of offsets; attributes and offsets on covered patches."
+    def forward(self, frames: torch.Tensor, **targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Compute the loss terms: cross-entropies, and smooth L1 of offsets; attributes and offsets on covered patches.
+
+        Args:
+            frames: images (B, 1, H, W, 3) uint8
+            **targets: attributes (B, N) int, -1: empty patch; offset (B, N, 3); scene (B,) int
+
+        Returns:
+            named terms (B,)
+        """
         out = self.predict(frames)
         covered = (targets[next(iter(self.attributes))] >= 0).float() # (B, N)
         def _over_covered(x): return (x*covered).sum(1)/covered.sum(1).clamp(min=1)
@@ -65,12 +77,17 @@ class StillModel(nn.Module):
 
 # %% ../../nbs/train/backbone.ipynb #b417ca9e
 @torch.no_grad()
-def still_accuracy(
-    model: StillModel, # trained model
-    frames: torch.Tensor, # images (B, 1, H, W, 3) uint8
-    targets: dict[str, torch.Tensor], # labels, as in training
-) -> dict[str, float]: # attribute → share of correct covered patches; "scene" → share of correct images
-    "Compute the accuracy of each attribute head and of the scene head."
+def still_accuracy(model: StillModel, frames: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Compute the accuracy of each attribute head and of the scene head.
+
+    Args:
+        model: trained model
+        frames: images (B, 1, H, W, 3) uint8
+        targets: labels, as in training
+
+    Returns:
+        attribute → share of correct covered patches; "scene" → share of correct images
+    """
     out = model.predict(frames)
     accuracy = {}
     for k in model.attributes:
@@ -80,30 +97,42 @@ def still_accuracy(
 
 # %% ../../nbs/train/backbone.ipynb #7f5e0127
 class FilmModel(nn.Module):
-    "A video encoder, shared with the model, with a head for each kind of label of a clip."
-    def __init__(self,
-        model: Navero, # model whose layers above the cached features are trained, in place
-        kinds: dict[str, int], # kind of label → number of classes, as {"predicate": 24, "shape": 8, ...}
-        seed: int = 0, # seed of the heads
-    ):
+    """A video encoder, shared with the model, with a head for each kind of label of a clip.
+
+    Args:
+        model: model whose layers above the cached features are trained, in place
+        kinds: kind of label → number of classes, as {"predicate": 24, "shape": 8, ...}
+        seed: seed of the heads
+    """
+    def __init__(self, model: Navero, kinds: dict[str, int], seed: int = 0):
         super().__init__()
         self.video, self.first, self.save = model.video, int(model.video.cls_token), partial(save, model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.heads = nn.ModuleDict({k: nn.Linear(model.config.width, n) for k, n in kinds.items()})
 
-    def predict(self,
-        features: torch.Tensor, # features from `frame_features` (B, T, N, d)
-    ) -> dict[str, torch.Tensor]: # kind → logits (B, T, P, classes)
-        "Predict the logits of each kind of label."
+    def predict(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Predict the logits of each kind of label.
+
+        Args:
+            features: features from `frame_features` (B, T, N, d)
+
+        Returns:
+            kind → logits (B, T, P, classes)
+        """
         x = self.video(features)[:, :, self.first:] # (B, T, P, d)
         return {k: head(x) for k, head in self.heads.items()}
 
-    def forward(self,
-        features: torch.Tensor, # features from `frame_features` (B, T, N, d)
-        **labels: torch.Tensor, # kind → labels (B, T, P) int, -1: unlabeled patch
-    ) -> dict[str, torch.Tensor]: # kind → terms (B,)
-        "Compute the cross-entropy of each kind of label, the mean over the labeled patches."
+    def forward(self, features: torch.Tensor, **labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Compute the cross-entropy of each kind of label, the mean over the labeled patches.
+
+        Args:
+            features: features from `frame_features` (B, T, N, d)
+            **labels: kind → labels (B, T, P) int, -1: unlabeled patch
+
+        Returns:
+            kind → terms (B,)
+        """
         terms = {}
         for k, logits in self.predict(features).items():
             labeled = labels[k] >= 0 # (B, T, P)
@@ -112,12 +141,17 @@ class FilmModel(nn.Module):
         return terms
 
 @torch.no_grad()
-def film_accuracy(
-    model: FilmModel, # trained model
-    features: torch.Tensor, # features from `frame_features` (B, T, N, d)
-    labels: dict[str, torch.Tensor], # labels, as in training; class 0 of "predicate" means no action
-) -> dict[str, float]: # kind → share of correct labeled patches; for "predicate", among patches with an action
-    "Compute the accuracy of each head."
+def film_accuracy(model: FilmModel, features: torch.Tensor, labels: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Compute the accuracy of each head.
+
+    Args:
+        model: trained model
+        features: features from `frame_features` (B, T, N, d)
+        labels: labels, as in training; class 0 of "predicate" means no action
+
+    Returns:
+        kind → share of correct labeled patches; for "predicate", among patches with an action
+    """
     out = model.predict(features)
     counted = {k: v > 0 if k == "predicate" else v >= 0 for k, v in labels.items()}
     return {k: (out[k].argmax(-1) == labels[k])[counted[k]].double().mean().item() for k in out}

@@ -19,12 +19,17 @@ from .retrieval import WithPositives
 __all__ = ['captions_by_clip', 'positive_tokens', 'component_batches', 'component_runs', 'with_components']
 
 # %% ../../nbs/train/components.ipynb #c0a10006
-def captions_by_clip(
-    captions: Iterable[Caption], # captions of any clips
-    clip_ids: Sequence[str], # ids of the wanted clips, in their order
-    at_most: int = 2, # number of captions per clip
-) -> list[Caption]: # captions in the order of the clips
-    "Take the first captions of each clip."
+def captions_by_clip(captions: Iterable[Caption], clip_ids: Sequence[str], at_most: int = 2) -> list[Caption]:
+    """Take the first captions of each clip.
+
+    Args:
+        captions: captions of any clips
+        clip_ids: ids of the wanted clips, in their order
+        at_most: number of captions per clip
+
+    Returns:
+        captions in the order of the clips
+    """
     taken: dict[str, list[Caption]] = {clip: [] for clip in clip_ids}
     for c in captions:
         if c.clip_id in taken and len(taken[c.clip_id]) < at_most: taken[c.clip_id].append(c)
@@ -32,12 +37,22 @@ def captions_by_clip(
 
 # %% ../../nbs/train/components.ipynb #c0a10009
 def positive_tokens(
-    captions: Sequence[Caption], # C captions
-    made: Iterable[Negative], # output of a component generator; its texts of the kind "positive" are used
-    tokenizer: PreTrainedTokenizerFast, # tokenizer of the model
-    max_tokens: int, # maximal number of tokens; longer texts are truncated
-) -> list[Sequence[int]]: # token ids per caption (C,); (): the caption has no positive
-    "Tokenize the positives of captions, for `WithPositives`."
+    captions: Sequence[Caption],
+    made: Iterable[Negative],
+    tokenizer: PreTrainedTokenizerFast,
+    max_tokens: int,
+) -> list[Sequence[int]]:
+    """Tokenize the positives of captions, for `WithPositives`.
+
+    Args:
+        captions: C captions
+        made: output of a component generator; its texts of the kind "positive" are used
+        tokenizer: tokenizer of the model
+        max_tokens: maximal number of tokens; longer texts are truncated
+
+    Returns:
+        token ids per caption (C,); (): the caption has no positive
+    """
     positives = {n.caption_id: n.text for n in made if n.kind == "positive"}
     texts = [positives.get(c.caption_id, "") for c in captions]
     ids = tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
@@ -45,16 +60,30 @@ def positive_tokens(
 
 # %% ../../nbs/train/components.ipynb #c0a1000c
 def component_batches(
-    features: np.ndarray, # features of all clips (N, T, P, d); may be a memory map
-    clip_ids: Sequence[str], # ids of the clips (N,)
-    captions: Sequence[Caption], # captions in the order of the clips, from `captions_by_clip`
-    made: Sequence[Negative], # output of a component generator: negatives of all kinds, and positives
-    kinds: Sequence[str], # kinds of negatives to use; (): captions alone
-    tokenizer: PreTrainedTokenizerFast, # tokenizer of the model
-    max_tokens: int, # maximal number of tokens; longer texts are truncated
-    **settings, # arguments of `Batches`: batch_size, n_frames, seed, ...
-) -> Batches | WithPositives: # `WithPositives` if there are kinds
-    "Make batches with negatives of some kinds and positives, or with captions alone."
+    features: np.ndarray,
+    clip_ids: Sequence[str],
+    captions: Sequence[Caption],
+    made: Sequence[Negative],
+    kinds: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    max_tokens: int,
+    **settings,
+) -> Batches | WithPositives:
+    """Make batches with negatives of some kinds and positives, or with captions alone.
+
+    Args:
+        features: features of all clips (N, T, P, d); may be a memory map
+        clip_ids: ids of the clips (N,)
+        captions: captions in the order of the clips, from `captions_by_clip`
+        made: output of a component generator: negatives of all kinds, and positives
+        kinds: kinds of negatives to use; (): captions alone
+        tokenizer: tokenizer of the model
+        max_tokens: maximal number of tokens; longer texts are truncated
+        **settings: arguments of `Batches`: batch_size, n_frames, seed, ...
+
+    Returns:
+        `WithPositives` if there are kinds
+    """
     some = [n for n in made if n.kind in kinds] if kinds else None
     batches = text_batches(features, clip_ids, captions, some, tokenizer, max_tokens, negatives_per_clip=len(kinds),
                            **settings)
@@ -62,21 +91,35 @@ def component_batches(
 
 # %% ../../nbs/train/components.ipynb #c0a1000f
 def component_runs(
-    runs: dict[str, list[str]], # name → losses on components, in LOSSES; []: the baseline
-    kinds: list[str], # kinds of negatives that these losses use
-    single: Iterable[str] = (), # kinds that get a run of their own, named after the kind
-) -> dict[str, tuple[list[str], list[str]]]: # name → losses on components, kinds of negatives
-    "List all runs of a comparison."
+    runs: dict[str, list[str]],
+    kinds: list[str],
+    single: Iterable[str] = (),
+) -> dict[str, tuple[list[str], list[str]]]:
+    """List all runs of a comparison.
+
+    Args:
+        runs: name → losses on components, in LOSSES; []: the baseline
+        kinds: kinds of negatives that these losses use
+        single: kinds that get a run of their own, named after the kind
+
+    Returns:
+        name → losses on components, kinds of negatives
+    """
     many = {name: (losses, kinds if losses else []) for name, losses in runs.items()}
     return many | {kind: (["component_simple"], [kind]) for kind in single}
 
 # %% ../../nbs/train/components.ipynb #c0a10012
-def with_components(
-    losses: Sequence[str], # losses on components, in LOSSES
-    weight: float = 1, # weight of each of these losses
-    auxiliary: float = 1, # weight of VTC with positives
-) -> dict: # arguments `losses` and `weights` of `ContrastiveTask`; {} for a baseline
-    "Return the losses and weights of a run with losses on components."
+def with_components(losses: Sequence[str], weight: float = 1, auxiliary: float = 1) -> dict:
+    """Return the losses and weights of a run with losses on components.
+
+    Args:
+        losses: losses on components, in LOSSES
+        weight: weight of each of these losses
+        auxiliary: weight of VTC with positives
+
+    Returns:
+        arguments `losses` and `weights` of `ContrastiveTask`; {} for a baseline
+    """
     if not losses: return {}
     weights = {n: weight for n in losses if n != "importance_entropy"} | {"auxiliary": auxiliary}
     return dict(losses=["vtc", *losses, "auxiliary"], weights=weights)

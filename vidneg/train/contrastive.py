@@ -27,23 +27,27 @@ from ..models.scorer import RetrievalModel
 from .tasks import LossTask, Provider, Step, gather, own_rows
 
 # %% auto #0
-__all__ = ['Video', 'Text', 'Texts', 'own_similarity', 'all_similarities', 'gathered', 'with_first', 'Similarities', 'Positives',
-           'fresh_importance', 'Components', 'Entities', 'Fusion', 'ContrastiveTask']
+__all__ = ['Video', 'Text', 'Texts', 'own_similarity', 'all_similarities', 'gathered', 'with_first', 'Similarities',
+           'Positives', 'fresh_importance', 'Components', 'Entities', 'Fusion', 'ContrastiveTask']
 
 # %% ../../nbs/train/contrastive.ipynb #7e550008
 class Video(Provider):
-    "Provider of encoded videos."
+    """Provider of encoded videos.
+
+    Args:
+        model: model that encodes
+        patches: True: the batches hold patch features of another encoder
+    """
     gives = {"video": ()} # tokens (B, S, d) and embedding (B, p)
-    def __init__(self,
-        model: RetrievalModel, # model that encodes
-        patches: bool = False, # True: the batches hold patch features of another encoder
-    ):
+    def __init__(self, model: RetrievalModel, patches: bool = False):
         self.model, self.patches = model, patches
 
-    def __call__(self,
-        step: Step, # receives "video"
-    ) -> None:
-        "Encode frames (B, T, H, W, 3), features (B, T, N, d) or patches."
+    def __call__(self, step: Step) -> None:
+        """Encode frames (B, T, H, W, 3), features (B, T, N, d) or patches.
+
+        Args:
+            step: receives "video"
+        """
         x = step.batch["features"]
         if x.ndim == 5: x = self.model.frame_features(x)
         else:
@@ -53,26 +57,36 @@ class Video(Provider):
 
 # %% ../../nbs/train/contrastive.ipynb #7e550009
 class Text(NamedTuple):
-    "Encodings of n texts for each of B clips."
-    tokens: torch.Tensor # token embeddings (B, n, L, d)
-    embedding: torch.Tensor # text embeddings (B, n, p)
-    mask: torch.Tensor # (B, n, L), 1 for tokens, 0 for padding
+    """Encodings of n texts for each of B clips.
+
+    Attributes:
+        tokens: token embeddings (B, n, L, d)
+        embedding: text embeddings (B, n, p)
+        mask: (B, n, L), 1 for tokens, 0 for padding
+    """
+    tokens: torch.Tensor
+    embedding: torch.Tensor
+    mask: torch.Tensor
 
 class Texts(Provider):
-    "Provider of encoded captions, negatives, positives and masked captions, from one call of the text encoder."
+    """Provider of encoded captions, negatives, positives and masked captions, from one call of the text encoder.
+
+    Args:
+        model: model that encodes
+        mask: arguments of `mask_tokens` for MLM: mask_id, vocab_size, first_word, p
+    """
     gives = {"caption": (), "negatives": (), "positive": (), "masked": (), # each a `Text`
              "texts": ("caption",), # all requested texts, in this order
              "mlm_labels": ("masked",)}
-    def __init__(self,
-        model: RetrievalModel, # model that encodes
-        mask: dict | None = None, # arguments of `mask_tokens` for MLM: mask_id, vocab_size, first_word, p
-    ):
+    def __init__(self, model: RetrievalModel, mask: dict | None = None):
         self.model, self.mask = model, mask
 
-    def __call__(self,
-        step: Step, # receives the requested texts
-    ) -> None:
-        "Encode the requested texts. Raise `VidnegError` if the batch lacks texts that a loss requires."
+    def __call__(self, step: Step) -> None:
+        """Encode the requested texts. Raise `VidnegError` if the batch lacks texts that a loss requires.
+
+        Args:
+            step: receives the requested texts
+        """
         for name, key, remedy in (("positive", "pos_ids", "wrap the batches in `WithPositives`"),
                                   ("negatives", "neg_ids", "pass them to `Batches`")):
             if name in step.must and key not in step.batch:
@@ -109,62 +123,101 @@ class Texts(Provider):
 
 # %% ../../nbs/train/contrastive.ipynb #7e55000c
 def own_similarity(
-    model: RetrievalModel, # model that compares
-    video: tuple[torch.Tensor, torch.Tensor], # tokens and embeddings of B videos, from `encode_video`
-    text: tuple[torch.Tensor, torch.Tensor], # token embeddings (B, K, L, d) and text embeddings (B, K, p)
-    mask: torch.Tensor, # (B, K, L), 1 for tokens, 0 for padding
-) -> torch.Tensor: # similarities (B, K)
-    "Compute the contrastive similarity of each video with the K texts of its row."
+    model: RetrievalModel,
+    video: tuple[torch.Tensor, torch.Tensor],
+    text: tuple[torch.Tensor, torch.Tensor],
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """Compute the contrastive similarity of each video with the K texts of its row.
+
+    Args:
+        model: model that compares
+        video: tokens and embeddings of B videos, from `encode_video`
+        text: token embeddings (B, K, L, d) and text embeddings (B, K, p)
+        mask: (B, K, L), 1 for tokens, 0 for padding
+
+    Returns:
+        similarities (B, K)
+    """
     if model.similarity_is_cosine: return torch.einsum("bp,bkp->bk", video[1], text[1])
     if not mask.shape[1]: return video[1].new_zeros(mask.shape[:2])
     def _row(video, text, mask): return model.similarity([x[None] for x in video], text, mask)[0]
     return torch.vmap(_row)(tuple(video), tuple(text), mask)
 
 def all_similarities(
-    model: RetrievalModel, # model that compares
-    video: tuple[torch.Tensor, torch.Tensor], # tokens and embeddings of B videos, from `encode_video`
-    text: tuple[torch.Tensor, torch.Tensor], # token embeddings (B, K, L, d) and text embeddings (B, K, p)
-    mask: torch.Tensor, # (B, K, L), 1 for tokens, 0 for padding
-) -> torch.Tensor: # similarities (B, B, K) of video i with text k of row j
-    "Compute the contrastive similarity of each video with the texts of all rows."
+    model: RetrievalModel,
+    video: tuple[torch.Tensor, torch.Tensor],
+    text: tuple[torch.Tensor, torch.Tensor],
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """Compute the contrastive similarity of each video with the texts of all rows.
+
+    Args:
+        model: model that compares
+        video: tokens and embeddings of B videos, from `encode_video`
+        text: token embeddings (B, K, L, d) and text embeddings (B, K, p)
+        mask: (B, K, L), 1 for tokens, 0 for padding
+
+    Returns:
+        similarities (B, B, K) of video i with text k of row j
+    """
     every = model.similarity(video, [x.flatten(0, 1) for x in text], mask.flatten(0, 1)) # (B, B·K)
     return every.unflatten(1, (-1, mask.shape[1]))
 
 # %% ../../nbs/train/contrastive.ipynb #7e55000e
 def gathered(
-    model: RetrievalModel, # model that compares
-    tokens: torch.Tensor, # tokens of this process's videos or texts (b, ...)
-    embedding: torch.Tensor, # embeddings of this process's videos or texts (b, ..., p)
-    mask: torch.Tensor | None = None, # mask of the tokens of texts (b, ..., L)
-) -> tuple[torch.Tensor | None, ...]: # tokens, embeddings and mask of all processes, in at least single precision
-    "Gather the arguments of a model's similarity; tokens and mask are not gathered for a cosine of embeddings."
+    model: RetrievalModel,
+    tokens: torch.Tensor,
+    embedding: torch.Tensor,
+    mask: torch.Tensor | None = None,
+) -> tuple[torch.Tensor | None, ...]:
+    """Gather the arguments of a model's similarity; tokens and mask are not gathered for a cosine of embeddings.
+
+    Args:
+        model: model that compares
+        tokens: tokens of this process's videos or texts (b, ...)
+        embedding: embeddings of this process's videos or texts (b, ..., p)
+        mask: mask of the tokens of texts (b, ..., L)
+
+    Returns:
+        tokens, embeddings and mask of all processes, in at least single precision
+    """
     if model.similarity_is_cosine: return tokens, gather(full(embedding)), mask
     return gather(full(tokens)), gather(full(embedding)), mask if mask is None else gather(mask)
 
-def with_first(
-    model: RetrievalModel, # model that compares
-    video: tuple[torch.Tensor, torch.Tensor], # tokens and embeddings of all processes' videos, from `gathered`
-    text: Text, # texts of this process's samples
-) -> torch.Tensor: # similarities (B, B)
-    "Compute the contrastive similarity of all processes' videos with the first text of each row."
+def with_first(model: RetrievalModel, video: tuple[torch.Tensor, torch.Tensor], text: Text) -> torch.Tensor:
+    """Compute the contrastive similarity of all processes' videos with the first text of each row.
+
+    Args:
+        model: model that compares
+        video: tokens and embeddings of all processes' videos, from `gathered`
+        text: texts of this process's samples
+
+    Returns:
+        similarities (B, B)
+    """
     tokens, embedding, mask = gathered(model, *text)
     return model.similarity(video, (tokens[:, 0], embedding[:, 0]), mask[:, 0])
 
 class Similarities(Provider):
-    "Provider of similarities of videos with captions and with generated negatives."
+    """Provider of similarities of videos with captions and with generated negatives.
+
+    Args:
+        model: model that compares
+    """
     gives = {"temperature": (), "similarity": ("video", "caption"), "pos": ("similarity",), "same": (),
              "neg_mask": ("negatives",), "neg": ("video", "negatives"), "neg_similarity": ("video", "negatives"),
              "neg_same": ("same", "negatives")}
     across = frozenset({"similarity", "neg_similarity", "neg_same"})
-    def __init__(self,
-        model: RetrievalModel, # model that compares
-    ):
+    def __init__(self, model: RetrievalModel):
         self.model = model
 
-    def __call__(self,
-        step: Step, # receives the similarities, and the masks of other true pairs
-    ) -> None:
-        "Compare the samples of all processes, and select this process's own rows."
+    def __call__(self, step: Step) -> None:
+        """Compare the samples of all processes, and select this process's own rows.
+
+        Args:
+            step: receives the similarities, and the masks of other true pairs
+        """
         shared, found = {"temperature": self.model.temperature}, {}
         if {"similarity", "neg", "neg_similarity"} & step.every:
             with torch.autocast(step.batch["input_ids"].device.type, enabled=False): found = self._compared(step)
@@ -199,18 +252,22 @@ class Similarities(Provider):
         return {"same": same, "neg_same": duplicate_negatives(ids, gather(step.batch["neg_ids"]), same)}
 
 class Positives(Provider):
-    "Provider of similarities of videos with generated positives."
+    """Provider of similarities of videos with generated positives.
+
+    Args:
+        model: model that compares
+    """
     gives = {"positive_similarity": ("video", "positive"), "positive_mask": ("positive",)}
     across = frozenset({"positive_similarity"})
-    def __init__(self,
-        model: RetrievalModel, # model that compares
-    ):
+    def __init__(self, model: RetrievalModel):
         self.model = model
 
-    def __call__(self,
-        step: Step, # receives "positive_similarity" and "positive_mask"
-    ) -> None:
-        "Compare the samples of all processes, and select this process's own rows."
+    def __call__(self, step: Step) -> None:
+        """Compare the samples of all processes, and select this process's own rows.
+
+        Args:
+            step: receives "positive_similarity" and "positive_mask"
+        """
         exists, rows = gather(step.batch["pos_mask"]), own_rows(len(step.batch["pos_mask"]))
         with torch.autocast(exists.device.type, enabled=False):
             *video, _ = gathered(self.model, *step.own["video"])
@@ -219,33 +276,47 @@ class Positives(Provider):
         step.own |= {"positive_similarity": found[rows, rows], "positive_mask": exists[rows]}
 
 # %% ../../nbs/train/contrastive.ipynb #7e550012
-def fresh_importance(
-    width: int, # size of text and token embeddings
-    seed: int, # seed of the initial weights
-) -> Importance: # untrained module
-    "Make an importance module whose initial weights depend on the seed alone."
+def fresh_importance(width: int, seed: int) -> Importance:
+    """Make an importance module whose initial weights depend on the seed alone.
+
+    Args:
+        width: size of text and token embeddings
+        seed: seed of the initial weights
+
+    Returns:
+        untrained module
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_seed(seed, "importance"))
         return Importance(width)
 
 class Components(Provider):
-    "Provider of similarities of each caption with its positive and with its negatives."
+    """Provider of similarities of each caption with its positive and with its negatives.
+
+    Args:
+        model: model that encodes the texts
+        importance: module that weights components; None: no loss needs it
+        compare: "cosine" of text embeddings, or "attention" over tokens
+        temperature: temperature of the attention, above 0
+    """
     gives = {"component_pos": ("texts", "negatives", "positive"), "component_neg": ("component_pos",),
              "component_mask": ("component_pos",), "importance": ("component_pos",)}
     def __init__(self,
-        model: RetrievalModel, # model that encodes the texts
-        importance: Importance | None = None, # module that weights components; None: no loss needs it
-        compare: str = "cosine", # "cosine" of text embeddings, or "attention" over tokens
-        temperature: float = 0.1, # temperature of the attention, above 0
+        model: RetrievalModel,
+        importance: Importance | None = None,
+        compare: str = "cosine",
+        temperature: float = 0.1,
     ):
         if compare not in ("cosine", "attention"):
             raise VidnegError(f"texts are compared by 'cosine' or 'attention', not {compare!r}")
         self.model, self.importance, self.compare, self.temperature = model, importance, compare, temperature
 
-    def __call__(self,
-        step: Step, # receives the similarities, their mask, and the importance of components if requested
-    ) -> None:
-        "Compare texts in full precision."
+    def __call__(self, step: Step) -> None:
+        """Compare texts in full precision.
+
+        Args:
+            step: receives the similarities, their mask, and the importance of components if requested
+        """
         tokens, sentence, mask = step.own["texts"] # (B, n, L, d), (B, n, p), (B, n, L)
         tokens, sentence, mask = full(self.model.text_states(tokens)), full(sentence), mask.bool()
         k = step.own["negatives"].mask.shape[1]
@@ -261,20 +332,24 @@ class Components(Provider):
 
 # %% ../../nbs/train/contrastive.ipynb #7e550014
 class Entities(Provider):
-    "Provider of entity predictions for a region of each clip, and of the prompter's labels."
+    """Provider of entity predictions for a region of each clip, and of the prompter's labels.
+
+    Args:
+        model: model with "entities" in `supports`
+        prompter: `EntityPrompter` with the same number of entities
+        threshold: lowest probability of the likeliest entity for a crop to count, in [0, 1]
+    """
     gives = {"entity_logits": ("video", "caption"), "entity_targets": ("entity_logits",),
              "entity_mask": ("entity_logits",)}
-    def __init__(self,
-        model, # model with "entities" in `supports`
-        prompter, # `EntityPrompter` with the same number of entities
-        threshold: float = 0.2, # lowest probability of the likeliest entity for a crop to count, in [0, 1]
-    ):
+    def __init__(self, model, prompter, threshold: float = 0.2):
         self.model, self.prompter, self.threshold = model, prompter, threshold
 
-    def __call__(self,
-        step: Step, # receives "entity_logits", "entity_targets" and "entity_mask"
-    ) -> None:
-        "Draw a region of each clip; predict its entity with the model, and label it with the prompter."
+    def __call__(self, step: Step) -> None:
+        """Draw a region of each clip; predict its entity with the model, and label it with the prompter.
+
+        Args:
+            step: receives "entity_logits", "entity_targets" and "entity_mask"
+        """
         config, frames = self.model.config, step.batch.get("frames", step.batch["features"])
         if frames.ndim != 5:
             raise VidnegError("pem crops frames, but the batches hold features: wrap them in `WithFrames`")
@@ -288,22 +363,26 @@ class Entities(Provider):
 
 # %% ../../nbs/train/contrastive.ipynb #7e550016
 class Fusion(Provider):
-    "Provider of fusion-head logits, for matching and for hidden tokens."
+    """Provider of fusion-head logits, for matching and for hidden tokens.
+
+    Args:
+        model: model with "match" or "mlm" in `supports`
+        directions: 2: a wrong text per video and a wrong video per text; 1: only a wrong text per video
+    """
     gives = {"match_logits": ("video", "caption", "similarity", "same", "temperature"),
              "match_labels": ("match_logits",), "match_mask": ("match_logits",),
              "neg_match_logits": ("video", "negatives"), "mlm_logits": ("video", "masked", "mlm_labels")}
-    def __init__(self,
-        model, # model with "match" or "mlm" in `supports`
-        directions: int = 2, # 2: a wrong text per video and a wrong video per text; 1: only a wrong text per video
-    ):
+    def __init__(self, model, directions: int = 2):
         if directions not in (1, 2):
             raise VidnegError(f"vtm_directions is 1 or 2, not {directions}")
         self.model, self.directions = model, directions
 
-    def __call__(self,
-        step: Step, # receives the requested logits, with labels and mask of the matching pairs
-    ) -> None:
-        "Fuse all texts of a video in one call."
+    def __call__(self, step: Step) -> None:
+        """Fuse all texts of a video in one call.
+
+        Args:
+            step: receives the requested logits, with labels and mask of the matching pairs
+        """
         own, parts, drawn = step.own, {}, None
         if "match_logits" in step.every:
             drawn = hard_negatives(own["similarity"], own["temperature"], step.generator, own["same"]) # (B,), (B,)
@@ -334,21 +413,37 @@ class Fusion(Provider):
 
 # %% ../../nbs/train/contrastive.ipynb #7e550018
 class ContrastiveTask(LossTask):
-    "A retrieval model bound to losses of the registry."
+    """A retrieval model bound to losses of the registry.
+
+    Args:
+        model: model to train
+        losses: names in LOSSES
+        weights: name of a term → weight; 1 if not given, 0 for importance_entropy
+        options: name of a loss → its options, as {"hn_nce": {"beta": 1.0}}
+        vtm_directions: 2: a wrong text per video and a wrong video per text; 1: only a wrong text per video
+        mask: arguments of `mask_tokens` for MLM: mask_id, vocab_size, first_word, p
+        compare: comparison of texts for components: "cosine" of embeddings or "attention" over tokens
+        attention_temperature: temperature of the attention, above 0
+        patches: True: the batches hold patch features of another encoder
+        prompter: `EntityPrompter` that labels crops, for the loss pem
+        threshold: lowest probability of the prompter's likeliest entity for a crop to count, in [0, 1]
+        tokenizer: tokenizer to save beside the model
+        seed: seed of the importance module
+    """
     def __init__(self,
-        model: RetrievalModel, # model to train
-        losses: Sequence[str] = ("vtc",), # names in LOSSES
-        weights: dict[str, float] | None = None, # name of a term → weight; 1 if not given, 0 for importance_entropy
-        options: dict[str, dict] | None = None, # name of a loss → its options, as {"hn_nce": {"beta": 1.0}}
-        vtm_directions: int = 2, # 2: a wrong text per video and a wrong video per text; 1: only a wrong text per video
-        mask: dict | None = None, # arguments of `mask_tokens` for MLM: mask_id, vocab_size, first_word, p
-        compare: str = "cosine", # comparison of texts for components: "cosine" of embeddings or "attention" over tokens
-        attention_temperature: float = 0.1, # temperature of the attention, above 0
-        patches: bool = False, # True: the batches hold patch features of another encoder
-        prompter: Callable | None = None, # `EntityPrompter` that labels crops, for the loss pem
-        threshold: float = 0.2, # lowest probability of the prompter's likeliest entity for a crop to count, in [0, 1]
-        tokenizer=None, # tokenizer to save beside the model
-        seed: int = 0, # seed of the importance module
+        model: RetrievalModel,
+        losses: Sequence[str] = ("vtc",),
+        weights: dict[str, float] | None = None,
+        options: dict[str, dict] | None = None,
+        vtm_directions: int = 2,
+        mask: dict | None = None,
+        compare: str = "cosine",
+        attention_temperature: float = 0.1,
+        patches: bool = False,
+        prompter: Callable | None = None,
+        threshold: float = 0.2,
+        tokenizer=None,
+        seed: int = 0,
     ):
         quiet = {"importance_entropy": 0.} if "importance_entropy" in losses else {}
         weights = quiet | dict(weights or {})
@@ -382,14 +477,20 @@ class ContrastiveTask(LossTask):
             raise VidnegError("pem needs a prompter with the number of entities in the model's config, "
                               f"which is {entities}")
 
-    def logged(self) -> dict[str, float]: # {"temperature": learned value}
-        "Return the learned temperature."
+    def logged(self) -> dict[str, float]:
+        """Return the learned temperature.
+
+        Returns:
+            {"temperature": learned value}
+        """
         return {"temperature": float(self.model.temperature.detach())}
 
-    def save(self,
-        folder: str | Path, # receives the model's files, and importance.safetensors if there is such a module
-    ):
-        "Write the model as `vidneg.models.io.load` reads it, with the importance module."
+    def save(self, folder: str | Path):
+        """Write the model as `vidneg.models.io.load` reads it, with the importance module.
+
+        Args:
+            folder: receives the model's files, and importance.safetensors if there is such a module
+        """
         save(self.model, folder, self.tokenizer)
         if self.importance is None: return
         weights = {k: w.detach().cpu().contiguous() for k, w in self.importance.state_dict().items()}

@@ -25,47 +25,79 @@ from .retrieval import WithFrames, train_retrieval
 __all__ = ['common_nouns', 'fresh_start', 'Course']
 
 # %% ../../nbs/train/course.ipynb #b3a00006
-def common_nouns(
-    graphs: Iterable[SceneGraph], # scene graphs of clips
-    most: int, # number of nouns
-) -> list[str]: # nouns in alphabetical order
-    "Return the most frequent nouns of entities."
+def common_nouns(graphs: Iterable[SceneGraph], most: int) -> list[str]:
+    """Return the most frequent nouns of entities.
+
+    Args:
+        graphs: scene graphs of clips
+        most: number of nouns
+
+    Returns:
+        nouns in alphabetical order
+    """
     return sorted(noun for noun, _ in Counter(e.name for g in graphs for e in g.entities).most_common(most))
 
 
-def fresh_start(
-    name: str, # name in MODELS
-    losses: Sequence[str], # losses of its training
-    dual: Mapping, # config fields of a dual encoder
-    fused: Mapping, # config fields of a model that fuses texts and frames
-    entities: int = 0, # number of entities, for the loss pem
-    **common, # size, and config fields of every model
-) -> dict: # argument `start` of `train_retrieval`
-    "Return the arguments of an untrained model."
+def fresh_start(name: str, losses: Sequence[str], dual: Mapping, fused: Mapping, entities: int = 0, **common) -> dict:
+    """Return the arguments of an untrained model.
+
+    Args:
+        name: name in MODELS
+        losses: losses of its training
+        dual: config fields of a dual encoder
+        fused: config fields of a model that fuses texts and frames
+        entities: number of entities, for the loss pem
+        **common: size, and config fields of every model
+
+    Returns:
+        argument `start` of `train_retrieval`
+    """
     head = {"entities": entities} if "pem" in losses else {}
     return {"name": name, **common, **head, **(fused if "match" in MODELS[name].model.supports else dual)}
 
 # %% ../../nbs/train/course.ipynb #b3a00009
 @dataclass(frozen=True)
 class Course:
-    "A training of several models in stages, on another encoder's patches; each stage has a folder MODEL/STAGE."
-    folder: Path # receives the folders of all trainings
-    models: Mapping[str, Sequence[str]] # name of a model → losses
-    tokenizer: PreTrainedTokenizerFast # tokenizer of all models
-    frames: np.ndarray # frames of the clips (N, F, H, W, 3) uint8, for the loss pem
-    prompter: Mapping # arguments of `load_prompter`, for the loss pem
-    workers: int = 1 # trainings at a time
+    """A training of several models in stages, on another encoder's patches; each stage has a folder MODEL/STAGE.
+
+    Attributes:
+        folder: receives the folders of all trainings
+        models: name of a model → losses
+        tokenizer: tokenizer of all models
+        frames: frames of the clips (N, F, H, W, 3) uint8, for the loss pem
+        prompter: arguments of `load_prompter`, for the loss pem
+        workers: trainings at a time
+    """
+    folder: Path
+    models: Mapping[str, Sequence[str]]
+    tokenizer: PreTrainedTokenizerFast
+    frames: np.ndarray
+    prompter: Mapping
+    workers: int = 1
 
     def jobs(self,
-        stage: str, # name of the stage
-        starts: Mapping[str, str | Path | dict], # model → argument `start` of `train_retrieval`
-        batches: Batches, # batches of the stage
-        config: TrainConfig, # settings of every training
-        prompters: Mapping[str, str | Path | dict] = {}, # model → folder of its prompter; missing, or a dict: train one
-        losses: Mapping[str, Sequence[str]] | None = None, # model → losses, in place of its own
-        **settings, # arguments of `ContrastiveTask`
-    ) -> dict[str, tuple]: # MODEL/STAGE → job for `train_many`
-        "Return the trainings of a stage."
+        stage: str,
+        starts: Mapping[str, str | Path | dict],
+        batches: Batches,
+        config: TrainConfig,
+        prompters: Mapping[str, str | Path | dict] = {},
+        losses: Mapping[str, Sequence[str]] | None = None,
+        **settings,
+    ) -> dict[str, tuple]:
+        """Return the trainings of a stage.
+
+        Args:
+            stage: name of the stage
+            starts: model → argument `start` of `train_retrieval`
+            batches: batches of the stage
+            config: settings of every training
+            prompters: model → folder of its prompter; missing, or a dict: train one
+            losses: model → losses, in place of its own
+            **settings: arguments of `ContrastiveTask`
+
+        Returns:
+            MODEL/STAGE → job for `train_many`
+        """
         jobs = {}
         for name, start in starts.items():
             own = (losses or self.models)[name]
@@ -78,15 +110,25 @@ class Course:
             jobs[f"{name}/{stage}"] = train_retrieval, kwargs
         return jobs
 
-    def train(self,
-        jobs: dict[str, tuple], # MODEL/STAGE → job, from `jobs`
-    ) -> dict[str, dict]: # MODEL/STAGE → metrics of the last epoch
-        "Run trainings, several at a time."
+    def train(self, jobs: dict[str, tuple]) -> dict[str, dict]:
+        """Run trainings, several at a time.
+
+        Args:
+            jobs: MODEL/STAGE → job, from `jobs`
+
+        Returns:
+            MODEL/STAGE → metrics of the last epoch
+        """
         return {name: d["history"][-1] for name, d in zip(jobs, train_many(list(jobs.values()), self.workers))}
 
-    def folders(self,
-        stage: str, # name of the stage
-        names: Iterable[str], # names of models
-    ) -> dict[str, Path]: # model → folder
-        "Return the folders of a stage's models, from which the next stage can start."
+    def folders(self, stage: str, names: Iterable[str]) -> dict[str, Path]:
+        """Return the folders of a stage's models, from which the next stage can start.
+
+        Args:
+            stage: name of the stage
+            names: names of models
+
+        Returns:
+            model → folder
+        """
         return {name: Path(self.folder)/name/stage for name in names}

@@ -25,39 +25,70 @@ __all__ = ['text_batches', 'start_model', 'finetune']
 
 # %% ../../nbs/train/finetune.ipynb #751c6219
 def text_batches(
-    features: np.ndarray, # features of all clips (N, T, P, d); may be a memory map
-    clip_ids: Sequence[str], # ids of the clips (N,)
-    captions: Iterable[Caption], # captions of the clips to train on
-    negatives: Iterable[Negative] | None, # negatives of these captions; None: batches without negatives
-    tokenizer: PreTrainedTokenizerFast, # tokenizer of the model
-    max_tokens: int, # maximal number of tokens; longer texts are truncated
-    **settings, # arguments of `Batches`: batch_size, negatives_per_clip, seed, ...
-) -> Batches: # batches with token ids
-    "Make batches of clips, captions and negatives, with all texts tokenized once."
+    features: np.ndarray,
+    clip_ids: Sequence[str],
+    captions: Iterable[Caption],
+    negatives: Iterable[Negative] | None,
+    tokenizer: PreTrainedTokenizerFast,
+    max_tokens: int,
+    **settings,
+) -> Batches:
+    """Make batches of clips, captions and negatives, with all texts tokenized once.
+
+    Args:
+        features: features of all clips (N, T, P, d); may be a memory map
+        clip_ids: ids of the clips (N,)
+        captions: captions of the clips to train on
+        negatives: negatives of these captions; None: batches without negatives
+        tokenizer: tokenizer of the model
+        max_tokens: maximal number of tokens; longer texts are truncated
+        **settings: arguments of `Batches`: batch_size, negatives_per_clip, seed, ...
+
+    Returns:
+        batches with token ids
+    """
     def _tokenize(texts): return tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
     return batches_of(features, list(clip_ids), list(captions), negatives, _tokenize, pad_id=tokenizer.pad_token_id,
                       **settings)
 
 # %% ../../nbs/train/finetune.ipynb #a23ff6b0
-def start_model(
-    folder: str | Path, # folder of a saved model
-    freeze: bool = True, # True: freeze the layers below the cached features
-): # the model, a `Navero`
-    "Load a model to continue training."
+def start_model(folder: str | Path, freeze: bool = True):
+    """Load a model to continue training.
+
+    Args:
+        folder: folder of a saved model
+        freeze: True: freeze the layers below the cached features
+
+    Returns:
+        the model, a `Navero`
+    """
     model = load(folder, Navero)
     if freeze: model.video.freeze_spatial()
     return model
 
 def finetune(
-    runs: dict[str, dict], # name → arguments of ContrastiveTask: losses, weights, options, vtm_directions
-    start: str | Path, # folder of the model from which all runs start
-    batches: Batches | dict[str, Batches], # batches of all runs, or name → batches
-    config: TrainConfig, # settings of every training
-    folder: str | Path, # receives one folder per run
-    workers: int = 2, # trainings at a time, each on one thread
-    val: Callable | None = None, # picklable function of the model, called after each epoch; returns further columns
-) -> dict[str, dict]: # name → results of `fit`
-    "Train all runs from the same model."
+    runs: dict[str, dict],
+    start: str | Path,
+    batches: Batches | dict[str, Batches],
+    config: TrainConfig,
+    folder: str | Path,
+    workers: int = 2,
+    val: Callable | None = None,
+) -> dict[str, dict]:
+    """Train all runs from the same model.
+
+    Args:
+        runs: name → arguments of ContrastiveTask: losses, weights, options, vtm_directions
+        start: folder of the model from which all runs start
+        batches: batches of all runs, or name → batches
+        config: settings of every training
+        folder: receives one folder per run
+        workers: trainings at a time, each on one thread
+        val: picklable function of the model, called after each epoch; returns further columns
+
+    Returns:
+        name → results of `fit`
+    """
     jobs = [(_train, dict(start=str(start), settings=dict(settings), config=config, folder=Path(folder)/name, val=val,
                           batches=batches[name] if isinstance(batches, dict) else batches))
             for name, settings in runs.items()]

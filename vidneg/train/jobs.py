@@ -25,11 +25,16 @@ class TrainingError(VidnegError):
     "An error that stops a training; its message names the step and the reason."
 
 # %% ../../nbs/train/jobs.ipynb #a11448b7
-def train_many(
-    jobs: Sequence[tuple[Callable, dict]], # importable functions, such as `fit`, with their keyword arguments
-    workers: int = 2, # processes at a time, each with one thread; 0: this process, one job after another
-) -> list: # return values of the functions, in the order of the jobs
-    "Run trainings in parallel processes. Raise `TrainingError` with the traceback of the first that fails."
+def train_many(jobs: Sequence[tuple[Callable, dict]], workers: int = 2) -> list:
+    """Run trainings in parallel processes. Raise `TrainingError` with the traceback of the first that fails.
+
+    Args:
+        jobs: importable functions, such as `fit`, with their keyword arguments
+        workers: processes at a time, each with one thread; 0: this process, one job after another
+
+    Returns:
+        return values of the functions, in the order of the jobs
+    """
     try: return run_jobs(jobs, workers, partial(torch.set_num_threads, 1))
     except JobError as e: raise TrainingError(str(e)) from None
 
@@ -44,12 +49,17 @@ def _member(func, kwargs, rank, processes, meeting):
     try: return func(**kwargs)
     finally: dist.destroy_process_group()
 
-def train_together(
-    func: Callable, # importable function that uses the group in `torch.distributed`
-    kwargs: dict, # keyword arguments, the same for all processes; tensors share their memory: copy those that change
-    processes: int = 2, # number of processes, each with one thread
-) -> list: # return values, in the order of the processes
-    "Run one function in a group of processes. Raise `TrainingError` if one fails."
+def train_together(func: Callable, kwargs: dict, processes: int = 2) -> list:
+    """Run one function in a group of processes. Raise `TrainingError` if one fails.
+
+    Args:
+        func: importable function that uses the group in `torch.distributed`
+        kwargs: keyword arguments, the same for all processes; tensors share their memory: copy those that change
+        processes: number of processes, each with one thread
+
+    Returns:
+        return values, in the order of the processes
+    """
     with tempfile.TemporaryDirectory() as folder:
         members = [(_member, dict(func=func, kwargs=kwargs, rank=r, processes=processes, meeting=f"{folder}/meet"))
                    for r in range(processes)]

@@ -55,10 +55,12 @@ _NAMES = {"mixed_precision": ("no", "bf16", "fp16"), "device": ("auto", "cpu")}
 
 def _is_number(x, kind): return isinstance(x, kind) and not isinstance(x, bool) and not math.isnan(x)
 
-def check_settings(
-    values: dict, # settings of a training by name
-):
-    "Raise `TrainingError` for the first setting with which a training would make no sense."
+def check_settings(values: dict):
+    """Raise `TrainingError` for the first setting with which a training would make no sense.
+
+    Args:
+        values: settings of a training by name
+    """
     for name, (least, allowed, most) in _NUMBERS.items():
         x = values[name]
         if isinstance(x, str):
@@ -81,33 +83,58 @@ def check_settings(
 # %% ../../nbs/train/loop.ipynb #a761d5c3
 @dataclass(frozen=True)
 class TrainConfig:
-    "Settings of a training. The batch size belongs to the batches."
-    epochs: float = 5 # passes over the data
-    steps: int | None = None # optimizer steps, instead of epochs
-    learning_rate: float = 1e-4 # highest learning rate
-    weight_decay: float = 0.02 # weight decay of linear maps and convolutions; paper 0.2
-    warmup: float = 0.1 # share of the steps in which the learning rate rises, in [0, 1]
-    clip_norm: float = 1.0 # maximal norm of the gradient
-    betas: tuple[float, float] = (0.9, 0.98) # betas of AdamW
-    accumulate: int = 1 # batches per step; in-batch negatives come from each batch alone
-    processes: int = 1 # processes on the CPU, each with an equal share of every batch; for GPUs: `accelerate launch`
-    mixed_precision: str = "no" # "no", "bf16" or "fp16"; on GPUs only
-    device: str = "auto" # "auto": the device that accelerate chooses; or "cpu"
-    num_threads: int = 1 # threads of torch on the CPU
-    compile: bool = False # True: compile the model's parts with torch.compile; on GPUs only
-    recompute: bool = False # True: recompute the activations of blocks in the backward pass; slower, with less memory
-    prefetch: bool | None = None # True: prepare the next batch in a thread during a step; None: on a GPU only
-    checkpoint_every: int = 0 # steps between checkpoints; 0: no checkpoints
-    seed: int = 0 # seed of dropout, hard negatives and masked tokens
+    """Settings of a training. The batch size belongs to the batches.
+
+    Attributes:
+        epochs: passes over the data
+        steps: optimizer steps, instead of epochs
+        learning_rate: highest learning rate
+        weight_decay: weight decay of linear maps and convolutions; paper 0.2
+        warmup: share of the steps in which the learning rate rises, in [0, 1]
+        clip_norm: maximal norm of the gradient
+        betas: betas of AdamW
+        accumulate: batches per step; in-batch negatives come from each batch alone
+        processes: processes on the CPU, each with an equal share of every batch; for GPUs: `accelerate launch`
+        mixed_precision: "no", "bf16" or "fp16"; on GPUs only
+        device: "auto": the device that accelerate chooses; or "cpu"
+        num_threads: threads of torch on the CPU
+        compile: True: compile the model's parts with torch.compile; on GPUs only
+        recompute: True: recompute the activations of blocks in the backward pass; slower, with less memory
+        prefetch: True: prepare the next batch in a thread during a step; None: on a GPU only
+        checkpoint_every: steps between checkpoints; 0: no checkpoints
+        seed: seed of dropout, hard negatives and masked tokens
+    """
+    epochs: float = 5
+    steps: int | None = None
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.02
+    warmup: float = 0.1
+    clip_norm: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.98)
+    accumulate: int = 1
+    processes: int = 1
+    mixed_precision: str = "no"
+    device: str = "auto"
+    num_threads: int = 1
+    compile: bool = False
+    recompute: bool = False
+    prefetch: bool | None = None
+    checkpoint_every: int = 0
+    seed: int = 0
 
     def __post_init__(self): check_settings(vars(self))
 
 # %% ../../nbs/train/loop.ipynb #98d67cbe
-def parameter_groups(
-    model: nn.Module, # model to train
-    weight_decay: float, # weight decay of linear maps and convolutions
-) -> list[dict]: # two parameter groups for AdamW, without frozen parameters
-    "Split parameters into those with and those without weight decay."
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Split parameters into those with and those without weight decay.
+
+    Args:
+        model: model to train
+        weight_decay: weight decay of linear maps and convolutions
+
+    Returns:
+        two parameter groups for AdamW, without frozen parameters
+    """
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     decays = lambda name, p: p.ndim > 1 and name.endswith("weight") and id(p) not in tables
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
@@ -115,12 +142,17 @@ def parameter_groups(
             {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0}]
 
 # %% ../../nbs/train/loop.ipynb #aa19544e
-def learning_rate(
-    step: int, # number of the step, from 0 to `total` - 1
-    total: int, # number of steps of the run
-    config: TrainConfig, # highest learning rate and warm-up
-) -> float: # learning rate of this step
-    "Compute the learning rate: linear warm-up, then a cosine decay to 0."
+def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+    """Compute the learning rate: linear warm-up, then a cosine decay to 0.
+
+    Args:
+        step: number of the step, from 0 to `total` - 1
+        total: number of steps of the run
+        config: highest learning rate and warm-up
+
+    Returns:
+        learning rate of this step
+    """
     rise = max(1, round(config.warmup * total))
     if step < rise: return config.learning_rate * (step + 1) / rise
     return config.learning_rate * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise))) / 2
@@ -168,11 +200,16 @@ def _identity(task, batches, config, total):
                                                   for p in task.parameters()))
 
 # %% ../../nbs/train/loop.ipynb #4998376e
-def ahead(
-    make: Callable, # function of one item, called in a thread
-    items: Iterable, # items, in the order of their results
-) -> Iterator: # results `make(item)`, in that order; an exception of `make` is raised in place of its result
-    "Compute the next result while the current one is in use."
+def ahead(make: Callable, items: Iterable) -> Iterator:
+    """Compute the next result while the current one is in use.
+
+    Args:
+        make: function of one item, called in a thread
+        items: items, in the order of their results
+
+    Returns:
+        results `make(item)`, in that order; an exception of `make` is raised in place of its result
+    """
     with ThreadPoolExecutor(1) as pool:
         later = None
         for item in items:
@@ -182,13 +219,21 @@ def ahead(
 
 # %% ../../nbs/train/loop.ipynb #b8a96d7a
 class Run:
-    "The state and the actions of one training, which `fit` calls."
+    """The state and the actions of one training, which `fit` calls.
+
+    Args:
+        task: model bound to its losses
+        batches: batches by epoch and index
+        config: settings of the training
+        folder: receives metrics.csv
+        checkpoint: file of the checkpoint
+    """
     def __init__(self,
-        task: Task, # model bound to its losses
-        batches: BatchSource, # batches by epoch and index
-        config: TrainConfig, # settings of the training
-        folder: str | Path, # receives metrics.csv
-        checkpoint: str | Path, # file of the checkpoint
+        task: Task,
+        batches: BatchSource,
+        config: TrainConfig,
+        folder: str | Path,
+        checkpoint: str | Path,
     ):
         self.config, self.batches, self.folder, self.checkpoint = config, batches, Path(folder), Path(checkpoint)
         self.per_epoch = len(batches) // config.accumulate
@@ -228,10 +273,15 @@ class Run:
         if self.acc.is_main_process: _save_checkpoint(self.checkpoint, self.bare, self.optimizer, state)
         self.acc.wait_for_everyone()
 
-    def prepare(self,
-        number: int, # number of the batch in the run, from 0
-    ) -> tuple[dict, int]: # share of this process, in pinned memory for a GPU; size of the whole batch
-        "Return this process's share of a batch."
+    def prepare(self, number: int) -> tuple[dict, int]:
+        """Return this process's share of a batch.
+
+        Args:
+            number: number of the batch in the run, from 0
+
+        Returns:
+            share of this process, in pinned memory for a GPU; size of the whole batch
+        """
         processes, device = self.acc.num_processes, self.acc.device
         batch = self.batches.batch(*divmod(number, self.per_epoch * self.config.accumulate))
         size = len(next(v for v in batch.values() if torch.is_tensor(v)))
@@ -245,8 +295,12 @@ class Run:
         with torch.cuda.device(device): # a new thread would pin memory for the first GPU
             return {k: v.pin_memory() if torch.is_tensor(v) else v for k, v in batch.items()}, size
 
-    def place(self) -> dict: # batch on the device
-        "Move the next batch to the device; the copy from pinned memory overlaps with computation."
+    def place(self) -> dict:
+        """Move the next batch to the device; the copy from pinned memory overlaps with computation.
+
+        Returns:
+            batch on the device
+        """
         start = time.perf_counter()
         batch, size = next(self.coming)
         batch = {k: v.to(self.acc.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
@@ -254,18 +308,27 @@ class Run:
         self.waited += time.perf_counter() - start
         return batch
 
-    def forward_backward(self,
-        batch: dict, # batch on the device
-    ) -> dict[str, torch.Tensor]: # loss and means of the terms, still on the device
-        "Compute the gradients of the weighted sum of a batch's mean terms."
+    def forward_backward(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Compute the gradients of the weighted sum of a batch's mean terms.
+
+        Args:
+            batch: batch on the device
+
+        Returns:
+            loss and means of the terms, still on the device
+        """
         with self.acc.autocast(): terms = self.task(batch)
         means = {k: v.mean() for k, v in terms.items()}
         loss = sum(self.bare.weights.get(k, 1.0) * v for k, v in means.items())
         self.acc.backward(loss / self.config.accumulate)
         return {"loss": loss.detach()} | {k: v.detach() for k, v in means.items()}
 
-    def one_step(self) -> dict[str, float]: # means of loss and terms over the batches of the step, norm of the gradient
-        "Accumulate gradients, check them, clip them, and take an optimizer step."
+    def one_step(self) -> dict[str, float]:
+        """Accumulate gradients, check them, clip them, and take an optimizer step.
+
+        Returns:
+            means of loss and terms over the batches of the step, norm of the gradient
+        """
         count = self.config.accumulate
         torch.manual_seed(stable_seed(self.config.seed, "step", self.step, self.acc.process_index))
         parts = []
@@ -292,10 +355,12 @@ class Run:
         raise TrainingError(f"step {self.step}: {', '.join(bad)} is not finite; the parameters are those of the step "
                             "before. Look at the batch, or lower the learning rate")
 
-    def end_epoch(self,
-        val: Callable[[], dict[str, float]] | None, # validation, called in eval mode; returns further columns
-    ):
-        "Add a row to metrics.csv."
+    def end_epoch(self, val: Callable[[], dict[str, float]] | None):
+        """Add a row to metrics.csv.
+
+        Args:
+            val: validation, called in eval mode; returns further columns
+        """
         row = {"epoch": -(-self.step // self.per_epoch), "step": self.step}
         row["learning_rate"] = learning_rate(self.step - 1, self.total, self.config)
         row |= {k: v / self.sums["steps"] for k, v in self.sums.items() if k != "steps"} | self.bare.logged()
@@ -307,11 +372,13 @@ class Run:
         self.rows.append({k: v if isinstance(v, int) else float(f"{v:.6g}") for k, v in row.items()})
         if self.acc.is_main_process: _write_csv(self.folder/"metrics.csv", self.rows)
 
-    def run(self,
-        val: Callable[[], dict[str, float]] | None, # validation, called after each epoch in eval mode
-        bar: tqdm, # progress bar
-    ):
-        "Take all remaining steps."
+    def run(self, val: Callable[[], dict[str, float]] | None, bar: tqdm):
+        """Take all remaining steps.
+
+        Args:
+            val: validation, called after each epoch in eval mode
+            bar: progress bar
+        """
         count, prefetch = self.config.accumulate, self.config.prefetch
         if prefetch is None: prefetch = self.acc.device.type == "cuda"
         numbers = range(self.step * count, self.total * count)
@@ -340,11 +407,13 @@ def _recompute_blocks(task):
     "Turn on gradient checkpointing for all blocks."
     for block in _blocks(task): block.forward = partial(recompute, block.forward, use_reentrant=False)
 
-def compile_parts(
-    task: Task, # task whose model is compiled, in place
-    **options, # arguments of torch.compile
-) -> None:
-    "Compile the model's parts, and all blocks, since a part that is never called as a whole compiles nothing."
+def compile_parts(task: Task, **options) -> None:
+    """Compile the model's parts, and all blocks, since a part that is never called as a whole compiles nothing.
+
+    Args:
+        task: task whose model is compiled, in place
+        **options: arguments of torch.compile
+    """
     for part in [*task.model.children(), *_blocks(task.model)]: part.compile(**options)
 
 def _accelerator(config):
@@ -380,17 +449,32 @@ def _deterministic(config):
 
 # %% ../../nbs/train/loop.ipynb #cbc4119e
 def fit(
-    task: Task, # model bound to its losses
-    batches: BatchSource, # batches by epoch and index
-    config: TrainConfig, # settings of the training
-    folder: str | Path, # receives metrics.csv and, by `task.save(folder)`, the model
-    val: Callable[[], dict[str, float]] | None = None, # called after each epoch in eval mode; returns further columns
-    resume: bool = True, # True: continue from the checkpoint if it belongs to this run
-    checkpoint: str | Path | None = None, # file of the checkpoint; None: in `folder`, which DVC empties before a rerun
-    progress: bool = True, # True: show a progress bar
-    label: str = "", # label of the progress bar; "": the folder's name
-) -> dict: # history (rows of metrics.csv), steps, seconds, steps_per_second, clips_per_second, data_share of the time
-    "Train a task. Raise `TrainingError`, which names step and term, if a loss is not finite."
+    task: Task,
+    batches: BatchSource,
+    config: TrainConfig,
+    folder: str | Path,
+    val: Callable[[], dict[str, float]] | None = None,
+    resume: bool = True,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+    label: str = "",
+) -> dict:
+    """Train a task. Raise `TrainingError`, which names step and term, if a loss is not finite.
+
+    Args:
+        task: model bound to its losses
+        batches: batches by epoch and index
+        config: settings of the training
+        folder: receives metrics.csv and, by `task.save(folder)`, the model
+        val: called after each epoch in eval mode; returns further columns
+        resume: True: continue from the checkpoint if it belongs to this run
+        checkpoint: file of the checkpoint; None: in `folder`, which DVC empties before a rerun
+        progress: True: show a progress bar
+        label: label of the progress bar; "": the folder's name
+
+    Returns:
+        history (rows of metrics.csv), steps, seconds, steps_per_second, clips_per_second, data_share of the time
+    """
     if config.processes > 1 and _on_cpu(config) and not dist.is_initialized():
         return _fit_together(task, batches, config, folder, val, resume, checkpoint, progress, label)
     folder = Path(folder)

@@ -26,28 +26,44 @@ from .loop import TrainConfig, fit
 from .tasks import LossTask, Provider, Step
 
 # %% auto #0
-__all__ = ['video_features', 'text_features', 'MomentBatches', 'Moments', 'JointComponents', 'MomentTask', 'find_moments',
-           'component_texts', 'moment_job']
+__all__ = ['video_features', 'text_features', 'MomentBatches', 'Moments', 'JointComponents', 'MomentTask',
+           'find_moments', 'component_texts', 'moment_job']
 
 # %% ../../nbs/train/moments.ipynb #c6126c41
 def video_features(
-    scorer, # scorer with `encode_video`, such as `NaveroScorer`
-    clip: Clip, # the whole video
-    per_clip: int = 4, # frames per clip of two seconds
-    size: int | None = None, # side of a frame in pixels; None: as in the file
-    root: str | Path = ".", # folder to which the clip's path is relative
-) -> np.ndarray: # features of T clips (T, p + d) float32
-    "Encode each clip of two seconds of a video."
+    scorer,
+    clip: Clip,
+    per_clip: int = 4,
+    size: int | None = None,
+    root: str | Path = ".",
+) -> np.ndarray:
+    """Encode each clip of two seconds of a video.
+
+    Args:
+        scorer: scorer with `encode_video`, such as `NaveroScorer`
+        clip: the whole video
+        per_clip: frames per clip of two seconds
+        size: side of a frame in pixels; None: as in the file
+        root: folder to which the clip's path is relative
+
+    Returns:
+        features of T clips (T, p + d) float32
+    """
     length = max(1, round((clip.end - clip.start)/CLIP_SECONDS)) # T
     frames = read_frames(Path(root)/clip.path, length*per_clip, size=size)
     encoded = scorer.encode_video(frames.reshape(length, per_clip, *frames.shape[1:]))
     return torch.cat([encoded.embedding, encoded.states.mean(1)], 1).float().cpu().numpy()
 
-def text_features(
-    scorer, # scorer with `encode_text`
-    texts: Sequence[str], # texts, which may repeat
-) -> dict[str, np.ndarray]: # text → features of its tokens (L, d) float32
-    "Encode the tokens of each distinct text."
+def text_features(scorer, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Encode the tokens of each distinct text.
+
+    Args:
+        scorer: scorer with `encode_text`
+        texts: texts, which may repeat
+
+    Returns:
+        text → features of its tokens (L, d) float32
+    """
     texts = list(dict.fromkeys(texts))
     encoded = scorer.encode_text(texts)
     rows = torch.as_tensor(encoded.index)
@@ -63,17 +79,28 @@ def _padded(rows):
     return torch.from_numpy(out), torch.from_numpy(np.arange(longest) < np.array([len(r) for r in rows])[:, None])
 
 class MomentBatches(OrderedBatches):
-    "Batches of queries with the features of their videos and texts, in a new order in each epoch."
+    """Batches of queries with the features of their videos and texts, in a new order in each epoch.
+
+    Args:
+        queries: queries with windows and saliency
+        videos: clip_id → features of the clips of a video (T, d_v)
+        texts: text → features of its tokens (L, d_t); queries, negatives and positives
+        negatives: query_id → texts; None: batches without negatives
+        positives: query_id → text
+        batch_size: queries per batch
+        seed: seed of the order and of the pairs of clips
+        compared: number of queries per batch with negatives and positives; None: all
+    """
     purpose = "queries"
     def __init__(self,
-        queries: Sequence[MomentQuery], # queries with windows and saliency
-        videos: Mapping[str, np.ndarray], # clip_id → features of the clips of a video (T, d_v)
-        texts: Mapping[str, np.ndarray], # text → features of its tokens (L, d_t); queries, negatives and positives
-        negatives: Mapping[str, Sequence[str]] | None = None, # query_id → texts; None: batches without negatives
-        positives: Mapping[str, str] | None = None, # query_id → text
-        batch_size: int = 32, # queries per batch
-        seed: int = 0, # seed of the order and of the pairs of clips
-        compared: int | None = None, # number of queries per batch with negatives and positives; None: all
+        queries: Sequence[MomentQuery],
+        videos: Mapping[str, np.ndarray],
+        texts: Mapping[str, np.ndarray],
+        negatives: Mapping[str, Sequence[str]] | None = None,
+        positives: Mapping[str, str] | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        compared: int | None = None,
     ):
         if not len(queries):
             raise VidnegError("there are no queries to make batches of: pass at least one")
@@ -85,11 +112,16 @@ class MomentBatches(OrderedBatches):
         self.negatives, self.positives, self.compared = negatives, positives or {}, compared
         self.k = max((len(n) for n in negatives.values()), default=0) if negatives is not None else 0
 
-    def collate(self,
-        epoch: int, # number of the epoch, from 0
-        items: np.ndarray, # indices of queries (B,)
-    ) -> dict[str, torch.Tensor]: # tensors of `moment_batch`; with negatives also those of C rows
-        "Make a batch; its first C rows have pos_text (C, L, d_t), neg_text (C, K, L, d_t), component_mask (C, K)."
+    def collate(self, epoch: int, items: np.ndarray) -> dict[str, torch.Tensor]:
+        """Make a batch; its first C rows have pos_text (C, L, d_t), neg_text (C, K, L, d_t), component_mask (C, K).
+
+        Args:
+            epoch: number of the epoch, from 0
+            items: indices of queries (B,)
+
+        Returns:
+            tensors of `moment_batch`; with negatives also those of C rows
+        """
         some = [self.queries[i] for i in items]
         out = moment_batch(some, self.videos, {q.query_id: self.texts[q.text] for q in some}, self.seed, epoch)
         return out | self._components(some[:self.compared]) if self.k else out
@@ -105,8 +137,12 @@ class MomentBatches(OrderedBatches):
         exists = neg_mask.any(-1) & pos_mask.any(-1)[:, None]
         return dict(pos_text=pos, pos_text_mask=pos_mask, neg_text=neg, neg_text_mask=neg_mask, component_mask=exists)
 
-    def content(self) -> tuple[list, Iterable[np.ndarray]]: # queries, texts and settings; arrays of features
-        "Return what determines the batches, for their fingerprint."
+    def content(self) -> tuple[list, Iterable[np.ndarray]]:
+        """Return what determines the batches, for their fingerprint.
+
+        Returns:
+            queries, texts and settings; arrays of features
+        """
         about = [[q.query_id, q.text, q.windows, q.saliency] for q in self.queries]
         settings = self.batch_size, self.seed, self.compared
         others = [[i, list(t)] for i, t in (self.negatives or {}).items()], list(self.positives.items())
@@ -115,38 +151,46 @@ class MomentBatches(OrderedBatches):
 
 # %% ../../nbs/train/moments.ipynb #4de27243
 class Moments(Provider):
-    "Provider of the model's predictions for a video and a query, and of the ground truth."
+    """Provider of the model's predictions for a video and a query, and of the ground truth.
+
+    Args:
+        model: model that predicts
+    """
     predicted = ("spans", "logits", "saliency", "joint", "video_mask", "negative_saliency") # fields of `MomentOutput`
     true = ("windows", "windows_mask", "saliency_pairs", "saliency_scores") # tensors of `moment_batch`
     gives = {name: () for name in (*predicted, *true)}
-    def __init__(self,
-        model: MomentModel, # model that predicts
-    ):
+    def __init__(self, model: MomentModel):
         self.model = model
 
-    def __call__(self,
-        step: Step, # receives predictions and ground truth
-    ) -> None:
-        "Read each video with its query, and with a query of another video."
+    def __call__(self, step: Step) -> None:
+        """Read each video with its query, and with a query of another video.
+
+        Args:
+            step: receives predictions and ground truth
+        """
         read = "video", "video_mask", "text", "text_mask", "negative"
         step.own |= vars(self.model(*(step.batch[k] for k in read))) | {k: step.batch[k] for k in self.true}
 
 class JointComponents(Provider):
-    "Provider of similarities of joint embeddings: a video with its query, the positive and the negatives."
+    """Provider of similarities of joint embeddings: a video with its query, the positive and the negatives.
+
+    Args:
+        model: model that reads videos with texts
+        importance: module that weights components; None: no loss needs it
+        temperature: temperature of the losses on components, above 0
+        pooling: pooling of joint embeddings over clips: "mean" or "max"
+    """
     gives = {"temperature": (), "component_pos": ("joint", "video_mask"), "component_neg": ("component_pos",),
              "component_mask": ("component_pos",), "importance": ("component_pos",)}
-    def __init__(self,
-        model: MomentModel, # model that reads videos with texts
-        importance: Importance | None, # module that weights components; None: no loss needs it
-        temperature: float, # temperature of the losses on components, above 0
-        pooling: str, # pooling of joint embeddings over clips: "mean" or "max"
-    ):
+    def __init__(self, model: MomentModel, importance: Importance | None, temperature: float, pooling: str):
         self.model, self.importance, self.temperature, self.pooling = model, importance, temperature, pooling
 
-    def __call__(self,
-        step: Step, # receives similarities, mask and importance of the first C rows
-    ) -> None:
-        "Compare joint embeddings."
+    def __call__(self, step: Step) -> None:
+        """Compare joint embeddings.
+
+        Args:
+            step: receives similarities, mask and importance of the first C rows
+        """
         batch = step.batch
         if "neg_text" not in batch:
             raise VidnegError("losses on components need negatives, which the batches lack: pass them to MomentBatches")
@@ -167,16 +211,27 @@ class JointComponents(Provider):
         return self.model.joint(batch["video"][:count], batch["video_mask"][:count], text, mask, self.pooling)
 
 class MomentTask(LossTask):
-    "A moment retrieval model bound to its own losses (B,) and to losses on sentence components (C,)."
+    """A moment retrieval model bound to its own losses (B,) and to losses on sentence components (C,).
+
+    Args:
+        model: model to train
+        losses: losses on sentence components, in LOSSES, such as component_simple
+        weights: name of a term → weight; 1 if not given, 0 for importance_entropy
+        options: name of a loss → its options
+        temperature: temperature of the losses on components, above 0
+        pooling: pooling of joint embeddings over clips: "mean" or "max"
+        levels: a clip's highest possible score: 4 from each annotator
+        seed: seed of the importance module
+    """
     def __init__(self,
-        model: MomentModel, # model to train
-        losses: Sequence[str] = (), # losses on sentence components, in LOSSES, such as component_simple
-        weights: dict[str, float] | None = None, # name of a term → weight; 1 if not given, 0 for importance_entropy
-        options: dict[str, dict] | None = None, # name of a loss → its options
-        temperature: float = 0.1, # temperature of the losses on components, above 0
-        pooling: str = "mean", # pooling of joint embeddings over clips: "mean" or "max"
-        levels: int = 4, # a clip's highest possible score: 4 from each annotator
-        seed: int = 0, # seed of the importance module
+        model: MomentModel,
+        losses: Sequence[str] = (),
+        weights: dict[str, float] | None = None,
+        options: dict[str, dict] | None = None,
+        temperature: float = 0.1,
+        pooling: str = "mean",
+        levels: int = 4,
+        seed: int = 0,
     ):
         for name in losses:
             if "component_mask" not in wanted_by(LOSSES[name]).needed:
@@ -194,14 +249,26 @@ class MomentTask(LossTask):
 # %% ../../nbs/train/moments.ipynb #2f22054e
 @torch.no_grad()
 def find_moments(
-    model: MomentModel, # trained model
-    queries: Sequence[MomentQuery], # queries to answer
-    videos: Mapping[str, np.ndarray], # clip_id → features of the clips of a video (T, d_v)
-    texts: Mapping[str, np.ndarray], # text of a query → features of its tokens (L, d_t)
-    batch_size: int = 64, # queries at a time
-    round_to: float = 0., # step in seconds to which windows are rounded, see `predicted_windows`
-) -> list[dict]: # one prediction per query, in QVHighlights' format
-    "Predict windows and saliency for queries with a trained model."
+    model: MomentModel,
+    queries: Sequence[MomentQuery],
+    videos: Mapping[str, np.ndarray],
+    texts: Mapping[str, np.ndarray],
+    batch_size: int = 64,
+    round_to: float = 0.,
+) -> list[dict]:
+    """Predict windows and saliency for queries with a trained model.
+
+    Args:
+        model: trained model
+        queries: queries to answer
+        videos: clip_id → features of the clips of a video (T, d_v)
+        texts: text of a query → features of its tokens (L, d_t)
+        batch_size: queries at a time
+        round_to: step in seconds to which windows are rounded, see `predicted_windows`
+
+    Returns:
+        one prediction per query, in QVHighlights' format
+    """
     device, out = next(model.parameters()).device, []
     for i in range(0, len(queries), batch_size):
         some = queries[i:i + batch_size]
@@ -211,10 +278,15 @@ def find_moments(
     return out
 
 # %% ../../nbs/train/moments.ipynb #b5a00005
-def component_texts(
-    made: Iterable[Negative], # output of a `ComponentGenerator` for queries
-) -> tuple[dict[str, list[str]], dict[str, str]]: # query_id → negatives; query_id → positive
-    "Group negatives and positives by query, as `MomentBatches` takes them."
+def component_texts(made: Iterable[Negative]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Group negatives and positives by query, as `MomentBatches` takes them.
+
+    Args:
+        made: output of a `ComponentGenerator` for queries
+
+    Returns:
+        query_id → negatives; query_id → positive
+    """
     negatives, positives = defaultdict(list), {}
     for n in made:
         if n.kind == "positive": positives[n.caption_id] = n.text
@@ -223,15 +295,28 @@ def component_texts(
 
 
 def moment_job(
-    model: MomentModel, # untrained or trained model
-    batches: MomentBatches, # batches of queries
-    config: TrainConfig, # settings of the training
-    folder: str | Path, # receives the model and metrics.csv
-    losses: Sequence[str] = (), # losses on sentence components, in LOSSES
-    weight: float = 1., # weight of each of these losses
-    **settings, # arguments of `MomentTask`: temperature, ...
-) -> tuple: # job for `train_many`
-    "Return the training of a moment retrieval model."
+    model: MomentModel,
+    batches: MomentBatches,
+    config: TrainConfig,
+    folder: str | Path,
+    losses: Sequence[str] = (),
+    weight: float = 1.,
+    **settings,
+) -> tuple:
+    """Return the training of a moment retrieval model.
+
+    Args:
+        model: untrained or trained model
+        batches: batches of queries
+        config: settings of the training
+        folder: receives the model and metrics.csv
+        losses: losses on sentence components, in LOSSES
+        weight: weight of each of these losses
+        **settings: arguments of `MomentTask`: temperature, ...
+
+    Returns:
+        job for `train_many`
+    """
     weights = {name: weight for name in losses if name != "importance_entropy"} # the entropy keeps the weight 0
     task = MomentTask(model, losses, weights, seed=config.seed, **settings)
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"

@@ -40,26 +40,36 @@ RECIPES = {
     "navero": {"losses": ["vtc", "vtm", "neg_vtm"], "weights": {"vtc": 0.2, "vtm": 2.0, "neg_vtm": 2.0}}}
 
 # %% ../../nbs/train/own.ipynb #349ea111
-def unknown_words(
-    tokenizer, # tokenizer of the model
-    texts: Iterable[str], # captions and negatives
-    least: int = 2, # number of texts in which a word must occur
-) -> list[str]: # words that the tokenizer splits, the most frequent first
-    "Find the words that a tokenizer does not know."
+def unknown_words(tokenizer, texts: Iterable[str], least: int = 2) -> list[str]:
+    """Find the words that a tokenizer does not know.
+
+    Args:
+        tokenizer: tokenizer of the model
+        texts: captions and negatives
+        least: number of texts in which a word must occur
+
+    Returns:
+        words that the tokenizer splits, the most frequent first
+    """
     known, counts = tokenizer.get_vocab(), {}
     for text in texts:
         for word in set(re.findall(r"[^\W\d_]+", text.lower())): counts[word] = counts.get(word, 0) + 1
     found = [w for w, n in counts.items() if n >= least and w not in known and w.isascii()]
     return sorted(found, key=lambda w: (-counts[w], w))
 
-def with_words(
-    model: Navero, # a model
-    tokenizer_file: Path, # its tokenizer, as `tokenizer.json`
-    texts: list[str], # captions and negatives
-    path: Path, # receives the new tokenizer, a .json file
-    seed: int = 0, # seed of the new embeddings
-) -> Navero: # a model with the same weights and more words and positions
-    "Extend a model's vocabulary by the words of some texts."
+def with_words(model: Navero, tokenizer_file: Path, texts: list[str], path: Path, seed: int = 0) -> Navero:
+    """Extend a model's vocabulary by the words of some texts.
+
+    Args:
+        model: a model
+        tokenizer_file: its tokenizer, as `tokenizer.json`
+        texts: captions and negatives
+        path: receives the new tokenizer, a .json file
+        seed: seed of the new embeddings
+
+    Returns:
+        a model with the same weights and more words and positions
+    """
     settings = json.loads(Path(tokenizer_file).read_text(encoding="utf-8"))
     vocab = settings["model"]["vocab"]
     for word in unknown_words(load_tokenizer(tokenizer_file), texts): vocab[word] = len(vocab)
@@ -111,18 +121,34 @@ def _fit(batch_size, cache, say):
     return min(batch_size, len(cache))
 
 def train_own(
-    inputs: Inputs, # clips and captions, with negatives or without
-    out: str | Path, # folder of the trained model
-    recipe: str = "navero", # name in RECIPES
-    start: str | Path = "world", # "world", or folder of a saved NAVERO model
-    epochs: float = 10, # passes over the clips
-    batch_size: int = 32, # largest number of clips per batch
-    learning_rate: float = 5e-4, # highest learning rate
-    seed: int = 0, # seed of negatives, order and new words
-    per_caption: int = 4, # negatives per clip
-    say: Callable[[str], object] = print, # receives remarks
-) -> list[dict]: # rows of metrics.csv, one per epoch
-    "Train a model on one's own data, and save it with its tokenizer. Raises `VidnegError` for too few clips."
+    inputs: Inputs,
+    out: str | Path,
+    recipe: str = "navero",
+    start: str | Path = "world",
+    epochs: float = 10,
+    batch_size: int = 32,
+    learning_rate: float = 5e-4,
+    seed: int = 0,
+    per_caption: int = 4,
+    say: Callable[[str], object] = print,
+) -> list[dict]:
+    """Train a model on one's own data, and save it with its tokenizer. Raises `VidnegError` for too few clips.
+
+    Args:
+        inputs: clips and captions, with negatives or without
+        out: folder of the trained model
+        recipe: name in RECIPES
+        start: "world", or folder of a saved NAVERO model
+        epochs: passes over the clips
+        batch_size: largest number of clips per batch
+        learning_rate: highest learning rate
+        seed: seed of negatives, order and new words
+        per_caption: negatives per clip
+        say: receives remarks
+
+    Returns:
+        rows of metrics.csv, one per epoch
+    """
     if recipe not in RECIPES: raise VidnegError(f"no recipe {recipe!r}; there are: {', '.join(RECIPES)}")
     folder, tokenizer_file = _start(start)
     negatives = _negatives(inputs, recipe, per_caption, seed)

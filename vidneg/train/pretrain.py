@@ -23,37 +23,65 @@ __all__ = ['picture_batches', 'word_mask', 'pretrain']
 
 # %% ../../nbs/train/pretrain.ipynb #b1a00006
 def picture_batches(
-    folder: str | Path, # folder with features.npy (N, 1, P, d) and captions.parquet
-    tokenizer: PreTrainedTokenizerFast, # tokenizer of the model
-    max_tokens: int, # maximal number of tokens; longer texts are truncated
-    **settings, # arguments of `Batches`: batch_size, seed, ...
-) -> Batches | None: # None: the folder holds no pictures
-    "Make batches of pictures with their captions."
+    folder: str | Path,
+    tokenizer: PreTrainedTokenizerFast,
+    max_tokens: int,
+    **settings,
+) -> Batches | None:
+    """Make batches of pictures with their captions.
+
+    Args:
+        folder: folder with features.npy (N, 1, P, d) and captions.parquet
+        tokenizer: tokenizer of the model
+        max_tokens: maximal number of tokens; longer texts are truncated
+        **settings: arguments of `Batches`: batch_size, seed, ...
+
+    Returns:
+        None: the folder holds no pictures
+    """
     pictures, captions = np.load(Path(folder)/"features.npy"), read_records(Path(folder)/"captions.parquet", Caption)
     if not len(pictures): return None
     ids = [str(i) for i in range(len(pictures))]
     return text_batches(pictures, ids, captions, None, tokenizer, max_tokens, **settings)
 
 # %% ../../nbs/train/pretrain.ipynb #b1a00009
-def word_mask(
-    tokenizer: PreTrainedTokenizerFast, # tokenizer whose special tokens have the lowest ids
-    **how, # further arguments of `mask_tokens`: p, the share of masked tokens
-) -> dict: # arguments of `mask_tokens`
-    "Return the settings of MLM for a tokenizer."
+def word_mask(tokenizer: PreTrainedTokenizerFast, **how) -> dict:
+    """Return the settings of MLM for a tokenizer.
+
+    Args:
+        tokenizer: tokenizer whose special tokens have the lowest ids
+        **how: further arguments of `mask_tokens`: p, the share of masked tokens
+
+    Returns:
+        arguments of `mask_tokens`
+    """
     return dict(mask_id=tokenizer.mask_token_id, vocab_size=len(tokenizer),
                 first_word=len(tokenizer.all_special_ids), **how)
 
 
 def pretrain(
-    start: str | Path, # folder of the initial model
-    batches: BatchSource, # batches by epoch and index
-    config: TrainConfig, # settings of the training
-    folder: str | Path, # receives the model and metrics.csv; may be `start`
-    losses: Sequence[str], # names in LOSSES
-    mask: dict, # settings of MLM, from `word_mask`
-    freeze: bool = True, # True: freeze the layers below the cached features
-) -> pd.DataFrame: # losses by epoch
-    "Train a model on pictures or clips."
+    start: str | Path,
+    batches: BatchSource,
+    config: TrainConfig,
+    folder: str | Path,
+    losses: Sequence[str],
+    mask: dict,
+    freeze: bool = True,
+) -> pd.DataFrame:
+    """Train a model on pictures or clips.
+
+    Args:
+        start: folder of the initial model
+        batches: batches by epoch and index
+        config: settings of the training
+        folder: receives the model and metrics.csv; may be `start`
+        losses: names in LOSSES
+        mask: settings of MLM, from `word_mask`
+        freeze: True: freeze the layers below the cached features
+
+    Returns:
+        losses by epoch
+    """
     model = start_model(start, freeze)
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"
     task = ContrastiveTask(model, losses, mask=mask if "mlm" in losses else None, vtm_directions=1)

@@ -28,17 +28,27 @@ __all__ = ['QAFeatures', 'qa_features', 'QABatches', 'answer_questions', 'decode
 # %% ../../nbs/train/questions.ipynb #b04d81c7
 @dataclass(frozen=True)
 class QAFeatures:
-    "Features of N questions and their clips, from frozen encoders."
-    video: Encoding # encoded clips of the N questions, `states` (clips, S, d_v)
-    text: Encoding # encoded texts of the N questions, `states` (distinct texts, L, d_t)
+    """Features of N questions and their clips, from frozen encoders.
+
+    Attributes:
+        video: encoded clips of the N questions, `states` (clips, S, d_v)
+        text: encoded texts of the N questions, `states` (distinct texts, L, d_t)
+    """
+    video: Encoding
+    text: Encoding
 
     def __len__(self): return len(self.text)
 
-    def rows(self,
-        at: np.ndarray, # indices of questions (B,)
-        blind: bool = False, # True: leave the video out
-    ) -> dict[str, torch.Tensor]: # words, words_mask and, unless blind, video and video_mask if it has one
-        "Return the arguments of an `AnswerDecoder` for some questions."
+    def rows(self, at: np.ndarray, blind: bool = False) -> dict[str, torch.Tensor]:
+        """Return the arguments of an `AnswerDecoder` for some questions.
+
+        Args:
+            at: indices of questions (B,)
+            blind: True: leave the video out
+
+        Returns:
+            words, words_mask and, unless blind, video and video_mask if it has one
+        """
         at = np.asarray(at)
         text, clip = (torch.as_tensor(e.index[at]) for e in (self.text, self.video))
         mask = self.text.mask
@@ -51,13 +61,18 @@ class QAFeatures:
         if self.video.mask is not None: out["video_mask"] = self.video.mask[clip.to(self.video.mask.device)]
         return out
 
-def qa_features(
-    encoder, # scorer with `encode_video` and `encode_text`, such as `NaveroScorer`
-    questions: Sequence[Question], # N questions
-    frames: np.ndarray, # frames (clips, T, H, W, 3) uint8, or another input of the encoder
-    clip_ids: Sequence[str], # ids of the clips, in the order of `frames`
-) -> QAFeatures: # features of the N questions
-    "Encode the clips and the texts of questions."
+def qa_features(encoder, questions: Sequence[Question], frames: np.ndarray, clip_ids: Sequence[str]) -> QAFeatures:
+    """Encode the clips and the texts of questions.
+
+    Args:
+        encoder: scorer with `encode_video` and `encode_text`, such as `NaveroScorer`
+        questions: N questions
+        frames: frames (clips, T, H, W, 3) uint8, or another input of the encoder
+        clip_ids: ids of the clips, in the order of `frames`
+
+    Returns:
+        features of the N questions
+    """
     row = {c: i for i, c in enumerate(clip_ids)}
     if not len(questions): raise VidnegError("there are no questions to encode: pass at least one")
     if missing := sorted({q.clip_id for q in questions} - row.keys()):
@@ -74,15 +89,24 @@ def qa_features(
     return QAFeatures(video, text)
 
 class QABatches(OrderedBatches):
-    "Batches of questions, in a new order in each epoch."
+    """Batches of questions, in a new order in each epoch.
+
+    Args:
+        questions: N questions with answers
+        features: features of these questions
+        answers: known answers; UNKNOWN, if among them, stands for all others
+        batch_size: questions per batch
+        seed: seed of the order
+        blind: True: leave the video out
+    """
     purpose = "questions"
     def __init__(self,
-        questions: Sequence[Question], # N questions with answers
-        features: QAFeatures, # features of these questions
-        answers: Sequence[str], # known answers; UNKNOWN, if among them, stands for all others
-        batch_size: int = 64, # questions per batch
-        seed: int = 0, # seed of the order
-        blind: bool = False, # True: leave the video out
+        questions: Sequence[Question],
+        features: QAFeatures,
+        answers: Sequence[str],
+        batch_size: int = 64,
+        seed: int = 0,
+        blind: bool = False,
     ):
         if len(questions) != len(features):
             raise VidnegError(f"there are features of {len(features)} questions for {len(questions)} questions: "
@@ -97,26 +121,45 @@ class QABatches(OrderedBatches):
         self.features, self.blind = features, blind
         self.about = [[q.question_id, q.text, q.answer] for q in questions], list(answers), batch_size, seed, blind
 
-    def collate(self,
-        epoch: int, # number of the epoch, without effect here
-        items: np.ndarray, # indices of questions (B,)
-    ) -> dict[str, torch.Tensor]: # arguments of an `AnswerDecoder`
-        "Make a batch of questions with their answers."
+    def collate(self, epoch: int, items: np.ndarray) -> dict[str, torch.Tensor]:
+        """Make a batch of questions with their answers.
+
+        Args:
+            epoch: number of the epoch, without effect here
+            items: indices of questions (B,)
+
+        Returns:
+            arguments of an `AnswerDecoder`
+        """
         return {**self.features.rows(items, self.blind), "answer": self.answer[torch.as_tensor(items)]}
 
-    def content(self) -> tuple[list, Iterable[np.ndarray]]: # questions and settings; arrays of features
-        "Return what determines the batches, for their fingerprint."
+    def content(self) -> tuple[list, Iterable[np.ndarray]]:
+        """Return what determines the batches, for their fingerprint.
+
+        Returns:
+            questions and settings; arrays of features
+        """
         states = (e.states.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
                   for e in (self.features.video, self.features.text))
         return self.about, (*states, self.features.video.index, self.features.text.index)
 
 def answer_questions(
-    model: AnswerDecoder, # trained decoder
-    features: QAFeatures, # features of N questions
-    batch_size: int = 256, # questions at a time
-    blind: bool = False, # True: leave the video out
-) -> list[str]: # predicted answers of the N questions
-    "Answer all questions with a decoder."
+    model: AnswerDecoder,
+    features: QAFeatures,
+    batch_size: int = 256,
+    blind: bool = False,
+) -> list[str]:
+    """Answer all questions with a decoder.
+
+    Args:
+        model: trained decoder
+        features: features of N questions
+        batch_size: questions at a time
+        blind: True: leave the video out
+
+    Returns:
+        predicted answers of the N questions
+    """
     device, out = next(model.parameters()).device, []
     for i in range(0, len(features), batch_size):
         rows = features.rows(np.arange(i, min(i + batch_size, len(features))), blind)
@@ -125,16 +168,30 @@ def answer_questions(
 
 # %% ../../nbs/train/questions.ipynb #b4a00005
 def decoder_job(
-    questions: Sequence[Question], # N questions with answers
-    features: QAFeatures, # features of these questions
-    answers: Sequence[str], # known answers
-    config: TrainConfig, # settings of the training
-    folder: str | Path, # receives the decoder and metrics.csv
-    batch_size: int = 64, # questions per batch
-    blind: bool = False, # True: leave the video out
-    **sizes, # fields of `QAConfig`: width, layers, ...
-) -> tuple: # job for `train_many`
-    "Return the training of an answer decoder."
+    questions: Sequence[Question],
+    features: QAFeatures,
+    answers: Sequence[str],
+    config: TrainConfig,
+    folder: str | Path,
+    batch_size: int = 64,
+    blind: bool = False,
+    **sizes,
+) -> tuple:
+    """Return the training of an answer decoder.
+
+    Args:
+        questions: N questions with answers
+        features: features of these questions
+        answers: known answers
+        config: settings of the training
+        folder: receives the decoder and metrics.csv
+        batch_size: questions per batch
+        blind: True: leave the video out
+        **sizes: fields of `QAConfig`: width, layers, ...
+
+    Returns:
+        job for `train_many`
+    """
     decoder = QAConfig(features.video.states.shape[-1], features.text.states.shape[-1], answers, **sizes)
     batches = QABatches(questions, features, answers, batch_size, config.seed, blind)
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"

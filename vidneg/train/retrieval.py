@@ -28,15 +28,18 @@ from .contrastive import ContrastiveTask, fresh_importance
 from .loop import TrainConfig, fit
 
 # %% auto #0
-__all__ = ['WithPositives', 'WithFrames', 'OnBackbone', 'PatchScorer', 'load_prompter', 'train_retrieval', 'component_weights']
+__all__ = ['WithPositives', 'WithFrames', 'OnBackbone', 'PatchScorer', 'load_prompter', 'train_retrieval',
+           'component_weights']
 
 # %% ../../nbs/train/retrieval.ipynb #a1291d7d
 class WithPositives:
-    "Batches of clips, captions and negatives, with a generated positive of each caption."
-    def __init__(self,
-        batches: Batches, # batches without positives
-        positives: Sequence[Sequence[int]], # token ids per caption, in the order of the batches' captions; (): none
-    ):
+    """Batches of clips, captions and negatives, with a generated positive of each caption.
+
+    Args:
+        batches: batches without positives
+        positives: token ids per caption, in the order of the batches' captions; (): none
+    """
+    def __init__(self, batches: Batches, positives: Sequence[Sequence[int]]):
         self.batches, self.exists = batches, np.array([len(p) > 0 for p in positives], bool) # (C,)
         if len(positives) != batches.first[-1]:
             raise VidnegError(f"there are {len(positives)} positives for {batches.first[-1]} captions: "
@@ -45,27 +48,38 @@ class WithPositives:
 
     def __len__(self): return len(self.batches)
 
-    def batch(self,
-        epoch: int, # number of the epoch, from 0
-        index: int, # number of the batch in the epoch, from 0
-    ) -> dict: # tensors of `Batches`, and pos_ids (B, L'), pos_attention_mask (B, L'), pos_mask (B,) bool
-        "Make one batch."
+    def batch(self, epoch: int, index: int) -> dict:
+        """Make one batch.
+
+        Args:
+            epoch: number of the epoch, from 0
+            index: number of the batch in the epoch, from 0
+
+        Returns:
+            tensors of `Batches`, and pos_ids (B, L'), pos_attention_mask (B, L'), pos_mask (B,) bool
+        """
         out = self.batches.batch(epoch, index)
         captions = np.array([self.batches.caption_of(epoch, row) for row in out["clip"].tolist()]) # (B,)
         ids, mask = self.texts.pad(captions, int(self.texts.lengths[captions].max()), self.batches.pad_id)
         return out | {"pos_ids": ids, "pos_attention_mask": mask, "pos_mask": torch.from_numpy(self.exists[captions])}
 
-    def fingerprint(self) -> str: # hash that changes with the data or their order
-        "Hash batches and positives."
+    def fingerprint(self) -> str:
+        """Hash batches and positives.
+
+        Returns:
+            hash that changes with the data or their order
+        """
         return digest(self.batches.fingerprint().encode(), self.texts.ids, self.texts.starts, self.exists)
 
 # %% ../../nbs/train/retrieval.ipynb #364c2f15
 class WithFrames:
-    "Batches of features, with the frames from which they were computed."
-    def __init__(self,
-        batches: Batches, # batches of features
-        frames: np.ndarray, # frames (N, F, H, W, 3) uint8, in the order of `batches.features`; may be a memory map
-    ):
+    """Batches of features, with the frames from which they were computed.
+
+    Args:
+        batches: batches of features
+        frames: frames (N, F, H, W, 3) uint8, in the order of `batches.features`; may be a memory map
+    """
+    def __init__(self, batches: Batches, frames: np.ndarray):
         if frames.shape[:2] != batches.features.shape[:2]:
             raise VidnegError(f"frames have shape {frames.shape[:2]}, features {batches.features.shape[:2]}: "
                               "both must hold the same clips with the same number of frames")
@@ -74,89 +88,142 @@ class WithFrames:
 
     def __len__(self): return len(self.batches)
 
-    def batch(self,
-        epoch: int, # number of the epoch, from 0
-        index: int, # number of the batch in the epoch, from 0
-    ) -> dict: # tensors of `Batches`, and frames (B, T, H, W, 3) uint8
-        "Make one batch."
+    def batch(self, epoch: int, index: int) -> dict:
+        """Make one batch.
+
+        Args:
+            epoch: number of the epoch, from 0
+            index: number of the batch in the epoch, from 0
+
+        Returns:
+            tensors of `Batches`, and frames (B, T, H, W, 3) uint8
+        """
         out = self.batches.batch(epoch, index)
         return out | {"frames": torch.from_numpy(self.pixels.shown(epoch, out["clip"].numpy()))}
 
-    def fingerprint(self) -> str: # hash that changes with the data or their order
-        "Hash features and frames."
+    def fingerprint(self) -> str:
+        """Hash features and frames.
+
+        Returns:
+            hash that changes with the data or their order
+        """
         return digest(self.batches.fingerprint().encode(), self.pixels.fingerprint().encode())
 
 # %% ../../nbs/train/retrieval.ipynb #b3c4adc0
 class OnBackbone(nn.Module):
-    "A model of patch features, joined with the encoder that computes them: a model of frames."
-    def __init__(self,
-        model: nn.Module, # model of the registry `MODELS`, trained on patch features
-        backbone: nn.Module, # encoder whose `frame_features` are these patch features
-    ):
+    """A model of patch features, joined with the encoder that computes them: a model of frames.
+
+    Args:
+        model: model of the registry `MODELS`, trained on patch features
+        backbone: encoder whose `frame_features` are these patch features
+    """
+    def __init__(self, model: nn.Module, backbone: nn.Module):
         super().__init__()
         self.model, self.backbone, self.config = model, backbone, model.config
 
     @property
-    def temperature(self) -> torch.Tensor: # scalar, above 0
-        "Return the temperature of the model."
+    def temperature(self) -> torch.Tensor:
+        """Return the temperature of the model.
+
+        Returns:
+            scalar, above 0
+        """
         return self.model.temperature
 
-    def frame_features(self,
-        frames: torch.Tensor, # frames (B, T, H, W, 3) uint8
-    ) -> torch.Tensor: # features for `encode_video`
-        "Compute the backbone's patches, as the model reads them."
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Compute the backbone's patches, as the model reads them.
+
+        Args:
+            frames: frames (B, T, H, W, 3) uint8
+
+        Returns:
+            features for `encode_video`
+        """
         return self.model.read_patches(self.backbone.frame_features(frames))
 
-    def encode_video(self,
-        features: torch.Tensor, # features from `frame_features`
-    ) -> tuple[torch.Tensor, torch.Tensor]: # tokens (B, S, d), embeddings (B, p)
-        "Encode videos with the model."
+    def encode_video(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode videos with the model.
+
+        Args:
+            features: features from `frame_features`
+
+        Returns:
+            tokens (B, S, d), embeddings (B, p)
+        """
         return self.model.encode_video(features)
 
-    def encode_text(self,
-        input_ids: torch.Tensor, # token ids (B, L)
-        attention_mask: torch.Tensor, # (B, L), 1 for tokens, 0 for padding
-    ) -> tuple[torch.Tensor, torch.Tensor]: # tokens (B, L, d), embeddings (B, p)
-        "Encode texts with the model."
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode texts with the model.
+
+        Args:
+            input_ids: token ids (B, L)
+            attention_mask: (B, L), 1 for tokens, 0 for padding
+
+        Returns:
+            tokens (B, L, d), embeddings (B, p)
+        """
         return self.model.encode_text(input_ids, attention_mask)
 
 # %% ../../nbs/train/retrieval.ipynb #5d0c7a52
 class PatchScorer:
-    "A scorer of a retrieval model that reads another encoder's patches."
-    def __init__(self,
-        model: nn.Module, # model of the registry `MODELS`
-        tokenizer, # tokenizer with which the model was trained
-        batch_size: int = 64, # clips at a time
-    ):
+    """A scorer of a retrieval model that reads another encoder's patches.
+
+    Args:
+        model: model of the registry `MODELS`
+        tokenizer: tokenizer with which the model was trained
+        batch_size: clips at a time
+    """
+    def __init__(self, model: nn.Module, tokenizer, batch_size: int = 64):
         self.model, self.batch_size, self.scorer = model.eval(), batch_size, scorer_of(model, tokenizer)
         self.supports = self.scorer.supports
         self.encode_text, self.tokens, self.protocol = self.scorer.encode_text, self.scorer.tokens, self.scorer.protocol
         self.similarity, self.pairwise = self.scorer.similarity, self.scorer.pairwise
 
     @torch.no_grad()
-    def encode_video(self,
-        patches: np.ndarray | torch.Tensor, # patch features (N, T, P, d)
-    ): # encoded videos, as the model's own scorer returns them
-        "Encode videos."
+    def encode_video(self, patches: np.ndarray | torch.Tensor):
+        """Encode videos.
+
+        Args:
+            patches: patch features (N, T, P, d)
+
+        Returns:
+            encoded videos, as the model's own scorer returns them
+        """
         parts = torch.as_tensor(patches).split(self.batch_size)
         return self.scorer.encode_video(torch.cat([self.model.read_patches(x) for x in parts]))
 
-    def match(self,
-        videos, # N encoded videos, from `encode_video`
-        texts, # N encoded texts, from `encode_text`
-    ) -> np.ndarray: # probability that text i matches video i (N,), in [0, 1]
-        "Match pairs with the fusion head, for models that support it."
+    def match(self, videos, texts) -> np.ndarray:
+        """Match pairs with the fusion head, for models that support it.
+
+        Args:
+            videos: N encoded videos, from `encode_video`
+            texts: N encoded texts, from `encode_text`
+
+        Returns:
+            probability that text i matches video i (N,), in [0, 1]
+        """
         return self.scorer.match(videos, texts)
 
 # %% ../../nbs/train/retrieval.ipynb #9c82e86e
 def load_prompter(
-    folder: str | Path, # folder of a model that was trained with VTC
-    tokenizer, # tokenizer with which the model was trained
-    entities: Sequence[str], # nouns that name the E entities
-    templates: Sequence[str] = TEMPLATES, # texts with {} for the noun
-    backbone: str | Path | None = None, # folder of the encoder whose patches the model reads; None: it reads frames
-) -> EntityPrompter: # frozen prompter of E entities
-    "Load a prompter from files."
+    folder: str | Path,
+    tokenizer,
+    entities: Sequence[str],
+    templates: Sequence[str] = TEMPLATES,
+    backbone: str | Path | None = None,
+) -> EntityPrompter:
+    """Load a prompter from files.
+
+    Args:
+        folder: folder of a model that was trained with VTC
+        tokenizer: tokenizer with which the model was trained
+        entities: nouns that name the E entities
+        templates: texts with {} for the noun
+        backbone: folder of the encoder whose patches the model reads; None: it reads frames
+
+    Returns:
+        frozen prompter of E entities
+    """
     model = load(folder)
     return EntityPrompter(OnBackbone(model, load(backbone)) if backbone else model, tokenizer, entities, templates)
 
@@ -169,15 +236,28 @@ def _start(start, seed, losses, entities):
     return MODELS[sizes.pop("name")](seed=seed, **sizes)
 
 def train_retrieval(
-    start: str | Path | dict, # folder of a saved model; or {"name": in MODELS, "size": ..., and fields of its config}
-    batches, # `Batches`, `WithPositives` or `WithFrames`
-    config: TrainConfig, # settings of the training
-    folder: str | Path, # receives the model and metrics.csv
-    losses: Sequence[str] = ("vtc",), # names in LOSSES
-    prompter: dict | None = None, # arguments of `load_prompter`, for pem; without `folder`, one is trained with VTC
-    **settings, # arguments of `ContrastiveTask`
-) -> dict: # results of `fit`
-    "Train a retrieval model; works in any process."
+    start: str | Path | dict,
+    batches,
+    config: TrainConfig,
+    folder: str | Path,
+    losses: Sequence[str] = ("vtc",),
+    prompter: dict | None = None,
+    **settings,
+) -> dict:
+    """Train a retrieval model; works in any process.
+
+    Args:
+        start: folder of a saved model; or {"name": in MODELS, "size": ..., and fields of its config}
+        batches: `Batches`, `WithPositives` or `WithFrames`
+        config: settings of the training
+        folder: receives the model and metrics.csv
+        losses: names in LOSSES
+        prompter: arguments of `load_prompter`, for pem; without `folder`, one is trained with VTC
+        **settings: arguments of `ContrastiveTask`
+
+    Returns:
+        results of `fit`
+    """
     prompting = dict(prompter or {})
     if prompting: # before the model is made, so that only one of them is in memory
         if "folder" not in prompting:
@@ -193,12 +273,22 @@ def train_retrieval(
 # %% ../../nbs/train/retrieval.ipynb #f2b86d37
 @torch.no_grad()
 def component_weights(
-    folder: str | Path, # folder from `ContrastiveTask.save`, with a tokenizer, trained with component_adaptive
-    captions: Iterable[Caption], # captions to weight
-    negatives: Iterable[Negative], # component negatives of the captions; those of other captions are ignored
-    batch_size: int = 256, # negatives at a time
-) -> pd.DataFrame: # caption_id, kind, weight: a row per negative; the weights of a caption sum to 1
-    "Compute the weights that a trained importance module gives to components. Sentence components (4)."
+    folder: str | Path,
+    captions: Iterable[Caption],
+    negatives: Iterable[Negative],
+    batch_size: int = 256,
+) -> pd.DataFrame:
+    """Compute the weights that a trained importance module gives to components. Sentence components (4).
+
+    Args:
+        folder: folder from `ContrastiveTask.save`, with a tokenizer, trained with component_adaptive
+        captions: captions to weight
+        negatives: component negatives of the captions; those of other captions are ignored
+        batch_size: negatives at a time
+
+    Returns:
+        caption_id, kind, weight: a row per negative; the weights of a caption sum to 1
+    """
     folder, texts = Path(folder), {c.caption_id: c.text for c in captions}
     if not (folder/"importance.safetensors").exists():
         raise VidnegError(f"{folder} holds no importance module: train with component_adaptive")

@@ -24,97 +24,158 @@ __all__ = ['Task', 'gather', 'own_rows', 'own_share', 'Step', 'Provider', 'with_
 
 # %% ../../nbs/train/tasks.ipynb #e62e35d2
 class Task(nn.Module):
-    "A model bound to its losses. This base class serves models that return their loss terms themselves."
-    settings: dict = {} # values that distinguish this task from others on the same data, for a checkpoint's identity
-    compares: tuple[str, ...] = () # names of losses that learn nothing from a batch of one clip
-    def __init__(self,
-        model: nn.Module, # model whose `forward` returns named terms (B,)
-        weights: dict[str, float] | None = None, # name of a term → weight in the total loss; 1 if not given
-    ):
+    """A model bound to its losses. This base class serves models that return their loss terms themselves.
+
+    Attributes:
+        settings: values that distinguish this task from others on the same data, for a checkpoint's identity
+        compares: names of losses that learn nothing from a batch of one clip
+
+    Args:
+        model: model whose `forward` returns named terms (B,)
+        weights: name of a term → weight in the total loss; 1 if not given
+    """
+    settings: dict = {}
+    compares: tuple[str, ...] = ()
+    def __init__(self, model: nn.Module, weights: dict[str, float] | None = None):
         super().__init__()
         self.model, self.weights = model, dict(weights or {})
 
-    def forward(self,
-        batch: dict, # named tensors, and optionally "seed"
-    ) -> dict[str, torch.Tensor]: # named terms (B,)
-        "Compute the terms of a batch."
+    def forward(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Compute the terms of a batch.
+
+        Args:
+            batch: named tensors, and optionally "seed"
+
+        Returns:
+            named terms (B,)
+        """
         return self.model(**{k: v for k, v in batch.items() if k != "seed"})
 
-    def logged(self) -> dict[str, float]: # name → value, further columns of metrics.csv
-        "Return values to log beside the terms at the end of an epoch."
+    def logged(self) -> dict[str, float]:
+        """Return values to log beside the terms at the end of an epoch.
+
+        Returns:
+            name → value, further columns of metrics.csv
+        """
         return {}
 
-    def save(self,
-        folder: str | Path, # receives the model's files
-    ):
-        "Write the trained model into a folder."
+    def save(self, folder: str | Path):
+        """Write the trained model into a folder.
+
+        Args:
+            folder: receives the model's files
+        """
         self.model.save(folder)
 
 # %% ../../nbs/train/tasks.ipynb #0d341e0f
 class _Gather(torch.autograd.Function):
     "Concatenation of all processes' rows, with gradients."
     @staticmethod
-    def forward(ctx, x): # (b, ...)
-        "Gather the rows of all processes (B, ...), in the order of the processes."
+    def forward(ctx, x):
+        """Gather the rows of all processes (B, ...), in the order of the processes.
+
+        Returns:
+            (b, ...)
+        """
         parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts) # (B, ...)
 
     @staticmethod
-    def backward(ctx, grad): # (B, ...)
-        "Sum the gradients of all processes, and return this process's rows (b, ...)."
+    def backward(ctx, grad):
+        """Sum the gradients of all processes, and return this process's rows (b, ...).
+
+        Returns:
+            (B, ...)
+        """
         grad = grad.contiguous()
         dist.all_reduce(grad)
         return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
-def gather(
-    x: torch.Tensor, # this process's rows (b, ...); b is the same for all processes
-) -> torch.Tensor: # rows of all processes (B, ...), in the order of the processes; gradients reach all of them
-    "Gather the rows of all processes; return `x` itself if there is only one process."
+def gather(x: torch.Tensor) -> torch.Tensor:
+    """Gather the rows of all processes; return `x` itself if there is only one process.
+
+    Args:
+        x: this process's rows (b, ...); b is the same for all processes
+
+    Returns:
+        rows of all processes (B, ...), in the order of the processes; gradients reach all of them
+    """
     if not dist.is_initialized() or dist.get_world_size() == 1: return x
     if x.dtype == torch.bool: return gather(x.to(torch.uint8)).bool() # gloo does not support bool
     return _Gather.apply(x)
 
-def own_rows(
-    n: int, # number of rows per process
-) -> slice: # rows of this process among those of all processes
-    "Return the position of this process's rows in a gathered tensor."
+def own_rows(n: int) -> slice:
+    """Return the position of this process's rows in a gathered tensor.
+
+    Args:
+        n: number of rows per process
+
+    Returns:
+        rows of this process among those of all processes
+    """
     rank = dist.get_rank() if dist.is_initialized() else 0
     return slice(rank*n, (rank + 1)*n)
 
-def own_share(
-    x: torch.Tensor, # rows of all processes (B, ...)
-) -> torch.Tensor: # rows of this process (b, ...)
-    "Return this process's rows of a gathered tensor."
+def own_share(x: torch.Tensor) -> torch.Tensor:
+    """Return this process's rows of a gathered tensor.
+
+    Args:
+        x: rows of all processes (B, ...)
+
+    Returns:
+        rows of this process (b, ...)
+    """
     return x[own_rows(len(x)//(dist.get_world_size() if dist.is_initialized() else 1))]
 
 # %% ../../nbs/train/tasks.ipynb #7e540001
 @dataclass
 class Step:
-    "A batch with the tensors that the providers have computed from it."
-    batch: dict # named tensors of the batch
-    every: frozenset[str] # names of all requested tensors and their dependencies
-    must: frozenset[str] # names among them that some loss requires
-    generator: torch.Generator # random generator on the CPU, for all draws of this step
-    own: dict = field(default_factory=dict) # name → tensor of this process's samples
-    among_all: dict = field(default_factory=dict) # name → tensor of all processes' samples, for comparisons among them
+    """A batch with the tensors that the providers have computed from it.
+
+    Attributes:
+        batch: named tensors of the batch
+        every: names of all requested tensors and their dependencies
+        must: names among them that some loss requires
+        generator: random generator on the CPU, for all draws of this step
+        own: name → tensor of this process's samples
+        among_all: name → tensor of all processes' samples, for comparisons among them
+    """
+    batch: dict
+    every: frozenset[str]
+    must: frozenset[str]
+    generator: torch.Generator
+    own: dict = field(default_factory=dict)
+    among_all: dict = field(default_factory=dict)
 
 class Provider:
-    "A source of tensors for losses. A subclass declares them and writes them into the step."
-    gives: Mapping[str, Sequence[str]] = {} # name of a provided tensor → names of the tensors that it depends on
-    across: frozenset[str] = frozenset() # names of tensors that compare the samples of all processes
+    """A source of tensors for losses. A subclass declares them and writes them into the step.
 
-    def __call__(self,
-        step: Step, # receives the tensors
-    ) -> None:
-        "Compute the provided tensors that are in `step.every`."
+    Attributes:
+        gives: name of a provided tensor → names of the tensors that it depends on
+        across: names of tensors that compare the samples of all processes
+    """
+    gives: Mapping[str, Sequence[str]] = {}
+    across: frozenset[str] = frozenset()
+
+    def __call__(self, step: Step) -> None:
+        """Compute the provided tensors that are in `step.every`.
+
+        Args:
+            step: receives the tensors
+        """
         raise NotImplementedError
 
-def with_parts(
-    names: Iterable[str], # names of requested tensors
-    made_of: Mapping[str, Sequence[str]], # name of a tensor → names of the tensors that it depends on
-) -> frozenset[str]: # requested names and their dependencies, as far as they are in `made_of`
-    "Collect requested tensors with all tensors that they depend on."
+def with_parts(names: Iterable[str], made_of: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Collect requested tensors with all tensors that they depend on.
+
+    Args:
+        names: names of requested tensors
+        made_of: name of a tensor → names of the tensors that it depends on
+
+    Returns:
+        requested names and their dependencies, as far as they are in `made_of`
+    """
     todo, found = list(names), set()
     while todo:
         name = todo.pop()
@@ -125,13 +186,21 @@ def with_parts(
 
 # %% ../../nbs/train/tasks.ipynb #19857390
 class LossTask(Task):
-    "A model with providers of tensors and losses that request them."
+    """A model with providers of tensors and losses that request them.
+
+    Args:
+        model: model to train
+        providers: providers, in the order in which they run
+        losses: names in LOSSES
+        weights: name of a term → weight in the total loss; 1 if not given
+        options: name of a loss → its options, as {"neg_vtc": {"combine": "mean"}}
+    """
     def __init__(self,
-        model: nn.Module, # model to train
-        providers: Sequence[Provider], # providers, in the order in which they run
-        losses: Sequence[str], # names in LOSSES
-        weights: dict[str, float] | None = None, # name of a term → weight in the total loss; 1 if not given
-        options: dict[str, dict] | None = None, # name of a loss → its options, as {"neg_vtc": {"combine": "mean"}}
+        model: nn.Module,
+        providers: Sequence[Provider],
+        losses: Sequence[str],
+        weights: dict[str, float] | None = None,
+        options: dict[str, dict] | None = None,
     ):
         super().__init__(model, weights)
         options = options or {}
@@ -151,16 +220,23 @@ class LossTask(Task):
         def alone(needed, more): return "neg_mask" in more or not with_parts(needed - {"pos"}, made_of) & self.across
         self.compares = tuple(name for name, some in self.wants.items() if not alone(*some))
 
-    def save(self,
-        folder: str | Path, # receives the model's files
-    ):
-        "Write the model as `vidneg.models.io.load` reads it."
+    def save(self, folder: str | Path):
+        """Write the model as `vidneg.models.io.load` reads it.
+
+        Args:
+            folder: receives the model's files
+        """
         save(self.model, folder)
 
-    def forward(self,
-        batch: dict, # named tensors, and optionally "seed"
-    ) -> dict[str, torch.Tensor]: # named terms (B,)
-        "Compute the terms of all losses."
+    def forward(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Compute the terms of all losses.
+
+        Args:
+            batch: named tensors, and optionally "seed"
+
+        Returns:
+            named terms (B,)
+        """
         generator = torch.Generator().manual_seed(batch.get("seed", 0))
         step = Step(batch, self.every, self.must, generator)
         for provider in self.providers: provider(step)

@@ -24,13 +24,22 @@ __all__ = ['FilmConfig', 'Film', 'make_film', 'film_queries', 'oracle_features',
 # %% ../../nbs/world/films.ipynb #b33b9a33
 @dataclass(frozen=True)
 class FilmConfig:
-    "Settings of films; the settings of their shots are a `WorldConfig`."
-    events: tuple[int, int] = (6, 10) # smallest and largest number of scripted events
-    seconds: tuple[float, float] = (30., 60.) # shortest and longest duration in seconds, rounded to 2 s
-    shot: float = 2.5 # shortest duration of a shot in seconds
-    again: float = 0.35 # probability that a shot repeats an earlier one
-    queries: int = 4 # queries per film, at most
-    shortest: float = 1.0 # shortest true window of a query in seconds
+    """Settings of films; the settings of their shots are a `WorldConfig`.
+
+    Attributes:
+        events: smallest and largest number of scripted events
+        seconds: shortest and longest duration in seconds, rounded to 2 s
+        shot: shortest duration of a shot in seconds
+        again: probability that a shot repeats an earlier one
+        queries: queries per film, at most
+        shortest: shortest true window of a query in seconds
+    """
+    events: tuple[int, int] = (6, 10)
+    seconds: tuple[float, float] = (30., 60.)
+    shot: float = 2.5
+    again: float = 0.35
+    queries: int = 4
+    shortest: float = 1.0
 
     def __post_init__(self):
         for name in ("events", "seconds"):
@@ -40,13 +49,22 @@ class FilmConfig:
 
 @dataclass(frozen=True)
 class Film:
-    "A film before it is rendered."
-    clip_id: str # unique within the world
-    graph: SceneGraph # exact scene graph of the whole film
-    shots: tuple[Script, ...] # scripts of the shots, in temporal order
-    starts: tuple[float, ...] # start of each shot in seconds
-    groups: tuple[tuple[Event, ...], ...] # groups of scripted events that a query may describe, in the film's time
-    duration: float # seconds
+    """A film before it is rendered.
+
+    Attributes:
+        clip_id: unique within the world
+        graph: exact scene graph of the whole film
+        shots: scripts of the shots, in temporal order
+        starts: start of each shot in seconds
+        groups: groups of scripted events that a query may describe, in the film's time
+        duration: seconds
+    """
+    clip_id: str
+    graph: SceneGraph
+    shots: tuple[Script, ...]
+    starts: tuple[float, ...]
+    groups: tuple[tuple[Event, ...], ...]
+    duration: float
 
 # %% ../../nbs/world/films.ipynb #5e5f5712
 def _scripted(script):
@@ -88,12 +106,17 @@ def _moved(script, shot, by):
                      for e in script.graph.entities)
     return entities, tuple(map(event, script.graph.events)), tuple(tuple(map(event, g)) for g in script.groups)
 
-def make_film(
-    film_id: str, # name of the film; the film depends only on it and on the settings
-    config: WorldConfig, # settings of the shots, except their number of frames
-    film: FilmConfig = FilmConfig(), # settings of the film
-) -> Film: # film with its shots and exact scene graph
-    "Draw shots until there are enough events, place them in time, and join their scene graphs."
+def make_film(film_id: str, config: WorldConfig, film: FilmConfig = FilmConfig()) -> Film:
+    """Draw shots until there are enough events, place them in time, and join their scene graphs.
+
+    Args:
+        film_id: name of the film; the film depends only on it and on the settings
+        config: settings of the shots, except their number of frames
+        film: settings of the film
+
+    Returns:
+        film with its shots and exact scene graph
+    """
     rng = stable_rng(config.seed, "film", film_id)
     for _ in range(1000):
         keys = _keys(film_id, config, film, rng)
@@ -111,12 +134,17 @@ def make_film(
                 float(frames.sum()/config.fps))
 
 # %% ../../nbs/world/films.ipynb #3742cbf4
-def film_queries(
-    film: Film, # the film to ask about
-    config: WorldConfig, # settings of the world, for the phrasing
-    settings: FilmConfig = FilmConfig(), # settings of the film, for number of queries and shortest window
-) -> list[MomentQuery]: # at most `settings.queries` queries
-    "Write queries about a film, with their true windows and saliency."
+def film_queries(film: Film, config: WorldConfig, settings: FilmConfig = FilmConfig()) -> list[MomentQuery]:
+    """Write queries about a film, with their true windows and saliency.
+
+    Args:
+        film: the film to ask about
+        config: settings of the world, for the phrasing
+        settings: settings of the film, for number of queries and shortest window
+
+    Returns:
+        at most `settings.queries` queries
+    """
     rng, out, seen = stable_rng(config.seed, "queries", film.clip_id), [], set()
     for i in rng.permutation(len(film.groups)):
         if len(out) == settings.queries: break
@@ -143,12 +171,17 @@ def _words_of(event, entities):
         found += [entities[e].name, *(a.value for a in entities[e].attributes if a.start <= event.start < a.end)]
     return {_THIRD.get(w, w) for w in found}
 
-def oracle_features(
-    film: Film, # the film to describe
-    noise: float = 0.1, # standard deviation of the added noise
-    seed: int = 0, # seed of the noise
-) -> np.ndarray: # (T, d) float32: one row per 2 s clip, one column per word of the language
-    "Return features that state the scripted events of each 2 s clip, plus noise."
+def oracle_features(film: Film, noise: float = 0.1, seed: int = 0) -> np.ndarray:
+    """Return features that state the scripted events of each 2 s clip, plus noise.
+
+    Args:
+        film: the film to describe
+        noise: standard deviation of the added noise
+        seed: seed of the noise
+
+    Returns:
+        (T, d) float32: one row per 2 s clip, one column per word of the language
+    """
     column, entities = {w: i for i, w in enumerate(_vocabulary())}, {e.entity_id: e for e in film.graph.entities}
     n = round(film.duration/CLIP_SECONDS)
     out = noise*stable_rng(seed, "oracle features", film.clip_id).normal(size=(n, len(column))) # (T, d)
@@ -157,10 +190,15 @@ def oracle_features(
         out[:, [column[w] for w in sorted(_words_of(event, entities))]] += share[:, None]
     return out.astype(np.float32)
 
-def word_features(
-    text: str, # a sentence of L words in the world's language
-) -> np.ndarray: # (L, d) float32: one row per word, one column per word of the language
-    "Return a sentence as one-hot words."
+def word_features(text: str) -> np.ndarray:
+    """Return a sentence as one-hot words.
+
+    Args:
+        text: a sentence of L words in the world's language
+
+    Returns:
+        (L, d) float32: one row per word, one column per word of the language
+    """
     plain, known = text.lower().replace(",", "").split(), _vocabulary()
     if unknown := [w for w in plain if w not in known]:
         raise VidnegError(f"{text!r}: {unknown[0]!r} is no word of the world; use features of a text encoder")

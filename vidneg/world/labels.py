@@ -27,10 +27,16 @@ __all__ = ['CLASSES', 'PREDICATES', 'Stills', 'Films', 'Pictures', 'picture_capt
 # %% ../../nbs/world/labels.ipynb #a7c60006
 @dataclass
 class Stills:
-    "N labeled stills of E entities."
-    frames: np.ndarray # (N, 1, side, side, 3) uint8: videos of one frame
-    labels: dict[str, np.ndarray] # class numbers, int: shape, color, material (N, E), scene (N,)
-    place: np.ndarray # (N, E, 3) float: x, y and radius as fractions of the side
+    """N labeled stills of E entities.
+
+    Attributes:
+        frames: (N, 1, side, side, 3) uint8: videos of one frame
+        labels: class numbers, int: shape, color, material (N, E), scene (N,)
+        place: (N, E, 3) float: x, y and radius as fractions of the side
+    """
+    frames: np.ndarray
+    labels: dict[str, np.ndarray]
+    place: np.ndarray
 
 CLASSES = {"shape": len(SHAPES), "color": len(COLORS), "material": len(MATERIALS)}
 
@@ -39,37 +45,63 @@ PREDICATES = ("", *ACTIONS, *CONTACTS, *(f"is {participle} by" for _, participle
 
 @dataclass
 class Films:
-    "N labeled clips of T frames, with labels for P patches per frame."
-    frames: np.ndarray # (N, T, side, side, 3) uint8
-    labels: dict[str, np.ndarray] # predicate, shape, color, material: (N, T, P) int8, -1 for no entity
+    """N labeled clips of T frames, with labels for P patches per frame.
+
+    Attributes:
+        frames: (N, T, side, side, 3) uint8
+        labels: predicate, shape, color, material: (N, T, P) int8, -1 for no entity
+    """
+    frames: np.ndarray
+    labels: dict[str, np.ndarray]
 
 
 @dataclass
 class Pictures:
-    "N pictures, which are videos of one frame, with three captions each."
-    frames: np.ndarray # (N, 1, side, side, 3) uint8
-    times: np.ndarray # (N,) time of each picture in its script, in seconds
-    captions: list[Caption] # 3·N captions; `clip_id` is the picture's number
+    """N pictures, which are videos of one frame, with three captions each.
+
+    Attributes:
+        frames: (N, 1, side, side, 3) uint8
+        times: (N,) time of each picture in its script, in seconds
+        captions: 3·N captions; `clip_id` is the picture's number
+    """
+    frames: np.ndarray
+    times: np.ndarray
+    captions: list[Caption]
 
 
-def picture_captions(
-    texts, # three texts per picture
-) -> list[Caption]: # captions in the order of the pictures
-    "Make caption records for the texts of pictures."
+def picture_captions(texts) -> list[Caption]:
+    """Make caption records for the texts of pictures.
+
+    Args:
+        texts: three texts per picture
+
+    Returns:
+        captions in the order of the pictures
+    """
     return [Caption(f"{i}.{j}", str(i), text, "picture") for i, some in enumerate(texts) for j, text in enumerate(some)]
 
 # %% ../../nbs/world/labels.ipynb #a7c6000c
-def drawn_films(
-    n: int, # number of training clips
-) -> int: # number of clips to draw: training clips, a twentieth of them for a test, and one more
-    "Return the number of labeled clips to draw for a number of training clips."
+def drawn_films(n: int) -> int:
+    """Return the number of labeled clips to draw for a number of training clips.
+
+    Args:
+        n: number of training clips
+
+    Returns:
+        number of clips to draw: training clips, a twentieth of them for a test, and one more
+    """
     return n + n//20 + 1
 
 
-def training_films(
-    total: int, # number of labeled clips in a file
-) -> int: # number of training clips, which come first
-    "Return the number of training clips among all labeled clips."
+def training_films(total: int) -> int:
+    """Return the number of training clips among all labeled clips.
+
+    Args:
+        total: number of labeled clips in a file
+
+    Returns:
+        number of training clips, which come first
+    """
     return total - 1 - (total - 1)//21
 
 # %% ../../nbs/world/labels.ipynb #a7c60008
@@ -81,12 +113,14 @@ def _arrays(drawn):
         elif isinstance(value, np.ndarray): yield field.name, value
 
 
-def write_drawn(
-    path: str | Path, # Parquet file to write
-    drawn: Stills | Films | Pictures, # drawings to write
-    rows: int = 256, # number of rows that are compressed together
-):
-    "Write drawings to a Parquet file, without loss."
+def write_drawn(path: str | Path, drawn: Stills | Films | Pictures, rows: int = 256):
+    """Write drawings to a Parquet file, without loss.
+
+    Args:
+        path: Parquet file to write
+        drawn: drawings to write
+        rows: number of rows that are compressed together
+    """
     arrays = dict(_arrays(drawn))
     about = {k: [v.dtype.str, *v.shape[1:]] for k, v in arrays.items()}
     columns = {k: pa.array([row.tobytes() for row in v], pa.binary()) for k, v in arrays.items()}
@@ -98,11 +132,16 @@ def write_drawn(
         pq.write_table(table, part, compression="zstd", row_group_size=rows, use_dictionary=False)
 
 
-def read_drawn(
-    path: str | Path, # Parquet file from `write_drawn`
-    cls: type, # class of the drawings: Stills, Films or Pictures
-) -> Stills | Films | Pictures: # drawings, equal to the written ones
-    "Read drawings from a Parquet file."
+def read_drawn(path: str | Path, cls: type) -> Stills | Films | Pictures:
+    """Read drawings from a Parquet file.
+
+    Args:
+        path: Parquet file from `write_drawn`
+        cls: class of the drawings: Stills, Films or Pictures
+
+    Returns:
+        drawings, equal to the written ones
+    """
     file = pq.ParquetFile(path)
     about, n = json.loads(file.schema_arrow.metadata[b"arrays"]), file.metadata.num_rows
     arrays = {k: np.empty((n, *shape), dtype) for k, (dtype, *shape) in about.items()}
@@ -118,24 +157,34 @@ def read_drawn(
     return cls(labels={k.split("/")[1]: v for k, v in arrays.items() if "/" in k}, **fields)
 
 # %% ../../nbs/world/labels.ipynb #5e98e849
-def nearest(
-    x: np.ndarray, # (..., E) centers as fractions of the side
-    y: np.ndarray, # (..., E) centers as fractions of the side
-    radius: np.ndarray, # (..., E) radii as fractions of the side
-    grid: int, # patches per side
-) -> tuple[np.ndarray, np.ndarray]: # entity per patch (..., grid²) int, -1 for none; (x, y) offsets (..., grid², E, 2)
-    "Find the entity that covers each patch, and the offsets from patches to entities."
+def nearest(x: np.ndarray, y: np.ndarray, radius: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the entity that covers each patch, and the offsets from patches to entities.
+
+    Args:
+        x: (..., E) centers as fractions of the side
+        y: (..., E) centers as fractions of the side
+        radius: (..., E) radii as fractions of the side
+        grid: patches per side
+
+    Returns:
+        entity per patch (..., grid²) int, -1 for none; (x, y) offsets (..., grid², E, 2)
+    """
     at = (np.arange(grid) + 0.5)/grid
     centers = np.stack(np.meshgrid(at, at), -1).reshape(-1, 1, 2)  # (grid², 1, 2)
     offset = np.stack([x, y], -1)[..., None, :, :] - centers  # (..., grid², E, 2)
     gap = np.abs(offset).max(-1) - 0.4*radius[..., None, :] - 0.5/grid  # (..., grid², E)
     return np.where(gap.min(-1) < 0, gap.argmin(-1), -1), offset
 
-def patch_targets(
-    stills: Stills, # labeled stills
-    grid: int, # patches per side
-) -> dict[str, np.ndarray]: # shape, color, material (N, grid²) int, -1: none; offset (N, grid², 3); scene (N,)
-    "Make labels per patch; `offset` is (x, y) from the patch's center to the entity's, and its radius, in patches."
+def patch_targets(stills: Stills, grid: int) -> dict[str, np.ndarray]:
+    """Make labels per patch; `offset` is (x, y) from the patch's center to the entity's, and its radius, in patches.
+
+    Args:
+        stills: labeled stills
+        grid: patches per side
+
+    Returns:
+        shape, color, material (N, grid²) int, -1: none; offset (N, grid², 3); scene (N,)
+    """
     x, y, radius = np.moveaxis(stills.place, -1, 0)  # (N, E)
     which, offset = nearest(x, y, radius, grid)  # (N, grid²), (N, grid², E, 2)
     all_three = np.concatenate([offset, np.broadcast_to(radius[:, None, :, None], (*offset.shape[:3], 1))], -1)
@@ -144,11 +193,16 @@ def patch_targets(
     return {**targets, "offset": (one*grid).astype(np.float32), "scene": stills.labels["scene"]}
 
 # %% ../../nbs/world/labels.ipynb #4d820666
-def still_batches(
-    stills: Stills, # labeled stills
-    grid: int, # patches per side
-    batch_size: int = 64, # stills per batch
-    seed: int = 0, # seed of the order
-) -> ArrayBatches: # batches with frames (B, 1, H, W, 3) uint8 and the targets of `patch_targets`
-    "Make batches of stills and their labels per patch."
+def still_batches(stills: Stills, grid: int, batch_size: int = 64, seed: int = 0) -> ArrayBatches:
+    """Make batches of stills and their labels per patch.
+
+    Args:
+        stills: labeled stills
+        grid: patches per side
+        batch_size: stills per batch
+        seed: seed of the order
+
+    Returns:
+        batches with frames (B, 1, H, W, 3) uint8 and the targets of `patch_targets`
+    """
     return ArrayBatches({"frames": stills.frames, **patch_targets(stills, grid)}, batch_size, seed)

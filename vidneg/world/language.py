@@ -18,8 +18,8 @@ from ..core.records import SceneGraph
 from .words import COLORS, MATERIALS, PLACES, SCENES, SHAPES, SIZES
 
 # %% auto #0
-__all__ = ['ACTIONS', 'CONTACTS', 'RELATIONS', 'CHANGES', 'ATTRIBUTES', 'IT', 'SOMETHING', 'word_lists', 'Phrase', 'Clause',
-           'Meaning', 'grammar', 'OutsideLanguage', 'words', 'parse', 'holds', 'say']
+__all__ = ['ACTIONS', 'CONTACTS', 'RELATIONS', 'CHANGES', 'ATTRIBUTES', 'IT', 'SOMETHING', 'word_lists', 'Phrase',
+           'Clause', 'Meaning', 'grammar', 'OutsideLanguage', 'words', 'parse', 'holds', 'say']
 
 # %% ../../nbs/world/language.ipynb #049c4173
 ACTIONS = {  # intransitive, the most frequent first: base form → third person
@@ -34,8 +34,12 @@ CHANGES = {"turn": ("turns", "color"), "become": ("becomes", "material")}  # bas
 ATTRIBUTES = {"size": tuple(SIZES), "color": COLORS, "material": tuple(MATERIALS)}  # in the order of a noun phrase
 
 # %% ../../nbs/world/language.ipynb #cb63d525
-def word_lists() -> dict[str, tuple[str, str, tuple[str, ...]]]: # slot → (category, inflection, entries)
-    "Return the vocabulary as lists for `vidneg.text.lexicon.Lexicon.from_lists`."
+def word_lists() -> dict[str, tuple[str, str, tuple[str, ...]]]:
+    """Return the vocabulary as lists for `vidneg.text.lexicon.Lexicon.from_lists`.
+
+    Returns:
+        slot → (category, inflection, entries)
+    """
     return {"shape": ("object", "noun", tuple(SHAPES)), "scene": ("object", "noun", PLACES),
             "act": ("action", "verb", tuple(ACTIONS)), "contact": ("action", "verb", tuple(CONTACTS)),
             "spatial": ("relation", "", RELATIONS),
@@ -44,27 +48,46 @@ def word_lists() -> dict[str, tuple[str, str, tuple[str, ...]]]: # slot → (cat
 # %% ../../nbs/world/language.ipynb #40fb68c9
 @dataclass(frozen=True)
 class Phrase:
-    "A noun phrase: an entity of a shape with attributes."
-    name: str # shape; "" for "it", "something" for an unspecified entity
-    attributes: tuple[tuple[str, str], ...] = () # (kind, value), in the order size, color, material
+    """A noun phrase: an entity of a shape with attributes.
+
+    Attributes:
+        name: shape; "" for "it", "something" for an unspecified entity
+        attributes: (kind, value), in the order size, color, material
+    """
+    name: str
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Clause:
-    "A clause of a caption: one event."
-    predicate: str # base form, a key of ACTIONS, CONTACTS or CHANGES, or a member of RELATIONS
-    subject: Phrase # the entity that acts, changes or stands in the relation
-    object: Phrase | None = None # the other entity; None for actions and changes
-    value: str = "" # new value of the attribute, for changes
+    """A clause of a caption: one event.
+
+    Attributes:
+        predicate: base form, a key of ACTIONS, CONTACTS or CHANGES, or a member of RELATIONS
+        subject: the entity that acts, changes or stands in the relation
+        object: the other entity; None for actions and changes
+        value: new value of the attribute, for changes
+    """
+    predicate: str
+    subject: Phrase
+    object: Phrase | None = None
+    value: str = ""
 
 
 @dataclass(frozen=True)
 class Meaning:
-    "The meaning of a caption."
-    scene: str # name of the scene, "" if the caption does not say it
-    clauses: tuple[Clause, ...] # one or two events in temporal order; () for broad captions of entities
-    order: str = "" # relation of two clauses: "before" (the first ends before the second starts) or "while"
-    present: tuple[Phrase, ...] = () # entities that a broad caption names, at most two
+    """The meaning of a caption.
+
+    Attributes:
+        scene: name of the scene, "" if the caption does not say it
+        clauses: one or two events in temporal order; () for broad captions of entities
+        order: relation of two clauses: "before" (the first ends before the second starts) or "while"
+        present: entities that a broad caption names, at most two
+    """
+    scene: str
+    clauses: tuple[Clause, ...]
+    order: str = ""
+    present: tuple[Phrase, ...] = ()
 
 IT, SOMETHING = Phrase(""), Phrase("something")
 
@@ -118,18 +141,27 @@ class OutsideLanguage(VidnegError):
     "An error: the grammar of the world cannot read a text."
 
 @lru_cache
-def words() -> frozenset[str]: # lower-case words
-    "List all words of the language."
+def words() -> frozenset[str]:
+    """List all words of the language.
+
+    Returns:
+        lower-case words
+    """
     text = files("vidneg.world").joinpath("world.lark").read_text().split("start:")[1].replace("//", "")
     fixed = [s for s in text.split('"')[1::2] if s.strip() and s != ","]
     lists = [*SHAPES, *SCENES, *ACTIONS.values(), *RELATIONS, *(w for ws in CONTACTS.values() for w in ws),
              *(v for vs in ATTRIBUTES.values() for v in vs)]
     return frozenset(w for entry in fixed + lists for w in entry.split())
 
-def parse(
-    text: str, # a caption, edited or not; capitals and a final full stop are ignored
-) -> Meaning: # meaning of the caption
-    "Read a caption; raise `OutsideLanguage`, with the unknown words if any, if the grammar cannot."
+def parse(text: str) -> Meaning:
+    """Read a caption; raise `OutsideLanguage`, with the unknown words if any, if the grammar cannot.
+
+    Args:
+        text: a caption, edited or not; capitals and a final full stop are ignored
+
+    Returns:
+        meaning of the caption
+    """
     plain = " ".join(text.lower().strip().rstrip(".").replace(",", " , ").split())
     unknown = [w for w in plain.split() if w not in words() and w != ","]
     if unknown:
@@ -163,11 +195,16 @@ def _ordered(order, a, b):
     return a.start < b.end and b.start < a.end and a != b
 
 # %% ../../nbs/world/language.ipynb #27102518
-def holds(
-    meaning: Meaning, # meaning of a caption
-    graph: SceneGraph, # exact scene graph of a clip
-) -> bool: # True: the caption is true of the clip
-    "Decide if a caption is true of a clip."
+def holds(meaning: Meaning, graph: SceneGraph) -> bool:
+    """Decide if a caption is true of a clip.
+
+    Args:
+        meaning: meaning of a caption
+        graph: exact scene graph of a clip
+
+    Returns:
+        True: the caption is true of the clip
+    """
     if meaning.scene and meaning.scene != graph.scene: return False
     entities = {e.entity_id: e for e in graph.entities}
     if meaning.present: return _present(meaning.present, graph.entities)
@@ -228,11 +265,16 @@ def _body(m, rng):
         a, b = replace(a, subject=subjects[0]), replace(b, subject=subjects[1])
     return template.format(a=_clause(a, rng, not it, False), b=_clause(b, rng, not it, False))
 
-def say(
-    meaning: Meaning, # meaning to express
-    rng: np.random.Generator, # chooses among phrasings
-) -> str: # a caption
-    "Write a meaning as a caption; `parse` recovers it, except for the clause that says 'it'."
+def say(meaning: Meaning, rng: np.random.Generator) -> str:
+    """Write a meaning as a caption; `parse` recovers it, except for the clause that says 'it'.
+
+    Args:
+        meaning: meaning to express
+        rng: chooses among phrasings
+
+    Returns:
+        a caption
+    """
     body = _body(meaning, rng)
     first = rng.random() < 0.5
     if not meaning.scene: return body

@@ -18,18 +18,32 @@ __all__ = ['Tracks', 'PlannedEvent', 'kind_of', 'relation_between', 'Paths', 'la
 # %% ../../nbs/world/layout.ipynb #8bd0d4fb
 @dataclass(frozen=True, eq=False)
 class Tracks:
-    "Arrays to render: E entities over T frames."
-    shape: np.ndarray # (E,) index into SHAPES
-    color: np.ndarray # (E, T) index into COLORS
-    material: np.ndarray # (E, T) index into MATERIALS
-    x: np.ndarray # (E, T) center, from 0 (left) to 1 (right)
-    y: np.ndarray # (E, T) center, from 0 (top) to 1 (bottom)
-    size: np.ndarray # (E, T) radius as a fraction of the frame's side
-    angle: np.ndarray # (E, T) radians, clockwise
-    alpha: np.ndarray # (E, T) opacity, from 0 (invisible) to 1 (opaque)
-    depth: np.ndarray # (E,) nearness: larger is drawn later; among equals, the later entity is
-    scene: int # index into SCENES
-    fps: float # frames per second
+    """Arrays to render: E entities over T frames.
+
+    Attributes:
+        shape: (E,) index into SHAPES
+        color: (E, T) index into COLORS
+        material: (E, T) index into MATERIALS
+        x: (E, T) center, from 0 (left) to 1 (right)
+        y: (E, T) center, from 0 (top) to 1 (bottom)
+        size: (E, T) radius as a fraction of the frame's side
+        angle: (E, T) radians, clockwise
+        alpha: (E, T) opacity, from 0 (invisible) to 1 (opaque)
+        depth: (E,) nearness: larger is drawn later; among equals, the later entity is
+        scene: index into SCENES
+        fps: frames per second
+    """
+    shape: np.ndarray
+    color: np.ndarray
+    material: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    size: np.ndarray
+    angle: np.ndarray
+    alpha: np.ndarray
+    depth: np.ndarray
+    scene: int
+    fps: float
 
     def __post_init__(self):
         for name, one in dict(shape=(), color=(0,), material=(0,), x=(0,), y=(0,), size=(0,), angle=(0,), alpha=(0,),
@@ -41,18 +55,32 @@ class Tracks:
 # %% ../../nbs/world/layout.ipynb #0411d7ab
 @dataclass(frozen=True)
 class PlannedEvent:
-    "An event of a script before it has a position."
-    predicate: str # base form
-    subject: int # index of the entity that acts, changes or stands in the relation
-    object: int = -1 # index of the other entity, -1 if none
-    value: str = "" # new value of the attribute, for changes
-    start: float = 0.0 # seconds
-    end: float = 0.0 # seconds
+    """An event of a script before it has a position.
 
-def kind_of(
-    predicate: str, # base form
-) -> str: # action, contact, relation or attribute
-    "Return the kind of a predicate, with SPOT's names."
+    Attributes:
+        predicate: base form
+        subject: index of the entity that acts, changes or stands in the relation
+        object: index of the other entity, -1 if none
+        value: new value of the attribute, for changes
+        start: seconds
+        end: seconds
+    """
+    predicate: str
+    subject: int
+    object: int = -1
+    value: str = ""
+    start: float = 0.0
+    end: float = 0.0
+
+def kind_of(predicate: str) -> str:
+    """Return the kind of a predicate, with SPOT's names.
+
+    Args:
+        predicate: base form
+
+    Returns:
+        action, contact, relation or attribute
+    """
     kinds = {"action": ACTIONS, "contact": CONTACTS, "relation": RELATIONS, "attribute": CHANGES}
     for kind, predicates in kinds.items():
         if predicate in predicates: return kind
@@ -108,14 +136,19 @@ def _relation_offset(predicate, r_a, r_b, rng):
     main = np.array(main, float)
     return far*main + far*off*main[::-1]
 
-def relation_between(
-    a: np.ndarray, # (T, 2) positions of the subject
-    b: np.ndarray, # (T, 2) positions of the object
-    r_a: np.ndarray, # (T,) radii of the subject
-    r_b: np.ndarray, # (T,) radii of the object
-    in_front: bool, # True: the subject is drawn over the object
-) -> np.ndarray: # (T,) names of relations, exactly one per frame
-    "Return the relation of two entities: by the larger coordinate if apart, by depth and size if overlapping."
+def relation_between(a: np.ndarray, b: np.ndarray, r_a: np.ndarray, r_b: np.ndarray, in_front: bool) -> np.ndarray:
+    """Return the relation of two entities: by the larger coordinate if apart, by depth and size if overlapping.
+
+    Args:
+        a: (T, 2) positions of the subject
+        b: (T, 2) positions of the object
+        r_a: (T,) radii of the subject
+        r_b: (T,) radii of the object
+        in_front: True: the subject is drawn over the object
+
+    Returns:
+        (T,) names of relations, exactly one per frame
+    """
     (dx, dy), distance = (a - b).T, np.hypot(*(a - b).T)
     apart, across = distance >= 0.85*(r_a + r_b), abs(dx) >= abs(dy)
     inside = in_front & (r_a < 0.65*r_b) & (distance + 0.5*r_a < r_b)
@@ -126,13 +159,22 @@ def relation_between(
 # %% ../../nbs/world/layout.ipynb #3715fc06
 @dataclass
 class Paths:
-    "The geometry of E entities over T frames."
-    path: np.ndarray # (E, T, 2) centers, as fractions of the frame's side
-    size: np.ndarray # (E, T) radii, as fractions of the frame's side
-    angle: np.ndarray # (E, T) radians
-    alpha: np.ndarray # (E, T) opacity, in [0, 1]
-    depth: np.ndarray # (E,) nearness: larger is drawn later
-    group: np.ndarray # (E,) group numbers; the entities of a group keep their relative positions
+    """The geometry of E entities over T frames.
+
+    Attributes:
+        path: (E, T, 2) centers, as fractions of the frame's side
+        size: (E, T) radii, as fractions of the frame's side
+        angle: (E, T) radians
+        alpha: (E, T) opacity, in [0, 1]
+        depth: (E,) nearness: larger is drawn later
+        group: (E,) group numbers; the entities of a group keep their relative positions
+    """
+    path: np.ndarray
+    size: np.ndarray
+    angle: np.ndarray
+    alpha: np.ndarray
+    depth: np.ndarray
+    group: np.ndarray
 
 def _relative(planned, radius, frames, fps, rng):
     "Lay out all paths, up to one offset per group."
@@ -200,13 +242,24 @@ def _place(p, rng, tries=80, at_once=16):
     return None
 
 def lay_out(
-    planned: list[PlannedEvent], # events in temporal order
-    radius: np.ndarray, # (E,) radii of all entities, also of a bystander without event
-    frames: int, # number of frames T
-    fps: float, # frames per second
-    rng: np.random.Generator, # draws paths and offsets
-) -> tuple[list[PlannedEvent], Paths]: # events that fit, and the paths of their entities
-    "Lay out as many of the planned events as fit; all but a standing pair always do."
+    planned: list[PlannedEvent],
+    radius: np.ndarray,
+    frames: int,
+    fps: float,
+    rng: np.random.Generator,
+) -> tuple[list[PlannedEvent], Paths]:
+    """Lay out as many of the planned events as fit; all but a standing pair always do.
+
+    Args:
+        planned: events in temporal order
+        radius: (E,) radii of all entities, also of a bystander without event
+        frames: number of frames T
+        fps: frames per second
+        rng: draws paths and offsets
+
+    Returns:
+        events that fit, and the paths of their entities
+    """
     for drop in range(3): # leave out nothing, the bystander, the standing pair
         if drop == 2: planned = [d for d in planned if kind_of(d.predicate) != "relation"] or planned
         n = len(radius) if drop == 0 else max(max(d.subject, d.object) for d in planned) + 1

@@ -17,19 +17,29 @@ from .script import WorldConfig, is_held_out
 __all__ = ['verdict', 'states_held_out', 'WorldOracle', 'world_oracle', 'true_windows', 'MomentOracle']
 
 # %% ../../nbs/world/oracle.ipynb #388b9fa5
-def verdict(
-    text: str, # an edited caption
-    graph: SceneGraph, # exact scene graph of the caption's clip
-) -> str: # "false", "true" or "outside"
-    "Judge if a text is true of a clip."
+def verdict(text: str, graph: SceneGraph) -> str:
+    """Judge if a text is true of a clip.
+
+    Args:
+        text: an edited caption
+        graph: exact scene graph of the caption's clip
+
+    Returns:
+        "false", "true" or "outside"
+    """
     try: return "true" if holds(parse(text), graph) else "false"
     except OutsideLanguage: return "outside"
 
-def states_held_out(
-    text: str, # any text; outside the world's language it names no combination
-    config: WorldConfig, # settings of the world, with the held-out share
-) -> bool: # True: a clause has a held-out combination of shape, color and predicate
-    "Return True if a text names a combination held out from training, so that its words alone reveal it."
+def states_held_out(text: str, config: WorldConfig) -> bool:
+    """Return True if a text names a combination held out from training, so that its words alone reveal it.
+
+    Args:
+        text: any text; outside the world's language it names no combination
+        config: settings of the world, with the held-out share
+
+    Returns:
+        True: a clause has a held-out combination of shape, color and predicate
+    """
     try: clauses = parse(text).clauses
     except OutsideLanguage: return False
     said = ((c.subject.name, dict(c.subject.attributes).get("color", ""), c.predicate) for c in clauses)
@@ -38,39 +48,68 @@ def states_held_out(
 # %% ../../nbs/world/oracle.ipynb #25c2907d
 @dataclass(frozen=True)
 class WorldOracle:
-    "An oracle for captions of the world's clips."
-    graphs: dict[str, SceneGraph] # clip_id → exact scene graph
-    config: WorldConfig = field(default_factory=WorldConfig) # settings that say what is held out from training
+    """An oracle for captions of the world's clips.
 
-    def knows(self) -> bool: # True: there is at least one scene graph
-        "Return True if the oracle knows any clip."
+    Attributes:
+        graphs: clip_id → exact scene graph
+        config: settings that say what is held out from training
+    """
+    graphs: dict[str, SceneGraph]
+    config: WorldConfig = field(default_factory=WorldConfig)
+
+    def knows(self) -> bool:
+        """Return True if the oracle knows any clip.
+
+        Returns:
+            True: there is at least one scene graph
+        """
         return bool(self.graphs)
 
-    def only(self,
-        clip_ids: Container[str], # clips to keep
-    ) -> WorldOracle: # oracle of these clips
-        "Restrict the oracle to some clips."
+    def only(self, clip_ids: Container[str]) -> WorldOracle:
+        """Restrict the oracle to some clips.
+
+        Args:
+            clip_ids: clips to keep
+
+        Returns:
+            oracle of these clips
+        """
         return replace(self, graphs={i: g for i, g in self.graphs.items() if i in clip_ids})
 
-    def judge(self,
-        clip_id: str, # the clip that the text may describe
-        text: str, # any text
-    ) -> str: # "false", "true" or "outside"; "outside" also for a clip without a graph
-        "Judge if a text is true of a clip."
+    def judge(self, clip_id: str, text: str) -> str:
+        """Judge if a text is true of a clip.
+
+        Args:
+            clip_id: the clip that the text may describe
+            text: any text
+
+        Returns:
+            "false", "true" or "outside"; "outside" also for a clip without a graph
+        """
         return verdict(text, self.graphs[clip_id]) if clip_id in self.graphs else "outside"
 
-    def states_held_out(self,
-        text: str, # any text
-    ) -> bool: # True: the words alone reveal that the text is false
-        "Return True if a text names a combination that is held out from training."
+    def states_held_out(self, text: str) -> bool:
+        """Return True if a text names a combination that is held out from training.
+
+        Args:
+            text: any text
+
+        Returns:
+            True: the words alone reveal that the text is false
+        """
         return states_held_out(text, self.config)
 
 
-def world_oracle(
-    graphs: dict[str, SceneGraph], # clip_id → exact scene graph
-    **settings, # fields of `WorldConfig`
-) -> WorldOracle: # oracle of these clips
-    "Make the oracle of a world."
+def world_oracle(graphs: dict[str, SceneGraph], **settings) -> WorldOracle:
+    """Make the oracle of a world.
+
+    Args:
+        graphs: clip_id → exact scene graph
+        **settings: fields of `WorldConfig`
+
+    Returns:
+        oracle of these clips
+    """
     return WorldOracle(graphs, WorldConfig(**settings))
 
 # %% ../../nbs/world/oracle.ipynb #07f0fd50
@@ -87,11 +126,16 @@ def _hulls(meaning, graph):
              if _holds_of(meaning, graph, (a, b))}
     return [h for h in hulls if not any(h != k and h[0] <= k[0] and k[1] <= h[1] for k in hulls)]
 
-def true_windows(
-    meaning: Meaning, # meaning of a sentence with one or two clauses
-    graph: SceneGraph, # exact scene graph of a film
-) -> tuple[tuple[float, float], ...]: # (start, end) in seconds, in temporal order; () if it is never true
-    "Return the shortest windows in which a sentence is true."
+def true_windows(meaning: Meaning, graph: SceneGraph) -> tuple[tuple[float, float], ...]:
+    """Return the shortest windows in which a sentence is true.
+
+    Args:
+        meaning: meaning of a sentence with one or two clauses
+        graph: exact scene graph of a film
+
+    Returns:
+        (start, end) in seconds, in temporal order; () if it is never true
+    """
     if not meaning.clauses:
         raise VidnegError("a sentence that only names entities has no window: ask for an event")
     out = []
@@ -103,27 +147,46 @@ def true_windows(
 # %% ../../nbs/world/oracle.ipynb #c7a93e52
 @dataclass(frozen=True)
 class MomentOracle:
-    "An oracle for queries about the world's films."
-    graphs: Mapping[str, SceneGraph] # clip_id → exact scene graph of the film
+    """An oracle for queries about the world's films.
 
-    def windows(self,
-        clip_id: str, # the film
-        text: str, # any text
-    ) -> tuple | None: # windows (start, end) in seconds; None: the text is outside the world's language
-        "Return the windows in which a text is true."
+    Attributes:
+        graphs: clip_id → exact scene graph of the film
+    """
+    graphs: Mapping[str, SceneGraph]
+
+    def windows(self, clip_id: str, text: str) -> tuple | None:
+        """Return the windows in which a text is true.
+
+        Args:
+            clip_id: the film
+            text: any text
+
+        Returns:
+            windows (start, end) in seconds; None: the text is outside the world's language
+        """
         try: return true_windows(parse(text), self.graphs[clip_id])
         except OutsideLanguage: return None
 
-    def nowhere(self,
-        query: Caption, # query about a film
-        text: str, # a negative of the query
-    ) -> bool: # True also for a text outside the world's language
-        "Return True if a text is true nowhere in the query's film."
+    def nowhere(self, query: Caption, text: str) -> bool:
+        """Return True if a text is true nowhere in the query's film.
+
+        Args:
+            query: query about a film
+            text: a negative of the query
+
+        Returns:
+            True also for a text outside the world's language
+        """
         return not self.windows(query.clip_id, text)
 
-    def same(self,
-        query: Caption, # query about a film
-        text: str, # a paraphrase of the query
-    ) -> bool: # True if the windows are equal
-        "Return True if a text is true in the same windows as the query."
+    def same(self, query: Caption, text: str) -> bool:
+        """Return True if a text is true in the same windows as the query.
+
+        Args:
+            query: query about a film
+            text: a paraphrase of the query
+
+        Returns:
+            True if the windows are equal
+        """
         return self.windows(query.clip_id, text) == self.windows(query.clip_id, query.text)

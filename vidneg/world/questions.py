@@ -26,35 +26,52 @@ NOUNS = {"color": "color", "material": "pattern"} # kind of attribute → noun i
 THING = "thing"
 
 class View:
-    "A view of a scene graph that names entities and events in the phrases of questions."
-    def __init__(self,
-        graph: SceneGraph, # exact scene graph of the world
-        rng: np.random.Generator, # chooses among phrases
-    ):
+    """A view of a scene graph that names entities and events in the phrases of questions.
+
+    Args:
+        graph: exact scene graph of the world
+        rng: chooses among phrases
+    """
+    def __init__(self, graph: SceneGraph, rng: np.random.Generator):
         self.graph, self.rng = graph, rng
         self.entities = {e.entity_id: e for e in graph.entities}
         self.events = sorted((e for e in graph.events if e.kind != "relation"), key=lambda e: (e.start, e.subject))
 
-    def values(self,
-        i: str, # entity id
-        kind: str, # kind of attribute
-    ) -> list[str]: # values in temporal order
-        "List the successive values of an attribute of an entity."
+    def values(self, i: str, kind: str) -> list[str]:
+        """List the successive values of an attribute of an entity.
+
+        Args:
+            i: entity id
+            kind: kind of attribute
+
+        Returns:
+            values in temporal order
+        """
         return [a.value for a in sorted(self.entities[i].attributes, key=lambda a: a.start) if a.kind == kind]
 
-    def steady(self,
-        i: str, # entity id
-        kind: str, # kind of attribute
-    ) -> str: # value, "" if it changes
-        "Return the value of an attribute that holds throughout the clip."
+    def steady(self, i: str, kind: str) -> str:
+        """Return the value of an attribute that holds throughout the clip.
+
+        Args:
+            i: entity id
+            kind: kind of attribute
+
+        Returns:
+            value, "" if it changes
+        """
         values = self.values(i, kind)
         return values[0] if len(values) == 1 else ""
 
-    def looks(self,
-        i: str, # entity id
-        hide: tuple[str, ...] = (), # kinds of attributes, or "shape", that must not be mentioned
-    ) -> Iterator[str]: # noun phrases
-        "Yield the phrases that refer to an entity by its appearance."
+    def looks(self, i: str, hide: tuple[str, ...] = ()) -> Iterator[str]:
+        """Yield the phrases that refer to an entity by its appearance.
+
+        Args:
+            i: entity id
+            hide: kinds of attributes, or "shape", that must not be mentioned
+
+        Returns:
+            noun phrases
+        """
         kinds = [k for k in NOUNS if k not in hide and self.steady(i, k)]
         for mentioned in (s for n in range(len(kinds) + 1) for s in combinations(kinds, n)):
             for noun in (self.entities[i].name, THING):
@@ -65,24 +82,34 @@ class View:
                         and all(v in self.values(j, k) for k, v in attributes.items())]
                 if fits == [i]: yield " ".join(["the", *attributes.values(), noun])
 
-    def say(self,
-        i: str, # entity id
-        hide: tuple[str, ...] = (), # kinds of attributes, or "shape", that must not be mentioned
-        by_event: bool = False, # if true, also refer to the entity by an event of which it is the only subject
-    ) -> str: # noun phrase, "" if no phrase refers to the entity alone
-        "Choose one of the phrases that refer to an entity."
+    def say(self, i: str, hide: tuple[str, ...] = (), by_event: bool = False) -> str:
+        """Choose one of the phrases that refer to an entity.
+
+        Args:
+            i: entity id
+            hide: kinds of attributes, or "shape", that must not be mentioned
+            by_event: if true, also refer to the entity by an event of which it is the only subject
+
+        Returns:
+            noun phrase, "" if no phrase refers to the entity alone
+        """
         found = list(self.looks(i, hide))
         for event in self.events if by_event else ():
             subjects = {e.subject for e in self.events if _content(e) == _content(event)}
             if subjects == {i} and (verb := self.verb(event, third=True)): found.append(f"the {THING} that {verb}")
         return found[self.rng.integers(len(found))] if found else ""
 
-    def verb(self,
-        event: Event, # an action, a contact or a change
-        third: bool, # if true, in the third person; otherwise in the base form
-        predicate: str = "", # base form that replaces the event's own predicate
-    ) -> str: # verb phrase, "" if no phrase refers to the object
-        "Write the verb phrase of an event."
+    def verb(self, event: Event, third: bool, predicate: str = "") -> str:
+        """Write the verb phrase of an event.
+
+        Args:
+            event: an action, a contact or a change
+            third: if true, in the third person; otherwise in the base form
+            predicate: base form that replaces the event's own predicate
+
+        Returns:
+            verb phrase, "" if no phrase refers to the object
+        """
         p = predicate or event.predicate
         if event.kind == "attribute": return f"{CHANGES[p][0] if third else p} {event.object_attribute}"
         if event.kind == "action": return ACTIONS[p] if third else p
@@ -97,11 +124,13 @@ def _content(e):
 TEMPLATES = Registry("question template")
 _DOING = ("action", "contact")
 
-def template(
-    name: str, # name of the template
-    kind: str, # kind of its questions, one of `vidneg.data.questions.KINDS`
-):
-    "Register the decorated function of a view as a template."
+def template(name: str, kind: str):
+    """Register the decorated function of a view as a template.
+
+    Args:
+        name: name of the template
+        kind: kind of its questions, one of `vidneg.data.questions.KINDS`
+    """
     def add(ask):
         "Add a function to the templates."
         TEMPLATES[name] = (kind, ask)
@@ -273,19 +302,29 @@ def _exist(view, absent: int = 8):
             f"{color} {shape}"
 
 # %% ../../nbs/world/questions.ipynb #85a9a40f
-def askable(
-    graph: SceneGraph, # any scene graph
-) -> bool: # True: all events and entities are named by the world's words
-    "Return True if the templates know all predicates and nouns of a scene graph."
+def askable(graph: SceneGraph) -> bool:
+    """Return True if the templates know all predicates and nouns of a scene graph.
+
+    Args:
+        graph: any scene graph
+
+    Returns:
+        True: all events and entities are named by the world's words
+    """
     verbs = {"action": ACTIONS, "contact": CONTACTS, "attribute": CHANGES, "relation": RELATIONS}
     return (all(e.predicate in verbs.get(e.kind, ()) for e in graph.events)
             and all(e.name in SHAPES for e in graph.entities))
 
-def ask_clip(
-    graph: SceneGraph, # scene graph in the world's words
-    seed: int = 0, # seed of the phrasing
-) -> list[Question]: # questions, not balanced and without options
-    "Generate all questions about a clip; raise `VidnegError` if its graph is not `askable`."
+def ask_clip(graph: SceneGraph, seed: int = 0) -> list[Question]:
+    """Generate all questions about a clip; raise `VidnegError` if its graph is not `askable`.
+
+    Args:
+        graph: scene graph in the world's words
+        seed: seed of the phrasing
+
+    Returns:
+        questions, not balanced and without options
+    """
     if not askable(graph):
         raise VidnegError(f"clip {graph.clip_id!r} has no questions: its graph is not in the world's words; "
                           "leave out graphs that are not `askable`")
@@ -297,10 +336,15 @@ def ask_clip(
                                 f"{name} {key}".strip()))
     return out
 
-def ask_questions(
-    graphs: Iterable[SceneGraph], # scene graphs of the clips of one split
-    seed: int = 0, # seed of phrasing and balancing
-    per_clip: float = 1., # questions per clip and template, at most, on average (at least one per answer)
-) -> list[Question]: # questions with their options
-    "Generate balanced questions about the clips of a split."
+def ask_questions(graphs: Iterable[SceneGraph], seed: int = 0, per_clip: float = 1.) -> list[Question]:
+    """Generate balanced questions about the clips of a split.
+
+    Args:
+        graphs: scene graphs of the clips of one split
+        seed: seed of phrasing and balancing
+        per_clip: questions per clip and template, at most, on average (at least one per answer)
+
+    Returns:
+        questions with their options
+    """
     return balance([q for g in graphs for q in ask_clip(g, seed)], seed, per_clip)

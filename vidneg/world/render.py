@@ -24,7 +24,8 @@ from .layout import Tracks
 from .words import COLORS, LIGHTS, MATERIALS, PLACES, SCENES, SHAPES
 
 # %% auto #0
-__all__ = ['SDF', 'RGB', 'PATTERN', 'SCENE', 'TINTS', 'scene_image', 'render', 'encode_mp4', 'render_clip', 'render_clips']
+__all__ = ['SDF', 'RGB', 'PATTERN', 'SCENE', 'TINTS', 'scene_image', 'render', 'encode_mp4', 'render_clip',
+           'render_clips']
 
 # %% ../../nbs/world/render.ipynb #1534a6d1
 SDF = Registry("shape")
@@ -257,11 +258,16 @@ assert tuple(TINTS) == LIGHTS
 
 # %% ../../nbs/world/render.ipynb #38b675b7
 @cache
-def scene_image(
-    name: str, # name of the scene, one of SCENES
-    side: int = 64, # side of the image in pixels
-) -> np.ndarray: # (side, side, 3) uint8, read-only
-    "Paint the background of a scene; it depends only on name and side."
+def scene_image(name: str, side: int = 64) -> np.ndarray:
+    """Paint the background of a scene; it depends only on name and side.
+
+    Args:
+        name: name of the scene, one of SCENES
+        side: side of the image in pixels
+
+    Returns:
+        (side, side, 3) uint8, read-only
+    """
     light, _, place = name.rpartition(" ")
     painter = _Painter(side)
     SCENE[place](painter, stable_rng(0, "scene", place))
@@ -321,24 +327,34 @@ def _draw(canvas, tracks, e):
     windows[at] = behind + opacity*(outline + inner*(fill - outline) - behind)
 
 # %% ../../nbs/world/render.ipynb #d4b2907f
-def render(
-    tracks: Tracks, # entities over T frames, and the scene
-    side: int = 64, # side of a frame in pixels
-) -> np.ndarray: # frames (T, side, side, 3) uint8
-    "Render the scene and the entities, from far to near."
+def render(tracks: Tracks, side: int = 64) -> np.ndarray:
+    """Render the scene and the entities, from far to near.
+
+    Args:
+        tracks: entities over T frames, and the scene
+        side: side of a frame in pixels
+
+    Returns:
+        frames (T, side, side, 3) uint8
+    """
     scene = scene_image(SCENES[tracks.scene], side).transpose(2, 0, 1)
     canvas = np.repeat(scene[None].astype(np.float32), tracks.x.shape[1], axis=0)  # (T, 3, side, side)
     for e in np.argsort(tracks.depth, kind="stable"): _draw(canvas, tracks, e)
     return np.ascontiguousarray((canvas + np.float32(0.5)).astype(np.uint8).transpose(0, 2, 3, 1))
 
 # %% ../../nbs/world/render.ipynb #aac80e6c
-def encode_mp4(
-    frames: np.ndarray, # frames (T, H, W, 3) uint8, H and W even
-    path: str | Path, # file to write, ending in .mp4
-    fps: float, # frames per second
-    crf: int = 18, # x264's quality, from 0 (lossless) to 51 (worst); 18: losses hardly visible
-) -> Path: # `path`
-    "Write frames as H.264 (yuv420p), the same bytes each time; raise `VidnegError` for unsuitable frames."
+def encode_mp4(frames: np.ndarray, path: str | Path, fps: float, crf: int = 18) -> Path:
+    """Write frames as H.264 (yuv420p), the same bytes each time; raise `VidnegError` for unsuitable frames.
+
+    Args:
+        frames: frames (T, H, W, 3) uint8, H and W even
+        path: file to write, ending in .mp4
+        fps: frames per second
+        crf: x264's quality, from 0 (lossless) to 51 (worst); 18: losses hardly visible
+
+    Returns:
+        `path`
+    """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not len(frames) or frames.shape[1] % 2 \
             or frames.shape[2] % 2:
         raise VidnegError(f"{path}: frames are {frames.dtype} {frames.shape}; wanted uint8 (T > 0, H even, W even, 3)")
@@ -351,24 +367,40 @@ def encode_mp4(
     return Path(path)
 
 # %% ../../nbs/world/render.ipynb #30a4cdaa
-def render_clip(
-    path: str | Path, # file to write, ending in .mp4
-    tracks: Tracks | Callable[[], Tracks], # tracks, or a function that makes them in the process that renders
-    side: int = 64, # side of a frame in pixels
-    crf: int = 18, # x264's quality, see `encode_mp4`
-) -> Path: # `path`
-    "Render one clip to a file."
+def render_clip(path: str | Path, tracks: Tracks | Callable[[], Tracks], side: int = 64, crf: int = 18) -> Path:
+    """Render one clip to a file.
+
+    Args:
+        path: file to write, ending in .mp4
+        tracks: tracks, or a function that makes them in the process that renders
+        side: side of a frame in pixels
+        crf: x264's quality, see `encode_mp4`
+
+    Returns:
+        `path`
+    """
     if callable(tracks): tracks = tracks()
     return encode_mp4(render(tracks, side), path, tracks.fps, crf)
 
 def _render_job(job, side, crf): return render_clip(*job, side, crf)
 
 def render_clips(
-    jobs: Iterable[tuple], # (path, tracks or a function that makes them) per clip
-    side: int = 64, # side of a frame in pixels
-    crf: int = 18, # x264's quality, see `encode_mp4`
-    workers: int = 1, # number of processes; the files do not depend on it
-    desc: str = "render", # label of the progress bar, "" for none
-) -> list[Path]: # paths of the files, in the order of `jobs`
-    "Render many clips, with several processes."
+    jobs: Iterable[tuple],
+    side: int = 64,
+    crf: int = 18,
+    workers: int = 1,
+    desc: str = "render",
+) -> list[Path]:
+    """Render many clips, with several processes.
+
+    Args:
+        jobs: (path, tracks or a function that makes them) per clip
+        side: side of a frame in pixels
+        crf: x264's quality, see `encode_mp4`
+        workers: number of processes; the files do not depend on it
+        desc: label of the progress bar, "" for none
+
+    Returns:
+        paths of the files, in the order of `jobs`
+    """
     return parallel_map(partial(_render_job, side=side, crf=crf), jobs, workers, desc)

@@ -24,30 +24,51 @@ __all__ = ['WorldConfig', 'in_use', 'plan_events', 'Script', 'make_script', 'phr
 # %% ../../nbs/world/script.ipynb #52d0c0af
 @dataclass(frozen=True)
 class WorldConfig:
-    "Settings of the world."
-    shortcut: float = 1.0 # degree to which scene and objects alone identify a clip, in [0, 1]
-    fps: float = 8.0 # frames per second
-    frames: int = 24 # frames per clip
-    side: int = 64 # side of a frame in pixels
-    captions: int = 4 # fine captions per clip
-    mention: float = 0.5 # probability that a noun phrase mentions an attribute, for each kind
-    relation: float = 0.25 # probability of adding a standing pair if at most two entities are in use
-    held_out: float = 0.1 # share of (shape, color, predicate) held out for the compositional split
-    seed: int = 0 # seed of the world
+    """Settings of the world.
+
+    Attributes:
+        shortcut: degree to which scene and objects alone identify a clip, in [0, 1]
+        fps: frames per second
+        frames: frames per clip
+        side: side of a frame in pixels
+        captions: fine captions per clip
+        mention: probability that a noun phrase mentions an attribute, for each kind
+        relation: probability of adding a standing pair if at most two entities are in use
+        held_out: share of (shape, color, predicate) held out for the compositional split
+        seed: seed of the world
+    """
+    shortcut: float = 1.0
+    fps: float = 8.0
+    frames: int = 24
+    side: int = 64
+    captions: int = 4
+    mention: float = 0.5
+    relation: float = 0.25
+    held_out: float = 0.1
+    seed: int = 0
 
     def __post_init__(self):
         if not 0 <= self.shortcut <= 1:
             raise VidnegError(f"shortcut must be in [0, 1], got {self.shortcut}")
 
     @property
-    def seconds(self) -> float: # duration of a clip
-        "Return the duration of a clip in seconds."
+    def seconds(self) -> float:
+        """Return the duration of a clip in seconds.
+
+        Returns:
+            duration of a clip
+        """
         return self.frames/self.fps
 
-def in_use(
-    config: WorldConfig, # settings of the world
-) -> dict: # kind → words in use, as a tuple
-    "Return the vocabulary that `shortcut` leaves; its size grows geometrically from 0 to 1."
+def in_use(config: WorldConfig) -> dict:
+    """Return the vocabulary that `shortcut` leaves; its size grows geometrically from 0 to 1.
+
+    Args:
+        config: settings of the world
+
+    Returns:
+        kind → words in use, as a tuple
+    """
     def some(words, least):
         "Return the first words: `least` at shortcut 0, all at shortcut 1."
         return tuple(words)[:round(least*(len(words)/least)**config.shortcut)]
@@ -73,11 +94,16 @@ def _plan_event(rng, config, subject, n, start, end, before):
     return PlannedEvent(predicate, subject, value=value, start=start, end=end)
 
 # %% ../../nbs/world/script.ipynb #3763476d
-def plan_events(
-    rng: np.random.Generator, # draws the events
-    config: WorldConfig, # settings of the world
-) -> tuple[list[PlannedEvent], int]: # events in temporal order; number of entities in them
-    "Draw the events of a clip."
+def plan_events(rng: np.random.Generator, config: WorldConfig) -> tuple[list[PlannedEvent], int]:
+    """Draw the events of a clip.
+
+    Args:
+        rng: draws the events
+        config: settings of the world
+
+    Returns:
+        events in temporal order; number of entities in them
+    """
     end, half = config.seconds, config.seconds/2
     plan = rng.choice(5, p=(.35, .2, .05, .1, .3))  # single, two by one, two by two, two at once, a standing pair only
     sequence = (0, half), (half, end)
@@ -94,11 +120,18 @@ def plan_events(
 # %% ../../nbs/world/script.ipynb #52c41cac
 @dataclass(frozen=True)
 class Script:
-    "A clip before it is rendered."
-    clip_id: str # unique within the world
-    graph: SceneGraph # exact scene graph
-    tracks: Tracks # arrays to render
-    groups: tuple[tuple[Event, ...], ...] # groups of scripted events that a caption may describe
+    """A clip before it is rendered.
+
+    Attributes:
+        clip_id: unique within the world
+        graph: exact scene graph
+        tracks: arrays to render
+        groups: groups of scripted events that a caption may describe
+    """
+    clip_id: str
+    graph: SceneGraph
+    tracks: Tracks
+    groups: tuple[tuple[Event, ...], ...]
 
 def _look(rng, vocab):
     "Draw the appearance of an entity."
@@ -148,11 +181,16 @@ def _tracks(p, looks, entities, scene, config):
                   depth=np.argsort(np.argsort(p.depth)), scene=list(SCENES).index(scene), fps=config.fps)
 
 # %% ../../nbs/world/script.ipynb #8d2cc1a8
-def make_script(
-    clip_id: str, # name of the clip; the script depends only on it and on the settings
-    config: WorldConfig, # settings of the world
-) -> Script: # script with tracks and exact scene graph
-    "Draw the events of a clip, lay them out, and record everything that is then true."
+def make_script(clip_id: str, config: WorldConfig) -> Script:
+    """Draw the events of a clip, lay them out, and record everything that is then true.
+
+    Args:
+        clip_id: name of the clip; the script depends only on it and on the settings
+        config: settings of the world
+
+    Returns:
+        script with tracks and exact scene graph
+    """
     rng = stable_rng(config.seed, "world", clip_id)
     vocab = in_use(config)
     scene = str(rng.choice(vocab["scene"]))
@@ -176,13 +214,18 @@ def make_script(
                   _tracks(p, looks, entities, scene, config), tuple(groups))
 
 # %% ../../nbs/world/script.ipynb #dfb6336e
-def phrase(
-    entity: Entity, # the entity to name
-    silent: set[str], # kinds of attributes that must not be mentioned
-    config: WorldConfig, # settings of the world; `mention` is the probability for each kind
-    rng: np.random.Generator, # chooses the attributes
-) -> Phrase: # shape and some attributes of the entity
-    "Make a noun phrase for an entity; an attribute that changes is never mentioned."
+def phrase(entity: Entity, silent: set[str], config: WorldConfig, rng: np.random.Generator) -> Phrase:
+    """Make a noun phrase for an entity; an attribute that changes is never mentioned.
+
+    Args:
+        entity: the entity to name
+        silent: kinds of attributes that must not be mentioned
+        config: settings of the world; `mention` is the probability for each kind
+        rng: chooses the attributes
+
+    Returns:
+        shape and some attributes of the entity
+    """
     mentioned = []
     for kind in ("size", "color", "material"):
         mention = rng.random() < config.mention
@@ -190,13 +233,18 @@ def phrase(
         if mention and kind not in silent and len(spans) == 1: mentioned.append((kind, spans[0].value))
     return Phrase(entity.name, tuple(mentioned))
 
-def tell(
-    graph: SceneGraph, # exact scene graph of the clip
-    events: tuple[Event, ...], # one or two scripted events, in temporal order
-    config: WorldConfig, # settings of the world
-    rng: np.random.Generator, # chooses the attributes that are mentioned
-) -> Meaning: # a meaning that is true of the graph
-    "Make the meaning of a fine caption about some events."
+def tell(graph: SceneGraph, events: tuple[Event, ...], config: WorldConfig, rng: np.random.Generator) -> Meaning:
+    """Make the meaning of a fine caption about some events.
+
+    Args:
+        graph: exact scene graph of the clip
+        events: one or two scripted events, in temporal order
+        config: settings of the world
+        rng: chooses the attributes that are mentioned
+
+    Returns:
+        a meaning that is true of the graph
+    """
     entities = {e.entity_id: e for e in graph.entities}
     silent = {"size"} if any(e.kind == "relation" for e in events) else set()
     clauses = []
@@ -215,11 +263,16 @@ def _vague(graph, events, config, rng):
     unsaid = "object" if event.object and rng.random() < 0.5 else "subject"
     return replace(m, clauses=(replace(m.clauses[0], **{unsaid: SOMETHING}),))
 
-def captions(
-    script: Script, # script of the clip
-    config: WorldConfig, # settings of the world
-) -> list[Caption]: # `config.captions` fine captions, then two broad ones of events and two of entities
-    "Write the captions of a clip; fine captions take the groups of events in turn."
+def captions(script: Script, config: WorldConfig) -> list[Caption]:
+    """Write the captions of a clip; fine captions take the groups of events in turn.
+
+    Args:
+        script: script of the clip
+        config: settings of the world
+
+    Returns:
+        `config.captions` fine captions, then two broad ones of events and two of entities
+    """
     rng, out = stable_rng(config.seed, "caption", script.clip_id), []
     for i in range(config.captions):
         events = script.groups[i % len(script.groups)]
@@ -233,13 +286,18 @@ def captions(
     return [Caption(f"{script.clip_id}.{i}", script.clip_id, text, grain) for i, (grain, text) in enumerate(out)]
 
 # %% ../../nbs/world/script.ipynb #2cac448a
-def is_held_out(
-    shape: str, # shape of the subject
-    color: str, # color of the subject
-    predicate: str, # base form of the predicate
-    config: WorldConfig, # settings of the world; `held_out` is the share
-) -> bool: # True: the combination occurs only in the compositional split
-    "Return True if a combination is held out from training; a hash decides, so no list is stored."
+def is_held_out(shape: str, color: str, predicate: str, config: WorldConfig) -> bool:
+    """Return True if a combination is held out from training; a hash decides, so no list is stored.
+
+    Args:
+        shape: shape of the subject
+        color: color of the subject
+        predicate: base form of the predicate
+        config: settings of the world; `held_out` is the share
+
+    Returns:
+        True: the combination occurs only in the compositional split
+    """
     return stable_seed(config.seed, "held out", shape, color, predicate)/2**64 < config.held_out
 
 def _has_held_out(graph, config):
@@ -248,12 +306,17 @@ def _has_held_out(graph, config):
     return any(is_held_out(entities[e.subject].name, e.subject_attribute, e.predicate, config)
                for e in graph.events if e.kind in ("action", "contact"))
 
-def make_clip(
-    split: str, # train, val, test or compositional
-    number: int, # index within the split, from 0
-    config: WorldConfig, # settings of the world
-) -> Script: # script of the clip, named `split-number`
-    "Make the script of a clip of a split."
+def make_clip(split: str, number: int, config: WorldConfig) -> Script:
+    """Make the script of a clip of a split.
+
+    Args:
+        split: train, val, test or compositional
+        number: index within the split, from 0
+        config: settings of the world
+
+    Returns:
+        script of the clip, named `split-number`
+    """
     for attempt in range(10_000):
         script = make_script(f"{split}-{number:05d}" + (f"-{attempt}" if attempt else ""), config)
         if _has_held_out(script.graph, config) == (split == "compositional"):

@@ -48,13 +48,18 @@ def _still(i, side, seed):
     return render(tracks, side), label, np.concatenate([at, radius[:, None]], 1)
 
 # %% ../../nbs/world/stills.ipynb #bee13b78
-def draw_stills(
-    n: int, # number of stills
-    side: int = 64, # side of a still in pixels
-    seed: int = 0, # seed of the stills
-    workers: int = 1, # number of processes; the stills do not depend on it
-) -> Stills: # stills; the i-th depends on seed and i alone
-    "Draw labeled stills; their sizes vary beyond the world's two, since entities grow and shrink."
+def draw_stills(n: int, side: int = 64, seed: int = 0, workers: int = 1) -> Stills:
+    """Draw labeled stills; their sizes vary beyond the world's two, since entities grow and shrink.
+
+    Args:
+        n: number of stills
+        side: side of a still in pixels
+        seed: seed of the stills
+        workers: number of processes; the stills do not depend on it
+
+    Returns:
+        stills; the i-th depends on seed and i alone
+    """
     made = parallel_map(partial(_still, side=side, seed=seed), list(range(n)), workers, "stills")
     frames, labels, place = zip(*made)
     return Stills(np.stack(frames), {k: np.stack([l[k] for l in labels]) for k in labels[0]},
@@ -88,14 +93,19 @@ def _film(i, n_frames, grid, config):
     labels = {k: np.where(which >= 0, v, -1).astype(np.int8) for k, v in values.items()}
     return render(tracks, config.side), labels
 
-def draw_films(
-    n: int, # number of clips
-    n_frames: int, # frames per clip, T
-    grid: int, # patches per side of a frame
-    config: WorldConfig, # settings of the world
-    workers: int = 1, # number of processes; the clips do not depend on it
-) -> Films: # labeled clips; the i-th depends on the settings and i alone
-    "Draw labeled clips, directly from the renderer, without a codec."
+def draw_films(n: int, n_frames: int, grid: int, config: WorldConfig, workers: int = 1) -> Films:
+    """Draw labeled clips, directly from the renderer, without a codec.
+
+    Args:
+        n: number of clips
+        n_frames: frames per clip, T
+        grid: patches per side of a frame
+        config: settings of the world
+        workers: number of processes; the clips do not depend on it
+
+    Returns:
+        labeled clips; the i-th depends on the settings and i alone
+    """
     made = parallel_map(partial(_film, n_frames=n_frames, grid=grid, config=config), list(range(n)), workers, "films")
     frames, labels = zip(*made)
     return Films(np.stack(frames), {k: np.stack([l[k] for l in labels]) for k in labels[0]})
@@ -124,11 +134,16 @@ def _picture(i, config):
     texts = list(_picture_captions(script.graph, t/config.fps, config, rng))
     return render(_at(script.tracks, np.array([t])), config.side), t/config.fps, texts
 
-def draw_pictures(
-    n: int, # number of pictures
-    config: WorldConfig, # settings of the world
-    workers: int = 1, # number of processes; the pictures do not depend on it
-) -> Pictures: # pictures; the i-th depends on the settings and i alone
-    "Draw pictures with captions, directly from the renderer."
+def draw_pictures(n: int, config: WorldConfig, workers: int = 1) -> Pictures:
+    """Draw pictures with captions, directly from the renderer.
+
+    Args:
+        n: number of pictures
+        config: settings of the world
+        workers: number of processes; the pictures do not depend on it
+
+    Returns:
+        pictures; the i-th depends on the settings and i alone
+    """
     frames, times, texts = zip(*parallel_map(partial(_picture, config=config), list(range(n)), workers, "pictures"))
     return Pictures(np.stack(frames), np.array(times), picture_captions(texts))

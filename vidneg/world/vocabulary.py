@@ -39,11 +39,16 @@ def world_vocabulary() -> Vocabulary:
 # %% ../../nbs/world/vocabulary.ipynb #e2a22ca6
 _CHANGE = {"color": "turn", "material": "become"}
 
-def world_meaning(
-    statement: Statement, # one or two SPOT tuples and their order
-    scene: str, # name of the scene, "" to leave it out
-) -> Meaning: # meaning in the world's language
-    "Translate a SPOT statement into a meaning of the world's language."
+def world_meaning(statement: Statement, scene: str) -> Meaning:
+    """Translate a SPOT statement into a meaning of the world's language.
+
+    Args:
+        statement: one or two SPOT tuples and their order
+        scene: name of the scene, "" to leave it out
+
+    Returns:
+        meaning in the world's language
+    """
     tuples = statement.tuples
     if tuples[0].predicate == "is":
         ((kind, old),), ((_, new),) = (t.object_attributes for t in tuples)
@@ -61,28 +66,43 @@ def world_meaning(
 class WorldGrammar:
     "A SPOT grammar that writes sentences of the world's language."
     name = "world"
-    def say(self,
-        statement: Statement, # one or two SPOT tuples and their order
-        scene: str, # name of the scene, "" to leave it out
-        rng: np.random.Generator, # chooses among phrasings
-    ) -> str: # a caption
-        "Write a statement as a sentence."
+    def say(self, statement: Statement, scene: str, rng: np.random.Generator) -> str:
+        """Write a statement as a sentence.
+
+        Args:
+            statement: one or two SPOT tuples and their order
+            scene: name of the scene, "" to leave it out
+            rng: chooses among phrasings
+
+        Returns:
+            a caption
+        """
         return say(world_meaning(statement, scene), rng)
 
 # %% ../../nbs/world/vocabulary.ipynb #ad2104ae
 class WorldReader:
     "A reader and paraphraser of the world's captions."
-    def meaning(self,
-        text: str, # any text
-    ) -> Meaning | None: # meaning; None: not a sentence of the world's language
-        "Read the meaning of a text."
+    def meaning(self, text: str) -> Meaning | None:
+        """Read the meaning of a text.
+
+        Args:
+            text: any text
+
+        Returns:
+            meaning; None: not a sentence of the world's language
+        """
         try: return parse(text)
         except OutsideLanguage: return None
 
-    def again(self,
-        meaning: Meaning, # meaning of the caption
-        rng: np.random.Generator, # chooses among phrasings
-        n: int = 8, # number of draws
-    ) -> list[str]: # distinct captions, at most n
-        "Phrase a meaning several times."
+    def again(self, meaning: Meaning, rng: np.random.Generator, n: int = 8) -> list[str]:
+        """Phrase a meaning several times.
+
+        Args:
+            meaning: meaning of the caption
+            rng: chooses among phrasings
+            n: number of draws
+
+        Returns:
+            distinct captions, at most n
+        """
         return list(dict.fromkeys(say(meaning, rng) for _ in range(n)))

@@ -20,18 +20,31 @@ from .script import WorldConfig, captions, make_clip
 from .stills import draw_films, draw_pictures, draw_stills
 
 # %% auto #0
-__all__ = ['write_tables', 'write_world', 'film_frames', 'write_films', 'write_drawings', 'write_worlds', 'write_queries']
+__all__ = ['write_tables', 'write_world', 'film_frames', 'write_films', 'write_drawings', 'write_worlds',
+           'write_queries']
 
 # %% ../../nbs/world/write.ipynb #bc5aa5e0
 def write_tables(
-    folder: str | Path, # folder that receives videos/, clips.parquet, graphs.parquet and the table of texts
-    counts: dict, # split → number of clips
-    make: Callable, # ((split, number), folder) → clip, texts, scene graph; writes the video file
-    table: str, # name of the table of texts
-    cls: type, # record class of the texts
-    workers: int = 1, # number of processes; the files do not depend on it
-) -> list[Clip]: # clips in the order of `counts`
-    "Make clips in parallel and write their tables."
+    folder: str | Path,
+    counts: dict,
+    make: Callable,
+    table: str,
+    cls: type,
+    workers: int = 1,
+) -> list[Clip]:
+    """Make clips in parallel and write their tables.
+
+    Args:
+        folder: folder that receives videos/, clips.parquet, graphs.parquet and the table of texts
+        counts: split → number of clips
+        make: ((split, number), folder) → clip, texts, scene graph; writes the video file
+        table: name of the table of texts
+        cls: record class of the texts
+        workers: number of processes; the files do not depend on it
+
+    Returns:
+        clips in the order of `counts`
+    """
     folder = Path(folder)
     (folder/"videos").mkdir(parents=True, exist_ok=True)
     jobs = [(split, i) for split, n in counts.items() for i in range(n)]
@@ -48,23 +61,33 @@ def _write_clip(job, folder, config, crf):
     render_clip(folder/path, script.tracks, config.side, crf)
     return Clip(script.clip_id, path, 0.0, config.seconds, job[0]), captions(script, config), script.graph
 
-def write_world(
-    folder: str | Path, # folder that receives videos/, clips.parquet, captions.parquet, graphs.parquet
-    counts: dict, # split → number of clips
-    config: WorldConfig, # settings of the world
-    workers: int = 1, # number of processes; the files do not depend on it
-    crf: int = 18, # x264's quality, see `encode_mp4`
-) -> list[Clip]: # clips in the order of `counts`
-    "Render the clips of a world and write their captions and scene graphs."
+def write_world(folder: str | Path, counts: dict, config: WorldConfig, workers: int = 1, crf: int = 18) -> list[Clip]:
+    """Render the clips of a world and write their captions and scene graphs.
+
+    Args:
+        folder: folder that receives videos/, clips.parquet, captions.parquet, graphs.parquet
+        counts: split → number of clips
+        config: settings of the world
+        workers: number of processes; the files do not depend on it
+        crf: x264's quality, see `encode_mp4`
+
+    Returns:
+        clips in the order of `counts`
+    """
     make = partial(_write_clip, config=config, crf=crf)
     return write_tables(folder, counts, make, "captions", Caption, workers)
 
 # %% ../../nbs/world/write.ipynb #b9235c15
-def film_frames(
-    film: Film, # film to render
-    side: int = 64, # side of a frame in pixels
-) -> np.ndarray: # frames (T, side, side, 3) uint8
-    "Render the shots of a film one after another."
+def film_frames(film: Film, side: int = 64) -> np.ndarray:
+    """Render the shots of a film one after another.
+
+    Args:
+        film: film to render
+        side: side of a frame in pixels
+
+    Returns:
+        frames (T, side, side, 3) uint8
+    """
     return np.concatenate([render(s.tracks, side) for s in film.shots])
 
 # %% ../../nbs/world/write.ipynb #b65f6c92
@@ -77,30 +100,54 @@ def _write_film(job, folder, config, settings, crf):
     return Clip(film.clip_id, path, 0.0, film.duration, split), film_queries(film, config, settings), film.graph
 
 def write_films(
-    folder: str | Path, # folder that receives videos/, clips.parquet, moments.parquet, graphs.parquet
-    counts: dict, # split → number of films
-    config: WorldConfig, # settings of the world
-    settings: FilmConfig = FilmConfig(), # settings of the films
-    workers: int = 1, # number of processes; the files do not depend on it
-    crf: int = 18, # x264's quality, see `encode_mp4`
-) -> list[Clip]: # clips, one per film, in the order of `counts`
-    "Render films and write their queries and scene graphs."
+    folder: str | Path,
+    counts: dict,
+    config: WorldConfig,
+    settings: FilmConfig = FilmConfig(),
+    workers: int = 1,
+    crf: int = 18,
+) -> list[Clip]:
+    """Render films and write their queries and scene graphs.
+
+    Args:
+        folder: folder that receives videos/, clips.parquet, moments.parquet, graphs.parquet
+        counts: split → number of films
+        config: settings of the world
+        settings: settings of the films
+        workers: number of processes; the files do not depend on it
+        crf: x264's quality, see `encode_mp4`
+
+    Returns:
+        clips, one per film, in the order of `counts`
+    """
     make = partial(_write_film, config=config, settings=settings, crf=crf)
     return write_tables(folder, counts, make, "moments", MomentQuery, workers)
 
 # %% ../../nbs/world/write.ipynb #a7c80002
 def write_drawings(
-    folder: str | Path, # folder that receives stills.parquet, stills-fresh.parquet, films.parquet, pictures.parquet
-    side: int = 64, # side of a frame in pixels
-    stills: int = 0, # number of training stills; 200 more are drawn for a test
-    films: int = 0, # number of labeled training clips; a twentieth of them and one more are drawn for a test
-    film_frames: int = 8, # frames per labeled clip
-    pictures: int = 0, # number of pictures with captions
-    patch: int = 16, # side of a labeled patch in pixels
-    seed: int = 0, # seed of the world
-    workers: int = 1, # number of processes; the files do not depend on it
+    folder: str | Path,
+    side: int = 64,
+    stills: int = 0,
+    films: int = 0,
+    film_frames: int = 8,
+    pictures: int = 0,
+    patch: int = 16,
+    seed: int = 0,
+    workers: int = 1,
 ):
-    "Draw the training data of a backbone."
+    """Draw the training data of a backbone.
+
+    Args:
+        folder: folder that receives stills.parquet, stills-fresh.parquet, films.parquet, pictures.parquet
+        side: side of a frame in pixels
+        stills: number of training stills; 200 more are drawn for a test
+        films: number of labeled training clips; a twentieth of them and one more are drawn for a test
+        film_frames: frames per labeled clip
+        pictures: number of pictures with captions
+        patch: side of a labeled patch in pixels
+        seed: seed of the world
+        workers: number of processes; the files do not depend on it
+    """
     folder, world = Path(folder), WorldConfig(side=side, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     if stills: write_drawn(folder/"stills.parquet", draw_stills(stills, side, seed, workers))
@@ -111,30 +158,42 @@ def write_drawings(
     if pictures: write_drawn(folder/"pictures.parquet", draw_pictures(pictures, world, workers))
 
 
-def write_worlds(
-    folder: str | Path, # folder that receives a dataset per value of `shortcuts`, in a folder named after it
-    shortcuts: list[float], # values of `WorldConfig.shortcut`, in [0, 1]
-    train: int, # training clips per world
-    val: int, # validation clips per world
-    seed: int = 0, # seed of the worlds
-    workers: int = 1, # number of processes; the files do not depend on it
-):
-    "Render small worlds that differ in `WorldConfig.shortcut`."
+def write_worlds(folder: str | Path, shortcuts: list[float], train: int, val: int, seed: int = 0, workers: int = 1):
+    """Render small worlds that differ in `WorldConfig.shortcut`.
+
+    Args:
+        folder: folder that receives a dataset per value of `shortcuts`, in a folder named after it
+        shortcuts: values of `WorldConfig.shortcut`, in [0, 1]
+        train: training clips per world
+        val: validation clips per world
+        seed: seed of the worlds
+        workers: number of processes; the files do not depend on it
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     for s in shortcuts:
         write_world(Path(folder)/f"{s}", {"train": train, "val": val}, WorldConfig(shortcut=s, seed=seed), workers)
 
 
 def write_queries(
-    folder: str | Path, # folder that receives the files of `write_films`
-    train: int, # number of training films; 0: no films at all
-    test: int, # number of test films
-    queries: int = 4, # queries per film, at most
-    side: int = 64, # side of a frame in pixels
-    seed: int = 0, # seed of the world
-    workers: int = 1, # number of processes; the files do not depend on it
+    folder: str | Path,
+    train: int,
+    test: int,
+    queries: int = 4,
+    side: int = 64,
+    seed: int = 0,
+    workers: int = 1,
 ):
-    "Render films with queries, unless `train` is 0."
+    """Render films with queries, unless `train` is 0.
+
+    Args:
+        folder: folder that receives the files of `write_films`
+        train: number of training films; 0: no films at all
+        test: number of test films
+        queries: queries per film, at most
+        side: side of a frame in pixels
+        seed: seed of the world
+        workers: number of processes; the files do not depend on it
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     settings = FilmConfig(queries=queries)
     if train: write_films(folder, {"train": train, "test": test}, WorldConfig(side=side, seed=seed), settings, workers)

@@ -18,10 +18,15 @@ from .official import Files, Official
 __all__ = ['CAPTIONS', 'DATASET', 'file_captions', 'read']
 
 # %% ../../../nbs/data/readers/activitynet.ipynb #c71c7e7c
-def file_captions(
-    path: Path, # JSON file of captions
-) -> Iterator[Caption]: # captions in the order of the file
-    "Yield the captions of one file."
+def file_captions(path: Path) -> Iterator[Caption]:
+    """Yield the captions of one file.
+
+    Args:
+        path: JSON file of captions
+
+    Returns:
+        captions in the order of the file
+    """
     for video, row in json_items(path):
         for k, text in enumerate(row.texts("sentences")):
             yield Caption(f"{path.stem}/{video}/{k}", video, text.strip())
@@ -43,11 +48,16 @@ def _windows(row):
     cut = [(float(min(w)), float(min(max(w), length))) for w in windows] # a few are given as (end, start)
     return [w if w[0] < w[1] else None for w in cut]
 
-def read(
-    files: Files, # files of the dataset's folder
-    protocol: str, # "val_1", "val_2" or "moments"
-) -> Iterator: # clips and captions; with "moments" also queries
-    "Yield the records of ActivityNet Captions."
+def read(files: Files, protocol: str) -> Iterator:
+    """Yield the records of ActivityNet Captions.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: "val_1", "val_2" or "moments"
+
+    Returns:
+        clips and captions; with "moments" also queries
+    """
     moments = {"val_1": "val", "val_2": "test"}
     for part, split in {"train": "train", **(moments if protocol == "moments" else {protocol: "test"})}.items():
         listed = set(files.ids(f"activity-net_{part}_list.txt", f"{part}_list.txt"))

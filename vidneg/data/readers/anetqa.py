@@ -20,8 +20,8 @@ from .files import Row, json_items, read_json, readable, seconds
 from .official import Files, Official
 
 # %% auto #0
-__all__ = ['DATASET', 'anetqa_graph', 'read_anetqa', 'read_anetqa_questions', 'read_answer_vocabulary', 'write_anetqa_answers',
-           'read_anetqa_answers', 'read']
+__all__ = ['DATASET', 'anetqa_graph', 'read_anetqa', 'read_anetqa_questions', 'read_answer_vocabulary',
+           'write_anetqa_answers', 'read_anetqa_answers', 'read']
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #ad6e1a9d
 def _boxes(entry):
@@ -105,13 +105,18 @@ def _activities(entry, ids):
         yield Event(*people, "", a.name("anet_label"), "", "", *(max(0.0, float(t)) for t in span), "activity")
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #181c794c
-def anetqa_graph(
-    video: str, # id of the video
-    raw: dict, # the video's entry in sg_train.json
-    times: dict[str, float] | None = None, # VIDEO/SEGMENT/FRAME → seconds; None: frames are numbered
-    link: str = "id", # "id": boxes with equal object ids are one entity; "class": so are the only boxes of a class
-) -> SceneGraph: # the checked graph
-    "Make the scene graph of one AnetQA video."
+def anetqa_graph(video: str, raw: dict, times: dict[str, float] | None = None, link: str = "id") -> SceneGraph:
+    """Make the scene graph of one AnetQA video.
+
+    Args:
+        video: id of the video
+        raw: the video's entry in sg_train.json
+        times: VIDEO/SEGMENT/FRAME → seconds; None: frames are numbered
+        link: "id": boxes with equal object ids are one entity; "class": so are the only boxes of a class
+
+    Returns:
+        the checked graph
+    """
     if link not in ("id", "class"): raise VidnegError(f"no link {link!r}; use id or class")
     entry = Row(raw, video)
     if not (boxes := _boxes(entry)): return SceneGraph(video, "", (), ())
@@ -124,12 +129,17 @@ def anetqa_graph(
     seen = [Event(s, "", p, o, "", start, end, kind) for (s, p, o, kind), start, end in _lasting(events, spans)]
     return check_graph(SceneGraph(video, "", entities, (*seen, *_activities(entry, ids))), video)
 
-def read_anetqa(
-    path: str | Path, # path of sg_train.json or sg_val.json
-    times: str | Path | None = None, # path of frames_trainval.json; None: frames are numbered
-    link: str = "id", # "id" or "class": rule that joins boxes to entities (see `anetqa_graph`)
-) -> list[SceneGraph]: # one graph per video, in the order of the file
-    "Read AnetQA's scene graphs."
+def read_anetqa(path: str | Path, times: str | Path | None = None, link: str = "id") -> list[SceneGraph]:
+    """Read AnetQA's scene graphs.
+
+    Args:
+        path: path of sg_train.json or sg_val.json
+        times: path of frames_trainval.json; None: frames are numbered
+        link: "id" or "class": rule that joins boxes to entities (see `anetqa_graph`)
+
+    Returns:
+        one graph per video, in the order of the file
+    """
     known = Row(read_json(times), Path(times).name) if times else None
     try: return [anetqa_graph(video, entry, known, link) for video, entry in json_items(path)]
     except VidnegError as e: raise VidnegError(f"{Path(path).name}: {e}") from None
@@ -163,10 +173,15 @@ def _anetqa_question(row, where):
     return Question(row["qa_id"], row["video_id"], readable(row["question"]), answer, kind,
                     str(row["taxonomy"].get("question_type", "")))
 
-def read_anetqa_questions(
-    path: str | Path, # path of qa_train.json, qa_val.json or q_test.json
-) -> list[Question]: # questions with AnetQA's video ids as clip ids; those of q_test.json have no answers
-    "Read AnetQA's questions."
+def read_anetqa_questions(path: str | Path) -> list[Question]:
+    """Read AnetQA's questions.
+
+    Args:
+        path: path of qa_train.json, qa_val.json or q_test.json
+
+    Returns:
+        questions with AnetQA's video ids as clip ids; those of q_test.json have no answers
+    """
     rows, name = read_json(path), Path(path).name
     if type(rows) is not list:
         raise VidnegError(f"{name} is not a file of questions: it should hold a list")
@@ -176,10 +191,15 @@ def read_anetqa_questions(
     return out
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #22a8beb5
-def read_answer_vocabulary(
-    path: str | Path, # path of anetqa_trainval_ans2label.json
-) -> tuple[str, ...]: # answers in the order of their labels; the first is UNKNOWN
-    "Read AnetQA's answer vocabulary."
+def read_answer_vocabulary(path: str | Path) -> tuple[str, ...]:
+    """Read AnetQA's answer vocabulary.
+
+    Args:
+        path: path of anetqa_trainval_ans2label.json
+
+    Returns:
+        answers in the order of their labels; the first is UNKNOWN
+    """
     labels, name = read_json(path), Path(path).name
     if type(labels) is not dict or not labels:
         raise VidnegError(f"{name} should be a dictionary from answers to labels")
@@ -187,19 +207,29 @@ def read_answer_vocabulary(
         raise VidnegError(f"{name}: the labels should be the numbers from 0 to {len(labels) - 1}, each once")
     return tuple(sorted(labels, key=labels.get))
 
-def write_anetqa_answers(
-    path: str | Path, # path of the .json file to write
-    answers: dict[str, str], # question id → answer
-) -> Path: # path of the file
-    "Write answers in the format of AnetQA's evaluation server."
+def write_anetqa_answers(path: str | Path, answers: dict[str, str]) -> Path:
+    """Write answers in the format of AnetQA's evaluation server.
+
+    Args:
+        path: path of the .json file to write
+        answers: question id → answer
+
+    Returns:
+        path of the file
+    """
     rows = [{"question_id": i, "answer": a} for i, a in answers.items()]
     with atomic_path(path) as part: part.write_text(json.dumps(rows, indent=2, ensure_ascii=False), encoding="utf-8")
     return Path(path)
 
-def read_anetqa_answers(
-    path: str | Path, # path of a .json file in the format of `write_anetqa_answers`
-) -> dict[str, str]: # question id → answer
-    "Read answers to AnetQA's questions."
+def read_anetqa_answers(path: str | Path) -> dict[str, str]:
+    """Read answers to AnetQA's questions.
+
+    Args:
+        path: path of a .json file in the format of `write_anetqa_answers`
+
+    Returns:
+        question id → answer
+    """
     rows, name = read_json(path), Path(path).name
     wanted = ("question_id", "answer")
     if type(rows) is not list or not all(type(r) is dict and type(r.get(k)) is str for r in rows for k in wanted):
@@ -209,11 +239,16 @@ def read_anetqa_answers(
     return {r["question_id"]: r["answer"] for r in rows}
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #c1b30002
-def read(
-    files: Files, # files of the dataset's folder
-    protocol: str, # the only one
-) -> Iterator[Clip | Caption | SceneGraph]: # clips, captions and graphs
-    "Yield the records of AnetQA."
+def read(files: Files, protocol: str) -> Iterator[Clip | Caption | SceneGraph]:
+    """Yield the records of AnetQA.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips, captions and graphs
+    """
     times = (files.find("frames_trainval.json") or [None])[0]
     files.need("sg_train.json", "sg_val.json")
     for split in ("train", "val"):

@@ -21,10 +21,15 @@ from .official import Files, Official
 __all__ = ['CAPTIONS', 'DATASET', 'file_captions', 'read_charades_sta', 'read']
 
 # %% ../../../nbs/data/readers/charades.ipynb #3eebf3bd
-def file_captions(
-    path: Path, # text file of annotations
-) -> Iterator[Caption]: # captions in the order of the file
-    "Yield the captions of one file."
+def file_captions(path: Path) -> Iterator[Caption]:
+    """Yield the captions of one file.
+
+    Args:
+        path: text file of annotations
+
+    Returns:
+        captions in the order of the file
+    """
     for k, line in enumerate(read_text(path).split("\n")):
         if not line.strip(): continue
         where, mark, text = line.rstrip("\r").partition("##")
@@ -39,11 +44,20 @@ CAPTIONS = Source("Charades-STA: sentences about moments of household videos",
 _STA = re.compile(r"(?P<video>\S+)\s+(?P<start>\d+(\.\d*)?)\s+(?P<end>\d+(\.\d*)?)\s*##(?P<text>.*\S)")
 
 def read_charades_sta(
-    path: str | Path, # path of charades_sta_train.txt or charades_sta_test.txt
-    durations: Mapping[str, float] | None = None, # video → length in seconds; None: not known
-    on_empty: str = "raise", # treatment of a window without duration inside the video, "raise" or "drop"
-) -> list[MomentQuery]: # queries in the order of the file, with ids "<name of the file>-<line>"
-    "Read the annotations of Charades-STA. Raises `VidnegError` with the number of the wrong line."
+    path: str | Path,
+    durations: Mapping[str, float] | None = None,
+    on_empty: str = "raise",
+) -> list[MomentQuery]:
+    """Read the annotations of Charades-STA. Raises `VidnegError` with the number of the wrong line.
+
+    Args:
+        path: path of charades_sta_train.txt or charades_sta_test.txt
+        durations: video → length in seconds; None: not known
+        on_empty: treatment of a window without duration inside the video, "raise" or "drop"
+
+    Returns:
+        queries in the order of the file, with ids "<name of the file>-<line>"
+    """
     if on_empty not in ("raise", "drop"):
         raise VidnegError(f"on_empty is {on_empty!r}: use 'raise' or 'drop'")
     out, path = [], Path(path)
@@ -64,11 +78,16 @@ def read_charades_sta(
     return out
 
 # %% ../../../nbs/data/readers/charades.ipynb #c1500002
-def read(
-    files: Files, # files of the dataset's folder
-    protocol: str, # the only one
-) -> Iterator: # clips, captions and queries
-    "Yield the records of Charades-STA."
+def read(files: Files, protocol: str) -> Iterator:
+    """Yield the records of Charades-STA.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips, captions and queries
+    """
     files.need("charades_sta_*.txt")
     for split in ("train", "test"):
         for path in files.find(f"charades_sta_{split}.txt"):

@@ -35,11 +35,16 @@ def _years(files, year):
             for r in top.rows("annotations"):
                 yield Caption(r.name("id"), known[r.name("image_id")], r.text("caption"))
 
-def read(
-    files: Files, # files of the dataset's folder
-    protocol: str, # "karpathy", "2014" or "2017"
-) -> Iterator[Clip | Caption]: # clips of one frame and captions
-    "Yield the records of COCO captions."
+def read(files: Files, protocol: str) -> Iterator[Clip | Caption]:
+    """Yield the records of COCO captions.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: "karpathy", "2014" or "2017"
+
+    Returns:
+        clips of one frame and captions
+    """
     return _karpathy(files) if protocol == "karpathy" else _years(files, protocol)
 
 # %% ../../../nbs/data/readers/coco.ipynb #c1800007

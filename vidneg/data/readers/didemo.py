@@ -19,10 +19,15 @@ from .official import Files, Official
 __all__ = ['CAPTIONS', 'SEGMENT', 'DATASET', 'file_captions', 'read']
 
 # %% ../../../nbs/data/readers/didemo.ipynb #77304c04
-def file_captions(
-    path: Path, # JSON file of annotations
-) -> Iterator[Caption]: # captions in the order of the file
-    "Yield the captions of one file."
+def file_captions(path: Path) -> Iterator[Caption]:
+    """Yield the captions of one file.
+
+    Args:
+        path: JSON file of annotations
+
+    Returns:
+        captions in the order of the file
+    """
     for row in json_rows(path):
         yield Caption(row.name("annotation_id"), row.name("video"), row.text("description"))
 
@@ -41,11 +46,16 @@ def _moment(row):
     first, last = Counter(times).most_common(1)[0][0]
     return SEGMENT*first, SEGMENT*(last + 1)
 
-def read(
-    files: Files, # files of the dataset's folder
-    protocol: str, # "paragraph" or "moments"
-) -> Iterator: # clips and captions; with "moments" also queries
-    "Yield the records of DiDeMo."
+def read(files: Files, protocol: str) -> Iterator:
+    """Yield the records of DiDeMo.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: "paragraph" or "moments"
+
+    Returns:
+        clips and captions; with "moments" also queries
+    """
     files.need("*_data.json")
     for split in ("train", "val", "test"):
         listed, texts = files.ids(f"didemo_{split}_list.txt", f"{split}_list.txt"), defaultdict(list)

@@ -20,10 +20,15 @@ __all__ = ['read_text', 'parse_json', 'read_json', 'numbered_lines', 'json_lines
            'json_rows', 'json_items', 'line_rows', 'table_rows']
 
 # %% ../../../nbs/data/readers/files.ipynb #d4897e93
-def read_text(
-    path: str | Path, # text file in UTF-8
-) -> str: # content without a byte-order mark
-    "Read a text file. Raises `VidnegError` if it is missing or not UTF-8."
+def read_text(path: str | Path) -> str:
+    """Read a text file. Raises `VidnegError` if it is missing or not UTF-8.
+
+    Args:
+        path: text file in UTF-8
+
+    Returns:
+        content without a byte-order mark
+    """
     path = Path(path)
     if not path.is_file():
         raise VidnegError(f"{path} does not exist: check the path of the annotations")
@@ -38,51 +43,78 @@ def _unique(pairs):
         raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} occurs twice in one object")
     return made
 
-def parse_json(
-    text: str, # text in JSON
-    where: str | Path, # name of the text in error messages
-): # parsed value
-    "Parse JSON. Raises `VidnegError` if the text is not JSON, or an object repeats a key."
+def parse_json(text: str, where: str | Path):
+    """Parse JSON. Raises `VidnegError` if the text is not JSON, or an object repeats a key.
+
+    Args:
+        text: text in JSON
+        where: name of the text in error messages
+
+    Returns:
+        parsed value
+    """
     try: return json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as e: raise VidnegError(f"{where} is not JSON: {e}") from None
 
-def read_json(
-    path: str | Path, # JSON file in UTF-8
-): # parsed value
-    "Read a JSON file. Raises `VidnegError` if it is missing or not JSON."
+def read_json(path: str | Path):
+    """Read a JSON file. Raises `VidnegError` if it is missing or not JSON.
+
+    Args:
+        path: JSON file in UTF-8
+
+    Returns:
+        parsed value
+    """
     return parse_json(read_text(path), Path(path).name)
 
-def numbered_lines(
-    path: str | Path, # text file in UTF-8
-) -> list[tuple[int, str]]: # pairs of a line's number, from 1, and the line without its end; blank lines are left out
-    "Read the lines of a file. Raises `VidnegError` if there are none."
+def numbered_lines(path: str | Path) -> list[tuple[int, str]]:
+    """Read the lines of a file. Raises `VidnegError` if there are none.
+
+    Args:
+        path: text file in UTF-8
+
+    Returns:
+        pairs of a line's number, from 1, and the line without its end; blank lines are left out
+    """
     lines = [(i, line.rstrip("\r")) for i, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     if not lines: raise VidnegError(f"{path} is empty: download the annotations again")
     return lines
 
-def json_lines(
-    path: str | Path, # file with one JSON value per line
-) -> list: # parsed values, one per line
-    "Read a JSON-lines file. Raises `VidnegError` with the number of a line that is not JSON."
+def json_lines(path: str | Path) -> list:
+    """Read a JSON-lines file. Raises `VidnegError` with the number of a line that is not JSON.
+
+    Args:
+        path: file with one JSON value per line
+
+    Returns:
+        parsed values, one per line
+    """
     return [parse_json(line, f"{Path(path).name}, line {i}") for i, line in numbered_lines(path)]
 
 # %% ../../../nbs/data/readers/files.ipynb #c1f00002
 _MARKS = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
-def readable(
-    text: str, # text from a file
-) -> str: # text without invisible marks, and with spaces for control characters
-    "Clean a text of characters that nobody sees."
+def readable(text: str) -> str:
+    """Clean a text of characters that nobody sees.
+
+    Args:
+        text: text from a file
+
+    Returns:
+        text without invisible marks, and with spaces for control characters
+    """
     return _CONTROLS.sub(" ", _MARKS.sub("", text))
 
 # %% ../../../nbs/data/readers/files.ipynb #cc4e5173
 class Row(dict):
-    "A JSON object, or a row of a table, whose errors name its place."
-    def __init__(self,
-        value, # JSON value, which should be an object
-        where: str, # name of the object in error messages
-    ):
+    """A JSON object, or a row of a table, whose errors name its place.
+
+    Args:
+        value: JSON value, which should be an object
+        where: name of the object in error messages
+    """
+    def __init__(self, value, where: str):
         if not isinstance(value, dict): raise VidnegError(f"{where}: wants an object, got {value!r:.60}")
         super().__init__(value)
         self.where = where
@@ -126,56 +158,86 @@ class Row(dict):
         "Return an entry as a list of rows."
         return [Row(v, f"{self.where}.{key}[{i}]") for i, v in enumerate(self.of(key, list, "a list"))]
 
-def seconds(
-    value: str | float, # number, or its text
-    where: str, # name of the number in error messages
-) -> float: # finite number of at least 0
-    "Return a number of seconds. Raises `VidnegError` for text without a number, NaN, infinity and negative numbers."
+def seconds(value: str | float, where: str) -> float:
+    """Return a number of seconds. Raises `VidnegError` for text without a number, NaN, infinity and negative numbers.
+
+    Args:
+        value: number, or its text
+        where: name of the number in error messages
+
+    Returns:
+        finite number of at least 0
+    """
     try: number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError): number = math.nan
     if not 0 <= number < math.inf:
         raise VidnegError(f"{where} should be a number of at least 0, not {value!r:.40}")
     return number
 
-def need(
-    row, # JSON value that should be an object
-    key: str, # name of the entry
-    where: str, # name of the object in error messages
-): # value of the entry
-    "Return an entry of a JSON object. Raises `VidnegError` if it is missing."
+def need(row, key: str, where: str):
+    """Return an entry of a JSON object. Raises `VidnegError` if it is missing.
+
+    Args:
+        row: JSON value that should be an object
+        key: name of the entry
+        where: name of the object in error messages
+
+    Returns:
+        value of the entry
+    """
     return Row(row if isinstance(row, dict) else {}, where)[key]
 
 # %% ../../../nbs/data/readers/files.ipynb #c1f00006
-def json_rows(
-    path: str | Path, # JSON file that holds a list of objects
-) -> list[Row]: # one row per object
-    "Read a JSON list of objects."
+def json_rows(path: str | Path) -> list[Row]:
+    """Read a JSON list of objects.
+
+    Args:
+        path: JSON file that holds a list of objects
+
+    Returns:
+        one row per object
+    """
     name, value = Path(path).name, read_json(path)
     if not isinstance(value, list): raise VidnegError(f"{name} should hold a list, not {value!r:.60}")
     return [Row(v, f"{name}[{i}]") for i, v in enumerate(value)]
 
-def json_items(
-    path: str | Path, # JSON file that holds an object of objects
-) -> list[tuple[str, Row]]: # pairs of a key and its row
-    "Read a JSON object of objects."
+def json_items(path: str | Path) -> list[tuple[str, Row]]:
+    """Read a JSON object of objects.
+
+    Args:
+        path: JSON file that holds an object of objects
+
+    Returns:
+        pairs of a key and its row
+    """
     name, value = Path(path).name, read_json(path)
     if not isinstance(value, dict): raise VidnegError(f"{name} should hold an object, not {value!r:.60}")
     return [(k, Row(v, f"{name}[{k!r}]")) for k, v in value.items()]
 
-def line_rows(
-    path: str | Path, # file with one JSON object per line
-) -> list[Row]: # one row per line
-    "Read JSON lines of objects."
+def line_rows(path: str | Path) -> list[Row]:
+    """Read JSON lines of objects.
+
+    Args:
+        path: file with one JSON object per line
+
+    Returns:
+        one row per line
+    """
     name = Path(path).name
     return [Row(parse_json(line, where), where) for i, line in numbered_lines(path)
             for where in [f"{name}, line {i}"]]
 
-def table_rows(
-    path: str | Path, # CSV file, or TSV file without quotes
-    columns: Iterable[str] = (), # columns that the file needs
-    names: Iterable[str] = (), # names of the columns of a file without a header
-) -> Iterator[Row]: # one row per line of the table
-    "Read a table line by line; a file whose name ends in .tsv is separated by tabs."
+def table_rows(path: str | Path, columns: Iterable[str] = (), names: Iterable[str] = ()) -> Iterator[Row]:
+    """Read a table line by line; a file whose name ends in .tsv is separated by tabs.
+
+    Args:
+        path: CSV file, or TSV file without quotes
+        columns: columns that the file needs
+        names: names of the columns of a file without a header
+
+    Returns:
+        one row per line of the table
+    """
     path = Path(path)
     if not path.is_file(): raise VidnegError(f"{path} does not exist: check the path of the annotations")
     form = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if path.suffix == ".tsv" else {}

@@ -75,11 +75,16 @@ class _ClipNodes:
         return _text(self.nodes[n].get("name"))
 
 # %% ../../../nbs/data/readers/moviegraphs.ipynb #aab0d4a5
-def moviegraphs_graph(
-    clip_id: str, # id for the clip
-    clip: Inert, # ClipGraph object of the file
-) -> SceneGraph: # the checked graph
-    "Make the scene graph of one clip of MovieGraphs."
+def moviegraphs_graph(clip_id: str, clip: Inert) -> SceneGraph:
+    """Make the scene graph of one clip of MovieGraphs.
+
+    Args:
+        clip_id: id for the clip
+        clip: ClipGraph object of the file
+
+    Returns:
+        the checked graph
+    """
     g = _ClipNodes(need(clip.state if type(clip) is Inert else None, "G", clip_id), clip_id)
     people = [n for n, v in g.nodes.items() if v.get("type") == "entity" and g.name(n)]
     def attributes(n):
@@ -98,12 +103,17 @@ def moviegraphs_graph(
                                   tuple(Entity(str(n), g.name(n), tuple(attributes(n))) for n in people),
                                   tuple(e for n in people for e in events(n))), clip_id)
 
-def read_moviegraphs(
-    path: str | Path, # path of the pickle
-    inert: Iterable[str] = (), # further names to allow (see `load_inert`), such as numpy.core.multiarray._reconstruct
-    max_bytes: int = 2**30, # size of the largest file that is read, in bytes
-) -> list[SceneGraph]: # one graph per clip, with ids "<movie>/<scene>"
-    "Read the clip graphs of MovieGraphs."
+def read_moviegraphs(path: str | Path, inert: Iterable[str] = (), max_bytes: int = 2**30) -> list[SceneGraph]:
+    """Read the clip graphs of MovieGraphs.
+
+    Args:
+        path: path of the pickle
+        inert: further names to allow (see `load_inert`), such as numpy.core.multiarray._reconstruct
+        max_bytes: size of the largest file that is read, in bytes
+
+    Returns:
+        one graph per clip, with ids "<movie>/<scene>"
+    """
     return [moviegraphs_graph(i, clip) for i, clip in _clips(path, inert, max_bytes)]
 
 def _clips(path, inert=(), max_bytes=2**30):
@@ -128,11 +138,16 @@ def _video(clip_id, clip):
     name = names[0] if isinstance(names, list) and names else names
     return f"{clip_id.split('/')[0]}/{name}" if isinstance(name, str) and name else clip_id
 
-def read(
-    files: Files, # files of the dataset's folder
-    protocol: str, # the only one
-) -> Iterator[Clip | Caption | SceneGraph]: # clips, captions and graphs
-    "Yield the records of MovieGraphs."
+def read(files: Files, protocol: str) -> Iterator[Clip | Caption | SceneGraph]:
+    """Yield the records of MovieGraphs.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips, captions and graphs
+    """
     split = {m: s for path in files.find("split.json") for s, some in Row(read_json(path), path.name).items()
              for m in Row({s: some}, path.name).texts(s)}
     for path in files.need("all_movies.pkl", "*.pkl"):

@@ -17,10 +17,15 @@ from .official import Files, Official
 __all__ = ['CAPTIONS', 'DATASET', 'file_captions', 'read']
 
 # %% ../../../nbs/data/readers/msrvtt.ipynb #df5ec5ac
-def file_captions(
-    path: Path, # CSV file of captions
-) -> Iterator[Caption]: # captions in the order of the file
-    "Yield the captions of one file."
+def file_captions(path: Path) -> Iterator[Caption]:
+    """Yield the captions of one file.
+
+    Args:
+        path: CSV file of captions
+
+    Returns:
+        captions in the order of the file
+    """
     for row in table_rows(path, ["key", "video_id", "sentence"]):
         yield Caption(row.name("key"), row.name("video_id"), row.text("sentence"))
 
@@ -45,11 +50,16 @@ def _test_1k(files):
     return [Caption(f"ret{k}", row.name("video").removesuffix(".mp4"), row.text("caption"))
             for path in files.find("msrvtt_ret_test1k.json") for k, row in enumerate(json_rows(path))]
 
-def read(
-    files: Files, # files of the dataset's folder
-    protocol: str, # "1k-A", "full" or "miech"
-) -> Iterator[Clip | Caption]: # clips and captions
-    "Yield the records of MSR-VTT."
+def read(files: Files, protocol: str) -> Iterator[Clip | Caption]:
+    """Yield the records of MSR-VTT.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: "1k-A", "full" or "miech"
+
+    Returns:
+        clips and captions
+    """
     splits, captions = _annotated(files)
     one = _test_1k(files) if protocol == "1k-A" else []
     lists = {"1k-A": {"train": ("MSRVTT_train.9k.csv", "*train_list_jsfusion.txt")},

@@ -49,11 +49,16 @@ def _of_json(path):
     for row in json_rows(path):
         for text in row.texts("caption"): yield row.name("video").rsplit(".", 1)[0], text
 
-def read(
-    files: Files, # files of the dataset's folder
-    protocol: str, # the only one
-) -> Iterator[Clip | Caption]: # clips and captions
-    "Yield the records of MSVD."
+def read(files: Files, protocol: str) -> Iterator[Clip | Caption]:
+    """Yield the records of MSVD.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips and captions
+    """
     split = {v: s for s in ("train", "val", "test") for v in files.ids(f"msvd_{s}_list.txt", f"{s}_list.txt")}
     paths = files.find("AllVideoDescriptions.txt", "raw-captions.pkl", "*ideo*orpus*.csv", "msvd_*.json")
     forms = {".csv": _of_csv, ".txt": _of_text, ".pkl": _of_pickle, ".json": _of_json}

@@ -22,26 +22,43 @@ from ..pairs import Pair
 from .files import numbered_lines, readable, table_rows
 
 # %% auto #0
-__all__ = ['MEDIA', 'FEATURES', 'Official', 'Files', 'read_ids', 'read_official', 'Check', 'check_official', 'official_table']
+__all__ = ['MEDIA', 'FEATURES', 'Official', 'Files', 'read_ids', 'read_official', 'Check', 'check_official',
+           'official_table']
 
 # %% ../../../nbs/data/readers/official.ipynb #c1a00006
 @dataclass(frozen=True)
 class Official:
-    "The declaration of an official dataset."
-    what: str # description, one line
-    citation: str # authors, venue and year of its paper
-    license: str # license of the annotations
-    source: str # where the user gets the files
-    layout: str # files that the reader looks for
-    read: Callable[[Files, str], Iterator] # function of the folder's files and the protocol that yields the records
-    published: dict[str, dict[str, dict[str, int]]] # protocol (first: default) → split → counted thing → number
-    note: str = "" # known differences between copies
+    """The declaration of an official dataset.
 
-    def dataset(self,
-        name: str, # name of the dataset
-        root: str | Path, # folder with its files, in any subfolders
-    ) -> Dataset: # clips, captions, and if given graphs, negatives and queries
-        "Read the whole dataset in its first protocol."
+    Attributes:
+        what: description, one line
+        citation: authors, venue and year of its paper
+        license: license of the annotations
+        source: where the user gets the files
+        layout: files that the reader looks for
+        read: function of the folder's files and the protocol that yields the records
+        published: protocol (first: default) → split → counted thing → number
+        note: known differences between copies
+    """
+    what: str
+    citation: str
+    license: str
+    source: str
+    layout: str
+    read: Callable[[Files, str], Iterator]
+    published: dict[str, dict[str, dict[str, int]]]
+    note: str = ""
+
+    def dataset(self, name: str, root: str | Path) -> Dataset:
+        """Read the whole dataset in its first protocol.
+
+        Args:
+            name: name of the dataset
+            root: folder with its files, in any subfolders
+
+        Returns:
+            clips, captions, and if given graphs, negatives and queries
+        """
         return read_official(name, root)
 
 # %% ../../../nbs/data/readers/official.ipynb #c1a00008
@@ -64,10 +81,12 @@ def _stem(name):
     return stem if ending.lower() in MEDIA else name
 
 class Files:
-    "The files of a dataset's folder, which is listed once."
-    def __init__(self,
-        root: str | Path, # folder with the files, in any subfolders
-    ):
+    """The files of a dataset's folder, which is listed once.
+
+    Args:
+        root: folder with the files, in any subfolders
+    """
+    def __init__(self, root: str | Path):
         self.root, self.asked = Path(root), {}
         if not self.root.is_dir():
             raise VidnegError(f"{root} is not a folder: name the one that holds the dataset's files")
@@ -101,10 +120,15 @@ class Files:
         found = self.videos.get(last) or self.videos.get(_stem(last), [])
         return next((p for p in found if set(folders) <= set(p.parts)), None)
 
-def read_ids(
-    path: str | Path, # text file with one id per line, or CSV file with a column video_id
-) -> list[str]: # ids in the order of the file
-    "Read the ids of a split. Raises `VidnegError` if an id occurs twice."
+def read_ids(path: str | Path) -> list[str]:
+    """Read the ids of a split. Raises `VidnegError` if an id occurs twice.
+
+    Args:
+        path: text file with one id per line, or CSV file with a column video_id
+
+    Returns:
+        ids in the order of the file
+    """
     if Path(path).suffix == ".csv": ids = [row.name("video_id") for row in table_rows(path, ["video_id"])]
     else: ids = [readable(line).strip() for _, line in numbered_lines(path)]
     if twice := [i for i, n in Counter(ids).items() if n > 1]:
@@ -138,13 +162,18 @@ def _placed(clip, files):
     inside = [p for p in expected.split("/") if p not in ("", ".", "..")] # never outside the folder
     return replace(clip, path=str(files.video(clip.path) or files.root.joinpath(*inside)))
 
-def read_official(
-    name: str, # name of the dataset in DATASETS
-    root: str | Path, # folder with its files, in any subfolders
-    split: str | None = None, # the only split to keep; None: all
-    protocol: str | None = None, # way of use, such as "full" for MSR-VTT; None: the first that the dataset declares
-) -> Dataset: # clips (also those whose videos are missing), captions, and if given graphs, negatives and queries
-    "Read an official dataset. Raises `VidnegError` if no captions are found, or a file has another form."
+def read_official(name: str, root: str | Path, split: str | None = None, protocol: str | None = None) -> Dataset:
+    """Read an official dataset. Raises `VidnegError` if no captions are found, or a file has another form.
+
+    Args:
+        name: name of the dataset in DATASETS
+        root: folder with its files, in any subfolders
+        split: the only split to keep; None: all
+        protocol: way of use, such as "full" for MSR-VTT; None: the first that the dataset declares
+
+    Returns:
+        clips (also those whose videos are missing), captions, and if given graphs, negatives and queries
+    """
     protocol, files = _protocol(name, protocol), Files(root)
     records, queries = _gather(name, files, protocol)
     clips = [_placed(c, files) for c in records[Clip]]
@@ -162,18 +191,32 @@ def read_official(
 # %% ../../../nbs/data/readers/official.ipynb #c1a0000f
 @dataclass(frozen=True)
 class Check:
-    "The findings about a folder with an official dataset; print them."
-    name: str # name of the dataset
-    root: str # the folder
-    protocol: str # way of use
-    table: pd.DataFrame # one row per published or found count: split, what, found, published, equal
-    files: dict[str, list[str]] # pattern that was looked for → files that were found
-    n_videos: int # videos that the annotations name
-    missing: tuple[str, ...] # names of the videos that are not in the folder
-    with_features: int # videos for which the folder has a file of features
-    probed: int # videos that were decoded
-    broken: dict[str, str] # name of a video that does not decode → cause
-    problem: str = "" # error of the reader, which then read nothing
+    """The findings about a folder with an official dataset; print them.
+
+    Attributes:
+        name: name of the dataset
+        root: the folder
+        protocol: way of use
+        table: one row per published or found count: split, what, found, published, equal
+        files: pattern that was looked for → files that were found
+        n_videos: videos that the annotations name
+        missing: names of the videos that are not in the folder
+        with_features: videos for which the folder has a file of features
+        probed: videos that were decoded
+        broken: name of a video that does not decode → cause
+        problem: error of the reader, which then read nothing
+    """
+    name: str
+    root: str
+    protocol: str
+    table: pd.DataFrame
+    files: dict[str, list[str]]
+    n_videos: int
+    missing: tuple[str, ...]
+    with_features: int
+    probed: int
+    broken: dict[str, str]
+    problem: str = ""
 
     @property
     def ok(self) -> bool:
@@ -231,13 +274,24 @@ def _broken(names, files, decode):
     return broken
 
 def check_official(
-    name: str, # name of the dataset in DATASETS
-    root: str | Path, # folder with its files, in any subfolders
-    protocol: str | None = None, # way of use; None: the first that the dataset declares
-    probe: int | None = 20, # number of videos to decode, drawn at random but always the same; None: all
-    seed: int = 0, # seed of the draw
-) -> Check: # findings, to print
-    "Compare a folder with what an official dataset should have."
+    name: str,
+    root: str | Path,
+    protocol: str | None = None,
+    probe: int | None = 20,
+    seed: int = 0,
+) -> Check:
+    """Compare a folder with what an official dataset should have.
+
+    Args:
+        name: name of the dataset in DATASETS
+        root: folder with its files, in any subfolders
+        protocol: way of use; None: the first that the dataset declares
+        probe: number of videos to decode, drawn at random but always the same; None: all
+        seed: seed of the draw
+
+    Returns:
+        findings, to print
+    """
     from vidneg.data.video import read_frames  # slow to import, and needed for videos only
     protocol, files = _protocol(name, protocol), Files(root)
     published, problem = DATASETS[name].published[protocol], ""
@@ -256,7 +310,11 @@ def check_official(
                  n, broken, problem)
 
 # %% ../../../nbs/data/readers/official.ipynb #c1a00013
-def official_table() -> pd.DataFrame: # one row per dataset: name, what, protocols, license, source
-    "List the official datasets."
+def official_table() -> pd.DataFrame:
+    """List the official datasets.
+
+    Returns:
+        one row per dataset: name, what, protocols, license, source
+    """
     rows = [(n, d.what, ", ".join(d.published), d.license, d.source) for n, d in sorted(DATASETS.items())]
     return pd.DataFrame(rows, columns=["name", "what", "protocols", "license", "source"])

@@ -22,10 +22,15 @@ from .official import Files, Official
 __all__ = ['CAPTIONS', 'DATASET', 'file_captions', 'read_qvhighlights', 'read']
 
 # %% ../../../nbs/data/readers/qvhighlights.ipynb #8e70fc1a
-def file_captions(
-    path: Path, # JSON-lines file of queries
-) -> Iterator[Caption]: # captions in the order of the file
-    "Yield the captions of one file."
+def file_captions(path: Path) -> Iterator[Caption]:
+    """Yield the captions of one file.
+
+    Args:
+        path: JSON-lines file of queries
+
+    Returns:
+        captions in the order of the file
+    """
     for row in line_rows(path): yield Caption(row.name("qid"), row.name("vid"), row.text("query"))
 
 CAPTIONS = Source("QVHighlights: queries for moments of vlogs and news",
@@ -60,11 +65,16 @@ def _windows(row, duration, on_empty):
     return tuple((a, b) for a, b in cut if a < b), len(windows)
 
 # %% ../../../nbs/data/readers/qvhighlights.ipynb #c1600001
-def read_qvhighlights(
-    path: str | Path, # path of highlight_train_release.jsonl or the same for val or test
-    on_empty: str = "raise", # treatment of a window without duration inside the video, "raise" or "drop"
-) -> list[MomentQuery]: # queries in the order of the file; test queries have no windows
-    "Read the annotations of QVHighlights. Raises `VidnegError` with the number of the wrong line."
+def read_qvhighlights(path: str | Path, on_empty: str = "raise") -> list[MomentQuery]:
+    """Read the annotations of QVHighlights. Raises `VidnegError` with the number of the wrong line.
+
+    Args:
+        path: path of highlight_train_release.jsonl or the same for val or test
+        on_empty: treatment of a window without duration inside the video, "raise" or "drop"
+
+    Returns:
+        queries in the order of the file; test queries have no windows
+    """
     if on_empty not in ("raise", "drop"):
         raise VidnegError(f"on_empty is {on_empty!r}: use 'raise' or 'drop'")
     out = []
@@ -77,11 +87,16 @@ def read_qvhighlights(
     return out
 
 # %% ../../../nbs/data/readers/qvhighlights.ipynb #c1600003
-def read(
-    files: Files, # files of the dataset's folder
-    protocol: str, # the only one
-) -> Iterator: # clips, captions and queries
-    "Yield the records of QVHighlights."
+def read(files: Files, protocol: str) -> Iterator:
+    """Yield the records of QVHighlights.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips, captions and queries
+    """
     files.need("highlight_*_release.jsonl")
     for split in ("train", "val", "test"):
         for path in files.find(f"highlight_{split}_release.jsonl"):

@@ -17,10 +17,15 @@ from .official import Files, Official
 __all__ = ['PAIRS', 'DATASET', 'file_pairs', 'read']
 
 # %% ../../../nbs/data/readers/sugarcrepe.ipynb #25a39589
-def file_pairs(
-    path: Path, # JSON file of one kind
-) -> Iterator[Pair]: # pairs in the order of the file
-    "Yield the pairs of one file."
+def file_pairs(path: Path) -> Iterator[Pair]:
+    """Yield the pairs of one file.
+
+    Args:
+        path: JSON file of one kind
+
+    Returns:
+        pairs in the order of the file
+    """
     for key, row in json_items(path):
         yield Pair(f"{path.stem}/{key}", row.name("filename"), path.stem, row.text("caption"),
                    row.text("negative_caption"))
@@ -29,11 +34,16 @@ PAIRS = Source("compositional captions of COCO images, negatives by ChatGPT, 7 k
                "*_???.json", "MIT", file_pairs)
 
 # %% ../../../nbs/data/readers/sugarcrepe.ipynb #c1b00002
-def read(
-    files: Files, # files of the dataset's folder
-    protocol: str, # the only one
-) -> Iterator[Clip | Pair]: # clips of one frame and pairs
-    "Yield the records of SugarCrepe."
+def read(files: Files, protocol: str) -> Iterator[Clip | Pair]:
+    """Yield the records of SugarCrepe.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips of one frame and pairs
+    """
     for p in read_pairs("sugarcrepe", files.need(PAIRS.files)[0].parent):
         yield from (Clip(p.clip_id, p.clip_id, split="test"), p)
 

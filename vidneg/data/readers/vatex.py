@@ -17,11 +17,16 @@ __all__ = ['DATASET', 'read']
 # %% ../../../nbs/data/readers/vatex.ipynb #c1700006
 _FILES = {"train": "vatex_training*.json", "val": "vatex_validation*.json", "test": "vatex_public_test_english*.json"}
 
-def read(
-    files: Files, # files of the dataset's folder
-    protocol: str, # the only one
-) -> Iterator[Clip | Caption]: # clips and captions
-    "Yield the records of VATEX."
+def read(files: Files, protocol: str) -> Iterator[Clip | Caption]:
+    """Yield the records of VATEX.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips and captions
+    """
     for split, pattern in _FILES.items():
         for row in (r for path in files.find(pattern) for r in json_rows(path)):
             video = row.name("videoID")

@@ -17,10 +17,15 @@ from .official import Files, Official
 __all__ = ['PAIRS', 'ASPECTS', 'DATASET', 'file_pairs', 'read']
 
 # %% ../../../nbs/data/readers/vitatecs.ipynb #db917b90
-def file_pairs(
-    path: Path, # JSON-lines file of pairs
-) -> Iterator[Pair]: # pairs in the order of the file
-    "Yield the pairs of one file."
+def file_pairs(path: Path) -> Iterator[Pair]:
+    """Yield the pairs of one file.
+
+    Args:
+        path: JSON-lines file of pairs
+
+    Returns:
+        pairs in the order of the file
+    """
     for k, row in enumerate(line_rows(path)):
         aspect = row.name("aspect")
         yield Pair(f"{aspect}/{k}", row.name("video_name"), aspect, row.text("caption"), row.text("counterfactual"))
@@ -32,11 +37,16 @@ PAIRS = Source("temporal counterfactuals of MSR-VTT and VATEX captions, checked 
 ASPECTS = {"Direction": 3800, "Intensity": 779, "Sequence": 151, "Localization": 1053, "Compositionality": 1450,
            "Type": 6605}
 
-def read(
-    files: Files, # files of the dataset's folder
-    protocol: str, # the only one
-) -> Iterator[Clip | Pair]: # clips and pairs
-    "Yield the records of VITATECS."
+def read(files: Files, protocol: str) -> Iterator[Clip | Pair]:
+    """Yield the records of VITATECS.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips and pairs
+    """
     for p in read_pairs("vitatecs", files.need("Type.jsonl", *(f"{a}.jsonl" for a in ASPECTS))[0].parent):
         yield from (Clip(p.clip_id, p.clip_id, split="test"), p)
 

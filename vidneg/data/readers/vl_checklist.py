@@ -19,11 +19,16 @@ from .official import Files, Official
 __all__ = ['PAIRS', 'DATASET', 'file_pairs', 'read']
 
 # %% ../../../nbs/data/readers/vl_checklist.ipynb #efe80a0e
-def file_pairs(
-    path: Path, # JSON file of one kind
-    kind: str = "", # the kind; "": the file's name without its ending
-) -> Iterator[Pair]: # pairs in the order of the file
-    "Yield the pairs of one file."
+def file_pairs(path: Path, kind: str = "") -> Iterator[Pair]:
+    """Yield the pairs of one file.
+
+    Args:
+        path: JSON file of one kind
+        kind: the kind; "": the file's name without its ending
+
+    Returns:
+        pairs in the order of the file
+    """
     kind = kind or path.stem
     entries = read_json(path)
     if not isinstance(entries, list):
@@ -42,11 +47,16 @@ PAIRS = Source("phrases of Visual Genome, SWiG, VAW and HAKE with one part repla
                "[AOR]*_*.json", "non-commercial use", file_pairs)
 
 # %% ../../../nbs/data/readers/vl_checklist.ipynb #c1b20002
-def read(
-    files: Files, # files of the dataset's folder
-    protocol: str, # the only one
-) -> Iterator[Clip | Pair]: # clips of one frame and pairs
-    "Yield the records of VL-CheckList."
+def read(files: Files, protocol: str) -> Iterator[Clip | Pair]:
+    """Yield the records of VL-CheckList.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips of one frame and pairs
+    """
     found = {}
     for path in files.annotations:
         parts = path.relative_to(files.root).with_suffix("").parts

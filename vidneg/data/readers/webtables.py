@@ -15,11 +15,16 @@ from .official import Files, Official
 __all__ = ['CC3M', 'WEBVID', 'read_cc3m', 'read_webvid']
 
 # %% ../../../nbs/data/readers/webtables.ipynb #c1900006
-def read_cc3m(
-    files: Files, # files of the dataset's folder
-    protocol: str, # the only one
-) -> Iterator[Clip | Caption]: # clips of one frame and captions
-    "Yield the records of CC3M."
+def read_cc3m(files: Files, protocol: str) -> Iterator[Clip | Caption]:
+    """Yield the records of CC3M.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: the only one
+
+    Returns:
+        clips of one frame and captions
+    """
     files.need("*GCC*.tsv")
     for split, pattern in {"train": "Train*GCC*.tsv", "val": "Validation*GCC*.tsv"}.items():
         for path in files.find(pattern):
@@ -28,11 +33,16 @@ def read_cc3m(
                 yield from (Clip(f"{split}/{name}", f"{split}/{name}.jpg", split=split),
                             Caption(f"{split}/{name}", f"{split}/{name}", row.text("caption")))
 
-def read_webvid(
-    files: Files, # files of the dataset's folder
-    protocol: str, # "2M" or "10M"
-) -> Iterator[Clip | Caption]: # clips and captions
-    "Yield the records of WebVid."
+def read_webvid(files: Files, protocol: str) -> Iterator[Clip | Caption]:
+    """Yield the records of WebVid.
+
+    Args:
+        files: files of the dataset's folder
+        protocol: "2M" or "10M"
+
+    Returns:
+        clips and captions
+    """
     files.need(f"results_{protocol}_*.csv")
     for split in ("train", "val"):
         for path in files.find(f"results_{protocol}_{split}.csv"):

@@ -30,8 +30,8 @@ from ...text.syntax import Part, Tree, is_plural, noun_part
 from ...text.ud import Parsed, Parser
 
 # %% auto #0
-__all__ = ['KINDS', 'READERS', 'PROMPTS', 'Reader', 'NoReader', 'paraphrases', 'proposals', 'difference', 'component_tokens',
-           'grammar_faults', 'fault', 'Prompt', 'conversation', 'read_answer', 'ComponentGenerator']
+__all__ = ['KINDS', 'READERS', 'PROMPTS', 'Reader', 'NoReader', 'paraphrases', 'proposals', 'difference',
+           'component_tokens', 'grammar_faults', 'fault', 'Prompt', 'conversation', 'read_answer', 'ComponentGenerator']
 
 # %% ../../../nbs/negatives/components/make.ipynb #b0eb1cb2
 KINDS = (*CHANGED, "negated passive", "positive")
@@ -39,34 +39,50 @@ KINDS = (*CHANGED, "negated passive", "positive")
 # %% ../../../nbs/negatives/components/make.ipynb #919dd88d
 class Reader(Protocol):
     "The contract of a reader, which maps the sentences of a formal language to meanings and back."
-    def meaning(
-        self,
-        text: str, # a sentence
-    ) -> object: # a value that can be compared; None: not a sentence of the language
-        "Return the meaning of a sentence."
+    def meaning(self, text: str) -> object:
+        """Return the meaning of a sentence.
 
-    def again(
-        self,
-        meaning: object, # a meaning, from `meaning`
-        rng: np.random.Generator, # source of random numbers
-    ) -> list[str]: # sentences of the language
-        "Generate several sentences with a meaning."
+        Args:
+            text: a sentence
+
+        Returns:
+            a value that can be compared; None: not a sentence of the language
+        """
+
+    def again(self, meaning: object, rng: np.random.Generator) -> list[str]:
+        """Generate several sentences with a meaning.
+
+        Args:
+            meaning: a meaning, from `meaning`
+            rng: source of random numbers
+
+        Returns:
+            sentences of the language
+        """
 
 class NoReader:
     "The reader of natural language, which reads no sentence."
-    def meaning(
-        self,
-        text: str, # ignored
-    ) -> None: # None
-        "Return None."
+    def meaning(self, text: str) -> None:
+        """Return None.
+
+        Args:
+            text: ignored
+
+        Returns:
+            None
+        """
         return None
 
-    def again(
-        self,
-        meaning: object, # ignored
-        rng: np.random.Generator, # ignored
-    ) -> list[str]: # an empty list
-        "Return an empty list."
+    def again(self, meaning: object, rng: np.random.Generator) -> list[str]:
+        """Return an empty list.
+
+        Args:
+            meaning: ignored
+            rng: ignored
+
+        Returns:
+            an empty list
+        """
         return []
 
 READERS = Registry("reader", {"none": "vidneg.negatives.components.make:NoReader",
@@ -74,12 +90,17 @@ READERS = Registry("reader", {"none": "vidneg.negatives.components.make:NoReader
 
 def _formal(reader): return not isinstance(reader, NoReader | None)
 
-def paraphrases(
-    tree: Tree, # dependency tree of the caption
-    rng: np.random.Generator, # source of random numbers
-    reader: Reader | None = None, # reader of the captions' language; None: natural language
-) -> list[str]: # sentences in random order, with clefts and "there is" sentences last
-    "Return sentences with the meaning of a caption."
+def paraphrases(tree: Tree, rng: np.random.Generator, reader: Reader | None = None) -> list[str]:
+    """Return sentences with the meaning of a caption.
+
+    Args:
+        tree: dependency tree of the caption
+        rng: source of random numbers
+        reader: reader of the captions' language; None: natural language
+
+    Returns:
+        sentences in random order, with clefts and "there is" sentences last
+    """
     meaning = reader and reader.meaning(tree.parsed.text)
     ways = rewrites(tree, careful=not _formal(reader))
     order = [list(ways)[k] for k in rng.permutation(len(ways))]
@@ -91,13 +112,24 @@ def paraphrases(
     return exact or others or found
 
 def proposals(
-    tree: Tree, # dependency tree of the caption
-    kind: str, # one of `KINDS`
-    vocabulary: Vocabulary, # word classes for the replacements
-    rng: np.random.Generator, # source of random numbers
-    reader: Reader | None = None, # reader of the captions' language; None: natural language
-) -> Iterator[tuple[str, tuple[Edit, ...]]]: # (text, edits that make it from the caption), best first
-    "Propose texts of one kind, by word classes and rewriting."
+    tree: Tree,
+    kind: str,
+    vocabulary: Vocabulary,
+    rng: np.random.Generator,
+    reader: Reader | None = None,
+) -> Iterator[tuple[str, tuple[Edit, ...]]]:
+    """Propose texts of one kind, by word classes and rewriting.
+
+    Args:
+        tree: dependency tree of the caption
+        kind: one of `KINDS`
+        vocabulary: word classes for the replacements
+        rng: source of random numbers
+        reader: reader of the captions' language; None: natural language
+
+    Returns:
+        (text, edits that make it from the caption), best first
+    """
     text = tree.parsed.text
     if kind in CHANGED:
         for e in replacements(tree, kind, vocabulary, rng): yield apply_edit(text, e), (e,)
@@ -116,12 +148,22 @@ def _words_of(tree, ignored, keep=()):
     return {i: w for i, w in enumerate(tree.lower) if i in keep or w not in ignored and any(map(str.isalnum, w))}
 
 def difference(
-    old: Tree, # dependency tree of the caption
-    new: Tree, # dependency tree of the new text
-    ignored: frozenset[str] = _FUNCTION, # lowercase words that are not compared
-    keep: tuple[Iterable[int], Iterable[int]] = ((), ()), # indices of tokens of `old` and `new` to compare nevertheless
-) -> tuple[list[int], list[int]]: # indices of removed tokens in `old`, and of added tokens in `new`
-    "Compare the words of two sentences, ignoring order and inflection."
+    old: Tree,
+    new: Tree,
+    ignored: frozenset[str] = _FUNCTION,
+    keep: tuple[Iterable[int], Iterable[int]] = ((), ()),
+) -> tuple[list[int], list[int]]:
+    """Compare the words of two sentences, ignoring order and inflection.
+
+    Args:
+        old: dependency tree of the caption
+        new: dependency tree of the new text
+        ignored: lowercase words that are not compared
+        keep: indices of tokens of `old` and `new` to compare nevertheless
+
+    Returns:
+        indices of removed tokens in `old`, and of added tokens in `new`
+    """
     a, b = _words_of(old, ignored, keep[0]), _words_of(new, ignored, keep[1])
     for same in (lambda x, y: x == y, lambda x, y: not lemmas(x).isdisjoint(lemmas(y))):
         for i in list(a):
@@ -129,11 +171,16 @@ def difference(
             if j is not None: del a[i], b[j]
     return list(a), list(b)
 
-def component_tokens(
-    tree: Tree, # dependency tree of a sentence
-    kind: str, # one of `CHANGED`
-) -> set[int]: # token indices
-    "Return all tokens that may belong to a component of one kind."
+def component_tokens(tree: Tree, kind: str) -> set[int]:
+    """Return all tokens that may belong to a component of one kind.
+
+    Args:
+        tree: dependency tree of a sentence
+        kind: one of `CHANGED`
+
+    Returns:
+        token indices
+    """
     relations = {"object": ("obj", "iobj", "obl", "nmod")}
     pos = {"verb": ("VERB",), "modifier": ("ADJ", "ADV")}
     more = [i for i, t in enumerate(tree.tokens)
@@ -159,10 +206,15 @@ def _disagrees(tree, i):
     plural = _FINITE.get(tree.lower[first], {"VBZ": False, "VBP": True}.get(tag))
     return plural is not None and tag in ("VBZ", "VBP", "VBD") and plural != is_plural(tree, i)
 
-def grammar_faults(
-    tree: Tree, # dependency tree of a sentence
-) -> int: # number of wrong articles, subjects that disagree with their verbs, and doubled words
-    "Count obvious grammatical faults."
+def grammar_faults(tree: Tree) -> int:
+    """Count obvious grammatical faults.
+
+    Args:
+        tree: dependency tree of a sentence
+
+    Returns:
+        number of wrong articles, subjects that disagree with their verbs, and doubled words
+    """
     pairs = [(a, b) for a, b in zip(tree.lower, tree.lower[1:]) if b[:1].isalnum()]
     articles = sum(a == ("a" if needs_an(b) else "an") for a, b in pairs)
     plurals = sum(tree.lower[i] in ("a", "an") and tree.tokens[t.head].tag == "NNS"
@@ -194,14 +246,19 @@ def _fault_of_rewriting(kind, old, new, exact):
     return "rest changed" if len(removed) - kept > 0.4*total else ""
 
 # %% ../../../nbs/negatives/components/make.ipynb #35c0d7d2
-def fault(
-    kind: str, # one of `KINDS`
-    old: Tree, # dependency tree of the caption
-    new: Tree, # dependency tree of the text made from it
-    vocabulary: Vocabulary, # word classes, to detect synonyms
-    exact: bool = True, # if true, a positive has to use the caption's own words
-) -> str: # "unchanged", "length", "rest changed", "category", "synonym", "negation" or "grammar"; "": no fault
-    "Check a text of one kind against its caption, and return the first fault."
+def fault(kind: str, old: Tree, new: Tree, vocabulary: Vocabulary, exact: bool = True) -> str:
+    """Check a text of one kind against its caption, and return the first fault.
+
+    Args:
+        kind: one of `KINDS`
+        old: dependency tree of the caption
+        new: dependency tree of the text made from it
+        vocabulary: word classes, to detect synonyms
+        exact: if true, a positive has to use the caption's own words
+
+    Returns:
+        "unchanged", "length", "rest changed", "category", "synonym", "negation" or "grammar"; "": no fault
+    """
     a, b = ([w for w in tree.lower if any(map(str.isalnum, w))] for tree in (old, new))
     if a == b or not b: return "unchanged"
     if not len(a)/2 - 1 <= len(b) <= 2*len(a) + 6: return "length"
@@ -211,10 +268,16 @@ def fault(
 
 # %% ../../../nbs/negatives/components/make.ipynb #4c0b4b3f
 class Prompt(NamedTuple):
-    "A one-shot prompt."
-    system: str # instruction
-    user: str # example caption
-    assistant: str # answer to the example caption
+    """A one-shot prompt.
+
+    Attributes:
+        system: instruction
+        user: example caption
+        assistant: answer to the example caption
+    """
+    system: str
+    user: str
+    assistant: str
 
 _ONLY = "Keep every other word as it is. Answer with the new sentence and nothing else."
 _EXAMPLE = "A young woman throws a red ball to a dog in the park."
@@ -249,20 +312,30 @@ def _marked(text):
     "Put a caption between tags, which it cannot close itself."
     return f"<caption>{' '.join(re.sub('</?caption>', ' ', text, flags=re.I).split())}</caption>"
 
-def conversation(
-    kind: str, # one of `KINDS`
-    caption: str, # text of the caption
-) -> list[dict]: # messages for a `Chat`, with the keys role and content
-    "Return the one-shot prompt for a caption, which is marked as data."
+def conversation(kind: str, caption: str) -> list[dict]:
+    """Return the one-shot prompt for a caption, which is marked as data.
+
+    Args:
+        kind: one of `KINDS`
+        caption: text of the caption
+
+    Returns:
+        messages for a `Chat`, with the keys role and content
+    """
     prompt = PROMPTS[kind]
     texts = f"{prompt.system} {_DATA}", _marked(prompt.user), prompt.assistant, _marked(caption)
     return [{"role": role, "content": text} for role, text in zip(("system", "user", "assistant", "user"), texts)]
 
-def read_answer(
-    answer: str, # answer of the language model
-    caption: str, # text of the caption
-) -> str: # sentence with the caption's capitalization and final punctuation; "" unless there is exactly one sentence
-    "Extract the sentence from an answer, without thoughts, quotation marks, labels and other wrapping."
+def read_answer(answer: str, caption: str) -> str:
+    """Extract the sentence from an answer, without thoughts, quotation marks, labels and other wrapping.
+
+    Args:
+        answer: answer of the language model
+        caption: text of the caption
+
+    Returns:
+        sentence with the caption's capitalization and final punctuation; "" unless there is exactly one sentence
+    """
     return in_style(one_sentence(answer), caption)
 
 # %% ../../../nbs/negatives/components/make.ipynb #80106eb5
@@ -278,15 +351,26 @@ def _memo(source, key, make):
 
 @dataclass(frozen=True, eq=False)
 class ComponentGenerator:
-    "Generator of component negatives and positives, by a chat model with a deterministic fallback, or without one."
-    parser: Parser # parses captions and new texts
-    vocabulary: Vocabulary = field(default_factory=read_vocabulary) # word classes for the replacements
-    reader: Reader | None = None # reader of the captions' language, for exact positives; None: natural language
-    chat: Chat | None = None # chat model; None: deterministic proposals alone
-    retries: int = 2 # number of further prompts after a faulty answer
-    max_tokens: int = 128 # largest length of an answer in tokens
-    proposed: int = 6 # largest number of deterministic proposals that are checked
-    seen: dict = field(default_factory=dict, repr=False) # counts of the chat model's answers
+    """Generator of component negatives and positives, by a chat model with a deterministic fallback, or without one.
+
+    Attributes:
+        parser: parses captions and new texts
+        vocabulary: word classes for the replacements
+        reader: reader of the captions' language, for exact positives; None: natural language
+        chat: chat model; None: deterministic proposals alone
+        retries: number of further prompts after a faulty answer
+        max_tokens: largest length of an answer in tokens
+        proposed: largest number of deterministic proposals that are checked
+        seen: counts of the chat model's answers
+    """
+    parser: Parser
+    vocabulary: Vocabulary = field(default_factory=read_vocabulary)
+    reader: Reader | None = None
+    chat: Chat | None = None
+    retries: int = 2
+    max_tokens: int = 128
+    proposed: int = 6
+    seen: dict = field(default_factory=dict, repr=False)
     name, kinds, takes, again = "components", KINDS, Caption, _FAULTS | REFUSED # as in `Generator`
 
     @property
@@ -306,12 +390,16 @@ class ComponentGenerator:
 
     def _tree(self, source): return _memo(source, "tree", lambda: Tree(source.parsed))
 
-    def offers(
-        self,
-        sources: list[Source], # captions
-        kinds: tuple[str, ...], # kinds to check
-    ) -> list[dict[str, str]]: # kind → "no verb" and the like if the component is absent, otherwise ""
-        "Check which components each caption has. A replacement may still fail."
+    def offers(self, sources: list[Source], kinds: tuple[str, ...]) -> list[dict[str, str]]:
+        """Check which components each caption has. A replacement may still fail.
+
+        Args:
+            sources: captions
+            kinds: kinds to check
+
+        Returns:
+            kind → "no verb" and the like if the component is absent, otherwise ""
+        """
         def why(s, kind): return _NONE[kind] if kind in CHANGED and not find_components(self._tree(s), kind) else ""
         return [{kind: why(s, kind) for kind in kinds} for s in sources]
 
@@ -358,12 +446,16 @@ def _proposal(generator, kind, request, seed):
 
 # %% ../../../nbs/negatives/components/make.ipynb #19711751
 @patch
-def draw(
-    self: ComponentGenerator,
-    requests: list[Request], # one per text
-    plan: Plan, # seed of all draws
-) -> list[Made | str]: # one result per request: the text as a `Negative`, or the reason why there is none
-    "Draw a text for each request. All new texts are parsed in one batch."
+def draw(self: ComponentGenerator, requests: list[Request], plan: Plan) -> list[Made | str]:
+    """Draw a text for each request. All new texts are parsed in one batch.
+
+    Args:
+        requests: one per text
+        plan: seed of all draws
+
+    Returns:
+        one result per request: the text as a `Negative`, or the reason why there is none
+    """
     todo = [(_kind(r, plan.seed), r) for r in requests]
     empty = [not any(map(str.isalnum, r.source.item.text)) for r in requests]
     by_chat = [not e and r.attempt < self.asked for e, r in zip(empty, requests)]

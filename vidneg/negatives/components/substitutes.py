@@ -28,23 +28,32 @@ __all__ = ['VOCABULARIES', 'CHANGED', 'Slot', 'Vocabulary', 'read_vocabulary', '
 
 # %% ../../../nbs/negatives/components/substitutes.ipynb #ad01d059
 class Slot(NamedTuple):
-    "A class of words that may replace each other."
-    name: str # name of the class, such as "noun animal"
-    pos: str # "verb", "noun", "adj" or "adv"
-    groups: tuple[tuple[str, ...], ...] # base forms in groups; the first of a group replaces words of other groups
-    fallback: str = "" # name of the slot to use if this one has no replacement
-    mass: bool = False # True: mass nouns, which have neither an indefinite article nor a plural
+    """A class of words that may replace each other.
+
+    Attributes:
+        name: name of the class, such as "noun animal"
+        pos: "verb", "noun", "adj" or "adv"
+        groups: base forms in groups; the first of a group replaces words of other groups
+        fallback: name of the slot to use if this one has no replacement
+        mass: True: mass nouns, which have neither an indefinite article nor a plural
+    """
+    name: str
+    pos: str
+    groups: tuple[tuple[str, ...], ...]
+    fallback: str = ""
+    mass: bool = False
 
 _UPOS = {"verb": "VERB", "noun": "NOUN", "adj": "ADJ", "adv": "ADV"}
 
 class Vocabulary:
-    "Word classes, with the words that may replace each other."
-    def __init__(
-        self,
-        slots: Iterable[Slot], # word classes
-        near: Iterable[tuple[str, str]] = (), # further pairs of words that never replace each other
-        formal: bool = False, # True: words of a formal language, whose sentences need no check of the parse
-    ):
+    """Word classes, with the words that may replace each other.
+
+    Args:
+        slots: word classes
+        near: further pairs of words that never replace each other
+        formal: True: words of a formal language, whose sentences need no check of the parse
+    """
+    def __init__(self, slots: Iterable[Slot], near: Iterable[tuple[str, str]] = (), formal: bool = False):
         self.slots, self.formal = {s.name: s for s in slots}, formal
         self.near = {frozenset(pair) for pair in near}
         self._at: dict[tuple[str, str], list[tuple[Slot, tuple[str, ...]]]] = {} # (pos, word): its slots and groups
@@ -53,31 +62,43 @@ class Vocabulary:
                 for w in group: self._at.setdefault((s.pos, w), []).append((s, group))
         self._options: dict = {}
 
-    def slots_of(
-        self,
-        pos: str, # "verb", "noun", "adj" or "adv"
-        word: str, # base form
-    ) -> list[Slot]: # slots that start with the word first, then in the order of the table
-        "Return the slots that contain a base form."
+    def slots_of(self, pos: str, word: str) -> list[Slot]:
+        """Return the slots that contain a base form.
+
+        Args:
+            pos: "verb", "noun", "adj" or "adv"
+            word: base form
+
+        Returns:
+            slots that start with the word first, then in the order of the table
+        """
         found = self._at.get((pos, word), ())
         return [s for s, group in sorted(found, key=lambda f: f[1] is not f[0].groups[0])]
 
-    def alike(
-        self,
-        pos: str, # "verb", "noun", "adj" or "adv"
-        a: str, # base form
-        b: str, # base form
-    ) -> bool: # True if both may be true at once
-        "Check if two words may be true of the same scene."
+    def alike(self, pos: str, a: str, b: str) -> bool:
+        """Check if two words may be true of the same scene.
+
+        Args:
+            pos: "verb", "noun", "adj" or "adv"
+            a: base form
+            b: base form
+
+        Returns:
+            True if both may be true at once
+        """
         shared = any(a in group and b in group for _, group in self._at.get((pos, a), ()))
         return shared or frozenset((a, b)) in self.near or related(a, b, _UPOS[pos])
 
-    def options(
-        self,
-        slot: str, # name of the slot
-        word: str, # base form to replace
-    ) -> list[tuple[str, Slot]]: # (base form, its slot); from the fallback slot if this one has none
-        "Return the possible replacements of a word."
+    def options(self, slot: str, word: str) -> list[tuple[str, Slot]]:
+        """Return the possible replacements of a word.
+
+        Args:
+            slot: name of the slot
+            word: base form to replace
+
+        Returns:
+            (base form, its slot); from the fallback slot if this one has none
+        """
         if (slot, word) not in self._options:
             s = self.slots[slot]
             found = [(group[0], s) for group in s.groups if word not in group and not self.alike(s.pos, word, group[0])]
@@ -90,10 +111,15 @@ _LINE = re.compile(r"(verb|noun|adj|adv) (mass )?([\w. ]+?)(?: > ([\w. ]+))?: (.
 def _groups(text): return tuple(tuple(w.strip() for w in group.split("/")) for group in text.split(","))
 
 @lru_cache(maxsize=4)
-def read_vocabulary(
-    path: str | Path | None = None, # table of word classes; None: the package's table, which explains the format
-) -> Vocabulary: # the word classes
-    "Read word classes from a text file."
+def read_vocabulary(path: str | Path | None = None) -> Vocabulary:
+    """Read word classes from a text file.
+
+    Args:
+        path: table of word classes; None: the package's table, which explains the format
+
+    Returns:
+        the word classes
+    """
     slots, near = [], []
     for line in read_list(path or Path(vidneg.__file__).parent/"negatives"/"components"/"substitutes.txt"):
         if line.startswith("near "):
@@ -110,10 +136,15 @@ def read_vocabulary(
 VOCABULARIES = Registry("vocabulary", {"english": "vidneg.negatives.components.substitutes:read_vocabulary",
                                        "world": "vidneg.world.vocabulary:world_vocabulary"})
 
-def vocabulary_named(
-    name: str = "english", # a name in `VOCABULARIES`, or the path of a table
-) -> Vocabulary: # the word classes
-    "Return the word classes that a parameter in `params.yaml` names."
+def vocabulary_named(name: str = "english") -> Vocabulary:
+    """Return the word classes that a parameter in `params.yaml` names.
+
+    Args:
+        name: a name in `VOCABULARIES`, or the path of a table
+
+    Returns:
+        the word classes
+    """
     return VOCABULARIES[name]() if name in VOCABULARIES else read_vocabulary(name)
 
 # %% ../../../nbs/negatives/components/substitutes.ipynb #17e068b3
@@ -276,20 +307,30 @@ CHANGED = ("verb", "modifier", "subject", "object") # components that can be rep
 _FINDERS = {"verb": (verbs, _verb_options), "modifier": (modifiers, _modifier_options),
             "subject": (subjects, _subject_options), "object": (objects, _object_options)}
 
-def find_components(
-    tree: Tree, # dependency tree of a sentence
-    kind: str, # one of `CHANGED`
-) -> list[Part]: # spans of tokens with their heads
-    "Return the components of one kind."
+def find_components(tree: Tree, kind: str) -> list[Part]:
+    """Return the components of one kind.
+
+    Args:
+        tree: dependency tree of a sentence
+        kind: one of `CHANGED`
+
+    Returns:
+        spans of tokens with their heads
+    """
     return _FINDERS[kind][0](tree)
 
-def replacements(
-    tree: Tree, # dependency tree of the caption
-    kind: str, # one of `CHANGED`
-    vocabulary: Vocabulary, # word classes for the replacements
-    rng: np.random.Generator, # source of random numbers
-) -> Iterator[Edit]: # one edit of each component in turn; components in random order, but the main subject first
-    "Return all edits that replace one component, in random order."
+def replacements(tree: Tree, kind: str, vocabulary: Vocabulary, rng: np.random.Generator) -> Iterator[Edit]:
+    """Return all edits that replace one component, in random order.
+
+    Args:
+        tree: dependency tree of the caption
+        kind: one of `CHANGED`
+        vocabulary: word classes for the replacements
+        rng: source of random numbers
+
+    Returns:
+        one edit of each component in turn; components in random order, but the main subject first
+    """
     find, options = _FINDERS[kind]
     there = ({*tree.lower} | {t.lemma.lower() for t in tree.tokens}) - {"a", "an", "the"}
     new = lambda e: all(there.isdisjoint(lemmas(w)) for w in e.new.lower().split())

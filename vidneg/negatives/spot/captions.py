@@ -38,26 +38,37 @@ __all__ = ['PAPER_PROMPT', 'Decorated', 'GrammarDecorator', 'ChatDecorator', 'Sp
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #37fccd93
 class Decorated(NamedTuple):
-    "The texts of a statement pair."
-    caption: str # text of the true statement
-    negative: str # text of the false statement
-    origin: str # "grammar" or "chat", with the number of attempts
+    """The texts of a statement pair.
+
+    Attributes:
+        caption: text of the true statement
+        negative: text of the false statement
+        origin: "grammar" or "chat", with the number of attempts
+    """
+    caption: str
+    negative: str
+    origin: str
 
 class GrammarDecorator:
-    "A decorator that phrases statement pairs by a grammar."
-    def __init__(
-        self,
-        grammar: Grammar, # turns statements into sentences
-    ):
+    """A decorator that phrases statement pairs by a grammar.
+
+    Args:
+        grammar: turns statements into sentences
+    """
+    def __init__(self, grammar: Grammar):
         self.grammar, self.name = grammar, grammar.name
 
-    def __call__(
-        self,
-        pairs: list[StatementPair], # statements to phrase
-        keys: list[str], # one unique key per pair, part of the random seed of its phrasing
-        seed: int = 0, # seed of all draws
-    ) -> list[Decorated]: # texts, in the order of `pairs`
-        "Phrase both statements of each pair in the same way."
+    def __call__(self, pairs: list[StatementPair], keys: list[str], seed: int = 0) -> list[Decorated]:
+        """Phrase both statements of each pair in the same way.
+
+        Args:
+            pairs: statements to phrase
+            keys: one unique key per pair, part of the random seed of its phrasing
+            seed: seed of all draws
+
+        Returns:
+            texts, in the order of `pairs`
+        """
         def text(statement, pair, key): # the same seed for both texts of a pair
             return self.grammar.say(statement, pair.scene, stable_rng(seed, "phrasing", key))
         return [Decorated(text(p.original, p, k), text(p.manipulated, p, k), "grammar") for p, k in zip(pairs, keys)]
@@ -81,14 +92,24 @@ def _plain(statement):
 
 @dataclass
 class ChatDecorator:
-    "A decorator that phrases statement pairs by a chat model, and checks the sentences."
-    chat: Chat # chat model
-    fallback: GrammarDecorator # phrases the pairs for which the model has no usable sentences
-    prompt: str = PAPER_PROMPT # system message
-    temperature: float = 0.7 # sampling temperature, at least 0
-    attempts: int = 3 # largest number of prompts per statement
-    max_tokens: int = 512 # largest length of an answer in tokens
-    others: tuple[str, ...] = () # words that a text may contain only if its statement does, such as the vocabulary
+    """A decorator that phrases statement pairs by a chat model, and checks the sentences.
+
+    Attributes:
+        chat: chat model
+        fallback: phrases the pairs for which the model has no usable sentences
+        prompt: system message
+        temperature: sampling temperature, at least 0
+        attempts: largest number of prompts per statement
+        max_tokens: largest length of an answer in tokens
+        others: words that a text may contain only if its statement does, such as the vocabulary
+    """
+    chat: Chat
+    fallback: GrammarDecorator
+    prompt: str = PAPER_PROMPT
+    temperature: float = 0.7
+    attempts: int = 3
+    max_tokens: int = 512
+    others: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -107,13 +128,17 @@ class ChatDecorator:
         usable = [self._usable(a, *s) for a, s in zip(answers, both)]
         return list(zip(usable[::2], usable[1::2]))
 
-    def __call__(
-        self,
-        pairs: list[StatementPair], # statements to phrase
-        keys: list[str], # one unique key per pair, part of the random seed of its phrasing
-        seed: int = 0, # seed of all draws
-    ) -> list[Decorated]: # texts, in the order of `pairs`
-        "Phrase both statements of each pair by the chat model, or both by the fallback."
+    def __call__(self, pairs: list[StatementPair], keys: list[str], seed: int = 0) -> list[Decorated]:
+        """Phrase both statements of each pair by the chat model, or both by the fallback.
+
+        Args:
+            pairs: statements to phrase
+            keys: one unique key per pair, part of the random seed of its phrasing
+            seed: seed of all draws
+
+        Returns:
+            texts, in the order of `pairs`
+        """
         out = [d._replace(origin=f"grammar after {self.attempts}") for d in self.fallback(pairs, keys, seed)]
         left = list(range(len(pairs)))
         for attempt in range(self.attempts):
@@ -127,21 +152,36 @@ class ChatDecorator:
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #4357cae6
 class SpotSet(NamedTuple):
-    "Captions, negatives and statement pairs, in the same order."
-    captions: list[Caption] # true captions
-    negatives: list[Negative] # one negative per caption
-    pairs: list[StatementPair] # one statement pair per caption
-    counts: Counter # counts by (kind, "made" or reason)
-    origins: Counter # counts by the origin of the texts: grammar or chat model, with the number of attempts
+    """Captions, negatives and statement pairs, in the same order.
+
+    Attributes:
+        captions: true captions
+        negatives: one negative per caption
+        pairs: one statement pair per caption
+        counts: counts by (kind, "made" or reason)
+        origins: counts by the origin of the texts: grammar or chat model, with the number of attempts
+    """
+    captions: list[Caption]
+    negatives: list[Negative]
+    pairs: list[StatementPair]
+    counts: Counter
+    origins: Counter
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #69f1a259
 @dataclass(frozen=True, eq=False)
 class SpotGenerator:
-    "Generator of SPOT's captions and negatives from scene graphs."
-    scheme: Scheme # types of the dataset
-    vocabulary: Vocabulary # distribution of the replacements, uniform or balanced
-    decorator: GrammarDecorator | ChatDecorator # turns statements into sentences
-    modes: tuple[str, ...] = ("swap_time",) # changes of temporal predicates, of `MODES` in `events`
+    """Generator of SPOT's captions and negatives from scene graphs.
+
+    Attributes:
+        scheme: types of the dataset
+        vocabulary: distribution of the replacements, uniform or balanced
+        decorator: turns statements into sentences
+        modes: changes of temporal predicates, of `MODES` in `events`
+    """
+    scheme: Scheme
+    vocabulary: Vocabulary
+    decorator: GrammarDecorator | ChatDecorator
+    modes: tuple[str, ...] = ("swap_time",)
     takes, parse, plan = SceneGraph, None, Plan(mode="every", tries=5) # as in `Generator`
     again = frozenset({"duplicate"})
 
@@ -155,12 +195,16 @@ class SpotGenerator:
         "Return the kinds of the scheme."
         return tuple(kinds(self.scheme))
 
-    def offers(
-        self,
-        sources: list[Source], # scene graphs
-        kinds: tuple[str, ...], # kinds to check
-    ) -> list[dict[str, str]]: # kind → "nothing of this type", or "" if the graph offers it; one dict per graph
-        "Check which kinds each graph offers."
+    def offers(self, sources: list[Source], kinds: tuple[str, ...]) -> list[dict[str, str]]:
+        """Check which kinds each graph offers.
+
+        Args:
+            sources: scene graphs
+            kinds: kinds to check
+
+        Returns:
+            kind → "nothing of this type", or "" if the graph offers it; one dict per graph
+        """
         return [{k: "" if offers(s.item, self.scheme, k, self.modes) else "nothing of this type" for k in kinds}
                 for s in sources]
 
@@ -173,12 +217,16 @@ class SpotGenerator:
         pair, why = manipulate(graph, rng, self.vocabulary, self.scheme, kind, self.modes)
         return (f"{graph.clip_id}.{kind.replace(' ', '-')}.{request.number}", pair) if pair else why
 
-    def draw(
-        self,
-        requests: list[Request], # one per negative
-        plan: Plan, # seed of all draws
-    ) -> list[Made | str]: # one result per request: caption and negative, or the reason why there is none
-        "Draw a caption and a negative for each request. All pairs are phrased in one batch."
+    def draw(self, requests: list[Request], plan: Plan) -> list[Made | str]:
+        """Draw a caption and a negative for each request. All pairs are phrased in one batch.
+
+        Args:
+            requests: one per negative
+            plan: seed of all draws
+
+        Returns:
+            one result per request: caption and negative, or the reason why there is none
+        """
         found = [self._pair(r, plan.seed) for r in requests]
         keys, pairs = zip(*some) if (some := [f for f in found if not isinstance(f, str)]) else ((), ())
         texts = iter(self.decorator(list(pairs), list(keys), plan.seed) if pairs else ())
@@ -192,12 +240,17 @@ class SpotGenerator:
         caption = Caption(key, pair.clip_id, texts.caption)
         return Made(negative, caption, (pair.kind, linear(pair.manipulated)), (pair, texts.origin))
 
-def make_spot(
-    graphs: Iterable[SceneGraph], # scene graphs, one per clip
-    generator: SpotGenerator, # makes captions and negatives
-    **settings, # further arguments of `job_of`
-) -> SpotSet: # captions, negatives, statement pairs and counts
-    "Make SPOT's captions and negatives with their statement pairs."
+def make_spot(graphs: Iterable[SceneGraph], generator: SpotGenerator, **settings) -> SpotSet:
+    """Make SPOT's captions and negatives with their statement pairs.
+
+    Args:
+        graphs: scene graphs, one per clip
+        generator: makes captions and negatives
+        **settings: further arguments of `job_of`
+
+    Returns:
+        captions, negatives, statement pairs and counts
+    """
     counts: Counter = Counter()
     made = list(stream_made(graphs, job_of(generator, **settings), counts))
     return SpotSet([m.caption for m in made], [m.negative for m in made], [m.origin[0] for m in made], counts,
@@ -205,21 +258,37 @@ def make_spot(
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #b6a00008
 def spot_generator(
-    graphs: Iterable[SceneGraph], # graphs to be changed, or a larger sample of the same source
-    scheme: str, # name in `SCHEMES`
-    grammar: str, # name in `GRAMMARS`
-    balanced: bool = True, # if true, draw from the symmetric joint; otherwise uniformly
-    modes: tuple[str, ...] = ("swap_time",), # changes of temporal predicates, of `MODES` in `events`
-) -> SpotGenerator: # a generator with a grammar decorator
-    "Make a generator with the word frequencies of graphs."
+    graphs: Iterable[SceneGraph],
+    scheme: str,
+    grammar: str,
+    balanced: bool = True,
+    modes: tuple[str, ...] = ("swap_time",),
+) -> SpotGenerator:
+    """Make a generator with the word frequencies of graphs.
+
+    Args:
+        graphs: graphs to be changed, or a larger sample of the same source
+        scheme: name in `SCHEMES`
+        grammar: name in `GRAMMARS`
+        balanced: if true, draw from the symmetric joint; otherwise uniformly
+        modes: changes of temporal predicates, of `MODES` in `events`
+
+    Returns:
+        a generator with a grammar decorator
+    """
     vocabulary = count_vocabulary(graphs, SCHEMES[scheme], balanced, modes)
     return SpotGenerator(SCHEMES[scheme], vocabulary, GrammarDecorator(GRAMMARS[grammar]()), modes)
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #9ffe71b9
-def graph_table(
-    sets: dict[str, Iterable[SceneGraph]], # name of the set → its graphs
-) -> pd.DataFrame: # one row per set: number of graphs, and means per graph (seconds: end of the last fact)
-    "Tabulate the size and density of graphs (SPOT, Table 3)."
+def graph_table(sets: dict[str, Iterable[SceneGraph]]) -> pd.DataFrame:
+    """Tabulate the size and density of graphs (SPOT, Table 3).
+
+    Args:
+        sets: name of the set → its graphs
+
+    Returns:
+        one row per set: number of graphs, and means per graph (seconds: end of the last fact)
+    """
     rows = {}
     for name, graphs in sets.items():
         held = [(g.entities, [a for e in g.entities for a in e.attributes], g.events) for g in graphs]
@@ -229,10 +298,15 @@ def graph_table(
     columns = ["graphs", "seconds", "entities/graph", "attributes/graph", "events/graph"]
     return pd.DataFrame.from_dict(rows, "index", columns=columns)
 
-def type_table(
-    sets: dict[str, Iterable[SceneGraph]], # name of the set → its graphs
-) -> pd.DataFrame: # columns set, of (predicate or attribute), type, words (number of distinct words), uses
-    "Tabulate the fine-grained types of predicates and attributes (SPOT, Table 6)."
+def type_table(sets: dict[str, Iterable[SceneGraph]]) -> pd.DataFrame:
+    """Tabulate the fine-grained types of predicates and attributes (SPOT, Table 6).
+
+    Args:
+        sets: name of the set → its graphs
+
+    Returns:
+        columns set, of (predicate or attribute), type, words (number of distinct words), uses
+    """
     uses = defaultdict(Counter)
     for name, graphs in sets.items():
         for g in graphs:
@@ -241,10 +315,15 @@ def type_table(
     rows = [(*key, len(words), sum(words.values())) for key, words in sorted(uses.items())]
     return pd.DataFrame(rows, columns=["set", "of", "type", "words", "uses"])
 
-def outcome_table(
-    sets: dict[str, SpotSet], # name of the set → the set
-) -> pd.DataFrame: # (set, kind) in rows; columns made, share of the requests, and counts by reason
-    "Tabulate the number of negatives of each kind, and the failures (SPOT, Tables 4 and 5)."
+def outcome_table(sets: dict[str, SpotSet]) -> pd.DataFrame:
+    """Tabulate the number of negatives of each kind, and the failures (SPOT, Tables 4 and 5).
+
+    Args:
+        sets: name of the set → the set
+
+    Returns:
+        (set, kind) in rows; columns made, share of the requests, and counts by reason
+    """
     rows = {(name, kind): {why: n for (k, why), n in s.counts.items() if k == kind}
             for name, s in sets.items() for kind in dict.fromkeys(k for k, _ in s.counts)}
     table = pd.DataFrame.from_dict(rows, "index").fillna(0).astype(int)

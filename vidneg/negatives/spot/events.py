@@ -21,21 +21,32 @@ from ..rules import symmetric_joint
 from .statements import EPS, SpotTuple, Statement, holds, linear
 
 # %% auto #0
-__all__ = ['SCHEMES', 'MANIPULATIONS', 'MODES', 'Scheme', 'Offer', 'state', 'Manipulation', 'kinds', 'offers', 'Vocabulary',
-           'count_vocabulary', 'StatementPair', 'manipulate', 'manipulations']
+__all__ = ['SCHEMES', 'MANIPULATIONS', 'MODES', 'Scheme', 'Offer', 'state', 'Manipulation', 'kinds', 'offers',
+           'Vocabulary', 'count_vocabulary', 'StatementPair', 'manipulate', 'manipulations']
 
 # %% ../../../nbs/negatives/spot/events.ipynb #b707c9dd
 @dataclass(frozen=True)
 class Scheme:
-    "The fine-grained types of a dataset, and the permitted content of its captions."
-    name: str # name of the dataset
-    temporal: dict[str, str] # name in SPOT's tables → `Event.kind`, for temporal manipulations
-    counterfactual: dict[str, str] # name in SPOT's tables → `Event.kind`, for counterfactual manipulations
-    attributes: tuple[str, ...] # kinds of attributes that captions may mention, in the order of a noun phrase
-    mention: float = 0.5 # probability that a noun phrase mentions an attribute, per kind, in [0, 1]
-    unsaid: dict[str, tuple[str, ...]] = field(default_factory=dict) # `Event.kind` → attribute kinds never mentioned
-    min_seconds: float = 0.0 # shortest event in seconds that captions may mention
-    states: bool = False # if true, a caption may state an attribute alone
+    """The fine-grained types of a dataset, and the permitted content of its captions.
+
+    Attributes:
+        name: name of the dataset
+        temporal: name in SPOT's tables → `Event.kind`, for temporal manipulations
+        counterfactual: name in SPOT's tables → `Event.kind`, for counterfactual manipulations
+        attributes: kinds of attributes that captions may mention, in the order of a noun phrase
+        mention: probability that a noun phrase mentions an attribute, per kind, in [0, 1]
+        unsaid: `Event.kind` → attribute kinds never mentioned
+        min_seconds: shortest event in seconds that captions may mention
+        states: if true, a caption may state an attribute alone
+    """
+    name: str
+    temporal: dict[str, str]
+    counterfactual: dict[str, str]
+    attributes: tuple[str, ...]
+    mention: float = 0.5
+    unsaid: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    min_seconds: float = 0.0
+    states: bool = False
 
 SCHEMES = Registry("scheme")
 SCHEMES.update({s.name: s for s in (
@@ -51,13 +62,22 @@ SCHEMES.update({s.name: s for s in (
 
 # %% ../../../nbs/negatives/spot/events.ipynb #be91aacd
 class Offer(NamedTuple):
-    "A part of a graph that a manipulation can change."
-    events: tuple[Event, ...] # one or two events in temporal order; states are events with the predicate "is"
-    mode: str # name of the change, such as "swap_time"
-    type: str = "" # kind of the changed attribute, "" if no attribute changes
-    said: tuple[tuple[str, str], ...] = () # (role, value) of attributes of that kind that the caption has to mention
-    slot: tuple[str, ...] = () # type of the replaced word, () if no word is replaced
-    old: str = "" # the replaced word
+    """A part of a graph that a manipulation can change.
+
+    Attributes:
+        events: one or two events in temporal order; states are events with the predicate "is"
+        mode: name of the change, such as "swap_time"
+        type: kind of the changed attribute, "" if no attribute changes
+        said: (role, value) of attributes of that kind that the caption has to mention
+        slot: type of the replaced word, () if no word is replaced
+        old: the replaced word
+    """
+    events: tuple[Event, ...]
+    mode: str
+    type: str = ""
+    said: tuple[tuple[str, str], ...] = ()
+    slot: tuple[str, ...] = ()
+    old: str = ""
 
 def _values(entity, kind, start, end):
     "Return the values of an attribute kind that hold throughout [start, end]."
@@ -74,13 +94,18 @@ def _phrase(entity, scheme, event_kind, span, fixed, rng):
         elif values and u < scheme.mention: said.append((kind, values[int(v*len(values))]))
     return tuple(said)
 
-def state(
-    offer: Offer, # the events and the required attributes
-    graph: SceneGraph, # the graph that made the offer
-    scheme: Scheme, # attributes that may be mentioned, with their probability
-    rng: np.random.Generator, # source of random numbers, which chooses further attributes
-) -> Statement: # a statement that is strictly true of the graph
-    "Make the true statement of an offer."
+def state(offer: Offer, graph: SceneGraph, scheme: Scheme, rng: np.random.Generator) -> Statement:
+    """Make the true statement of an offer.
+
+    Args:
+        offer: the events and the required attributes
+        graph: the graph that made the offer
+        scheme: attributes that may be mentioned, with their probability
+        rng: source of random numbers, which chooses further attributes
+
+    Returns:
+        a statement that is strictly true of the graph
+    """
     entities, tuples = {e.entity_id: e for e in graph.entities}, []
     same = len({e.subject for e in offer.events}) < len(offer.events)
     hull = (min(e.start for e in offer.events), max(e.end for e in offer.events))
@@ -98,9 +123,14 @@ def state(
 
 # %% ../../../nbs/negatives/spot/events.ipynb #10eb01df
 class Manipulation(NamedTuple):
-    "A manipulation of SPOT, as two functions."
-    offers: Callable[..., Iterator[Offer]] # (graph, scheme, kind, modes) → offers
-    edit: Callable[[Statement, Offer, str], Statement] # (true statement, offer, new word or "") → false statement
+    """A manipulation of SPOT, as two functions.
+
+    Attributes:
+        offers: (graph, scheme, kind, modes) → offers
+        edit: (true statement, offer, new word or "") → false statement
+    """
+    offers: Callable[..., Iterator[Offer]]
+    edit: Callable[[Statement, Offer, str], Statement]
 
 MANIPULATIONS = Registry("manipulation")
 MODES = ("swap_time", "swap_predicate", "relabel_connective")
@@ -200,22 +230,32 @@ MANIPULATIONS["counterfactual predicate"] = Manipulation(_predicate_offers, _pre
 MANIPULATIONS["counterfactual attribute"] = Manipulation(_attribute_offers, _attribute_edit)
 
 # %% ../../../nbs/negatives/spot/events.ipynb #ab19bf2a
-def kinds(
-    scheme: Scheme, # types of the dataset
-) -> dict[str, tuple[str, str]]: # name in SPOT's tables → (manipulation, `Event.kind` or "")
-    "Return the kinds of negatives of a dataset."
+def kinds(scheme: Scheme) -> dict[str, tuple[str, str]]:
+    """Return the kinds of negatives of a dataset.
+
+    Args:
+        scheme: types of the dataset
+
+    Returns:
+        name in SPOT's tables → (manipulation, `Event.kind` or "")
+    """
     return {**{f"temporal {n}": ("temporal predicate", k) for n, k in scheme.temporal.items()},
             "temporal attribute": ("temporal attribute", ""), "neighborhood attribute": ("neighborhood attribute", ""),
             **{f"counterfactual {n}": ("counterfactual predicate", k) for n, k in scheme.counterfactual.items()},
             "counterfactual attribute": ("counterfactual attribute", "")}
 
-def offers(
-    graph: SceneGraph, # facts of one clip
-    scheme: Scheme, # types of the dataset
-    kind: str, # name of the kind in SPOT's tables
-    modes: Iterable[str] = MODES[:1], # changes of temporal predicates, of `MODES`
-) -> list[Offer]: # offers in the order of the graph
-    "List all parts of a graph that can be changed for a kind."
+def offers(graph: SceneGraph, scheme: Scheme, kind: str, modes: Iterable[str] = MODES[:1]) -> list[Offer]:
+    """List all parts of a graph that can be changed for a kind.
+
+    Args:
+        graph: facts of one clip
+        scheme: types of the dataset
+        kind: name of the kind in SPOT's tables
+        modes: changes of temporal predicates, of `MODES`
+
+    Returns:
+        offers in the order of the graph
+    """
     known, modes = kinds(scheme), tuple(modes)
     if kind not in known:
         raise VidnegError(f"no kind {kind!r} in scheme {scheme.name}; there are {', '.join(known)}")
@@ -226,13 +266,20 @@ def offers(
 
 # %% ../../../nbs/negatives/spot/events.ipynb #fac09b17
 class Vocabulary:
-    "The words of each slot, with a distribution of replacements."
+    """The words of each slot, with a distribution of replacements.
+
+    Args:
+        weights: slot → word → expected number of picks as the original
+        balanced: if true, draw from the symmetric joint; otherwise uniformly
+        group: word → group; words of one group never replace each other
+        alike: (old, new) → True if both may be true; None: no check
+    """
     def __init__(
         self,
-        weights: dict[tuple[str, ...], dict[str, float]], # slot → word → expected number of picks as the original
-        balanced: bool = False, # if true, draw from the symmetric joint; otherwise uniformly
-        group: Callable[[str], str] = str.lower, # word → group; words of one group never replace each other
-        alike: Callable[[str, str], bool] | None = None, # (old, new) → True if both may be true; None: no check
+        weights: dict[tuple[str, ...], dict[str, float]],
+        balanced: bool = False,
+        group: Callable[[str], str] = str.lower,
+        alike: Callable[[str, str], bool] | None = None,
     ):
         self.weights, self.balanced, self.group, self.alike = weights, balanced, group, alike
         self._rows = {slot: self._joint(words) for slot, words in weights.items()} if balanced else {}
@@ -242,21 +289,29 @@ class Vocabulary:
         S = symmetric_joint(p, [self.group(w) for w in words])  # (n, n)
         return {w: np.cumsum(row/share) for w, row, share in zip(words, S, p) if row.sum() > 0}
 
-    def options(
-        self,
-        slot: tuple[str, ...], # type of the word
-        old: str, # the word to replace
-    ) -> list[str]: # words of other groups in the slot
-        "Return the possible replacements of a word."
+    def options(self, slot: tuple[str, ...], old: str) -> list[str]:
+        """Return the possible replacements of a word.
+
+        Args:
+            slot: type of the word
+            old: the word to replace
+
+        Returns:
+            words of other groups in the slot
+        """
         return [w for w in self.weights.get(slot, ()) if self.group(w) != self.group(old)]
 
-    def draw(
-        self,
-        slot: tuple[str, ...], # type of the word
-        old: str, # the word to replace
-        rng: np.random.Generator, # source of random numbers
-    ) -> tuple[str, str]: # (new word, ""), or ("", the reason why there is none)
-        "Draw a replacement."
+    def draw(self, slot: tuple[str, ...], old: str, rng: np.random.Generator) -> tuple[str, str]:
+        """Draw a replacement.
+
+        Args:
+            slot: type of the word
+            old: the word to replace
+            rng: source of random numbers
+
+        Returns:
+            (new word, ""), or ("", the reason why there is none)
+        """
         options = self.options(slot, old)
         if not options: return "", "no replacement"
         new = self._balanced(slot, old, rng) if self.balanced else options[rng.integers(len(options))]
@@ -271,14 +326,26 @@ class Vocabulary:
 
 # %% ../../../nbs/negatives/spot/events.ipynb #ddb58fb5
 def count_vocabulary(
-    graphs: Iterable[SceneGraph], # the graphs to be changed, or a larger sample of the same source
-    scheme: Scheme, # types of the dataset
-    balanced: bool = False, # if true, draw from the symmetric joint; otherwise uniformly
-    modes: Iterable[str] = MODES[:1], # changes of temporal predicates, of `MODES`
-    group: Callable[[str], str] = str.lower, # word → group; words of one group never replace each other
-    alike: Callable[[str, str], bool] | None = None, # (old, new) → True if both may be true; None: no check
-) -> Vocabulary: # words by slot, weighted by the expected number of picks
-    "Count the words of graphs."
+    graphs: Iterable[SceneGraph],
+    scheme: Scheme,
+    balanced: bool = False,
+    modes: Iterable[str] = MODES[:1],
+    group: Callable[[str], str] = str.lower,
+    alike: Callable[[str, str], bool] | None = None,
+) -> Vocabulary:
+    """Count the words of graphs.
+
+    Args:
+        graphs: the graphs to be changed, or a larger sample of the same source
+        scheme: types of the dataset
+        balanced: if true, draw from the symmetric joint; otherwise uniformly
+        modes: changes of temporal predicates, of `MODES`
+        group: word → group; words of one group never replace each other
+        alike: (old, new) → True if both may be true; None: no check
+
+    Returns:
+        words by slot, weighted by the expected number of picks
+    """
     weights = defaultdict(Counter)
     for graph in graphs:
         for kind in kinds(scheme):
@@ -292,16 +359,28 @@ def count_vocabulary(
 # %% ../../../nbs/negatives/spot/events.ipynb #7e03e72a
 @dataclass(frozen=True)
 class StatementPair:
-    "A true statement about a clip and the false statement made from it."
-    clip_id: str # id of the clip
-    kind: str # name of the kind in SPOT's tables
-    mode: str # swap_time, swap_predicate, relabel_connective, swap_attribute, replace_predicate, replace_attribute
-    original: Statement # the true statement
-    manipulated: Statement # the false statement
-    type: str = "" # fine-grained type of the changed part
-    old: str = "" # the replaced word, "" for an exchange
-    new: str = "" # its replacement, "" for an exchange
-    scene: str = "" # name of the clip's scene, "" if unknown
+    """A true statement about a clip and the false statement made from it.
+
+    Attributes:
+        clip_id: id of the clip
+        kind: name of the kind in SPOT's tables
+        mode: swap_time, swap_predicate, relabel_connective, swap_attribute, replace_predicate, replace_attribute
+        original: the true statement
+        manipulated: the false statement
+        type: fine-grained type of the changed part
+        old: the replaced word, "" for an exchange
+        new: its replacement, "" for an exchange
+        scene: name of the clip's scene, "" if unknown
+    """
+    clip_id: str
+    kind: str
+    mode: str
+    original: Statement
+    manipulated: Statement
+    type: str = ""
+    old: str = ""
+    new: str = ""
+    scene: str = ""
 
 def _said(statement):
     "Return a statement without ids and times: the part that a caption expresses."
@@ -319,15 +398,28 @@ def _attempt(graph, offer, edit, kind, scheme, vocabulary, rng):
     return StatementPair(graph.clip_id, kind, offer.mode, original, manipulated, what, offer.old, new, graph.scene)
 
 def manipulate(
-    graph: SceneGraph, # facts of one clip
-    rng: np.random.Generator, # source of random numbers
-    vocabulary: Vocabulary, # distribution of the replacements
-    scheme: Scheme, # types of the dataset
-    kind: str, # name of the kind in SPOT's tables
-    modes: Iterable[str] = MODES[:1], # changes of temporal predicates, of `MODES`
-    tries: int = 20, # largest number of offers that are tried
-) -> tuple[StatementPair | None, str]: # (pair, "made"), or (None, the reason)
-    "Make one manipulation of a kind (SPOT, equations 2 to 6). The result depends on the arguments alone."
+    graph: SceneGraph,
+    rng: np.random.Generator,
+    vocabulary: Vocabulary,
+    scheme: Scheme,
+    kind: str,
+    modes: Iterable[str] = MODES[:1],
+    tries: int = 20,
+) -> tuple[StatementPair | None, str]:
+    """Make one manipulation of a kind (SPOT, equations 2 to 6). The result depends on the arguments alone.
+
+    Args:
+        graph: facts of one clip
+        rng: source of random numbers
+        vocabulary: distribution of the replacements
+        scheme: types of the dataset
+        kind: name of the kind in SPOT's tables
+        modes: changes of temporal predicates, of `MODES`
+        tries: largest number of offers that are tried
+
+    Returns:
+        (pair, "made"), or (None, the reason)
+    """
     found, edit = offers(graph, scheme, kind, modes), MANIPULATIONS[kinds(scheme)[kind][0]].edit
     why = "nothing of this type"
     for _ in range(tries if found else 0):
@@ -337,9 +429,14 @@ def manipulate(
         if why == "unbalanced": break  # a redraw would favor words that are never thinned
     return None, why
 
-def manipulations(
-    scheme: Scheme, # types of the dataset
-    **options, # `modes` and `tries` of `manipulate`
-) -> dict[str, Callable]: # name of the kind in SPOT's tables → function of (graph, rng, vocabulary)
-    "Return one function per manipulation of a scheme."
+def manipulations(scheme: Scheme, **options) -> dict[str, Callable]:
+    """Return one function per manipulation of a scheme.
+
+    Args:
+        scheme: types of the dataset
+        **options: `modes` and `tries` of `manipulate`
+
+    Returns:
+        name of the kind in SPOT's tables → function of (graph, rng, vocabulary)
+    """
     return {kind: partial(manipulate, scheme=scheme, kind=kind, **options) for kind in kinds(scheme)}

@@ -99,12 +99,17 @@ def _changes(words, statement):
     return bool(heads and first and second) and max(first) < min(second) and not loose and _described(
         words, heads[0], heads[:1], a.subject_attributes)
 
-def faithful(
-    text: str, # a caption
-    statement: Statement, # its intended content
-    others: Iterable[str] = (), # words that a caption may contain only if the statement contains them
-) -> str: # "" if the caption is faithful, otherwise the reason
-    "Check that a caption expresses its statement, and nothing else."
+def faithful(text: str, statement: Statement, others: Iterable[str] = ()) -> str:
+    """Check that a caption expresses its statement, and nothing else.
+
+    Args:
+        text: a caption
+        statement: its intended content
+        others: words that a caption may contain only if the statement contains them
+
+    Returns:
+        "" if the caption is faithful, otherwise the reason
+    """
     words, known = _read(text), frozenset().union(*_read(linear(statement)))
     if any(w & _NEGATIONS or any(x.endswith("n't") for x in w) for w in words): return "negation"
     for other in others:

@@ -22,15 +22,23 @@ __all__ = ['GRAMMARS', 'NOUN_KINDS', 'Grammar', 'TemplateGrammar']
 
 # %% ../../../nbs/negatives/spot/grammar.ipynb #7c0e33cb
 class Grammar(Protocol):
-    "The contract of a grammar, which turns statements into sentences."
-    name: str # name of the grammar
-    def say(
-        self,
-        statement: Statement, # content of the sentence
-        scene: str, # name of the scene, "" if unknown
-        rng: np.random.Generator, # source of random numbers, which chooses the phrasing
-    ) -> str: # a caption
-        "Express a statement as a sentence."
+    """The contract of a grammar, which turns statements into sentences.
+
+    Attributes:
+        name: name of the grammar
+    """
+    name: str
+    def say(self, statement: Statement, scene: str, rng: np.random.Generator) -> str:
+        """Express a statement as a sentence.
+
+        Args:
+            statement: content of the sentence
+            scene: name of the scene, "" if unknown
+            rng: source of random numbers, which chooses the phrasing
+
+        Returns:
+            a caption
+        """
 
 GRAMMARS = Registry("grammar", {"template": "vidneg.negatives.spot.grammar:TemplateGrammar",
                                 "world": "vidneg.world.vocabulary:WorldGrammar"})
@@ -128,13 +136,17 @@ class TemplateGrammar:
         a, b = (self._clause(t, statement.same and here) for t, here in zip(tuples, (not first, first)))
         return form.format(a=a, b=b)
 
-    def say(
-        self,
-        statement: Statement, # content of the sentence
-        scene: str, # ignored
-        rng: np.random.Generator, # source of random numbers, which chooses the phrasing
-    ) -> str: # a caption
-        "Express a statement as a sentence."
+    def say(self, statement: Statement, scene: str, rng: np.random.Generator) -> str:
+        """Express a statement as a sentence.
+
+        Args:
+            statement: content of the sentence
+            scene: ignored
+            rng: source of random numbers, which chooses the phrasing
+
+        Returns:
+            a caption
+        """
         u, tuples = rng.random(), statement.tuples
         if len(tuples) == 1: text = self._clause(tuples[0], False)
         elif all(t.predicate == "is" and t.object_attributes for t in tuples): text = self._change(statement, u)

@@ -15,30 +15,54 @@ __all__ = ['EPS', 'SpotTuple', 'Statement', 'linear', 'holds']
 # %% ../../../nbs/negatives/spot/statements.ipynb #d9a180fe
 @dataclass(frozen=True)
 class SpotTuple:
-    "A description of one event or state (SPOT, equation 1)."
-    subject: str # noun of the subject
-    subject_attributes: tuple[tuple[str, str], ...] # (kind, value), in the order of a noun phrase
-    predicate: str # predicate in the form used by the graph; "is" for a state
-    object: str # noun of the object, "" if there is none
-    object_attributes: tuple[tuple[str, str], ...] # (kind, value) of the object; for a state, the attribute that holds
-    start: float # start in seconds
-    end: float # end in seconds
-    kind: str # fine-grained type of the predicate; "attribute" for a state
-    subject_id: str = "" # entity id of the subject
-    object_id: str = "" # entity id of the object
+    """A description of one event or state (SPOT, equation 1).
+
+    Attributes:
+        subject: noun of the subject
+        subject_attributes: (kind, value), in the order of a noun phrase
+        predicate: predicate in the form used by the graph; "is" for a state
+        object: noun of the object, "" if there is none
+        object_attributes: (kind, value) of the object; for a state, the attribute that holds
+        start: start in seconds
+        end: end in seconds
+        kind: fine-grained type of the predicate; "attribute" for a state
+        subject_id: entity id of the subject
+        object_id: entity id of the object
+    """
+    subject: str
+    subject_attributes: tuple[tuple[str, str], ...]
+    predicate: str
+    object: str
+    object_attributes: tuple[tuple[str, str], ...]
+    start: float
+    end: float
+    kind: str
+    subject_id: str = ""
+    object_id: str = ""
 
 
 @dataclass(frozen=True)
 class Statement:
-    "The content of one caption."
-    tuples: tuple[SpotTuple, ...] # one or two tuples, in the stated temporal order
-    order: str = "" # for two tuples: "before" (the first ends before the second starts) or "while"
-    same: bool = False # True: both tuples have the same subject
+    """The content of one caption.
 
-def linear(
-    statement: Statement, # one or two tuples
-) -> str: # tuples in the notation of SPOT
-    "Format a statement as one line."
+    Attributes:
+        tuples: one or two tuples, in the stated temporal order
+        order: for two tuples: "before" (the first ends before the second starts) or "while"
+        same: True: both tuples have the same subject
+    """
+    tuples: tuple[SpotTuple, ...]
+    order: str = ""
+    same: bool = False
+
+def linear(statement: Statement) -> str:
+    """Format a statement as one line.
+
+    Args:
+        statement: one or two tuples
+
+    Returns:
+        tuples in the notation of SPOT
+    """
     def phrase(name, attributes): return " ".join([*(v for _, v in attributes), *([name] if name else [])])
     parts = [", ".join(filter(None, (phrase(t.subject, t.subject_attributes), t.predicate,
                                      phrase(t.object, t.object_attributes)))) for t in statement.tuples]
@@ -74,12 +98,17 @@ def _in_order(order, a, b, wide):
     if order == "before": return a[1] < b[1] - EPS if wide else a[2] <= b[1] + EPS
     return a[1] < b[2] - EPS and b[1] < a[2] - EPS and a != b
 
-def holds(
-    statement: Statement, # content of a caption or negative
-    graph: SceneGraph, # all facts of the clip
-    wide: bool = False, # if true, partial overlap in time is enough
-) -> bool: # True if the statement is true
-    "Check if a statement is true of a graph."
+def holds(statement: Statement, graph: SceneGraph, wide: bool = False) -> bool:
+    """Check if a statement is true of a graph.
+
+    Args:
+        statement: content of a caption or negative
+        graph: all facts of the clip
+        wide: if true, partial overlap in time is enough
+
+    Returns:
+        True if the statement is true
+    """
     if len(statement.tuples) == 1: return any(_instances(statement.tuples[0], graph, wide))
     a, b = statement.tuples
     entities, said = {e.entity_id: e for e in graph.entities}, {*a.subject_attributes, *b.subject_attributes}

@@ -26,12 +26,17 @@ from ...evaluate.stats import Estimate, contrast, paired_difference
 __all__ = ['verdict', 'Evidence', 'marked', 'read_evidence', 'Claim', 'Claims', 'signed_points']
 
 # %% ../../../nbs/report/claims/claim.ipynb #49d95971
-def verdict(
-    estimate: Estimate, # the quantity with its interval
-    above: float = -np.inf, # lower end of the range, exclusive
-    below: float = np.inf, # upper end of the range, exclusive
-) -> str: # holds, reversed or open
-    "Decide from an interval whether the quantity lies in a range."
+def verdict(estimate: Estimate, above: float = -np.inf, below: float = np.inf) -> str:
+    """Decide from an interval whether the quantity lies in a range.
+
+    Args:
+        estimate: the quantity with its interval
+        above: lower end of the range, exclusive
+        below: upper end of the range, exclusive
+
+    Returns:
+        holds, reversed or open
+    """
     if np.isnan([estimate.low, estimate.high]).any(): return "open"
     if estimate.low > above and estimate.high < below: return "holds"
     return "reversed" if estimate.high < above or estimate.low > below else "open"
@@ -39,33 +44,61 @@ def verdict(
 # %% ../../../nbs/report/claims/claim.ipynb #cd186414
 @dataclass(frozen=True)
 class Evidence:
-    "The tables that decide claims; a table that is None leaves its claims open."
-    scores: pd.DataFrame | None = None # item scores from the stages score and ablation, columns SCORE_COLUMNS
-    ranks: pd.DataFrame | None = None # retrieval ranks from the stage score, columns RANK_COLUMNS
-    settings: dict = field(default_factory=dict) # `n`, `seed`, `level` for `bootstrap`
-    gaps: pd.DataFrame | None = None # ranks from the stage spot, columns GAP_COLUMNS; a run is "model/stage"
-    answers: pd.DataFrame | None = None # right and wrong answers from the stage qa, as returned by `marked`
-    moments: pd.DataFrame | None = None # stage moments, per query: run "model/run", query_id, clip_id, length, metrics
-    components: pd.DataFrame | None = None # retrieval ranks from the stage components, columns RANK_COLUMNS
-    pairs: pd.DataFrame | None = None # item scores from the stage components, columns SCORE_COLUMNS
-    events: pd.DataFrame | None = None # item scores from the stage spot, columns SCORE_COLUMNS; runs as in `gaps`
+    """The tables that decide claims; a table that is None leaves its claims open.
 
-    def table(self,
-        name: str, # name of a field
-    ) -> pd.DataFrame: # the field's table, never None
-        "Return a table, or raise an error if it is missing."
+    Attributes:
+        scores: item scores from the stages score and ablation, columns SCORE_COLUMNS
+        ranks: retrieval ranks from the stage score, columns RANK_COLUMNS
+        settings: `n`, `seed`, `level` for `bootstrap`
+        gaps: ranks from the stage spot, columns GAP_COLUMNS; a run is "model/stage"
+        answers: right and wrong answers from the stage qa, as returned by `marked`
+        moments: stage moments, per query: run "model/run", query_id, clip_id, length, metrics
+        components: retrieval ranks from the stage components, columns RANK_COLUMNS
+        pairs: item scores from the stage components, columns SCORE_COLUMNS
+        events: item scores from the stage spot, columns SCORE_COLUMNS; runs as in `gaps`
+    """
+    scores: pd.DataFrame | None = None
+    ranks: pd.DataFrame | None = None
+    settings: dict = field(default_factory=dict)
+    gaps: pd.DataFrame | None = None
+    answers: pd.DataFrame | None = None
+    moments: pd.DataFrame | None = None
+    components: pd.DataFrame | None = None
+    pairs: pd.DataFrame | None = None
+    events: pd.DataFrame | None = None
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return a table, or raise an error if it is missing.
+
+        Args:
+            name: name of a field
+
+        Returns:
+            the field's table, never None
+        """
         found = vars(self)[name]
         if found is None: raise VidnegError(f"there are no {name}")
         return found
 
     def accuracy(self,
-        coefficients: dict, # run → coefficient: {"navero": 1, "vanilla": −1} is a difference
-        kinds: dict | None = None, # category → coefficient; default: the average of all categories
-        metric: str = "acc", # name in METRICS
-        form: str = "balanced", # balanced or published
-        of: str = "scores", # table to read: scores, pairs or events
-    ) -> Estimate: # a fraction; a difference where coefficients have both signs
-        "Estimate Σ coefficient · accuracy of a run, combined item by item, then over categories."
+        coefficients: dict,
+        kinds: dict | None = None,
+        metric: str = "acc",
+        form: str = "balanced",
+        of: str = "scores",
+    ) -> Estimate:
+        """Estimate Σ coefficient · accuracy of a run, combined item by item, then over categories.
+
+        Args:
+            coefficients: run → coefficient: {"navero": 1, "vanilla": −1} is a difference
+            kinds: category → coefficient; default: the average of all categories
+            metric: name in METRICS
+            form: balanced or published
+            of: table to read: scores, pairs or events
+
+        Returns:
+            a fraction; a difference where coefficients have both signs
+        """
         m = item_matrix(self.table(of), metric, form, list(coefficients))
         values = m.to_numpy() @ np.array(list(coefficients.values()), float) # (N,)
         bounds = (0, 1) if list(coefficients.values()) == [1] else None
@@ -74,13 +107,24 @@ class Evidence:
                         bounds=bounds, **self.settings)
 
     def retrieval(self,
-        a: str, # run to subtract from
-        b: str, # run to subtract
-        metric: str = "R@1", # name in RETRIEVAL_METRICS, of one that is a mean over queries
-        directions: dict = MappingProxyType({"t2v": 1}), # direction (t2v, v2t) → coefficient
-        of: str = "ranks", # table to read: ranks or components
-    ) -> Estimate: # a difference of fractions
-        "Estimate Σ coefficient · (a − b) over directions, both runs on the same queries."
+        a: str,
+        b: str,
+        metric: str = "R@1",
+        directions: dict = MappingProxyType({"t2v": 1}),
+        of: str = "ranks",
+    ) -> Estimate:
+        """Estimate Σ coefficient · (a − b) over directions, both runs on the same queries.
+
+        Args:
+            a: run to subtract from
+            b: run to subtract
+            metric: name in RETRIEVAL_METRICS, of one that is a mean over queries
+            directions: direction (t2v, v2t) → coefficient
+            of: table to read: ranks or components
+
+        Returns:
+            a difference of fractions
+        """
         parts, values = {d: rank_matrix(self.table(of), d, [a, b]) for d in directions}, RETRIEVAL_METRICS[metric][0]
         gains = np.concatenate([values(m[a].to_numpy()) * 1. - values(m[b].to_numpy()) for m in parts.values()])
         clips = np.concatenate([m.index.get_level_values("clip_id") for m in parts.values()])
@@ -88,35 +132,50 @@ class Evidence:
         return contrast(gains, clips, strata, directions, **self.settings)
 
 # %% ../../../nbs/report/claims/claim.ipynb #b7e00002
-def marked(
-    questions: Sequence[Question], # questions with the right answers
-    answers: pd.DataFrame, # question_id, and a column of answers for each run
-) -> pd.DataFrame: # clip_id, kind, and a column for each run: True where its answer is right
-    "Mark every answer of every run as right or wrong."
+def marked(questions: Sequence[Question], answers: pd.DataFrame) -> pd.DataFrame:
+    """Mark every answer of every run as right or wrong.
+
+    Args:
+        questions: questions with the right answers
+        answers: question_id, and a column of answers for each run
+
+    Returns:
+        clip_id, kind, and a column for each run: True where its answer is right
+    """
     runs = {run: right(questions, dict(zip(answers.question_id, answers[run])))
             for run in answers if run != "question_id"}
     about = {"clip_id": [q.clip_id for q in questions], "kind": [q.kind for q in questions]}
     return pd.DataFrame(about | runs)
 
 @patch
-def gap(self: Evidence,
-    runs: Sequence[str], # names of R runs
-    combine: Callable, # function of the gaps (..., R, K) and the K kinds that returns numbers (...)
-    kinds: str = "", # use only kinds whose name contains this
-) -> Estimate: # a fraction
-    "Estimate a number that `combine` makes of relative gaps."
+def gap(self: Evidence, runs: Sequence[str], combine: Callable, kinds: str = "") -> Estimate:
+    """Estimate a number that `combine` makes of relative gaps.
+
+    Args:
+        runs: names of R runs
+        combine: function of the gaps (..., R, K) and the K kinds that returns numbers (...)
+        kinds: use only kinds whose name contains this
+
+    Returns:
+        a fraction
+    """
     table = self.table("gaps")
     names = [k for k in dict.fromkeys(table.kind) if kinds in k]
     if not names: raise VidnegError(f"no kind of manipulation has {kinds!r} in its name")
     return joint_gaps(table, runs, names, lambda g: combine(g, names), **self.settings)
 
 @patch
-def answered(self: Evidence,
-    a: str, # run to subtract from
-    b: str, # run to subtract
-    kind: str = "overall", # kind of question; "overall" takes all
-) -> Estimate: # a difference of fractions
-    "Estimate the difference in accuracy, a − b, on the same questions."
+def answered(self: Evidence, a: str, b: str, kind: str = "overall") -> Estimate:
+    """Estimate the difference in accuracy, a − b, on the same questions.
+
+    Args:
+        a: run to subtract from
+        b: run to subtract
+        kind: kind of question; "overall" takes all
+
+    Returns:
+        a difference of fractions
+    """
     table = self.table("answers")
     if missing := [r for r in (a, b) if r not in table]:
         raise VidnegError(f"no answers of run {missing[0]!r}")
@@ -124,12 +183,17 @@ def answered(self: Evidence,
     return paired_difference(part[a], part[b], part.clip_id, **self.settings)
 
 @patch
-def moment(self: Evidence,
-    a: str, # run to subtract from
-    b: str, # run to subtract
-    metric: str = "mAP", # name of a column of metrics
-) -> Estimate: # a difference of fractions
-    "Estimate the difference in moment retrieval, a − b, on the same queries and windows of all lengths."
+def moment(self: Evidence, a: str, b: str, metric: str = "mAP") -> Estimate:
+    """Estimate the difference in moment retrieval, a − b, on the same queries and windows of all lengths.
+
+    Args:
+        a: run to subtract from
+        b: run to subtract
+        metric: name of a column of metrics
+
+    Returns:
+        a difference of fractions
+    """
     table = self.table("moments")
     part = table[table.run.isin([a, b]) & (table.length == "full")]
     if missing := [r for r in (a, b) if r not in set(part.run)]:
@@ -140,11 +204,16 @@ def moment(self: Evidence,
     return paired_difference(wide[a], wide[b], wide.index.get_level_values("clip_id"), **self.settings)
 
 # %% ../../../nbs/report/claims/claim.ipynb #b7e00003
-def read_evidence(
-    folder: str | Path = "data", # folder with the files of the stages
-    **settings, # `n`, `seed`, `level` for `bootstrap`
-) -> Evidence: # tables without rows become None
-    "Read the evidence that exists; a stage without any test items leaves an empty table, which counts as missing."
+def read_evidence(folder: str | Path = "data", **settings) -> Evidence:
+    """Read the evidence that exists; a stage without any test items leaves an empty table, which counts as missing.
+
+    Args:
+        folder: folder with the files of the stages
+        **settings: `n`, `seed`, `level` for `bootstrap`
+
+    Returns:
+        tables without rows become None
+    """
     folder = Path(folder)
     def read(*names):
         "Read and concatenate those of the files that exist and have rows; None if there are none."
@@ -160,47 +229,74 @@ def read_evidence(
 # %% ../../../nbs/report/claims/claim.ipynb #f67c9e78
 @dataclass(frozen=True)
 class Claim:
-    "A sentence that an estimate can decide."
-    text: str # the claim as a sentence
-    source: str # its place in the paper: table, section
-    quantity: str # the estimated quantity in words, without the unit: "acc, NAVERO minus Vanilla"
-    estimate: Callable[[Evidence], Estimate] # estimates the quantity; raises VidnegError if evidence is missing
-    above: float = -np.inf # lower end of the claimed range, exclusive
-    below: float = np.inf # upper end of the claimed range, exclusive
-    paper: Callable[[], str] = lambda: "–" # returns the paper's own figure
-    stage: str = "score" # the stage that writes the evidence
-    signed: bool = True # True: a difference, printed with its sign in points; False: a level, printed in percent
+    """A sentence that an estimate can decide.
+
+    Attributes:
+        text: the claim as a sentence
+        source: its place in the paper: table, section
+        quantity: the estimated quantity in words, without the unit: "acc, NAVERO minus Vanilla"
+        estimate: estimates the quantity; raises VidnegError if evidence is missing
+        above: lower end of the claimed range, exclusive
+        below: upper end of the claimed range, exclusive
+        paper: returns the paper's own figure
+        stage: the stage that writes the evidence
+        signed: True: a difference, printed with its sign in points; False: a level, printed in percent
+    """
+    text: str
+    source: str
+    quantity: str
+    estimate: Callable[[Evidence], Estimate]
+    above: float = -np.inf
+    below: float = np.inf
+    paper: Callable[[], str] = lambda: "–"
+    stage: str = "score"
+    signed: bool = True
 
     @property
-    def unit(self) -> str: # "points" for a difference, else "%"
-        "Return the unit in which the report prints the quantity."
+    def unit(self) -> str:
+        """Return the unit in which the report prints the quantity.
+
+        Returns:
+            "points" for a difference, else "%"
+        """
         return "points" if self.signed else "%"
 
     @property
-    def range(self) -> str: # "> 0", "< +2", "−2 to +2"
-        "Return the claimed range in the unit of the report, percent or points."
+    def range(self) -> str:
+        """Return the claimed range in the unit of the report, percent or points.
+
+        Returns:
+            "> 0", "< +2", "−2 to +2"
+        """
         low, high = (f"{100*end:{'+' if self.signed and end else ''}g}".replace("-", "−")
                      for end in (self.above, self.below))
         if np.isinf(self.below): return f"> {low}"
         return f"< {high}" if np.isinf(self.above) else f"{low} to {high}"
 
 class Claims(dict[str, Claim]):
-    "The claims of one paper by key, in the order of the report."
-    def __init__(self,
-        title: str, # name of the paper, printed as a heading
-        about: str = "", # paragraph below the heading that explains the terms of the claims
-    ):
+    """The claims of one paper by key, in the order of the report.
+
+    Args:
+        title: name of the paper, printed as a heading
+        about: paragraph below the heading that explains the terms of the claims
+    """
+    def __init__(self, title: str, about: str = ""):
         super().__init__()
         self.title, self.about = title, about
 
-    def claim(self,
-        key: str, # name of the claim, unique among all papers
-        text: str, # the claim as a sentence
-        source: str, # its place in the paper: table, section
-        quantity: str, # the estimated quantity in words, without the unit: "acc, NAVERO minus Vanilla"
-        **rest, # further fields of `Claim`: above, below, paper, stage, signed
-    ) -> Callable: # a decorator for the function that estimates the quantity
-        "Make a decorator that adds an estimate function as a claim."
+    def claim(self, key: str, text: str, source: str, quantity: str, **rest) -> Callable:
+        """Make a decorator that adds an estimate function as a claim.
+
+        Args:
+            key: name of the claim, unique among all papers
+            text: the claim as a sentence
+            source: its place in the paper: table, section
+            quantity: the estimated quantity in words, without the unit: "acc, NAVERO minus Vanilla"
+            **rest: further fields of `Claim`: above, below, paper, stage, signed
+
+        Returns:
+            a decorator for the function that estimates the quantity
+        """
         def add(estimate):
             "Add the claim, and return the function unchanged."
             if key in self:
@@ -209,9 +305,14 @@ class Claims(dict[str, Claim]):
             return estimate
         return add
 
-def signed_points(
-    points: float, # difference, in points
-    digits: int = 1, # digits after the decimal point
-) -> str: # "+14.6", "−0.4"
-    "Write a difference as papers print it, with its sign."
+def signed_points(points: float, digits: int = 1) -> str:
+    """Write a difference as papers print it, with its sign.
+
+    Args:
+        points: difference, in points
+        digits: digits after the decimal point
+
+    Returns:
+        "+14.6", "−0.4"
+    """
     return f"{points:+.{digits}f}".replace("-", "−")

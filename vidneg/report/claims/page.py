@@ -22,7 +22,8 @@ from .claim import Claim, Evidence, verdict
 from ..tables import markdown_table
 
 # %% auto #0
-__all__ = ['PAPERS', 'NOTHING', 'CHECKS', 'PREFACE', 'claims_of', 'decide', 'count_verdicts', 'claims_markdown', 'write_claims']
+__all__ = ['PAPERS', 'NOTHING', 'CHECKS', 'PREFACE', 'claims_of', 'decide', 'count_verdicts', 'claims_markdown',
+           'write_claims']
 
 # %% ../../../nbs/report/claims/page.ipynb #5c320006
 PAPERS = Registry("paper", { # name → `Claims`, in the order of the report
@@ -31,10 +32,15 @@ PAPERS = Registry("paper", { # name → `Claims`, in the order of the report
     "components": "vidneg.report.claims.components:claims",
     "ours": "vidneg.report.claims.ours:claims"})
 
-def claims_of(
-    papers: Sequence[str] | None = None, # names in PAPERS; None: all
-) -> dict[str, Claim]: # key → claim
-    "Return the claims of papers, in the order of the report."
+def claims_of(papers: Sequence[str] | None = None) -> dict[str, Claim]:
+    """Return the claims of papers, in the order of the report.
+
+    Args:
+        papers: names in PAPERS; None: all
+
+    Returns:
+        key → claim
+    """
     found = {}
     for name in PAPERS if papers is None else papers:
         if twice := found.keys() & PAPERS[name].keys():
@@ -54,11 +60,16 @@ def _check_moments(table):
 CHECKS = {"scores": check_scores, "ranks": check_ranks, "gaps": check_gaps, "components": check_ranks,
           "pairs": check_scores, "events": check_scores, "moments": _check_moments}
 
-def decide(
-    evidence: Evidence, # the tables that decide claims
-    papers: Sequence[str] | None = None, # names in PAPERS; None: all
-) -> pd.DataFrame: # key, of, claim, source, quantity, range, paper, an estimate (fractions), verdict, reason
-    "Estimate every claim and let the interval decide; bad files are an error, missing runs leave a claim open."
+def decide(evidence: Evidence, papers: Sequence[str] | None = None) -> pd.DataFrame:
+    """Estimate every claim and let the interval decide; bad files are an error, missing runs leave a claim open.
+
+    Args:
+        evidence: the tables that decide claims
+        papers: names in PAPERS; None: all
+
+    Returns:
+        key, of, claim, source, quantity, range, paper, an estimate (fractions), verdict, reason
+    """
     for name, check in CHECKS.items():
         if (table := vars(evidence)[name]) is not None: check(table)
     rows, of = [], {key: name for name in PAPERS if papers is None or name in papers for key in PAPERS[name]}
@@ -82,10 +93,15 @@ PREFACE = (
     "is *reversed* where the whole interval lies outside it, and is *open* otherwise. The papers' figures are from "
     "other data and other models.\n")
 
-def count_verdicts(
-    decided: pd.DataFrame, # decided claims, as returned by `decide`
-) -> pd.DataFrame: # a row per paper and one for all: claims, holds, reversed, open, untested
-    "Count the verdicts of each paper; claims that could not be estimated count as open and as untested."
+def count_verdicts(decided: pd.DataFrame) -> pd.DataFrame:
+    """Count the verdicts of each paper; claims that could not be estimated count as open and as untested.
+
+    Args:
+        decided: decided claims, as returned by `decide`
+
+    Returns:
+        a row per paper and one for all: claims, holds, reversed, open, untested
+    """
     table = pd.crosstab(decided.of, decided.verdict).reindex(columns=["holds", "reversed", "open"], fill_value=0)
     table.insert(0, "claims", table.sum(axis=1))
     table["untested"] = (decided.n == 0).groupby(decided.of).sum()
@@ -100,11 +116,16 @@ def _claim_row(r):
     return [r.claim, r.source, r.quantity, r.range, r.paper, fmt(e, sign=signed) if r.n else "–",
             f"{r.n} ({r.clips})" if r.n else "–", f"*{r.verdict}*{why}"]
 
-def claims_markdown(
-    decided: pd.DataFrame, # decided claims, as returned by `decide`
-    data: str = "", # name of the test data, for the heading
-) -> str: # Markdown: the counts, how to read the tables, and a table for each paper
-    "Write the claims as a Markdown page."
+def claims_markdown(decided: pd.DataFrame, data: str = "") -> str:
+    """Write the claims as a Markdown page.
+
+    Args:
+        decided: decided claims, as returned by `decide`
+        data: name of the test data, for the heading
+
+    Returns:
+        Markdown: the counts, how to read the tables, and a table for each paper
+    """
     counts = [[PAPERS[of].title if of in PAPERS else "All", *row] for of, *row in count_verdicts(decided).itertuples()]
     names = ["", "Claims", "Hold", "Reversed", "Open", "Open, untested"]
     parts = [f"# Claims, on {data}\n" if data else "# Claims\n", markdown_table(names, counts, 1), PREFACE]
@@ -115,12 +136,22 @@ def claims_markdown(
     return "\n".join(parts)
 
 def write_claims(
-    evidence: Evidence, # the tables that decide claims
-    path: str | Path, # Markdown file to write; the numbers go to a CSV file beside it
-    papers: Sequence[str] | None = None, # names in PAPERS; None: all
-    data: str = "", # name of the test data, for the heading
-) -> pd.DataFrame: # decided claims, as returned by `decide`
-    "Decide all claims, and write them as a page and as a table."
+    evidence: Evidence,
+    path: str | Path,
+    papers: Sequence[str] | None = None,
+    data: str = "",
+) -> pd.DataFrame:
+    """Decide all claims, and write them as a page and as a table.
+
+    Args:
+        evidence: the tables that decide claims
+        path: Markdown file to write; the numbers go to a CSV file beside it
+        papers: names in PAPERS; None: all
+        data: name of the test data, for the heading
+
+    Returns:
+        decided claims, as returned by `decide`
+    """
     decided = decide(evidence, papers)
     with atomic_path(path) as part: part.write_text(claims_markdown(decided, data), encoding="utf-8", newline="\n")
     with atomic_path(Path(path).with_suffix(".csv")) as part:
