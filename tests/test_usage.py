@@ -4,8 +4,8 @@ import pytest
 from vidneg.core.records import Caption
 from vidneg.negatives.components.make import ComponentGenerator
 from vidneg.negatives.generate import make_negatives
-from vidneg.negatives.mlm import LmEditor
 from vidneg.negatives.mixed import MixedGenerator
+from vidneg.negatives.mlm import LmEditor
 from vidneg.negatives.rules import SlotFrequencies, rules_balanced, rules_published
 from vidneg.text.edits import undo
 from vidneg.text.lexicon import Lexicon, inflect, needs_an

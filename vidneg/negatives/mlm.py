@@ -19,10 +19,10 @@ from ..lm.protocols import MASK, FillMask
 from ..text.edits import apply_edit, overlaps, shift
 from ..text.inflection import all_lemmas, dictionary_lemma, inflected, word_classes
 from ..text.lexicon import CATEGORIES, Entry, Match, Reading, substitute
-from ..text.syntax import Tree
-from ..text.usage import content, faults, fits
 from ..text.synonyms import lemmas, related
+from ..text.syntax import Tree
 from ..text.ud import Parsed, Token
+from ..text.usage import content, faults, fits
 
 # %% auto #0
 __all__ = ['LIGHT', 'PLACES', 'REMEMBERED', 'category_of', 'words_of', 'can_be', 'fitting', 'in_turn', 'edit_of',

@@ -382,8 +382,8 @@ def _fit_case(new, old, proper, text, start):
         return new.upper()
     if text == text.lower(): return new.lower()
     initial = not text[:start].strip(_OPENING) or text[:start].rstrip(_OPENING)[-1] in ".!?"
-    if not old[:1].isupper() or not initial and (proper or any(not w[:1].isupper() or w.isupper() for w in old.split())):
-        return new
+    title = all(w[:1].isupper() and not w.isupper() for w in old.split())
+    if not old[:1].isupper() or not initial and (proper or not title): return new
     if not initial and len(old.split()) > 1: return " ".join(w[:1].upper() + w[1:] for w in new.split())
     return new[:1].upper() + new[1:]
 
@@ -437,6 +437,6 @@ def substitute(text: str, match: Match, new: Reading) -> Edit:
     proper = any(r.entry.text != r.entry.text.lower() for r in match.readings)
     word = _fit_case(new.surface, match.text, proper, text, match.start)
     end, owner = _owner(text, match.end, match.text, new)
-    sound = new.surface if text != text.upper() else new.surface.lower() if not _abbreviation(new.surface) else new.surface
+    sound = new.surface if not text.isupper() or _abbreviation(new.surface) else new.surface.lower()
     start, word = _with_article(text, match.start, word, sound)
     return Edit(start, end, text[start:end], word + owner)

@@ -374,7 +374,8 @@ def _sure(c, turn, frame, front, negated):
         return False
     if negated and not _DENIALS.isdisjoint(tree.lower): return False
     if (turn or frame or front) and _second_verb(tree): return False
-    if c.verb is None and (tree.tokens[0].pos in ("ADV", "SCONJ", "ADP", "CCONJ", "PUNCT") or "," in tree.lower): return False
+    led = tree.tokens[0].pos in ("ADV", "SCONJ", "ADP", "CCONJ", "PUNCT")
+    if c.verb is None and (led or "," in tree.lower): return False
     return (not turn or _turnable(c)) and (not front or _fronted(c))
 
 def rewrite(

@@ -5,8 +5,6 @@
 # %% ../../nbs/text/usage.ipynb #dd8c3527
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +15,7 @@ from .edits import apply_edit
 from .inflection import all_lemmas
 from .lexicon import INVARIANT, Lexicon, Match, Reading, needs_an, read_list
 from .parse import AgreeingParser, NamedParser
-from .syntax import Tree, in_present, is_plural
+from .syntax import Tree, in_present
 from .ud import Parsed, Parser
 
 # %% auto #0
@@ -129,8 +127,9 @@ def noun_use(tree: Tree, i: int) -> str:
     if t.dep not in _NOUNS or tree.find(i, "flat", "appos", "fixed", "cop"): return ""
     if any(tree.lower[k] in ("who", "whose", "whom") for k in tree.below(i)): return ""
     if _proper(tree, i): return "name" if t.dep != "compound" and not tree.find(i, "compound", "amod", "det") else ""
-    if t.pos != "NOUN" or t.text[:1].isupper() and i and not tree.parsed.text.isupper() and not tree.parsed.text.istitle():
-        return ""
+    text = tree.parsed.text
+    named = t.text[:1].isupper() and i and not text.isupper() and not text.istitle()
+    if t.pos != "NOUN" or named: return ""
     words = {tree.lower[k] for k in tree.find(i, "det", "nmod:poss", "nummod")}
     if t.dep == "compound": return "modifier" if t.tag == "NN" and tree.tokens[t.head].pos == "NOUN" else ""
     if _many(tree, i): return "" if words & _COUNTING else "plural"
@@ -212,8 +211,8 @@ def describes(word: str, use: str, slot: str) -> bool:
 _PLACES = frozenset("""in on under near behind beside above below next_to in_front_of over inside outside underneath
     beneath atop""".split())
 _PATHS = frozenset("across along over through around past".split())
-_HOLDING = frozenset("""carrying covering holding riding using watching wearing looking_at lying_on sitting_on standing_on
-    walking_in walking_on hanging_from eating playing pushing pulling touching""".split())
+_HOLDING = frozenset("""carrying covering holding riding using watching wearing looking_at lying_on sitting_on
+    standing_on walking_in walking_on hanging_from eating playing pushing pulling touching""".split())
 _PLACED = frozenset("attached_to covered_in mounted_on parked_on painted_on made_of belonging_to".split())
 _NO_PLACE = frozenset("""end beginning start middle time way order front back side top bottom morning afternoon evening
     night day background foreground camera distance line circle row air style turn process course video position
@@ -229,7 +228,8 @@ def _preposition_use(tree, i, end):
     if end - i > 1 and not end <= below: below = next((tree.tokens[k].head for k in range(i, end)
                                                        if tree.tokens[k].head >= end), below)
     t = tree.tokens[below]
-    if below < end or t.pos not in ("NOUN", "PRON") or not any(i <= k < end for k in tree.find(below, "case")): return ""
+    if below < end or t.pos not in ("NOUN", "PRON") or not any(i <= k < end for k in tree.find(below, "case")):
+        return ""
     named = tree.find(below, "det", "nmod:poss", "nummod") or t.tag in ("NNS", "PRP") or t.lemma in load_usage()["mass"]
     if not named or t.lemma.lower() in _NO_PLACE or tree.lower[below] in ("which", "that", "each", "other"): return ""
     above = tree.tokens[t.head] if t.head != below else None
@@ -331,9 +331,9 @@ def usable(reading: Reading, use: str) -> bool:
     if entry.category == "attribute": return describes(entry.text, use, entry.slot)
     return relates(entry.text, use)
 
-_NOT_CONTENT = frozenset("""with while of in on at to for from by as than and or but if it he she they them him her you we
-    i me us this that these those who which what up down off out over under into onto through around about away back then
-    there here one ones two all both each other another own same few several many much more most such no not so very too
+_NOT_CONTENT = frozenset("""with while of in on at to for from by as than and or but if it he she they them him her
+    you we i me us this that these those who which what up down off out over under into onto through around about away
+    back then there here one ones two all both each other another own same few several many much more most such no not so very too
     is are was were be been being am do does did done has have had can will would could should may might must the a an
     when where how why before after during until because since also just now again only lot lots thing things""".split())
 
@@ -421,8 +421,8 @@ def _kept(old, new, use):
     return new.pos == old.pos or {old.tag, new.tag} <= _SAME[3]
 
 # Nouns that are flat, on which things are and not in which; and hollow, in which they are.
-_FLAT = frozenset("""table floor ground wall roof stage beach chair bench bike bicycle horse board skateboard rope beam mat
-    carpet surface deck counter couch sofa stool surfboard sidewalk platform shelf trampoline rug desk plate field court
+_FLAT = frozenset("""table floor ground wall roof stage beach chair bench bike bicycle horse board skateboard rope beam
+    mat carpet surface deck counter couch sofa stool surfboard sidewalk platform shelf trampoline rug desk plate field court
     ice track swing motorcycle scooter camel elephant bull ladder face back hill slope mountain lawn porch balcony step
     stair rock television screen knee leg foot head shoulder""".split())
 _HOLLOW = frozenset("""room kitchen car gym water air pool garage bathroom studio classroom house office hall salon barn

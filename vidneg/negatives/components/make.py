@@ -134,7 +134,8 @@ def proposals(
     if kind in CHANGED:
         for e in replacements(tree, kind, vocabulary, rng): yield apply_edit(text, e), (e,)
     else:
-        for new in negations(tree, not _formal(reader)).values() if kind == "negated passive" else paraphrases(tree, rng, reader):
+        denied = kind == "negated passive"
+        for new in negations(tree, not _formal(reader)).values() if denied else paraphrases(tree, rng, reader):
             yield new, edits_between(text, new)
 
 # %% ../../../nbs/negatives/components/make.ipynb #c6b9989b

@@ -18,8 +18,8 @@ from ...core.errors import VidnegError
 from ...core.records import Edit
 from ...core.registry import Registry
 from ...text.lexicon import Entry, Match, Reading, inflect, read_list, substitute
-from ...text.synonyms import lemmas, related
 from ...text.rewrite import misread
+from ...text.synonyms import lemmas, related
 from ...text.syntax import Part, Tree, in_present, modifiers, objects, subjects, verb_form, verbs
 
 # %% auto #0
