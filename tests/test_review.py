@@ -9,8 +9,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from typer.testing import CliRunner
 
 from vidneg.audit.review import (
@@ -214,7 +213,8 @@ def test_sheets_and_keys_that_do_not_belong_together_are_refused(tmp_path):
 def test_the_key_is_found_among_others(tmp_path):
     sheets = [draw({"s": negatives("rules", 12)}, n) for n in (4, 8)]
     for k, sheet in enumerate(sheets): write_sheet(sheet, tmp_path/f"r{k}.csv")
-    for k, sheet in enumerate(sheets): assert find_key(tmp_path/"copy.csv", sheet.name) == key_file(tmp_path/f"r{k}.csv")
+    for k, sheet in enumerate(sheets):
+        assert find_key(tmp_path/"copy.csv", sheet.name) == key_file(tmp_path/f"r{k}.csv")
 
 
 def test_nothing_that_exists_is_replaced(tmp_path):
@@ -245,7 +245,8 @@ def test_rates_of_one_coder_equal_those_of_the_audit():
         pairs = [Pair(r.item, r.clip_id, r.kind, r.caption, r.negative) for r in rows.itertuples()]
         wanted = plain_rates(rows["first"] == code, pairs).set_index("kind")
         for r in part.itertuples():
-            assert np.allclose([r.share, r.low, r.high, r.n], wanted.loc[r.kind, ["share", "low", "high", "n"]].astype(float))
+            same = wanted.loc[r.kind, ["share", "low", "high", "n"]].astype(float)
+            assert np.allclose([r.share, r.low, r.high, r.n], same)
 
 
 def test_rates_of_two_coders_are_means_and_sum_to_one():
@@ -267,7 +268,8 @@ def test_a_text_of_two_generators_counts_once_for_kappa_and_twice_for_rates():
     review = Review(sheet.key, (Coded("a", "person", dict.fromkeys(ids, "K")),
                                 Coded("b", "person", dict.fromkeys(ids, "K") | {ids[0]: "N"})))
     assert len(ids) == 10 and review.kappas().n[0] == 10 and rates(review).n.sum() == 2*4*10
-    assert len(disagreements(review)) == 1 and summary(review)[0].startswith("10 texts of 20 negatives were read by two people")
+    assert len(disagreements(review)) == 1
+    assert summary(review)[0].startswith("10 texts of 20 negatives were read by two people")
 
 
 @pytest.mark.parametrize("seed", range(3))

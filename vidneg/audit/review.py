@@ -314,7 +314,8 @@ def read_coded(path: str | Path, key: str | Path | None = None) -> tuple[Coded, 
     who = _who(_cells(table, "read_by"), problems)
     problems.stop()
     notes = _cells(table, "note") if "note" in table.columns else [""]*len(ids)
-    return Coded(Path(path).stem, who, dict(zip(ids, map(str.upper, codes))), {i: n for i, n in zip(ids, notes) if n}), known
+    notes = {i: n for i, n in zip(ids, notes) if n}
+    return Coded(Path(path).stem, who, dict(zip(ids, map(str.upper, codes))), notes), known
 
 # %% ../../nbs/audit/review.ipynb #7e51001a
 @dataclass(frozen=True)
