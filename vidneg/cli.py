@@ -239,6 +239,7 @@ def _join(files, key, out, by):
     "Print what coders found, and write it on a page."
     from vidneg.audit.review import disagreements, join_sheets, rates, rates_table, review_page, summary
     from vidneg.audit.validity import write_page
+    if out.suffix.lower() != ".html": raise VidnegError(f"{out} must end in .html: it is a page")
     found = join_sheets(files, key)
     for sentence in summary(found): typer.echo(sentence)
     if len(found.sheets) == 2: typer.echo("\n" + found.kappas().round(3).to_string(index=False))
@@ -268,9 +269,7 @@ def review(
       vidneg review --join anna.csv ben.csv
     """
     if not join: return _draw(files, n, out or Path("review.csv"), _columns(column), seed)
-    out = out or Path("review-rates.html")
-    if out.suffix.lower() not in (".html", ".htm"): raise VidnegError(f"{out} must end in .html: it is a page")
-    _join(files, key, out, _names(by))
+    _join(files, key, out or Path("review-rates.html"), _names(by))
 
 # %% ../nbs/cli.ipynb #be98dc59
 def _accuracy(scores, pairs, seed):
