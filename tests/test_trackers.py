@@ -1,4 +1,4 @@
-"Logs of trackers: every step once, also after kills; the same weights with and without them; nothing leaves this machine."
+"Logs of trackers: every step once, also after kills; the same weights with and without them."
 import json
 import os
 import random

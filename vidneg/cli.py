@@ -394,8 +394,8 @@ def train(
     epochs: Annotated[float, typer.Option(min=0, help="Passes over the clips.")] = 10,
     batch_size: BatchSize = 32,
     learning_rate: Annotated[float, typer.Option(min=0, help="Highest learning rate.")] = 5e-4,
-    tracker: Annotated[list[str] | None, typer.Option(help="Log every step to tensorboard, wandb, mlflow or trackio, in "
-                                                      "MODEL/logs, without network; may be repeated.")] = None,
+    tracker: Annotated[list[str] | None, typer.Option(help="Log every step to tensorboard, wandb, mlflow or trackio, "
+                                                      "in MODEL/logs, without network; may be repeated.")] = None,
     seed: Seed = 0,
 ):
     """Train a model on your clips and hard negatives.
