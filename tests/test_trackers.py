@@ -1,8 +1,9 @@
-"Logs of trackers: every step once, also after kills; the same weights with and without them; nothing leaves this machine."
+"Logs of trackers: every step once, also after kills; the same weights with and without them."
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from vidneg.cli import app
 from vidneg.data.batches import Batches
 from vidneg.train.jobs import TrainingError
 from vidneg.train.loop import TrainConfig, fit
-from vidneg.train.trackers import TRACKERS, LogFolder, check_trackers, track
+from vidneg.train.trackers import LogFolder, check_trackers, track
 
 HERE = str(Path(__file__).parent)
 
@@ -48,7 +49,7 @@ def whole(tmp_path_factory):
     "Files of a training without trackers, and the rows of one with a tracker."
     plain, tracked = tmp_path_factory.mktemp("plain"), tmp_path_factory.mktemp("tracked")
     fit(make_task(), make_batches(), CONFIG, plain, progress=False)
-    fit(make_task(), make_batches(), CONFIG, tracked, progress=False, trackers=[Lines(tracked/"lines")], logs=tracked/"l")
+    fit(make_task(), make_batches(), CONFIG, tracked, progress=False, trackers=[Lines(tracked/"lines")])
     return files(plain), rows(tracked/"lines")
 
 
@@ -202,7 +203,6 @@ def test_trackio(tmp_path):
             "test_trackers.tracked('trackio', sys.argv[2])")
     environment = {k: v for k, v in os.environ.items() if k != "TRACKIO_DIR"}
     subprocess.run([sys.executable, "-c", code, HERE, str(tmp_path)], check=True, timeout=120, env=environment)
-    import sqlite3
     database, = (tmp_path/"1"/"trackio").glob("*.db")
     with sqlite3.connect(database) as db:
         found = [(step, json.loads(metrics)["loss"]) for step, metrics in db.execute(
