@@ -330,13 +330,12 @@ def usable(reading: Reading, use: str) -> bool:
     if entry.category == "attribute": return describes(entry.text, use, entry.slot)
     return relates(entry.text, use)
 
-_NOT_CONTENT = frozenset("""with while of in on at to for from by as than and or but if it he she they them him her
-    you we i me us this that these those who which what up down off out over under into onto through around about away
-    back then there here one ones two all both each other another own same few several many much more most such no not
-    so very too
-    is are was were be been being am do does did done has have had can will would could should may might must the a an
-    when where how why before after during until because since also just now again only
-    lot lots thing things""".split())
+_NOT_CONTENT = frozenset("""with while of in on at to for from by as than and or but if it he she they them him
+    her you we i me us this that these those who which what up down off out over under into onto through around
+    about away back then there here one ones two all both each other another own same few several many much more
+    most such no not so very too is are was were be been being am do does did done has have had can will would
+    could should may might must the a an when where how why before after during until because since also just
+    now again only lot lots thing things""".split())
 
 def fits(tree: Tree, i: int, category: str) -> str:
     """Return how any word, listed or not, is used.
@@ -422,10 +421,10 @@ def _kept(old, new, use):
     return new.pos == old.pos or {old.tag, new.tag} <= _SAME[3]
 
 # Nouns that are flat, on which things are and not in which; and hollow, in which they are.
-_FLAT = frozenset("""table floor ground wall roof stage beach chair bench bike bicycle horse board skateboard rope beam
-    mat carpet surface deck counter couch sofa stool surfboard sidewalk platform shelf trampoline rug desk plate field
-    court ice track swing motorcycle scooter camel elephant bull ladder face back hill slope mountain lawn porch balcony step
-    stair rock television screen knee leg foot head shoulder""".split())
+_FLAT = frozenset("""table floor ground wall roof stage beach chair bench bike bicycle horse board skateboard
+    rope beam mat carpet surface deck counter couch sofa stool surfboard sidewalk platform shelf trampoline rug
+    desk plate field court ice track swing motorcycle scooter camel elephant bull ladder face back hill slope
+    mountain lawn porch balcony step stair rock television screen knee leg foot head shoulder""".split())
 _HOLLOW = frozenset("""room kitchen car gym water air pool garage bathroom studio classroom house office hall salon barn
     forest city town cage box bag bowl cup glass bucket tent suit dress shirt uniform costume hat outfit mouth sky ocean
     lake sink world place area corner mirror crowd group""".split())
