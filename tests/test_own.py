@@ -85,8 +85,8 @@ def test_refusals(inputs, tmp_path):
 
 
 def test_generators_of_own_captions(inputs):
-    frame, counts = negatives_frame(inputs, own_generator(inputs.captions, kinds=("object",)), kinds=("object",))
+    frame, counts = negatives_frame(inputs, own_generator(inputs.captions, "rules-balanced", ("object",)), kinds=("object",))
     assert set(frame.kind) <= {"object"} and sum(counts.values()) >= len(frame)
     with pytest.raises(VidnegError, match="no kind 'verb'; there are: action"): own_generator([], kinds=("verb",))
     with pytest.raises(VidnegError, match="no kinds are given"): own_generator([], kinds=())
-    assert own_generator([], balanced=False).name == "rules-published"
+    assert own_generator([], "rules-published").name == "rules-published"

@@ -18,7 +18,7 @@ _PLACES = {
     "write_records": "core.records", "get_package": "core.packages", "open_data": "data.inputs",
     "read_dataset": "data.dataset", "Pair": "data.pairs", "read_captions": "data.pairs", "read_pairs": "data.pairs",
     "read_frames": "data.video", "load_scorer": "models.zoo", "open_model": "models.zoo",
-    "make_negatives": "negatives.generate", "rules_balanced": "negatives.rules",
+    "make_negatives": "negatives.generate", "rules_balanced": "negatives.rules", "natural": "negatives.natural",
     "rules_published": "negatives.rules", "SlotFrequencies": "negatives.rules", "Lexicon": "text.lexicon",
     "load_parser": "text.parse"}
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from vidneg.data.video import read_frames
     from vidneg.models.zoo import load_scorer, open_model
     from vidneg.negatives.generate import make_negatives
+    from vidneg.negatives.natural import natural
     from vidneg.negatives.rules import SlotFrequencies, rules_balanced, rules_published
     from vidneg.text.lexicon import Lexicon
     from vidneg.text.parse import load_parser

@@ -63,13 +63,14 @@ def generators(folder, captions):
     from vidneg.negatives.spot.grammar import TemplateGrammar
     from vidneg.text.parse import NamedParser
     CaptionMlm(word_tokenizer(PLAIN), width=16, layers=1, heads=2).save(folder/"lm")
-    lm, parser, rules = NamedLm(str(folder/"lm")), NamedParser(), own_generator(captions, balanced=False)
+    lm, parser, rules = NamedLm(str(folder/"lm")), NamedParser(), own_generator(captions, "rules-published")
     graphs, scheme = [*odd_graphs(captions)], SCHEMES["activitynet"]
     events = count_vocabulary(graphs, scheme, True, MODES)
     spot = SpotGenerator(scheme, events, GrammarDecorator(TemplateGrammar()), MODES)
-    made = {"rules-published": (rules, captions), "rules-balanced": (own_generator(captions), captions),
+    made = {"rules-published": (rules, captions), "rules-balanced": (own_generator(captions, "rules-balanced"), captions),
             "lm": (lm_generator(lm, parser), captions), "mixed": (mixed_generator(rules, lm, parser), captions),
-            "components": (ComponentGenerator(parser), captions), "spot": (spot, graphs)}
+            "components": (ComponentGenerator(parser), captions), "spot": (spot, graphs),
+            "natural": (own_generator(captions), captions)}
     assert made.keys() == set(GENERATORS)
     return made
 

@@ -260,7 +260,7 @@ def exchange(
     Args:
         p: probabilities of the words (N, W)
         fine: True: the word can stand there (N, W)
-        apart: True: one word excludes the other (W, W), symmetric
+        apart: True: one word excludes the other (W, W), symmetric; or one matrix for each place (N, W, W)
         k: index of the caption's word (N,)
         ratio: largest |log p(new)/p(old)|
         rounds: number of rounds
@@ -303,6 +303,14 @@ def distinct(contrast: Contrast) -> np.ndarray:
         a, b = words[i].replace("_", " "), words[j].replace("_", " ")
         out[i, j] = out[j, i] = not (related(a, b, contrast.pos) or related(b, a, contrast.pos))
     return out
+
+# %% ../../nbs/negatives/natural.ipynb #c9bbe17c
+@lru_cache(4096)
+def _arrays(contrast, form):
+    "Return the groups of the words of a class, and flags: has the form, is a phrase (W,)."
+    words = list(contrast.group)
+    return (np.array(list(contrast.group.values())), np.array([surface(w, contrast.pos, form) != "" for w in words]),
+            np.array(["_" in w for w in words]))
 
 # %% ../../nbs/negatives/natural.ipynb #dece7409
 class Place(NamedTuple):
@@ -360,10 +368,10 @@ class NaturalGenerator:
 
     def _fine(self, slot, contrast, said):
         "Return the words of a class that have the form of the slot and are said nowhere else (W,)."
-        taken = {g for w, g in contrast.group.items() if w in said}
+        group, known, phrase = _arrays(contrast, slot.form)
+        taken = [g for w in said if (g := contrast.group.get(w)) is not None]
         simple = contrast.pos == "VERB" and any(f in ("o:it", "o:them", "o:he") for f in slot.features) # picks it up
-        return np.array([g not in taken and surface(w, contrast.pos, slot.form) != "" and not (simple and "_" in w)
-                         for w, g in contrast.group.items()])
+        return known & ~np.isin(group, taken) & ~(phrase & simple)
 
     def _gender(self, slot, parsed):
         "Return (other pronouns, True: only gendered words, False: only others, None: all); None if nothing agrees."
@@ -416,10 +424,17 @@ class NaturalGenerator:
             probability of each replacement (N, W); the sums are at most 1
         """
         contrast, form = self.index.by_name[places[0].slot.contrast], places[0].slot.form
-        p = np.stack([x.p for x in places])*np.exp(self.bias.get((contrast.name, form), 0))
-        p /= p.sum(1, keepdims=True)
+        p, k, rows = np.stack([x.p for x in places]), np.array([x.k for x in places]), np.arange(len(places))
         fine = np.stack([x.allowed for x in places]) & (p >= self.limits.least)
-        return exchange(p, fine, distinct(contrast), np.array([x.k for x in places]), self.limits.ratio)
+        fine[rows, k] = True
+        some = np.argsort(~fine, 1, kind="stable")[:, :fine.sum(1).max()] # words that can stand there first (N, M)
+        at, rows = (some == k[:, None]).argmax(1), rows[:, None]
+        weighted = p*np.exp(self.bias.get((contrast.name, form), 0))
+        q = exchange(weighted[rows, some], (fine & (p >= self.limits.least))[rows, some],
+                     distinct(contrast)[some[:, :, None], some[:, None, :]], at, self.limits.ratio)
+        out = np.zeros(p.shape)
+        out[rows, some] = q
+        return out
 
 # %% ../../nbs/negatives/natural.ipynb #2b8e6475
 @patch
@@ -453,6 +468,7 @@ def balance(generator: NaturalGenerator, sources: Iterable[Source], steps: int =
             if isinstance(p, Place): flows.setdefault((p.slot.contrast, p.slot.form), []).append(p)
     for key, some in sorted(flows.items()):
         generator.bias[key] = np.zeros(len(some[0].p))
+        some.sort(key=lambda p: p.allowed.sum()) # places with as many words are quick together
         own = np.eye(len(some[0].p))[[p.k for p in some]] # (N, W)
         for step in range(steps):
             q = np.concatenate([generator.exchange(some[i:i + 256]) for i in range(0, len(some), 256)])
@@ -611,6 +627,7 @@ def natural(
     captions: Iterable[Caption] = (),
     index: SlotIndex | None = None,
     parser: Parser | None = None,
+    pool: Iterable[str] = (),
     sample: int = 5000,
     **settings,
 ) -> NaturalGenerator:
@@ -620,6 +637,7 @@ def natural(
         captions: captions to be changed, or a larger sample of the same source
         index: counts of words in slots, changed in place; None: the package's
         parser: parser of captions; None: two parsers if "english" is installed, else "embedded"
+        pool: further captions, which are counted as well
         sample: largest number of captions that are counted and balanced
         **settings: further fields of `NaturalGenerator`
 
@@ -631,6 +649,6 @@ def natural(
     for c in captions: others[c.clip_id] |= {w for t in WORD.findall(c.text.lower()) for w in lemmas(t)}
     some = sorted(captions, key=lambda c: stable_seed(0, "natural", c.caption_id))[:sample]
     sources = [Source(c, p) for c, p in zip(some, parser.parse([c.text for c in some]) if some else ())]
-    index = (load_index() if index is None else index).add(s.parsed for s in sources)
+    index = (load_index() if index is None else index).add(s.parsed for s in sources).add(parser.pipe(pool))
     generator = NaturalGenerator(index, parser, others={k: frozenset(v) for k, v in others.items()}, **settings)
     return balance(generator, sources)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import VidnegError
 from ..core.records import Caption
-from ..data.inputs import Inputs
+from ..data.inputs import Inputs, open_data
 from .generate import Generator, stream_negatives
+from .natural import NaturalGenerator, natural
 from .rules import SlotFrequencies, rules_balanced, rules_published
 from ..text.lexicon import CATEGORIES, Lexicon
 
@@ -20,32 +22,54 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['COLUMNS', 'own_generator', 'negatives_frame']
+__all__ = ['OWN', 'COLUMNS', 'own_generator', 'read_pool', 'negatives_frame']
 
 # %% ../../nbs/negatives/own.ipynb #c63ea259
+OWN = ("natural", "rules-balanced", "rules-published") # generators that need nothing but captions
+
 def own_generator(
     captions: Sequence[Caption],
-    balanced: bool = True,
-    kinds: Sequence[str] = CATEGORIES,
+    name: str | None = None,
+    kinds: Sequence[str] | None = None,
     lexicon: Lexicon | None = None,
+    pool: Iterable[str] = (),
 ) -> Generator:
     """Make the generator for some captions.
 
     Args:
         captions: captions to be changed
-        balanced: True: replacements in balance with the captions' words; False: any word of the list
-        kinds: kinds of negatives to make
-        lexicon: word lists; default: NAVERO's
+        name: one of OWN; None: "natural", or "rules-balanced" if a lexicon is given
+        kinds: kinds of negatives to make; None: all of the generator
+        lexicon: word lists of the rules; default: NAVERO's
+        pool: further captions, from which "natural" learns what words stand beside each other
 
     Returns:
         generator of negatives
     """
-    lexicon = lexicon or Lexicon.navero()
-    if unknown := [k for k in kinds if k not in CATEGORIES] or not kinds:
+    name = name or ("natural" if lexicon is None else "rules-balanced")
+    if name not in OWN: raise VidnegError(f"no generator {name!r} for your own captions; there are: {', '.join(OWN)}")
+    if name != "natural" and kinds is None: kinds = CATEGORIES
+    known = NaturalGenerator.kinds if name == "natural" else CATEGORIES
+    if kinds is not None and (unknown := [k for k in kinds if k not in known] or not kinds):
         what = f"no kind {unknown[0]!r}" if kinds else "no kinds are given"
-        raise VidnegError(f"{what}; there are: {', '.join(CATEGORIES)}")
-    if not balanced: return rules_published(lexicon)
+        raise VidnegError(f"{what}; there are: {', '.join(known)}")
+    if name == "natural": return natural(captions, pool=pool)
+    lexicon = lexicon or Lexicon.navero()
+    if name == "rules-published": return rules_published(lexicon)
     return rules_balanced(lexicon, SlotFrequencies.count(captions, lexicon, kinds))
+
+# %% ../../nbs/negatives/own.ipynb #2c1c08c6
+def read_pool(source) -> list[str]:
+    """Read further captions to learn from.
+
+    Args:
+        source: table or text file as in `open_data`, or texts
+
+    Returns:
+        texts, without repetitions
+    """
+    if isinstance(source, (str, Path)): source = [c.text for c in open_data(source, texts_only=True).captions]
+    return list(dict.fromkeys(source))
 
 # %% ../../nbs/negatives/own.ipynb #e3e4497f
 COLUMNS = ["item", "clip_id", "video", "start", "end", "kind", "generator", "caption_id", "caption", "negative",

@@ -18,11 +18,10 @@ from ..core.errors import VidnegError
 from ..core.records import Caption, Negative
 from ..data.inputs import Inputs, open_data
 from ..data.pairs import Pair, pairs_of
-from ..evaluate.accuracy import KINDS
 from ..evaluate.shards import score_clips
 from ..models.zoo import open_model
 from ..negatives.generate import counts_table, make_negatives
-from ..negatives.own import own_generator
+from ..negatives.own import OWN, own_generator, read_pool
 from ..report.probing import ProbeReport, scored
 
 # %% auto #0
@@ -35,7 +34,7 @@ class Items(NamedTuple):
     Attributes:
         pairs: captions with their negatives
         counts: outcomes of the requested negatives, by kind; None: they were given
-        form: "balanced", "published" or "given"
+        form: name of the generator, or "given"
     """
     pairs: list[Pair]
     counts: pd.DataFrame | None
@@ -51,33 +50,36 @@ class Items(NamedTuple):
 
 def make_items(
     captions: Iterable[Caption],
-    kinds: Iterable[str] = KINDS,
+    kinds: Iterable[str] | None = None,
     per_caption: int = 1,
     rounds: int = 1,
-    balanced: bool = True,
+    generator: str = "natural",
+    pool: Iterable[str] = (),
     seed: int = 0,
 ) -> Items:
     """Make the negatives of a probe. Raises `VidnegError` if no caption has one.
 
     Args:
         captions: captions of the clips
-        kinds: kinds of negatives, names in KINDS
+        kinds: kinds of negatives; None: all of the generator
         per_caption: largest number of negatives per caption and kind
         rounds: largest number of edits per negative, 1 to 5 in NAVERO
-        balanced: True: rules-balanced; False: rules-published
+        generator: one of `OWN`
+        pool: further captions to learn from, for "natural"
         seed: seed of all draws
 
     Returns:
         items in the order of the captions
     """
-    captions, kinds = list(captions), tuple(kinds)
-    generator = own_generator(captions, balanced, kinds)
-    made, counts = make_negatives(captions, generator, per_caption, rounds, kinds=kinds, seed=seed, mode="every")
+    captions = list(captions)
+    maker = own_generator(captions, generator, None if kinds is None else tuple(kinds), pool=pool)
+    kinds = maker.kinds if kinds is None else tuple(kinds)
+    made, counts = make_negatives(captions, maker, per_caption, rounds, kinds=kinds, seed=seed, mode="every")
     if not made:
         raise VidnegError(f"no negative of kind {', '.join(kinds)} can be made from {len(captions)} captions: none "
-                          "has a listed word that another one's word could replace: use more captions, or "
-                          "balanced=False, or give negatives")
-    return Items(pairs_of(captions, made), counts_table(counts), "balanced" if balanced else "published")
+                          "has a word that could be replaced by another one: use more captions, or another generator "
+                          f"({', '.join(g for g in OWN if g != generator)}), or give negatives")
+    return Items(pairs_of(captions, made), counts_table(counts), generator)
 
 # %% ../../nbs/probe/run.ipynb #9be30010
 AUDITED = 10_000 # largest number of pairs that the audit reads
@@ -165,7 +167,8 @@ def run_probe(
     split: str | None = None,
     per_caption: int = 1,
     rounds: int = 1,
-    balanced: bool = True,
+    generator: str = "natural",
+    pool=(),
     n_frames: int | None = None,
     size: int | None = None,
     batch_size: int = 32,
@@ -183,14 +186,15 @@ def run_probe(
     Args:
         model: name on the Hub, folder, `Scorer`, two functions (encode_video, encode_text), or "world"
         data: folder, table, DataFrame, `datasets` dataset or "NAME:FOLDER", as in `open_data`
-        kinds: kinds of negatives; None: all four of KINDS, or all given ones
+        kinds: kinds of negatives; None: all of the generator, or all given ones
         controls: changes of the video to compare with, names in CONTROLS
         negatives: table, or list of `Negative` or `Pair`; None: those of `data`, or made ones
         videos: folder of the videos; None: the folder of `data`
         split: split of the data; None: all
         per_caption: largest number of negatives per caption and kind
         rounds: largest number of edits per negative, 1 to 5
-        balanced: True: words as frequent in negatives as in captions; False: as NAVERO published
+        generator: makes the negatives: "natural", "rules-balanced" or "rules-published"
+        pool: further captions to learn from, for "natural": table, text file, or list of texts
         n_frames: frames per clip; None: as the model declares, or 8
         size: shorter side of the frames, pixels; None: as the model declares, or 224
         batch_size: frames, texts or pairs per batch
@@ -213,7 +217,7 @@ def run_probe(
     inputs = _opened(data, negatives, videos=videos, split=split, limit=limit, columns=columns,
                      skip_missing=skip_missing)
     items = _given(inputs, kinds) if inputs.pairs else \
-        make_items(inputs.captions, KINDS if kinds is None else kinds, per_caption, rounds, balanced, seed)
+        make_items(inputs.captions, kinds, per_caption, rounds, generator, read_pool(pool), seed)
     scorer = open_model(model, device=device, dtype=dtype, batch_size=batch_size, name=name)
     name = name or str(scorer.protocol["model"])
     folder, table = _folder(out, name, inputs.name), items.table()

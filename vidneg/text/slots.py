@@ -382,14 +382,22 @@ class SlotIndex:
                               if f.startswith("b:") and sum(n.values()) >= 3}
         return self._rows[""]
 
-    def _row(self, name, feature, own=""):
-        "Return the counts of a feature (W,), without one for the word `own`."
+    def _row(self, name, feature):
+        "Return the counts of a feature (W,); None for a feature that was never seen."
         row = self._rows.get((name, feature))
-        if row is None:
-            if not (found := self.counts[name].get(feature)): return np.zeros(len(self.words[name]))
+        if row is None and (found := self.counts[name].get(feature)):
             row = self._rows[name, feature] = np.array([found[w] for w in self.words[name]], float)
-        if not own: return row
-        return np.maximum(row - (np.array(self.words[name]) == own), 0)
+        return row
+
+    def _matrix(self, slot, own):
+        "Return the known features of a slot and their counts (F + 2, W), without one for the word `own`."
+        name = slot.contrast
+        found = [(f, r) for f in slot.features if (r := self._row(name, f)) is not None]
+        first = [self._row(name, f) for f in ("=", f"=:{slot.form}")]
+        zero = np.zeros(len(self.words[name]))
+        rows = np.stack([*(zero if r is None else r for r in first), *(r for _, r in found)])
+        if own: rows[:, self.words[name].index(own)] -= 1
+        return [f for f, _ in found], np.maximum(rows, 0)
 
     def chances(self, slot: Slot, text: str = "") -> Chances:
         """Compute how probable each word of the class is at a slot.
@@ -402,29 +410,26 @@ class SlotIndex:
             probabilities of the words of the class
         """
         name, own = slot.contrast, slot.word if text and _digest(text) in self.texts else ""
-        total, form = self._row(name, "=", own) + 0.1, self._row(name, f"=:{slot.form}", own)
+        features, rows = self._matrix(slot, own)
+        total, form, rows = rows[0] + 0.1, rows[1], rows[2:]
         prior = (form + 2*total/total.sum())/(form.sum() + 2)
-        weights = WEIGHTS[self.by_name[name].pos]
-        score = weights["="]*np.log(prior)
-        for f in slot.features:
-            if not (weight := weights.get(f[:f.index(":")])): continue
-            row = self._row(name, f, own)
-            if (n := row.sum()) == 0: continue
-            score += weight*np.log((row + SMOOTHING*prior)/(n + SMOOTHING)/prior)
+        weights, n = WEIGHTS[self.by_name[name].pos], rows.sum(1, keepdims=True)
+        w = np.array([weights.get(f[:f.index(":")], 0) for f in features])
+        score = weights["="]*np.log(prior) + w @ np.log((rows + SMOOTHING*prior)/(n + SMOOTHING)/prior)
         p = np.exp(score - score.max())
-        return Chances(self.words[name], p/p.sum(), self._seen(slot, prior, own))
+        return Chances(self.words[name], p/p.sum(), self._seen(slot, prior, features, rows))
 
-    def _seen(self, slot, prior, own):
+    def _seen(self, slot, prior, features, rows):
         "Return the words that were seen with all needs of a slot, and avoid none of its features (W,)."
-        seen, needs = np.ones(len(prior), bool), set(slot.needs)
-        for f in slot.features:
-            row = self._row(slot.contrast, f, own)
-            n, lift = row.sum(), (row + 0.5*prior)/(row.sum() + 0.5)/prior
-            if f[0] in "bhvo": seen &= (n*prior < EXPECTED) | (lift >= 0.15)
-            if f not in needs: continue
-            if n <= 1 and f[0] == "h" and f.partition(":")[2][:5] not in ("nsubj", "root:") \
-                    and self.by_name[slot.contrast].pos in ("NOUN", "ADJ"): continue # too rare to tell
-            seen &= (row > (n > MANY)) & (lift >= LEAST_LIFT)
+        n, few = rows.sum(1, keepdims=True), self.by_name[slot.contrast].pos in ("NOUN", "ADJ")
+        lift, where = (rows + 0.5*prior)/(n + 0.5)/prior, {f: k for k, f in enumerate(features)}
+        shy = [k for k, f in enumerate(features) if f[0] in "bhvo"] # features that a word may avoid
+        seen = ((n[shy]*prior < EXPECTED) | (lift[shy] >= 0.15)).all(0)
+        for f in slot.needs:
+            rare = few and f[0] == "h" and f.partition(":")[2][:5] not in ("nsubj", "root:") # too rare to tell
+            k = where.get(f)
+            if rare and (k is None or n[k] <= 1): continue
+            seen = seen & (rows[k] > (n[k] > MANY)) & (lift[k] >= LEAST_LIFT) if k is not None else seen & False
         return seen
 
 # %% ../../nbs/text/slots.ipynb #de479546
