@@ -23,8 +23,8 @@ from vidneg.data.pairs import read_pairs
 ROOT = Path(__file__).parents[1]
 WORDS = [["man", "woman", "boy", "girl"], ["red", "blue", "green", "black"], ["throws", "holds", "kicks", "carries"],
          ["ball", "cup", "bag", "book"]]
-COMMANDS = [["probe"], ["negatives"], ["audit"], ["score"], ["data", "check"], ["train"], ["export"], ["rebuild"],
-            ["models", "get"], ["models", "list"]]
+COMMANDS = [["probe"], ["negatives"], ["audit"], ["review"], ["score"], ["data", "check"], ["train"], ["export"],
+            ["rebuild"], ["models", "get"], ["models", "list"]]
 
 
 def sentence(i):

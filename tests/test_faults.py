@@ -2,7 +2,7 @@
 import pytest
 from faults import captions, chat, disk, endurance, hostile, kills
 from faults.checks import Case, Check, table
-from faults.report import page
+from faults.report import page, with_others
 
 from vidneg.core.errors import VidnegError
 
@@ -16,6 +16,17 @@ def test_a_broken_case_is_counted_and_described():
     assert table([check]).splitlines()[-1] == "| fault | a\\|b | 2 | held: all | 1 |"
     assert page([check]).endswith("## Broken\n\n- fault, a|b: y: traceback\n")
     assert "Broken" not in page([check._replace(cases=check.cases[:1])])
+
+
+def test_rows_of_an_older_page_stay():
+    a = Check("a", "x", [Case("1", "fine", True)])
+    b = Check("b", "y|z", [Case("2", "held", True), Case("3", "no", False)])
+    c, worse = a._replace(fault="c"), a._replace(cases=[Case("4", "worse", False)])
+    assert with_others(page([worse]), page([a, b, c])) == page([worse, b, c]).replace(
+        "- a, x: 4: worse\n- b, y|z: 3: no\n", "- b, y|z: 3: no\n- a, x: 4: worse\n")
+    assert with_others(page([b]), "") == page([b])
+    assert with_others(page([b]), page([worse, b]), lambda fault, where: False) == page([b])
+    assert with_others(page([a]), page([a, b, c]), lambda fault, where: fault == "c") == page([a, c])
 
 
 def test_an_error_that_is_no_message_for_users_is_a_fault():

@@ -2,8 +2,11 @@
 import contextlib
 import gc
 import io
+import shutil
 import tempfile
+import time
 import warnings
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +32,18 @@ def work(folder, i):
     Cached(Echo(), folder/"lm").chat([[{"role": "user", "content": f"{i} {c.text}"}] for c in captions])
 
 
-def measured(rounds):
-    "Return memory in MB, open files, threads, child processes and characters logged after each round."
+def measured(rounds, minutes=0):
+    "Return memory in MB, open files, threads, child processes and lines logged after each round, in both at least."
     from faults.kills import videos
-    process, rows = psutil.Process(), []
+    process, rows, until = psutil.Process(), [], time.monotonic() + 60*minutes
     with tempfile.TemporaryDirectory() as tmp, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         videos(Path(tmp)/"videos", 24)
-        for i in range(rounds):
+        for i in count():
+            if i >= rounds and time.monotonic() >= until: break
             log = io.StringIO()
             with contextlib.redirect_stderr(log), contextlib.redirect_stdout(log): work(Path(tmp), i)
+            shutil.rmtree(Path(tmp)/f"probe{i}")
             gc.collect()
             told = len([line for line in log.getvalue().splitlines() if "\r" not in line])
             rows.append((process.memory_info().rss/2**20, process.num_fds(), process.num_threads(),
@@ -52,13 +57,14 @@ def grows(values, allowed):
     return float(np.median(values[-third:]) - np.median(values[third:2*third])) > allowed
 
 
-def checks(rounds=30):
-    "Work `rounds` times, at least 6; the first third warms up."
-    rows = measured(max(rounds, 6))
+def checks(rounds=30, minutes=0):
+    "Work `rounds` times, at least 6, and at least for some minutes; the first third warms up."
+    rows = measured(max(rounds, 6), minutes)
     memory = rows[:, 0]
     cases = [Case("memory", "flat" if not grows(memory, .02*memory[-1]) else f"grows: {memory.round().tolist()}",
                   not grows(memory, .02*memory[-1]))]
     for k, name in enumerate(("open files", "threads", "processes", "lines logged"), 1):
         bad = grows(rows[:, k], 0)
         cases.append(Case(name, f"grows: {rows[:, k].tolist()}" if bad else "flat", not bad))
-    yield Check(f"{len(rows)} rounds of probe, generator, audit and cache", "one process", cases)
+    length = f"{minutes:g} minutes: " if minutes else ""
+    yield Check(f"{length}{len(rows)} rounds of probe, generator, audit and cache", "one process", cases)

@@ -1,6 +1,6 @@
 """Kill training, stages and probes at random moments: what is continued must end with the same bytes.
 
-    python tests/faults/kills.py smoke [KILLS]      the whole smoke scale in two clones, one of them killed
+The scale smoke takes an hour and more: `python tests/faults/report.py --only smoke`, in a clean checkout.
 """
 import os
 import shutil
@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from faults.checks import Case, Check, table
+from faults.checks import Case, Check
 
 from vidneg.core.seeds import stable_rng
 
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
+SMOKE = "the scale `smoke`, all stages"
 PATIENCE = 30.0 # seconds in which what is left of a killed run must be gone
 
 
@@ -247,13 +248,13 @@ def smoke(n):
         return killed(reproduce, place, lambda root: (root/"dvc.lock").read_bytes(), n, "smoke", any_of)
 
 
+def smoke_checks(n=20):
+    "Kill `dvc repro` of the scale smoke, or a process below it."
+    yield Check("SIGKILL of DVC or a process below it", SMOKE, smoke(n))
+
+
 def checks(n=20):
     "Kill training, stages and probes `n` times each."
     yield Check("SIGKILL at random moments", "training", forked("training", n))
     yield Check("SIGKILL at random moments", "`vidneg.probe`", forked("probe", n))
     yield Check("SIGKILL of DVC or a process below it", "stages", stages(n))
-
-
-if __name__ == "__main__": # pragma: no cover
-    kills = int(sys.argv[2]) if len(sys.argv) > 2 else 20
-    print(table([Check("SIGKILL of DVC or a process below it", "the scale smoke", smoke(kills))]))

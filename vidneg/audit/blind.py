@@ -26,9 +26,10 @@ from ..data.pairs import Pair
 from ..text.edits import WORD, window
 
 # %% auto #0
-__all__ = ['RANKERS', 'DEFECTS', 'tokens', 'differences', 'folds', 'Prepared', 'by_characters', 'by_words',
-           'by_log_odds', 'logistic_ranker', 'by_bag', 'by_bag_of_kind', 'NgramLM', 'by_ngrams', 'by_causal', 'wilson',
-           'blind_scores', 'blind_solvability', 'pick_shorter', 'wide', 'defects', 'sample_pairs']
+__all__ = ['RANKERS', 'NEEDS', 'UNSEEN', 'DEFECTS', 'tokens', 'differences', 'folds', 'embed_texts', 'Prepared',
+           'by_characters', 'by_words', 'by_log_odds', 'logistic_ranker', 'by_bag', 'by_bag_of_kind', 'NgramLM',
+           'by_ngrams', 'by_causal', 'able', 'wilson', 'blind_scores', 'blind_solvability', 'pick_shorter', 'wide',
+           'defects', 'sample_pairs']
 
 # %% ../../nbs/audit/blind.ipynb #d00d854d
 @lru_cache(maxsize=2**13) # a caption is read once for each of its negatives, and by several rankers
@@ -90,6 +91,24 @@ def folds(pairs: list[Pair], k: int = 5, seed: int = 0) -> np.ndarray:
     group, names = _groups(pairs)
     return np.array([stable_seed(seed, "fold", ascii(name)) % k for name in names])[group]
 
+# %% ../../nbs/audit/blind.ipynb #ba9e52ca
+def embed_texts(embedder, texts: Iterable[str]) -> np.ndarray:
+    """Embed different texts once, in one call, so that the embedder can sort them by length.
+
+    Args:
+        embedder: an `Embedder` of vidneg.lm.protocols
+        texts: N texts
+
+    Returns:
+        vectors (N, d), float32; zeros for an empty text
+    """
+    texts = list(texts)
+    known = {t: k for k, t in enumerate(dict.fromkeys(t for t in texts if t.strip()))}
+    if not known: return np.zeros((len(texts), 1), np.float32)
+    found = np.asarray(embedder.embed(list(known)), np.float32)
+    found = np.concatenate([found, np.zeros((1, found.shape[1]), np.float32)])
+    return found[[known.get(t, -1) for t in texts]]
+
 # %% ../../nbs/audit/blind.ipynb #562e8335
 @dataclass
 class Prepared:
@@ -99,10 +118,12 @@ class Prepared:
         pairs: N pairs, at least one
         backend: a `LogProbability` of vidneg.lm.protocols, for the ranker "causal LM"
         max_tokens: tokens read per text; the rest is ignored
+        embedder: an `Embedder` of vidneg.lm.protocols, for the ranker "embeddings"
     """
     pairs: list[Pair]
     backend: object = None
     max_tokens: int = 512
+    embedder: object = None
 
     def __post_init__(self):
         if not self.pairs:
@@ -149,12 +170,24 @@ class Prepared:
             nats (2, N)
         """
         both = [getattr(p, side) for side in ("caption", "negative") for p in self.pairs]
-        texts = {t: k for k, t in enumerate(dict.fromkeys(both))}
-        values = np.array(self.backend.log_prob(list(texts)), float)
-        return values[[texts[t] for t in both]].reshape(2, -1)
+        texts = {t: k for k, t in enumerate(dict.fromkeys(t for t in both if t.strip()))}
+        values = np.array([*self.backend.log_prob(list(texts)), 0.0], float) # an empty text is certain
+        return values[[texts.get(t, -1) for t in both]].reshape(2, -1)
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """Return the sentence embeddings of captions and negatives; each text is embedded once.
+
+        Returns:
+            (2, N, d), float32
+        """
+        both = [getattr(p, side) for side in ("caption", "negative") for p in self.pairs]
+        return embed_texts(self.embedder, both).reshape(2, len(self.pairs), -1)
 
 # %% ../../nbs/audit/blind.ipynb #748a24ad
 RANKERS = Registry("blind ranker") # name → function of (table, train, test)
+NEEDS = {"causal LM": "backend", "embeddings": "embedder"} # ranker → the field of `Prepared` that it needs
+UNSEEN = ("spelling", "trees") # rankers that judge refined sets, which are never balanced for them
 
 def _directed(values, table, train, test):
     "Return the test pairs' `values`, negated in categories whose training pairs prefer the negative."
@@ -394,6 +427,30 @@ def by_causal(table: Prepared, train: np.ndarray, test: np.ndarray) -> np.ndarra
     """
     return _directed(table.log_probs[0] - table.log_probs[1], table, train, test)
 
+# %% ../../nbs/audit/blind.ipynb #e98df384
+RANKERS["embeddings"] = "vidneg.audit.neural:by_embeddings"
+RANKERS["spelling"], RANKERS["trees"] = (f"vidneg.audit.unseen:by_{name}" for name in UNSEEN)
+
+def able(table: Prepared, rankers: Iterable[str] | None = None) -> list[str]:
+    """List the rankers to run. Raises `VidnegError` if one lacks its model.
+
+    Args:
+        table: all pairs
+        rankers: names in RANKERS; "all": all that can run; default: the same without UNSEEN
+
+    Returns:
+        names, in the order in which they run
+    """
+    def lacks(name): return name in NEEDS and getattr(table, NEEDS[name]) is None
+    if rankers is None or rankers == "all":
+        return [n for n in RANKERS if not lacks(n) and (rankers == "all" or n not in UNSEEN)]
+    names = [rankers] if isinstance(rankers, str) else list(rankers)
+    for name in names:
+        RANKERS[name] # an unknown name raises an error
+        if lacks(name):
+            raise VidnegError(f"the ranker {name!r} needs a model: give `{NEEDS[name]}`, or leave it out")
+    return names
+
 # %% ../../nbs/audit/blind.ipynb #ff97ceb0
 def wilson(values, groups, z: float = 1.96) -> tuple[float, float, float]:
     """Compute Wilson's interval at the effective sample size of a clustered sample.
@@ -433,7 +490,7 @@ def blind_scores(
 
     Args:
         table: N pairs to judge
-        rankers: names in RANKERS; default: all that can run
+        rankers: as in `able`
         k: number of folds
         seed: seed of the folds
         known: training pairs; if there are any, rankers are fitted on them alone
@@ -442,13 +499,12 @@ def blind_scores(
     Returns:
         ranker → scores (N,), above 0 if the caption was picked
     """
-    if rankers is None: rankers = [name for name in RANKERS if name != "causal LM" or table.backend is not None]
     def announced():
-        for name in rankers:
+        for name in able(table, rankers):
             announce(name)
             yield name
     if known := list(known):
-        both = Prepared([*known, *table.pairs], table.backend, table.max_tokens)
+        both = Prepared([*known, *table.pairs], table.backend, table.max_tokens, table.embedder)
         train, test = np.split(np.arange(len(both.pairs)), [len(known)])
         return {name: np.round(RANKERS[name](both, train, test), 6) for name in announced()}
     fold, out = folds(table.pairs, k, seed), {}
@@ -470,23 +526,25 @@ def blind_solvability(
     backend=None,
     known: Iterable[Pair] = (),
     announce: Callable[[str], object] = str,
+    embedder=None,
 ) -> pd.DataFrame:
     """Measure how often blind rankers pick the caption.
 
     Args:
         pairs: pairs to judge, at least one
-        rankers: names in RANKERS; default: all that can run
+        rankers: as in `able`
         k: number of folds
         seed: seed of the folds
         ties: "half": a tie counts ½; "against": it is wrong
         backend: a `LogProbability`, for the ranker "causal LM"
         known: training pairs, as in `blind_scores`
         announce: as in `blind_scores`
+        embedder: an `Embedder`, for the ranker "embeddings"
 
     Returns:
         columns scorer, kind ("all" last), accuracy, low, high, n; fractions
     """
-    table = pairs if isinstance(pairs, Prepared) else Prepared(list(pairs), backend)
+    table = pairs if isinstance(pairs, Prepared) else Prepared(list(pairs), backend, embedder=embedder)
     rows = []
     for name, scores in blind_scores(table, rankers, k, seed, known, announce).items():
         won = _won(scores, ties)

@@ -20,6 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .blind import blind_solvability, defects, sample_pairs
+from .neural import installed_models
 from .refine import curve
 from .sets import NegativeSet
 from .validity import coverage, diversity, oracle_rates, page, review_sheet, suspicion, write_page, writing
@@ -29,8 +30,8 @@ from ..data.pairs import Pair, pairs_of
 from ..negatives.oracle import Oracle, is_true
 
 # %% auto #0
-__all__ = ['SMALL', 'READS', 'Dossier', 'audit_set', 'audit_negatives', 'figure', 'verdict', 'dossier_page', 'AuditJob',
-           'audit_job', 'audit_page']
+__all__ = ['SMALL', 'READS', 'Dossier', 'audit_set', 'audit_negatives', 'figure', 'verdict', 'missing_text',
+           'dossier_page', 'AuditJob', 'audit_job', 'audit_page']
 
 # %% ../../nbs/audit/page.ipynb #81fe8f84
 @dataclass
@@ -44,6 +45,7 @@ class Dossier:
         tables: heading → table
         curve: result of `refine.curve`
         ties: a tie of a blind ranker counts "half", or is wrong: "against"
+        missing: rankers whose weights are not installed, each with the way to install them
     """
     name: str
     counts: Counter
@@ -51,6 +53,7 @@ class Dossier:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     curve: pd.DataFrame | None = None
     ties: str = "half"
+    missing: tuple[str, ...] = ()
 
     def save(self, path: str | Path) -> Path:
         """Write the page of the audit.
@@ -77,6 +80,9 @@ def audit_set(
     seed: int = 0,
     known: Iterable[Pair] = (),
     announce: Callable[[str], object] = str,
+    embedder=None,
+    rankers: Iterable[str] | None = None,
+    fitted: Iterable[str] = (),
 ) -> Dossier:
     """Audit a set of pairs.
 
@@ -92,6 +98,9 @@ def audit_set(
         seed: seed of the sample and of the folds
         known: training pairs of the blind rankers; default: the other folds of the sample
         announce: called with the name of each ranker and table before it is computed
+        embedder: an `Embedder`, for the ranker on sentence embeddings
+        rankers: blind rankers, as in `able`; default: all, if the set was refined
+        fitted: rankers that the set was refined with, as in `Tilt.fitted`; the others are held out
 
     Returns:
         defects, sample and tables; no curve
@@ -104,9 +113,11 @@ def audit_set(
     sample = sample_pairs(with_counts(), n, seed)
     if copies := defects(sample)["copy"]: counts["copies in the sample"] = copies
     captions = list(captions) or [Caption(p.item, p.clip_id, p.caption) for p in sample]
-    known = list(known)
+    known, fitted = list(known), tuple(fitted)
     ties = "against" if known else "half" # with training pairs, the same numbers as in the tables of models
-    blind = blind_solvability(sample, seed=seed, ties=ties, backend=backend, known=known, announce=announce)
+    blind = blind_solvability(sample, rankers or ("all" if fitted else None), seed=seed, ties=ties, backend=backend,
+                              known=known, announce=announce, embedder=embedder)
+    if fitted: blind["held_out"] = ~blind.scorer.isin(fitted)
     tables = {"Blind solvability": blind}
     if is_true: tables["False negatives"] = oracle_rates(sample, is_true)
     announce("signs")
@@ -120,6 +131,7 @@ def audit_negatives(
     items: Iterable[Negative | Pair],
     captions: Iterable[Caption] = (),
     name: str = "negatives",
+    weights: bool = False,
     **settings,
 ) -> Dossier:
     """Audit negatives; raises `VidnegError` if there are none, or if the caption of one is missing.
@@ -128,6 +140,7 @@ def audit_negatives(
         items: negatives of `captions`, or pairs
         captions: captions of the negatives; further captions of their clips show false negatives
         name: title of the page
+        weights: True: also run the rankers on installed weights, and those that judge refined sets
         **settings: further arguments of `audit_set`
 
     Returns:
@@ -138,7 +151,9 @@ def audit_negatives(
     if all(isinstance(x, Negative) for x in items): items = pairs_of(captions, items)
     if other := next((x for x in items if not isinstance(x, Pair)), None):
         raise VidnegError(f"wanted a list of `Negative` with captions, or a list of `Pair`; got {other!r:.80}")
-    return audit_set(name, items, captions, **settings)
+    if not weights: return audit_set(name, items, captions, **settings)
+    models, missing = installed_models()
+    return replace(audit_set(name, items, captions, **{"rankers": "all"} | models | settings), missing=missing)
 
 # %% ../../nbs/audit/page.ipynb #206fad5e
 def _blind_plot(ax, table):
@@ -182,6 +197,11 @@ def figure(dossier: Dossier, margin: float = 0.05) -> Figure:
 # %% ../../nbs/audit/page.ipynb #9a130002
 SMALL = 100 # pairs below which a set is too small to judge
 
+def _held_out(table):
+    "Divide a table into the rankers that judge and those that refinement was fitted with; None: not refined."
+    if "held_out" not in table or not table.held_out.any(): return table, None
+    return table[table.held_out], table[~table.held_out]
+
 def _said(r): return f"{100*r.accuracy:.1f} [{100*r.low:.1f}, {100*r.high:.1f}] %"
 
 def _about_kinds(table, best):
@@ -205,17 +225,22 @@ def verdict(dossier: Dossier) -> list[str]:
     Returns:
         sentences, the answer first
     """
-    table = dossier.tables["Blind solvability"]
+    table, fitted = _held_out(dossier.tables["Blind solvability"])
     whole = table[table.kind == "all"]
     best, n = max(whole.itertuples(), key=lambda r: r.accuracy), int(whole.n.max())
     low = [r for r in whole.itertuples() if r.high < .5 and dossier.ties == "half"] # else ties may be the cause
-    found = (f": the best ranker that reads only the texts, {best.scorer}, picks the caption in {_said(best)} of "
+    which = "ranker that reads only the texts" if fitted is None else "ranker that refinement has not seen"
+    found = (f": the best {which}, {best.scorer}, picks the caption in {_said(best)} of "
              f"{n} pairs, where chance is 50.")
     if n < SMALL: said = [f"Too few pairs to judge{found} Use {SMALL} or more."]
     elif best.low > .5: said = ["The texts alone reveal the negatives" + found]
     elif low: said = ["The texts alone reveal the negatives, read the other way round" + found]
     else: said = ["The texts alone do not visibly reveal the negatives" + found]
     said += _about_kinds(table, best)
+    if fitted is not None and len(fitted):
+        most = max(fitted[fitted.kind == "all"].itertuples(), key=lambda r: r.accuracy)
+        said.append(f"The set was refined with {', '.join(fitted.scorer.unique())}; the best of these, {most.scorer}, "
+                    f"picks the caption in {_said(most)}.")
     if low and n >= SMALL:
         said.append(f"Clearly below 50: {'; '.join(f'{r.scorer}, {_said(r)}' for r in low)}. Turned around, such a "
                     "ranker is right more often than chance.")
@@ -232,7 +257,8 @@ _NOTES = {
                          "where a tie counts half. 95% intervals over groups of clips. A value clearly below 50 is no "
                          "good sign by itself: where a tie counts as wrong, it may only mean that the ranker sees no "
                          "difference; otherwise the texts differ in the other direction than in the pairs that the "
-                         "ranker learned from.",
+                         "ranker learned from. A refined set is judged by held-out rankers, which refinement has not "
+                         "seen.",
     "False negatives": "Negatives that are true of their clip, in percent of those that the oracle can judge.",
     "Signs of false negatives": "Percentage of negatives. Guard: the new words may describe the same thing as the "
                                 "old ones. Agreement: another caption of the clip contains the new words; unknown if "
@@ -244,12 +270,16 @@ _NOTES = {
     "Coverage": "Percentage of captions; in rows of a category, percentage of the attempts in this category.",
     "Refinement": "Accuracy of the best blind ranker in percent, by share of items kept; rankers fitted on the kept "
                   "items only."}
+# name in RANKERS → what it reads
 READS = {"characters": "which text has fewer characters", "words": "which text has fewer words",
           "log-odds": "the changed words: how often each was in captions and in negatives",
           "bag": "all words and word pairs, weighted by a logistic regression",
           "bag of the kind": "the same, fitted within each kind",
           "n-gram LM": "which text is more probable under a trigram model of the captions",
-          "causal LM": "which text is more probable under a language model"} # name in RANKERS → its cue
+          "causal LM": "which text is more probable under a language model",
+          "embeddings": "sentence embeddings of both texts, weighted by a logistic regression with a Gaussian kernel",
+          "spelling": "sequences of 2 to 5 characters in and beside the edit",
+          "trees": "length, place of the edit, rarity and endings of the changed words, by boosted trees"}
 
 def _numbered(n): return f"n = {n}" + (", too few to judge" if n < SMALL else "")
 
@@ -260,17 +290,24 @@ def _with_interval(table, value):
         *(f"{scale*r[c]:.{digits}f}" for c in (value, "low", "high")))
     return table.assign(**{value: [cell(r) for _, r in table.iterrows()]}).drop(columns=["low", "high"])
 
+def _side_by_side(table):
+    "Arrange accuracies with kinds in columns; held-out rankers come first."
+    sizes, known = table.groupby("kind", sort=False).n.max(), "held_out" in table
+    if known: table = table.sort_values("held_out", ascending=False, kind="stable")
+    out = table.pivot(index="scorer", columns="kind", values="accuracy").reindex(
+        index=table.scorer.unique(), columns=sizes.index)
+    out.columns = [f"{kind} ({_numbered(n)})" for kind, n in sizes.items()]
+    out.insert(0, "what it reads", [READS.get(name, "") for name in out.index])
+    if known:
+        held = table.groupby("scorer").held_out.first()[out.index]
+        out.insert(0, "refinement", ["held out" if h else "fitted with it" for h in held])
+    return out.rename_axis(index="ranker").reset_index()
+
 def _as_html(heading, table):
     "Return a heading, its note and a table as HTML."
     for value in ("accuracy", "share", "gap"):
         if {value, "low", "high"} <= set(table): table = _with_interval(table, value)
-    if heading == "Blind solvability":
-        sizes = table.groupby("kind", sort=False).n.max()
-        table = table.pivot(index="scorer", columns="kind", values="accuracy").reindex(
-            index=table.scorer.unique(), columns=sizes.index)
-        table.columns = [f"{kind} ({_numbered(n)})" for kind, n in sizes.items()]
-        table.insert(0, "what it reads", [READS.get(name, "") for name in table.index])
-        table = table.rename_axis(index="ranker").reset_index()
+    if heading == "Blind solvability": table = _side_by_side(table)
     if heading == "Coverage": table = table.assign(share=(100*table.share).round(1))
     body = table.to_html(index=False, border=0, float_format=lambda x: f"{x:.3g}")
     return f"<h2>{html.escape(heading)}</h2><p>{_NOTES.get(heading, '')}</p>{body}"
@@ -286,6 +323,17 @@ def _svg(fig):
     return f"<figure>{text[text.index('<svg'):]}</figure>"
 
 # %% ../../nbs/audit/page.ipynb #41846332
+def missing_text(missing: Iterable[str]) -> str:
+    """Name the rankers that did not run, once.
+
+    Args:
+        missing: rankers with the way to install them, as in `Dossier`
+
+    Returns:
+        a sentence, "" if nothing is missing
+    """
+    return f"Not run, because the weights are not installed: {', '.join(missing)}." if missing else ""
+
 def dossier_page(dossier: Dossier, examples: int = 20, seed: int = 0) -> str:
     """Write the audit as a page.
 
@@ -299,10 +347,11 @@ def dossier_page(dossier: Dossier, examples: int = 20, seed: int = 0) -> str:
     """
     defects_text = ", ".join(f"{name}: {n}" for name, n in dossier.counts.items() if name != "pairs") or "none"
     total = dossier.counts["pairs"]
-    first, *more = map(html.escape, verdict(dossier))
-    body = [f"<p><b>{first}</b> {' '.join(more)}</p>",
+    said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in verdict(dossier))
+    body = [f'<div class="verdict">{said}</div>',
             f"<p>{total} pairs; the tables are measured on {len(dossier.sample)} of them. "
             f"Defects: {html.escape(defects_text)}.</p>", _svg(figure(dossier))]
+    if dossier.missing: body.append(f"<p>{html.escape(missing_text(dossier.missing))}</p>")
     body += [_as_html(heading, table) for heading, table in dossier.tables.items()]
     if dossier.curve is not None:
         best = dossier.curve.groupby(["kept", "kind"], sort=False).accuracy.max().mul(100).unstack()

@@ -14,14 +14,44 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.sparse import csr_array, hstack
 
-from .blind import NgramLM, blind_solvability, differences, tokens
+from .blind import NEEDS, RANKERS, NgramLM, blind_solvability, differences, embed_texts, tokens
+from .neural import lift
 from ..core.errors import VidnegError
 from ..core.records import Caption, Negative
 from ..core.seeds import stable_rng, stable_seed
 from ..data.pairs import Pair
 
 # %% auto #0
-__all__ = ['balance', 'Tilt', 'Problem', 'choose', 'refine', 'redraw', 'curve', 'best_share']
+__all__ = ['Features', 'balance', 'Tilt', 'Problem', 'choose', 'refine', 'redraw', 'curve', 'best_share']
+
+# %% ../../nbs/audit/refine.ipynb #32134f23
+class Features:
+    """Features of M candidates: sparse columns, then dense ones.
+
+    Args:
+        sparse: (M, S)
+        dense: (M, D), float32; None: no dense columns
+    """
+    def __init__(self, sparse: csr_array, dense: np.ndarray | None = None):
+        self.sparse, self.dense, self.turned = sparse, dense, sparse.T.tocsr()
+        self.shape = (sparse.shape[0], sparse.shape[1] + (0 if dense is None else dense.shape[1]))
+
+    def __matmul__(self, w):
+        "Return the weighted sum of the columns (M,)."
+        known = self.sparse @ w[:self.sparse.shape[1]]
+        return known if self.dense is None else known + self.dense @ w[self.sparse.shape[1]:].astype(np.float32)
+
+    def sums(self, q: np.ndarray) -> np.ndarray:
+        """Sum the features of all candidates with weights.
+
+        Args:
+            q: weight of each candidate (M,)
+
+        Returns:
+            sum of each feature (S + D,)
+        """
+        known = self.turned @ q
+        return known if self.dense is None else np.append(known, (q.astype(np.float32) @ self.dense).astype(float))
 
 # %% ../../nbs/audit/refine.ipynb #683decb9
 def _choose(x, Phi, start, item):
@@ -33,7 +63,7 @@ def _choose(x, Phi, start, item):
     return e/z[item], top + np.log(z)
 
 def balance(
-    Phi,
+    Phi: Features,
     item: np.ndarray,
     keep: float,
     target: np.ndarray | float = 0.0,
@@ -43,7 +73,7 @@ def balance(
     """Find the tilt of greatest entropy that balances the features.
 
     Args:
-        Phi: sparse features of all candidates (M, D), caption minus negative
+        Phi: features of all candidates (M, D), caption minus negative; or a sparse matrix
         item: item of each candidate (M,), ascending integers 0 … N−1, all of them used
         keep: share of items to keep, between 0 and 1
         target: wanted sums of the features (D,)
@@ -53,12 +83,12 @@ def balance(
     Returns:
         λ and β (D + 1,)
     """
-    n, Pt = item[-1] + 1, Phi.T.tocsr()
+    n, Phi = item[-1] + 1, Phi if isinstance(Phi, Features) else Features(Phi)
     first = np.searchsorted(item, np.arange(n))
     def dual(x):
         q, log_z = _choose(x, Phi, first, item)
         value = log_z.sum() - x[-1]*keep*n + ridge/2*(x[:-1] @ x[:-1]) + np.sum(x[:-1]*target)
-        return value, np.append(ridge*x[:-1] - Pt @ q + target, q.sum() - keep*n)
+        return value, np.append(ridge*x[:-1] - Phi.sums(q) + target, q.sum() - keep*n)
     x = np.zeros(Phi.shape[1] + 1) if start is None else start
     return minimize(dual, x, jac=True, method="L-BFGS-B", options={"maxiter": 500, "maxcor": 20}).x
 
@@ -72,6 +102,8 @@ def _edges(values, n=6):
     "Return the quantiles that bin nonzero absolute values into `n` equal parts."
     sizes = np.abs(values[values != 0])
     return np.unique(np.quantile(sizes, np.arange(1, n)/n)) if len(sizes) else np.empty(0)
+
+_PLAIN = ("characters", "words", "log-odds", "bag", "bag of the kind", "n-gram LM") # balanced by every tilt
 
 def _half(seed, split, clip_id): return stable_seed(seed, "half", split, clip_id) % 2
 
@@ -87,6 +119,8 @@ class Tilt:
         draw: kind → number of the draw that was kept
         cell_weight: factor of the cells; each has many items, so the ridge may bind them less than words
         backend: a `LogProbability`, for cells of a causal language model
+        embedder: an `Embedder`, for features of sentence embeddings
+        dense_weight: factor of the embeddings, whose differences have a length of about ½
         kinds: kind → (column of each n-gram, bin edges of each score, λ and β)
     """
     lms: list[list[NgramLM]]
@@ -95,6 +129,8 @@ class Tilt:
     draw: dict = field(default_factory=dict)
     cell_weight: float = 10.0
     backend: object = None
+    embedder: object = None
+    dense_weight: float = 10.0
     kinds: dict = field(default_factory=dict)
 
     def scores(self, pairs: list[Pair]) -> np.ndarray:
@@ -135,6 +171,29 @@ class Tilt:
         cells = [self.cell_weight*_cells(s, e) for s, e in zip(scores.T, edges)]
         return hstack([ngrams, *cells], format="csr")
 
+    def dense(self, pairs: list[Pair]) -> np.ndarray | None:
+        """Subtract the features of the negative's embedding from those of the caption's.
+
+        Args:
+            pairs: M candidates
+
+        Returns:
+            features (M, D), float32; None without an embedder
+        """
+        if self.embedder is None: return None
+        vectors = embed_texts(self.embedder, [t for p in pairs for t in (p.caption, p.negative)])
+        x = lift(vectors, 256, name="refine")*self.dense_weight # other projections than those of the ranker
+        return (x[::2] - x[1::2]).astype(np.float32)
+
+    @property
+    def fitted(self) -> tuple[str, ...]:
+        """List the blind rankers whose cues are balanced; all others are held out.
+
+        Returns:
+            names in RANKERS
+        """
+        return tuple(n for n in RANKERS if n in _PLAIN or n in NEEDS and getattr(self, NEEDS[n]) is not None)
+
 # %% ../../nbs/audit/refine.ipynb #bf49f1f6
 def _by_item(candidates):
     "Map each kind to its candidates, grouped by item, and the index of each candidate's item."
@@ -156,6 +215,7 @@ class Problem:
         chance: imbalance left to words, in units of a resample's; 0 if the tilt is for other captions
         captions: more captions of the same source, for the language models
         runs: number of random splits of the clips for the language models
+        embedder: an `Embedder`, to balance sentence embeddings too
     """
     def __init__(
         self,
@@ -166,6 +226,7 @@ class Problem:
         chance: float = 1.5,
         captions: Iterable[Caption] = (),
         runs: int = 3,
+        embedder=None,
     ):
         self.chance, parts = chance, _by_item(candidates)
         if not parts:
@@ -175,7 +236,8 @@ class Problem:
         def other_half(split, h):
             return sorted({t for c, t in texts if _half(seed, split, c) != h}) or [t for _, t in texts]
         lms = [[NgramLM(other_half(split, h)) for h in (0, 1)] for split in range(runs)]
-        self.tilt, self.parts, self.solutions = Tilt(lms, seed, min_count, backend=backend), {}, {}
+        self.tilt = Tilt(lms, seed, min_count, backend=backend, embedder=embedder)
+        self.parts, self.solutions = {}, {}
         self.uniforms = {} # kind → random numbers of the draws, the same for every share
         for kind, (pairs, item) in parts.items(): self.parts[kind] = (pairs, item, *self._prepare(kind, pairs, item))
 
@@ -188,10 +250,10 @@ class Problem:
         scores = t.scores(pairs)
         edges = [_edges(s) for s in scores.T]
         t.kinds[kind] = columns, edges, None
-        Phi = t.features(grams, scores, columns, edges)
+        Phi = Features(t.features(grams, scores, columns, edges), t.dense(pairs))
         weight = {p.clip_id: stable_rng(t.seed, "weight", p.clip_id).exponential() - 1 for p in pairs}
-        chance = Phi.T @ (share*[weight[p.clip_id] for p in pairs]) # (D,) imbalance of one resample
-        chance[len(columns):] = 0 # cells have many items: their chance imbalance is negligible
+        chance = Phi.sums(share*[weight[p.clip_id] for p in pairs]) # (D,) imbalance of one resample
+        chance[len(columns):Phi.sparse.shape[1]] = 0 # cells have many items: their chance imbalance is negligible
         return Phi, chance*self.chance, np.sign(scores)
 
     def fit(self, keep: float, ridge: float = 4.0) -> Tilt:
@@ -261,7 +323,7 @@ def choose(tilt: Tilt, candidates: list[Pair]) -> Pair | None:
     if candidates[0].kind not in tilt.kinds: return None
     columns, edges, x = tilt.kinds[candidates[0].kind]
     grams = [differences(tokens(p.caption), tokens(p.negative)) for p in candidates]
-    Phi = tilt.features(grams, tilt.scores(candidates), columns, edges)
+    Phi = Features(tilt.features(grams, tilt.scores(candidates), columns, edges), tilt.dense(candidates))
     q, _ = _choose(x, Phi, np.array([0]), np.zeros(len(candidates), int))
     return next(iter(_drawn(tilt, candidates, q)), None)
 
@@ -272,7 +334,7 @@ def refine(candidates: Iterable[Pair], keep: float, seed: int = 0, **options) ->
         candidates: candidates of all items; those of one item share `item` and `kind`
         keep: share of items to keep in every category, between 0 and 1
         seed: seed of splits, targets and draws
-        **options: `min_count`, `backend`, `chance`, `captions`, `runs` of `Problem`
+        **options: `min_count`, `backend`, `embedder`, `chance`, `captions`, `runs` of `Problem`
 
     Returns:
         at most one candidate per item
@@ -329,7 +391,7 @@ def curve(
         shares: shares of items to keep, each between 0 and 1
         seed: seed of splits, targets and draws
         audit: pairs → columns scorer, kind, accuracy
-        **options: `min_count`, `backend`, `chance`, `captions`, `runs` of `Problem`
+        **options: `min_count`, `backend`, `embedder`, `chance`, `captions`, `runs` of `Problem`
 
     Returns:
         columns of `audit`, `keep` (wanted), `kept` (actual); keep = 1: first candidate of each item

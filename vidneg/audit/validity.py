@@ -14,10 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
+import vidneg
 from .blind import NgramLM, folds, sample_pairs, wilson
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
+from ..core.pages import render
 from ..core.records import Caption, Negative
 from ..data.pairs import Pair
 from ..text.edits import WORD, changed
@@ -249,12 +252,6 @@ def coverage(captions: Iterable[Caption], negatives: Iterable[Negative], counts:
     return pd.DataFrame(rows, columns=["what", "n", "share"])
 
 # %% ../../nbs/audit/validity.ipynb #5a3c04b2
-_STYLE = """body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:1em 0}
-td,th{border-bottom:1px solid #ddd;padding:.35em .7em;text-align:left;vertical-align:top}
-mark{background:#ffe08a}del{background:#f3d0d0;text-decoration:none}.n{color:#999}figure,svg,img{max-width:100%}
-@media print{body{margin:0;max-width:none}}"""
-
 def _marked(text, span, tag):
     "Return a text as HTML, with a tag around the characters of a span."
     a, b, c = text[:span[0]], text[slice(*span)], text[span[1]:]
@@ -270,10 +267,7 @@ def page(title: str, body: str) -> str:
     Returns:
         a complete HTML document
     """
-    # control characters and half surrogate pairs are forbidden in HTML and would make the page unreadable
-    body = re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", "\ufffd", body)
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-            f"<style>{_STYLE}</style></head><body>\n<h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n")
+    return render(Path(vidneg.__file__).parent/"audit"/"audit.html", title=title, body=Markup(body))
 
 def review_sheet(pairs: Iterable[Pair], n: int = 50, seed: int = 0, title: str = "Review") -> str:
     """Make a sheet on which people judge whether negatives are false and fluent.

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import VidnegError
-from .files import atomic_path
+from .files import atomic_path, check_size
 
 # %% auto #0
 __all__ = ['SCHEMA_VERSION', 'ROWS', 'Clip', 'Caption', 'Attribute', 'Entity', 'Event', 'SceneGraph', 'MomentQuery',
@@ -341,7 +341,7 @@ def read_records(path: str | Path, cls: type) -> list:
         instances of `cls`, in the order of the file
     """
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise VidnegError(f"{path} does not exist: run the stage that makes it, or check the path")
     rows, other = _json_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path, cls), {}
     found = _built(_noting_others(rows, _names(cls), other), cls, path)
@@ -359,12 +359,13 @@ def _noting_others(rows, names, other):
 
 def _json_rows(path):
     "Yield the rows of a JSON lines file; only a line feed ends a line, since texts may hold other separators."
+    check_size(path)
     try: lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError: raise VidnegError(f"{path} is not UTF-8: save it as UTF-8") from None
     for i, line in enumerate(lines, 1):
         try:
             if line.strip(): yield json.loads(line)
-        except ValueError as e: raise VidnegError(f"{path}, line {i} is not JSON: {e}") from None
+        except (ValueError, RecursionError) as e: raise VidnegError(f"{path}, line {i} is not JSON: {e}") from None
 
 def _parquet_rows(path, cls):
     "Return the rows of a Parquet file; if vidneg wrote it, it must hold `cls` in this version of the schema."

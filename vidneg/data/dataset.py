@@ -190,7 +190,9 @@ DATASETS = Registry("official dataset", {
     "cc3m": "vidneg.data.readers.webtables:CC3M", "webvid": "vidneg.data.readers.webtables:WEBVID",
     "sugarcrepe": "vidneg.data.readers.sugarcrepe:DATASET", "vitatecs": "vidneg.data.readers.vitatecs:DATASET",
     "vl-checklist": "vidneg.data.readers.vl_checklist:DATASET",
-    "anetqa": "vidneg.data.readers.anetqa:DATASET", "moviegraphs": "vidneg.data.readers.moviegraphs:DATASET"})
+    "anetqa": "vidneg.data.readers.anetqa:DATASET", "moviegraphs": "vidneg.data.readers.moviegraphs:DATASET",
+    **{f"aaro-natural-{p}": f"vidneg.data.readers.aaro_natural:{p.upper()}"
+       for p in ("msrvtt", "didemo", "activitynet", "qvhighlights", "charades")}})
 
 def _read_source(source):
     "Read a folder, or an official dataset given as \"name:folder\"; its reader is imported only then."

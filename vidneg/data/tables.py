@@ -12,18 +12,17 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core.errors import VidnegError
-from ..core.files import atomic_path
+from ..core.files import atomic_path, check_size
 
 # %% auto #0
-__all__ = ['TABLE_SUFFIXES', 'SHOWN', 'LINE', 'WHOLE', 'ROWS', 'ROLES', 'Table', 'listed', 'read_table', 'tables_in',
-           'check_output', 'write_frame', 'as_table', 'roles_of', 'is_missing', 'cell_texts']
+__all__ = ['TABLE_SUFFIXES', 'SHOWN', 'ROWS', 'ROLES', 'Table', 'listed', 'read_table', 'tables_in', 'check_output',
+           'write_frame', 'as_table', 'roles_of', 'is_missing', 'cell_texts']
 
 # %% ../../nbs/data/tables.ipynb #5e1b2f32
 @dataclass(frozen=True)
@@ -78,21 +77,7 @@ def _once(names, where):
     if twice := next((n for n in names if names.count(n) > 1), ""):
         raise VidnegError(f"{where}: {names.count(twice)} columns are called {twice!r}: rename all but one")
 
-LINE = 2**24 # bytes; largest line of a table
-WHOLE = 2**30 # bytes; largest JSON file, which is read as a whole
 ROWS = 20_000_000 # largest number of rows of a Parquet file
-
-def _check_size(path):
-    "Refuse a file that would fill the memory, before more than a line of it is read."
-    if path.suffix.lower() == ".json":
-        if (size := path.stat().st_size) <= WHOLE: return
-        raise VidnegError(f"{path} is too large to be read as a whole ({size:,} bytes): write it as JSON lines")
-    with open(path, "rb") as f:
-        for i in count(1):
-            line = f.readline(LINE + 1)
-            if not line: return
-            if len(line) <= LINE: continue
-            raise VidnegError(f"{path}, line {i} is longer than {LINE:,} bytes: check that it is a table")
 
 def _unguarded(cell): return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
 
@@ -180,7 +165,7 @@ def read_table(path: str | Path) -> Table:
         raise VidnegError(f"{path} is no table that can be read: its name must end in {', '.join(TABLE_SUFFIXES)}")
     if suffix == ".parquet": columns, labels = _from_parquet(path), "row"
     else:
-        _check_size(path)
+        check_size(path, path.suffix.lower() == ".json")
         columns, labels = _READERS[suffix](path, _decode(path))
     rows = max(map(len, columns.values()), default=0)
     if not rows: raise VidnegError(f"{path} has no rows")

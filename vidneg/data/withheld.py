@@ -23,8 +23,8 @@ from ..text.edits import apply_edit, edits_between
 
 # %% auto #0
 __all__ = ['SCHEMA', 'EDIT_FILES', 'normal_text', 'text_hash', 'to_template', 'from_template', 'edit_rows',
-           'manifest_of', 'write_edits', 'export_edits', 'read_edits', 'Rebuilt', 'join_edits', 'rebuild_items',
-           'rebuild']
+           'manifest_of', 'write_edits', 'export_edits', 'read_manifest', 'read_edits', 'Rebuilt', 'join_edits',
+           'rebuild_items', 'rebuild']
 
 # %% ../../nbs/data/withheld.ipynb #a9d10006
 def normal_text(text: str) -> str:
@@ -250,9 +250,16 @@ def _row_fault(row):
             return f"{name} is no {kind.__name__}"
     return next((f"{str(e)[:60]} is no edit" for e in row["edits"] if not _is_edit(e)), "")
 
-def _manifest(folder):
-    "Read a manifest of this schema."
-    path = folder/"manifest.json"
+def read_manifest(folder: str | Path) -> dict:
+    """Read the manifest of a set of edits. Raises `VidnegError` for another schema.
+
+    Args:
+        folder: folder from `export_edits`
+
+    Returns:
+        content of manifest.json
+    """
+    path = Path(folder)/"manifest.json"
     try: manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError: raise VidnegError(f"{path} does not exist: name a folder of {SCHEMA}") from None
     except ValueError as e: raise VidnegError(f"{path} is not JSON: {e}. Download it again") from None
@@ -271,7 +278,7 @@ def read_edits(folder: str | Path) -> tuple[dict, list[dict]]:
         manifest; rows
     """
     folder = Path(folder)
-    manifest, path = _manifest(folder), folder/"edits.jsonl"
+    manifest, path = read_manifest(folder), folder/"edits.jsonl"
     if not path.is_file(): raise VidnegError(f"{path} does not exist: download the whole folder")
     if path.stat().st_size != manifest.get("bytes") or (
             hashlib.sha256(data := path.read_bytes()).hexdigest() != manifest.get("sha256")):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import VidnegError
-from ..core.files import atomic_path
+from ..core.files import atomic_path, check_size
 from ..core.records import MomentQuery
 from .stats import bootstrap, paired_difference
 
@@ -147,13 +147,15 @@ def read_predictions(path: str | Path) -> list[dict]:
         predictions, one per query
     """
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise VidnegError(f"{path} does not exist: check the path of the predictions")
+    with open(path, encoding="utf-8-sig", errors="replace") as f: array = f.read(64).lstrip().startswith("[")
+    check_size(path, array)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        if text.lstrip().startswith("["): found = json.loads(text)
+        if array: found = json.loads(text)
         else: found = [json.loads(line) for line in text.split("\n") if line.strip()] # texts may hold other separators
-    except ValueError as e: # also UnicodeDecodeError
+    except (ValueError, RecursionError) as e: # also UnicodeDecodeError
         raise VidnegError(f"{path} is neither JSON lines nor a JSON array in UTF-8: {e}") from None
     _check_predictions(found)
     return found

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
-import jinja2
 import numpy as np
 import pandas as pd
 
 import vidneg
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
+from ..core.pages import render
 from ..core.records import Clip
 from ..core.seeds import stable_rng
 from ..data.video import VideoError, probe, read_clip
@@ -385,11 +385,7 @@ def gallery_page(**content) -> str:
     Returns:
         HTML; all texts are escaped
     """
-    there = jinja2.FileSystemLoader(Path(vidneg.__file__).parent/"report")
-    page = jinja2.Environment(loader=there, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    text = page.get_template("gallery.html").render(**content)
-    # control characters and unpaired surrogates would make the page unreadable
-    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", "\ufffd", text)
+    return render(Path(vidneg.__file__).parent/"report"/"gallery.html", **content)
 
 def write_gallery(
     reports: str | Path,

@@ -8,14 +8,12 @@ from __future__ import annotations
 import base64
 import html
 import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -26,6 +24,7 @@ import vidneg
 from ..audit.blind import wide
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
+from ..core.pages import render
 from ..core.records import Clip
 from ..data.video import VideoError, read_clip, strip
 from ..evaluate.accuracy import METRICS, has_head
@@ -45,7 +44,7 @@ from ..text.edits import changed
 
 # %% auto #0
 __all__ = ['CONTROL_LABELS', 'SMALL', 'metric_of', 'scored', 'unscored', 'probe_table', 'Effect', 'effects', 'verdict',
-           'probe_figure', 'mistakes', 'picture', 'case', 'Grid', 'ProbeReport', 'render', 'world_card']
+           'probe_figure', 'mistakes', 'picture', 'case', 'Grid', 'ProbeReport', 'world_card']
 
 # %% ../../nbs/report/probing.ipynb #9be10006
 CONTROL_LABELS = {
@@ -400,21 +399,7 @@ def _svg(fig):
     text = out.getvalue()
     return text[text.index("<svg"):]
 
-def render(template: str, **content) -> str:
-    """Fill a template of report pages.
-
-    Args:
-        template: "report.html", or "cases.html" for a part of it
-        **content: title, subtitle, verdict and sections of report.html, or cases; all texts are escaped
-
-    Returns:
-        HTML that needs no other file
-    """
-    there = jinja2.FileSystemLoader(Path(vidneg.__file__).parent/"report")
-    page = jinja2.Environment(loader=there, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    text = page.get_template(template).render(**content)
-    # control characters and unpaired surrogates would make the page unreadable
-    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", "\ufffd", text)
+_TEMPLATES = Path(vidneg.__file__).parent/"report"
 
 # %% ../../nbs/report/probing.ipynb #9be10026
 @patch
@@ -500,7 +485,7 @@ def page(self: ProbeReport, n: int = 8) -> str:
         HTML that needs no other file
     """
     title = f"Probe: {self.name} on {self.data}"
-    return render("report.html", title=title, verdict=self.verdict, sections=self.sections(n))
+    return render(_TEMPLATES/"report.html", title=title, verdict=self.verdict, sections=self.sections(n))
 
 @patch
 def markdown(self: ProbeReport) -> str:
@@ -541,7 +526,7 @@ def _repr_html_(self: ProbeReport):
     said = "".join(f"<p>{html.escape(s)}</p>" for s in self.verdict)
     more = "" if self.folder is None else f"<p>Page: {html.escape(str(self.folder/'report.html'))}</p>"
     figure = _svg(probe_figure(self.accuracy, self.name))
-    return said + self.table().to_html() + figure + render("cases.html", cases=self.cases(3)) + more
+    return said + self.table().to_html() + figure + render(_TEMPLATES/"cases.html", cases=self.cases(3)) + more
 
 @patch
 def __str__(self: ProbeReport):

@@ -46,6 +46,7 @@ class About:
         creator: the makers
         citation: BibTeX or text
         weaknesses: known weaknesses, one sentence each
+        sections: further sections of the card: (heading, Markdown)
         language: language of the texts
     """
     name: str
@@ -58,6 +59,7 @@ class About:
     creator: str = ""
     citation: str = ""
     weaknesses: tuple[str, ...] = ()
+    sections: tuple[tuple[str, str], ...] = ()
     language: str = "en"
 
     def __post_init__(self): named(self.name)
@@ -219,7 +221,7 @@ def set_card(
     made = f"Version {plain(about.version)}, made with vidneg {vidneg.__version__}. {plain(about.url)}"
     return card(head, about.name, [("What it is", f"{what} {made}"), ("Use", use), ("Columns", _columns(columns)),
                                    ("Counts", _counts(pairs)), ("Source", plain(about.source)), ("Audit", audit),
-                                   ("Known weaknesses", _list(weaknesses(pairs, dossier, about))),
+                                   *about.sections, ("Known weaknesses", _list(weaknesses(pairs, dossier, about))),
                                    ("Licenses", _licenses(about, withheld)), ("Citation", cite)])
 
 # %% ../../nbs/report/release.ipynb #4e1ea018

@@ -74,6 +74,8 @@ def finetune(
     folder: str | Path,
     workers: int = 2,
     val: Callable | None = None,
+    trackers: Sequence = (),
+    logs: str | Path | None = None,
 ) -> dict[str, dict]:
     """Train all runs from the same model.
 
@@ -85,18 +87,22 @@ def finetune(
         folder: receives one folder per run
         workers: trainings at a time, each on one thread
         val: picklable function of the model, called after each epoch; returns further columns
+        trackers: trackers of every run, see `fit`
+        logs: folder of the trackers' logs, with a folder per run; None: in the runs' folders
 
     Returns:
         name → results of `fit`
     """
     jobs = [(_train, dict(start=str(start), settings=dict(settings), config=config, folder=Path(folder)/name, val=val,
-                          batches=batches[name] if isinstance(batches, dict) else batches))
+                          batches=batches[name] if isinstance(batches, dict) else batches, trackers=trackers,
+                          logs=logs and Path(logs)/name))
             for name, settings in runs.items()]
     done = train_many(jobs, workers) if workers > 1 else [train(**kwargs) for train, kwargs in jobs]
     return dict(zip(runs, done))
 
-def _train(start, settings, batches, config, folder, val):
+def _train(start, settings, batches, config, folder, val, trackers, logs):
     "Train one run, in a process of its own."
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"
     task = ContrastiveTask(start_model(start), **settings)
-    return fit(task, batches, config, folder, val and partial(val, task.model), checkpoint=checkpoint)
+    return fit(task, batches, config, folder, val and partial(val, task.model), checkpoint=checkpoint,
+               trackers=trackers, logs=logs)

@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ from ..core.seeds import stable_seed
 from ..data.batches import BatchSource, digest
 from .jobs import TrainingError, train_together
 from .tasks import Task
+from .trackers import check_trackers, track
 
 require("accelerate", "train")
 from accelerate import Accelerator
@@ -254,6 +255,7 @@ class Run:
             self.task, self.optimizer = self.acc.prepare(task.train(), optimizer)
         self.bare, self.step, self.sums, self.rows = task, 0, {}, []
         self.clips = self.waited = 0.0
+        self.log = None
 
     def resume(self):
         "Continue from the checkpoint if it belongs to this run."
@@ -372,6 +374,12 @@ class Run:
         self.rows.append({k: v if isinstance(v, int) else float(f"{v:.6g}") for k, v in row.items()})
         if self.acc.is_main_process: _write_csv(self.folder/"metrics.csv", self.rows)
 
+    def _logged(self, values, ended):
+        "Return what trackers receive for a step; at the end of an epoch with its row of metrics.csv."
+        out = values | {"learning_rate": learning_rate(self.step - 1, self.total, self.config)}
+        row = self.rows[-1] if ended else {}
+        return out | {f"epoch/{k}": v for k, v in row.items() if k not in ("epoch", "step", "learning_rate")}
+
     def run(self, val: Callable[[], dict[str, float]] | None, bar: tqdm):
         """Take all remaining steps.
 
@@ -392,7 +400,9 @@ class Run:
             for k, v in ({"steps": 1} | values).items(): self.sums[k] = self.sums.get(k, 0) + v
             bar.set_postfix({k: f"{v:.3f}" for k, v in values.items()}, refresh=False)
             bar.update()
-            if self.step % self.per_epoch == 0 or self.step == self.total: self.end_epoch(val)
+            ended = self.step % self.per_epoch == 0 or self.step == self.total
+            if ended: self.end_epoch(val)
+            if self.log is not None: self.log(self._logged(values, ended), self.step)
             every = self.config.checkpoint_every
             if every and self.step % every == 0 and self.step < self.total: self.keep()
 
@@ -458,6 +468,8 @@ def fit(
     checkpoint: str | Path | None = None,
     progress: bool = True,
     label: str = "",
+    trackers: Sequence = (),
+    logs: str | Path | None = None,
 ) -> dict:
     """Train a task. Raise `TrainingError`, which names step and term, if a loss is not finite.
 
@@ -471,25 +483,26 @@ def fit(
         checkpoint: file of the checkpoint; None: in `folder`, which DVC empties before a rerun
         progress: True: show a progress bar
         label: label of the progress bar; "": the folder's name
+        trackers: names in TRACKERS, or accelerate's trackers; they receive every step
+        logs: folder of the trackers' logs; None: `folder`/logs
 
     Returns:
         history (rows of metrics.csv), steps, seconds, steps_per_second, clips_per_second, data_share of the time
     """
+    trackers = check_trackers(trackers)
     if config.processes > 1 and _on_cpu(config) and not dist.is_initialized():
-        return _fit_together(task, batches, config, folder, val, resume, checkpoint, progress, label)
-    folder = Path(folder)
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise TrainingError(f"cannot make the folder {folder} ({e.strerror}): choose another one") from None
-    for left in folder.glob(".part-*"): # left by a run that was killed while writing
-        shutil.rmtree(left, ignore_errors=True)
+        return _fit_together(task, batches, config, folder=folder, val=val, resume=resume, checkpoint=checkpoint,
+                             progress=progress, label=label, trackers=trackers, logs=logs)
+    folder = _made(folder)
     with _deterministic(config):
         run = Run(task, batches, config, folder, checkpoint or folder/"checkpoint.safetensors")
         if resume: run.resume()
         first, start = run.step, time.perf_counter()
         silent = not (progress and run.acc.is_main_process)
-        with tqdm(total=run.total, initial=first, desc=label or folder.name, unit="step",
-                  disable=silent, **bar_options()) as bar: run.run(val, bar)
+        about = dataclasses.asdict(config) | task.settings
+        with track(run.acc, trackers, logs or folder/"logs", run.identity, about, resume) as run.log, \
+             tqdm(total=run.total, initial=first, desc=label or folder.name, unit="step", disable=silent,
+                  **bar_options()) as bar: run.run(val, bar)
         seconds = max(time.perf_counter() - start, 1e-9)
     run.acc.unwrap_model(run.task, keep_fp32_wrapper=False).eval() # `task` as it was, without accelerate's casts
     if run.acc.is_main_process:
@@ -500,16 +513,24 @@ def fit(
     return {"history": run.rows, "steps": steps, "seconds": seconds, "steps_per_second": steps / seconds,
             "clips_per_second": run.clips / seconds, "data_share": run.waited / seconds}
 
+def _made(folder):
+    "Make the folder of a training, without what a run left there that was killed while writing."
+    folder = Path(folder)
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise TrainingError(f"cannot make the folder {folder} ({e.strerror}): choose another one") from None
+    for left in folder.glob(".part-*"): shutil.rmtree(left, ignore_errors=True)
+    return folder
+
 def _share(task, **kwargs):
     "Run `fit` as one process of a group, on a copy of the task; the first process returns the trained weights."
     task = copy.deepcopy(task) # tensors from another process share their memory with it
     out = fit(task, **kwargs)
     return out, {k: w.numpy() for k, w in task.state_dict().items()} if dist.get_rank() == 0 else None
 
-def _fit_together(task, batches, config, *rest):
+def _fit_together(task, batches, config, **settings):
     "Run `fit` in a group of processes; return the results of the first."
-    names = ("folder", "val", "resume", "checkpoint", "progress", "label")
-    kwargs = dict(task=task, batches=batches, config=config, **dict(zip(names, rest)))
+    kwargs = dict(task=task, batches=batches, config=config, **settings)
     (out, trained), *_ = train_together(_share, kwargs, config.processes)
     task.load_state_dict({k: torch.from_numpy(w) for k, w in trained.items()})
     task.eval()

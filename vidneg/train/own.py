@@ -9,7 +9,7 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from ..negatives.own import own_generator
 from ..text.tokenize import load_tokenizer
 from .finetune import finetune, text_batches
 from .loop import TrainConfig
+from .trackers import check_trackers
 
 # %% auto #0
 __all__ = ['RECIPES', 'unknown_words', 'with_words', 'train_own']
@@ -131,6 +132,7 @@ def train_own(
     seed: int = 0,
     per_caption: int = 4,
     say: Callable[[str], object] = print,
+    trackers: Sequence = (),
 ) -> list[dict]:
     """Train a model on one's own data, and save it with its tokenizer. Raises `VidnegError` for too few clips.
 
@@ -145,12 +147,13 @@ def train_own(
         seed: seed of negatives, order and new words
         per_caption: negatives per clip
         say: receives remarks
+        trackers: trackers that receive every step, see `fit`; their logs are in `out`/logs
 
     Returns:
         rows of metrics.csv, one per epoch
     """
     if recipe not in RECIPES: raise VidnegError(f"no recipe {recipe!r}; there are: {', '.join(RECIPES)}")
-    folder, tokenizer_file = _start(start)
+    trackers, (folder, tokenizer_file) = check_trackers(trackers), _start(start)
     negatives = _negatives(inputs, recipe, per_caption, seed)
     Path(out).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as tmp:
@@ -165,7 +168,8 @@ def train_own(
                                negatives_per_clip=per_caption, n_frames=model.config.max_frames, seed=seed)
         settings = {recipe: {**RECIPES[recipe], "vtm_directions": 1, "tokenizer": tokenizer}}
         config = TrainConfig(epochs=epochs, learning_rate=learning_rate, seed=seed, num_threads=torch.get_num_threads())
-        done = finetune(settings, work/"start", batches, config, work/"runs", workers=1)
+        done = finetune(settings, work/"start", batches, config, work/"runs", workers=1,
+                        trackers=trackers, logs=Path(out)/"logs")
         _move(work/"runs"/recipe, Path(out))
     return done[recipe]["history"]
 

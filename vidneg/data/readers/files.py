@@ -14,17 +14,19 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ...core.errors import VidnegError
+from ...core.files import check_size
 
 # %% auto #0
 __all__ = ['read_text', 'parse_json', 'read_json', 'numbered_lines', 'json_lines', 'readable', 'Row', 'seconds', 'need',
            'json_rows', 'json_items', 'line_rows', 'table_rows']
 
 # %% ../../../nbs/data/readers/files.ipynb #d4897e93
-def read_text(path: str | Path) -> str:
-    """Read a text file. Raises `VidnegError` if it is missing or not UTF-8.
+def read_text(path: str | Path, whole: bool = False) -> str:
+    """Read a text file. Raises `VidnegError` if it is missing, not UTF-8, or so large that it would fill the memory.
 
     Args:
         path: text file in UTF-8
+        whole: True: one value, as in JSON, rather than lines
 
     Returns:
         content without a byte-order mark
@@ -32,6 +34,7 @@ def read_text(path: str | Path) -> str:
     path = Path(path)
     if not path.is_file():
         raise VidnegError(f"{path} does not exist: check the path of the annotations")
+    check_size(path, whole)
     try: return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError: raise VidnegError(f"{path} is not UTF-8: save it as UTF-8") from None
 
@@ -65,7 +68,7 @@ def read_json(path: str | Path):
     Returns:
         parsed value
     """
-    return parse_json(read_text(path), Path(path).name)
+    return parse_json(read_text(path, whole=True), Path(path).name)
 
 def numbered_lines(path: str | Path) -> list[tuple[int, str]]:
     """Read the lines of a file. Raises `VidnegError` if there are none.
@@ -241,6 +244,7 @@ def table_rows(path: str | Path, columns: Iterable[str] = (), names: Iterable[st
     path = Path(path)
     if not path.is_file(): raise VidnegError(f"{path} does not exist: check the path of the annotations")
     form = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if path.suffix == ".tsv" else {}
+    check_size(path)
     with open(path, newline="", encoding="utf-8-sig") as f:
         lines = csv.reader(f, **form)
         try:
