@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
+from heapq import nsmallest
 from itertools import combinations, islice, repeat
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from ..core.packages import find_package
 from ..core.records import Caption, Edit, Negative
 from ..core.seeds import stable_rng, stable_seed
 from .generate import REFUSED, Made, Plan, Request, Source
+from .order import Order, OrderCounts, find_orders, load_counts
 from ..text.edits import WORD, apply_edit
 from ..text.inflection import inflected, word_classes
 from ..text.lexicon import needs_an
@@ -32,7 +34,7 @@ from ..text.ud import CHUNK, Parsed, Parser
 # %% auto #0
 __all__ = ['NEGATION', 'KNOWN', 'MALE', 'FEMALE', 'AgreeingParser', 'agreed', 'unsound', 'surface', 'put', 'genders',
            'flips', 'Limits', 'exchange', 'distinct', 'Place', 'Option', 'NaturalGenerator', 'balance', 'edits_of',
-           'natural']
+           'edits_for', 'Said', 'natural']
 
 # %% ../../nbs/negatives/natural.ipynb #081ee115
 @dataclass(frozen=True)
@@ -251,8 +253,8 @@ class Limits:
     """
     ratio: float = 3.0
     least: float = 0.005
-    things: float = 0.08
-    power: float = 1.0
+    things: float = 0.02
+    power: float = 0.6
 
 def exchange(
     p: np.ndarray,
@@ -366,18 +368,24 @@ class NaturalGenerator:
         limits: limits of a replacement
         others: clip → base forms in its captions, by caption
         bias: (class, form) → log weights (W,)
+        orders: counts of events that are told first, and last
+        known: text → parse, of captions that were parsed before
     """
     index: SlotIndex
     parser: Parser
     limits: Limits = Limits()
     others: Mapping[str, frozenset[str]] = field(default_factory=dict)
     bias: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    orders: OrderCounts = field(default_factory=OrderCounts)
+    known: Mapping[str, Parsed] = field(default_factory=dict)
     name: str = "natural"
     kinds, takes, plan, again = ("action", "attribute", "relation", "object", "temporal"), Caption, Plan(), REFUSED
 
     def parse(self, texts: list[str]) -> list[Parsed]:
         "Parse captions."
-        return self.parser.parse(texts)
+        new = [t for t in dict.fromkeys(texts) if t not in self.known]
+        some = dict(zip(new, self.parser.parse(new) if new else ()))
+        return [some[t] if t in some else self.known[t] for t in texts]
 
     def _fine(self, slot, contrast, said):
         "Return the words of a class that have the form of the slot and are said nowhere else (W,)."
@@ -483,7 +491,7 @@ def balance(generator: NaturalGenerator, sources: Iterable[Source], steps: int =
         own = np.eye(len(some[0].p))[[p.k for p in some]] # (N, W)
         for step in range(steps):
             q = np.concatenate([generator.exchange(some[i:i + 256]) for i in range(0, len(some), 256)])
-            out, into = q.sum(1) @ own + 0.5, q.sum(0) + 0.5
+            out, into = q.sum(1) @ own + 2, q.sum(0) + 2 # rare words are not balanced: their counts are chance
             generator.bias[key] += np.clip(np.log(out/into), -1, 1)/(2 + step/4)
     return generator
 
@@ -556,7 +564,7 @@ def replacements(self: NaturalGenerator,
         else: yield contrast.kind, Option(slot, tuple(list(contrast.group)[j] for j in some), q[some], place.also)
 
 @patch
-def options(self: NaturalGenerator, source: Source) -> dict[str, list[Option] | str]:
+def options(self: NaturalGenerator, source: Source) -> dict[str, list[Option | Order] | str]:
     """Find what can be replaced in a caption, once per caption.
 
     A slot is used with its probability. The slots of a caption share one random number, so that of two slots with a
@@ -574,8 +582,11 @@ def options(self: NaturalGenerator, source: Source) -> dict[str, list[Option] | 
     if why := unsound(parsed, self.index.vocabulary): whys, slots = dict.fromkeys(self.kinds, why), []
     else: slots = find_slots(parsed, self.index.contrasts)
     at = stable_rng(0, self.name, c.caption_id, "thin").random() # one number for all slots: they lie end to end
-    for kind, option in (*self.replacements(slots, source, whys), *self.swaps(slots, parsed)):
-        at -= option.p.sum()
+    orders = find_orders(parsed) if not why else why
+    if isinstance(orders, str): whys["temporal"], orders = orders, ()
+    for kind, option in (*self.replacements(slots, source, whys), *self.swaps(slots, parsed),
+                         *(("temporal", o) for o in orders)):
+        at -= self.orders.keep(option) if isinstance(option, Order) else option.p.sum()
         if at >= 0: whys[kind] = "unbalanced"
         else:
             found.setdefault(kind, []).append(option)
@@ -614,6 +625,22 @@ def edits_of(parsed: Parsed, changes: Iterable[tuple[int, int, str]]) -> tuple[E
         text = apply_edit(text, edits[-1])
     return tuple(edits)
 
+def edits_for(option: Option, word: str, pos: str, parsed: Parsed) -> tuple[Edit, ...]:
+    """Put a word in its slot, and change what has to agree with it.
+
+    Args:
+        option: slot with its replacements
+        word: the replacement, a base form
+        pos: part of speech of its class
+        parsed: parse of the caption
+
+    Returns:
+        edits, from right to left
+    """
+    same = pos == "NOUN" and _gender_of(word) == _gender_of(option.slot.word) # a boy for a man: pronouns stay
+    more = [(i, i + 1, w or surface(word, pos, parsed.tokens[i].tag)) for i, w in option.also if not (w and same)]
+    return edits_of(parsed, [(option.slot.start, option.slot.end, surface(word, pos, option.slot.form)), *more])
+
 @patch
 def draw_one(self: NaturalGenerator, request: Request, plan: Plan) -> Made | str:
     """Draw a slot, then its replacement.
@@ -631,15 +658,11 @@ def draw_one(self: NaturalGenerator, request: Request, plan: Plan) -> Made | str
     if not can: return found[request.kinds[0]]
     rng = stable_rng(plan.seed, self.name, c.caption_id, request.key)
     kind = can[rng.integers(len(can))]
-    nouns = [o for o in found[kind] if o.slot.word not in ("he", "she")] or found[kind]
-    option = nouns[rng.integers(len(nouns))]
-    word = option.words[rng.choice(len(option.words), p=option.p/option.p.sum())]
-    slot, pos = option.slot, self.index.by_name[option.slot.contrast].pos
-    same = pos == "NOUN" and _gender_of(word) == _gender_of(slot.word) # a boy for a man: pronouns stay
-    changes = [(slot.start, slot.end, surface(word, pos, slot.form)),
-               *((i, i + 1, w or surface(word, pos, parsed.tokens[i].tag)) for i, w in option.also if not (w and same))]
-    edits = edits_of(parsed, changes)
-    text = c.text
+    option, text = found[kind][rng.integers(len(found[kind]))], c.text
+    if isinstance(option, Order): edits = option.edits
+    else:
+        word = option.words[rng.choice(len(option.words), p=option.p/option.p.sum())]
+        edits = edits_for(option, word, self.index.by_name[option.slot.contrast].pos, parsed)
     for e in edits: text = apply_edit(text, e)
     return Made(Negative(c.caption_id, text, kind, self.name, edits, plan.rounds, plan.seed))
 
@@ -657,6 +680,28 @@ def draw(self: NaturalGenerator, requests: list[Request], plan: Plan) -> list[Ma
     return [self.draw_one(r, plan) for r in requests]
 
 # %% ../../nbs/negatives/natural.ipynb #b5640b47
+class Said(Mapping):
+    "The words of classes that the captions of each clip say; small enough for millions of captions."
+    def __init__(self, words: Iterable[str]):
+        """Start without captions.
+
+        Args:
+            words: base forms to keep
+        """
+        self.words = sorted(set(words))
+        self.at, self.rows = {w: k for k, w in enumerate(self.words)}, {}
+
+    def add(self, caption: Caption) -> Caption:
+        "Note the words of a caption, and return it."
+        found = {self.at[w] for t in WORD.findall(caption.text.lower()) for w in lemmas(t) if w in self.at}
+        row = self.rows.setdefault(caption.clip_id, array("H"))
+        row.extend(sorted(found.difference(row)))
+        return caption
+
+    def __getitem__(self, clip_id): return frozenset(self.words[k] for k in self.rows[clip_id])
+    def __iter__(self): return iter(self.rows)
+    def __len__(self): return len(self.rows)
+
 def natural(
     captions: Iterable[Caption] = (),
     index: SlotIndex | None = None,
@@ -678,11 +723,13 @@ def natural(
     Returns:
         the generator "natural"
     """
-    captions, others = list(captions), defaultdict(set)
     parser = parser or (AgreeingParser() if find_package("english") else NamedParser())
-    for c in captions: others[c.clip_id] |= {w for t in WORD.findall(c.text.lower()) for w in lemmas(t)}
-    some = sorted(captions, key=lambda c: stable_seed(0, "natural", c.caption_id))[:sample]
-    sources = [Source(c, p) for c, p in zip(some, parser.parse([c.text for c in some]) if some else ())]
-    index = (load_index() if index is None else index).add(s.parsed for s in sources).add(parser.pipe(pool))
-    generator = NaturalGenerator(index, parser, others={k: frozenset(v) for k, v in others.items()}, **settings)
+    index = load_index() if index is None else index
+    said = Said(w for c in index.contrasts for w in c.group)
+    some = nsmallest(sample, map(said.add, captions), key=lambda c: stable_seed(0, "natural", c.caption_id))
+    sources = [Source(c, p) for c, p in zip(some, parser.pipe([c.text for c in some]))]
+    index.add(s.parsed for s in sources).add(parser.pipe(pool))
+    settings.setdefault("known", {s.item.text: s.parsed for s in sources})
+    settings.setdefault("orders", load_counts().add(s.parsed for s in sources))
+    generator = NaturalGenerator(index, parser, others=said, **settings)
     return balance(generator, sources)
