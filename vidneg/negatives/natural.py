@@ -395,7 +395,7 @@ class NaturalGenerator:
         return known & ~np.isin(group, taken) & ~(phrase & simple)
 
     def _gender(self, slot, parsed):
-        "Return the pronouns that the other gender changes, and the words that agree with the pronouns of the caption (W,)."
+        "Return the pronouns that the other gender changes, and the words that agree with all pronouns (W,)."
         words, pronouns = list(self.index.by_name[slot.contrast].group), any(genders(parsed)[2:])
         if _gender_of(slot.word) == "" and "child" not in words: return [], np.ones(len(words), bool)
         also, own = (flips(parsed, slot.start, slot.word) if _gender_of(slot.word) else None), _gender_of(slot.word)
@@ -498,7 +498,7 @@ def balance(generator: NaturalGenerator, sources: Iterable[Source], steps: int =
 # %% ../../nbs/negatives/natural.ipynb #033b282c
 # verbs where she does with him as he does with her
 _MUTUAL = frozenset("""talk speak chat converse dance kiss fight hug argue meet wrestle play embrace pose smile sit
-    stand walk run be have see show laugh sing ride lie lay seem appear""".split())
+    stand walk run be have see show laugh sing ride lie lay seem appear touch""".split())
 
 def _trade(i, j, parsed, kind):
     "Return the pronouns that change if two words change places, None if they cannot."

@@ -53,7 +53,8 @@ def _contrast(kind, pos, line):
 def _pairs(line):
     "Read the pairs of words that can be true at once from a line: each of the first with each of the others."
     sides = [[w.strip() for w in side.split(",")] for side in line.split("+")]
-    if len(sides) != 2 or not all(map(all, sides)): raise VidnegError(f"the pairs {line!r} need words on both sides of a +")
+    if len(sides) != 2 or not all(map(all, sides)):
+        raise VidnegError(f"the pairs {line!r} need words on both sides of one +")
     return [pair for a in sides[0] for b in sides[1] for pair in ((a, b), (b, a))]
 
 @lru_cache(4)
@@ -430,7 +431,7 @@ class SlotIndex:
 
     def _seen(self, slot, prior, features, rows):
         "Return the words that were seen with all needs of a slot, and avoid none of its features (W,)."
-        n, few = rows.sum(1, keepdims=True), self.by_name[slot.contrast].pos in ("NOUN", "ADJ")
+        n, few = rows.sum(1, keepdims=True), self.by_name[slot.contrast].pos == "NOUN" or slot.contrast == "ADJ red"
         lift, where = (rows + 0.5*prior)/(n + 0.5)/prior, {f: k for k, f in enumerate(features)}
         shy = [k for k, f in enumerate(features) if f[0] in "bhvo"] # features that a word may avoid
         seen = ((n[shy]*prior < EXPECTED) | (lift[shy] >= 0.15)).all(0)
