@@ -9,6 +9,7 @@ from scipy.sparse import csr_array
 from vidneg.audit import page as dossier
 from vidneg.audit.blind import RANKERS, Prepared, blind_solvability, folds, logistic_ranker
 from vidneg.audit.neural import Remembered, dense_ranker, installed_models
+from vidneg.audit.refine import Problem, choose, refine
 from vidneg.core.errors import VidnegError
 from vidneg.core.packages import find_package
 from vidneg.core.seeds import stable_rng
@@ -142,3 +143,38 @@ def test_the_real_encoder_finds_what_words_do_not():
     models, _ = installed_models(["embedder"])
     found = accuracies(blind_solvability(pairs, ["bag", "embeddings"], **models))
     assert found["embeddings"] > .9 and found["bag"] <= .5
+
+
+def sense_pool(n=400, m=4):
+    "Candidates whose sense differs from the caption's more often than captions differ from each other."
+    rng, out = stable_rng(1, "pool"), []
+    def word(share, name): return ("b" if rng.random() < share else "c") + name
+    for k in range(n):
+        caption = f"x {word(.7, str(k))} y"
+        out += [Pair(str(k), f"clip{k//2}", "k", caption, f"x {word(.4, f'{k}.{j}')} y") for j in range(m)]
+    return out
+
+
+def test_refinement_balances_embeddings_for_a_ranker_with_other_projections():
+    pool = sense_pool()
+    def told(pairs): return accuracies(blind_solvability(pairs, ["embeddings"], embedder=Senses(), seed=2)).item()
+    with_it = refine(pool, .7, embedder=Senses(), min_count=5)
+    assert told(pool[::4]) > .62 and told(refine(pool, .7, min_count=5)) > .6 # no word occurs twice
+    assert abs(told(with_it) - .5) < .09 and .6 < len(with_it)/400 < .8
+
+
+def test_rankers_without_their_model_in_the_fit_are_held_out():
+    pool = sense_pool(40)
+    plain, with_it = Problem(pool).tilt.fitted, Problem(pool, embedder=Senses()).tilt.fitted
+    assert set(with_it) - set(plain) == {"embeddings"}
+    assert {"causal LM", "spelling", "trees"}.isdisjoint(with_it)
+
+
+def test_a_tilt_with_embeddings_chooses_the_same_for_each_item_alone():
+    pool = sense_pool(60)
+    problem = Problem(pool, embedder=Senses())
+    tilt = problem.fit(.6)
+    together = {p.item: p for p in problem.choose()}
+    items = {}
+    for p in pool: items.setdefault(p.item, []).append(p)
+    assert {k: choose(tilt, some) for k, some in items.items()} == {k: together.get(k) for k in items}

@@ -61,8 +61,8 @@ Frames = Annotated[int | None, typer.Option("--frames", min=1, help="Frames per 
 Seed = Annotated[int, typer.Option(help="Seed of all random choices.")]
 Generator = Annotated[str, typer.Option("--generator", "-g", help="Maker of the negatives: natural, or NAVERO's word "
                                         "lists, rules-balanced or rules-published.")]
-Pool = Annotated[str | None, typer.Option(help="Table or text file of further captions, from which natural learns which "
-                                          "words stand beside each other.")]
+Pool = Annotated[str | None, typer.Option(help="Table or text file of further captions, from which natural "
+                                          "learns which words stand beside each other.")]
 
 def _say(text): typer.echo(text, err=True)
 
@@ -122,7 +122,8 @@ def probe(
     """
     report = vidneg.probe(model, data, kinds=_names(kinds) or None, controls=_names(controls), negatives=negatives,
                           videos=videos, split=split, per_caption=per_caption, rounds=rounds, generator=generator,
-                          pool=pool or (), n_frames=n_frames, size=size, batch_size=batch_size, device=device, dtype=dtype, out=out,
+                          pool=pool or (), n_frames=n_frames, size=size, batch_size=batch_size, device=device,
+                          dtype=dtype, out=out,
                           limit=limit, seed=seed, columns=_columns(column), skip_missing=skip_missing)
     typer.echo(str(report))
     typer.echo(f"page: {report.folder/'report.html'}")
@@ -147,7 +148,7 @@ def negatives(
     captions: Annotated[str, typer.Argument(help="Table, text file with a caption per line, folder, or NAME:FOLDER.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .parquet, .jsonl or .csv.")]
         = Path("negatives.parquet"),
-    kinds: Annotated[str | None, typer.Option(help="Kinds, separated by commas; default: all of the generator.")] = None,
+    kinds: Annotated[str | None, typer.Option(help="Kinds, separated by commas; default: all.")] = None,
     per_caption: Annotated[int, typer.Option(min=1, help="Negatives per caption and kind.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Largest number of edits per negative.")] = 1,
     generator: Generator = "natural", pool: Pool = None,
@@ -169,7 +170,8 @@ def negatives(
     frame, counts = negatives_frame(found, maker, lambda some: tqdm(some, "negatives", disable=None), seed=seed,
                                     kinds=kinds, per_caption=per_caption, rounds=rounds, mode="every")
     if not len(frame):
-        raise VidnegError(f"none of the {len(found.captions)} captions has a word of kind {', '.join(kinds)} that could "
+        raise VidnegError(f"none of the {len(found.captions)} captions has a word of kind {', '.join(kinds)} that "
+                         "could "
                           "be replaced: try other kinds or another --generator")
     write_frame(frame, out)
     _counts(counts, kinds)

@@ -169,7 +169,8 @@ def draw(sources: Mapping[str, Iterable[Pair]], n: int = 100, seed: int = 0) -> 
     groups: dict = {}
     for source, pairs in sources.items():
         for p in pairs: groups.setdefault((source, p.generator), []).append(p)
-    if n < 1 or not groups: raise VidnegError(f"n is {n} and there are {len(groups)} sets: pass n ≥ 1 and negatives")
+    if n < 1 or not groups:
+        raise VidnegError(f"n is {n} and there are {len(groups)} sets: pass n ≥ 1 and negatives")
     def chance(p): return stable_seed(seed, "review", ascii(p.caption), p.kind), p.item, p.negative
     share = _shares({k: len(v) for k, v in sorted(groups.items())}, n)
     key = pd.DataFrame([(*k, p.kind, p.item, p.clip_id, _plain(p.caption), _plain(p.negative))
@@ -353,7 +354,8 @@ class Review:
             result of `kappa_table`; without rows if there is one sheet
         """
         own = self.once()
-        if len(self.sheets) < 2: return pd.DataFrame(columns=["question", "kappa", "low", "high", "agreement", "n"])
+        if len(self.sheets) < 2:
+            return pd.DataFrame(columns=["question", "kappa", "low", "high", "agreement", "n"])
         return kappa_table(own["first"], own["second"], own.clip_id, **settings)
 
     def readers(self) -> str:
@@ -376,7 +378,8 @@ def join_sheets(paths: Sequence[str | Path], key: str | Path | None = None) -> R
     Returns:
         codes and key
     """
-    if len(paths) not in (1, 2): raise VidnegError(f"{len(paths)} sheets: pass one or two coded copies of a sheet")
+    if len(paths) not in (1, 2):
+        raise VidnegError(f"{len(paths)} sheets: pass one or two coded copies of a sheet")
     if len({Path(p).resolve() for p in paths}) < len(paths):
         raise VidnegError(f"{paths[0]} is given twice: pass the sheets of two coders")
     first, known = read_coded(paths[0], key)
@@ -437,7 +440,8 @@ def disagreements(review: Review) -> pd.DataFrame:
         columns id, caption, negative, first, second, notes
     """
     own = review.once()
-    if len(review.sheets) < 2: return pd.DataFrame(columns=["id", "caption", "negative", "first", "second", "notes"])
+    if len(review.sheets) < 2:
+        return pd.DataFrame(columns=["id", "caption", "negative", "first", "second", "notes"])
     own = own[own["first"] != own["second"]]
     notes = [" / ".join(s.notes[i] for s in review.sheets if i in s.notes) for i in own.id]
     return own[["id", "caption", "negative", "first", "second"]].assign(notes=notes).reset_index(drop=True)

@@ -344,7 +344,8 @@ def _fronted(c):
         span = tree.extent(k)
         if span is None or c.lead[0] < c.lead[1]: continue
         if any(tree.tokens[j].tag == "PRP$" for j in range(*span)): return False
-        if tree.relation[k] == "obl" and tree.tokens[span[0] - 1].pos in ("NOUN", "PROPN", "PRON"): return False
+        if tree.relation[k] == "obl" and tree.tokens[span[0] - 1].pos in ("NOUN", "PROPN", "PRON"):
+            return False
     return True
 
 def _turnable(c):

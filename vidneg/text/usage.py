@@ -67,7 +67,8 @@ def _odd_verb(tree, i, end):
     "Return True for a verb that is hard to replace, or to read."
     t = tree.tokens[i]
     if tree.find(i, "xcomp", "ccomp", "csubj", "expl", "iobj") or t.dep not in _CLAUSES: return True
-    if any(not i <= k < end for k in tree.find(i, "compound")): return True # a particle, or "kite" in kite surfing
+    if any(not i <= k < end for k in tree.find(i, "compound")): # a particle, or "kite" in kite surfing
+        return True
     before = tree.tokens[i - 1] if i else None
     if before is not None and before.tag in ("NN", "NNS", "VB", "JJ") and t.tag == "VBG" and before.head == i:
         return tree.relation[i - 1] != "nsubj"
@@ -125,7 +126,8 @@ def noun_use(tree: Tree, i: int) -> str:
     t = tree.tokens[i]
     if t.dep not in _NOUNS or tree.find(i, "flat", "appos", "fixed", "cop"): return ""
     if any(tree.lower[k] in ("who", "whose", "whom") for k in tree.below(i)): return ""
-    if _proper(tree, i): return "name" if t.dep != "compound" and not tree.find(i, "compound", "amod", "det") else ""
+    if _proper(tree, i):
+        return "name" if t.dep != "compound" and not tree.find(i, "compound", "amod", "det") else ""
     text = tree.parsed.text
     named = t.text[:1].isupper() and i and not text.isupper() and not text.istitle()
     if t.pos != "NOUN" or named: return ""
@@ -169,7 +171,8 @@ def attribute_use(tree: Tree, i: int) -> str:
     """
     t, word = tree.tokens[i], tree.lower[i]
     modifies, head = t.dep in ("amod", "compound"), tree.tokens[t.head]
-    if tree.find(i, "conj", "xcomp", "advcl", "nummod", "compound", "obl", "ccomp") or t.dep == "conj": return ""
+    if tree.find(i, "conj", "xcomp", "advcl", "nummod", "compound", "obl", "ccomp") or t.dep == "conj":
+        return ""
     if t.pos == "PROPN" or _proper(tree, t.head): return ""
     if modifies and t.head > i and head.pos == "NOUN" and (t.pos == "ADJ" or t.tag == "NN"):
         if head.lemma.lower() in _VAGUE: return ""
@@ -230,7 +233,8 @@ def _preposition_use(tree, i, end):
     if below < end or t.pos not in ("NOUN", "PRON") or not any(i <= k < end for k in tree.find(below, "case")):
         return ""
     named = tree.find(below, "det", "nmod:poss", "nummod") or t.tag in ("NNS", "PRP") or t.lemma in load_usage()["mass"]
-    if not named or t.lemma.lower() in _NO_PLACE or tree.lower[below] in ("which", "that", "each", "other"): return ""
+    if not named or t.lemma.lower() in _NO_PLACE or tree.lower[below] in ("which", "that", "each", "other"):
+        return ""
     above = tree.tokens[t.head] if t.head != below else None
     if word == "with":
         near = t.dep == "nmod" and t.head == i - 1 and above.pos == "NOUN"
@@ -330,12 +334,13 @@ def usable(reading: Reading, use: str) -> bool:
     if entry.category == "attribute": return describes(entry.text, use, entry.slot)
     return relates(entry.text, use)
 
-_NOT_CONTENT = frozenset("""with while of in on at to for from by as than and or but if it he she they them him
-    her you we i me us this that these those who which what up down off out over under into onto through around
-    about away back then there here one ones two all both each other another own same few several many much more
-    most such no not so very too is are was were be been being am do does did done has have had can will would
-    could should may might must the a an when where how why before after during until because since also just
-    now again only lot lots thing things""".split())
+_NOT_CONTENT = frozenset("""with while of in on at to for from by as than and or but if it he she they them him her
+    you we i me us this that these those who which what up down off out over under into onto through around about away
+    back then there here one ones two all both each other another own same few several many much more most such no not
+    so very too
+    is are was were be been being am do does did done has have had can will would could should may might must the a an
+    when where how why before after during until because since also just now again only
+    lot lots thing things""".split())
 
 def fits(tree: Tree, i: int, category: str) -> str:
     """Return how any word, listed or not, is used.
@@ -359,7 +364,7 @@ def content(word: str, category: str, use: str) -> bool:
     Args:
         word: a proposed word
         category: one of the categories of lists
-        use: how the word that it replaces is used, from `fits`
+        use: use of the word that it replaces, from `fits`
 
     Returns:
         True if it may be used so
@@ -421,10 +426,11 @@ def _kept(old, new, use):
     return new.pos == old.pos or {old.tag, new.tag} <= _SAME[3]
 
 # Nouns that are flat, on which things are and not in which; and hollow, in which they are.
-_FLAT = frozenset("""table floor ground wall roof stage beach chair bench bike bicycle horse board skateboard
-    rope beam mat carpet surface deck counter couch sofa stool surfboard sidewalk platform shelf trampoline rug
-    desk plate field court ice track swing motorcycle scooter camel elephant bull ladder face back hill slope
-    mountain lawn porch balcony step stair rock television screen knee leg foot head shoulder""".split())
+_FLAT = frozenset("""table floor ground wall roof stage beach chair bench bike bicycle horse board skateboard rope beam
+    mat carpet surface deck counter couch sofa stool surfboard sidewalk platform shelf trampoline rug desk plate field
+    court ice track swing motorcycle scooter camel elephant bull ladder face back hill slope mountain lawn porch balcony
+    step
+    stair rock television screen knee leg foot head shoulder""".split())
 _HOLLOW = frozenset("""room kitchen car gym water air pool garage bathroom studio classroom house office hall salon barn
     forest city town cage box bag bowl cup glass bucket tent suit dress shirt uniform costume hat outfit mouth sky ocean
     lake sink world place area corner mirror crowd group""".split())
@@ -469,7 +475,7 @@ class English:
             old: parse of the text before the edit
             new: parse of the text after it
             edit: the edit
-            use: how the replaced word is used
+            use: use of the replaced word
 
         Returns:
             False: the sentence is broken, or the parse of the new word is not that of the old one
