@@ -16,7 +16,7 @@ from ...core.records import Caption, Edit, Negative
 from ...core.seeds import stable_rng
 from .substitutes import CHANGED, find_components
 from ..generate import REFUSED, Made, Plan, Request, Source
-from ..natural import NaturalGenerator, Option, edits_of, natural, surface
+from ..natural import NaturalGenerator, Option, edits_for, natural
 from ...text.edits import apply_edit, edits_between
 from ...text.rewrite import negations
 from ...text.syntax import Tree
@@ -60,10 +60,7 @@ def replaced(generator: NaturalGenerator, parsed: Parsed, option: Option, word: 
     Returns:
         edits, from right to left
     """
-    slot, pos = option.slot, generator.index.by_name[option.slot.contrast].pos
-    changes = [(slot.start, slot.end, surface(word, pos, slot.form)),
-               *((i, i + 1, w or surface(word, pos, parsed.tokens[i].tag)) for i, w in option.also)]
-    return edits_of(parsed, changes)
+    return edits_for(option, word, generator.index.by_name[option.slot.contrast].pos, parsed)
 
 # %% ../../../nbs/negatives/components/natural.ipynb #b2c0de10
 NEGATED = "negated passive"
@@ -135,7 +132,7 @@ class NaturalComponents:
         """
         if self.name in source.memo: return source.memo[self.name]
         tree, found, offered = Tree(source.parsed), {}, self.natural.options(source)
-        for option in chain.from_iterable(v for v in offered.values() if not isinstance(v, str)):
+        for option in chain.from_iterable(v for k, v in offered.items() if k != "temporal" and not isinstance(v, str)):
             kind = component_of(option, self._pos(option), tree)
             if kind: found.setdefault(kind, []).append(option)
         if deniable(tree): # "two boys are not" is unclear: which two?
