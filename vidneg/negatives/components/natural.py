@@ -5,20 +5,25 @@
 # %% ../../../nbs/negatives/components/natural.ipynb #b2c0de03
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
-from ...core.records import Caption, Negative
+from fastcore.basics import patch
+
+from ...core.records import Caption, Edit, Negative
 from ...core.seeds import stable_rng
 from .substitutes import CHANGED, find_components
 from ..generate import REFUSED, Made, Plan, Request, Source
-from ..natural import NaturalGenerator, Option, edits_of, natural, surface
-from ...text.edits import apply_edit
+from ..natural import NaturalGenerator, Option, edits_for, natural
+from ...text.edits import apply_edit, edits_between
+from ...text.rewrite import negations
 from ...text.syntax import Tree
 from ...text.ud import Parsed
 
 # %% auto #0
-__all__ = ['component_of', 'NaturalComponents', 'replaced', 'natural_components']
+__all__ = ['NEGATED', 'component_of', 'replaced', 'deniable', 'denied', 'NaturalComponents', 'natural_components']
 
 # %% ../../../nbs/negatives/components/natural.ipynb #b2c0de05
 _OTHER = {"VERB": ("verb",), "ADJ": ("modifier",), "ADV": ("modifier",), "NUM": ("modifier",)}
@@ -42,6 +47,60 @@ def component_of(option: Option, pos: str, tree: Tree) -> str:
         if any(part.start <= token < part.end for part in find_components(tree, kind)): return kind
     return ""
 
+# %% ../../../nbs/negatives/components/natural.ipynb #b2c0de07
+def replaced(generator: NaturalGenerator, parsed: Parsed, option: Option, word: str) -> tuple[Edit, ...]:
+    """Return the edits that put a word in its slot, and change what has to agree with it.
+
+    Args:
+        generator: generator that found the option
+        parsed: parse of a caption
+        option: slot with its replacements
+        word: base form of the replacement
+
+    Returns:
+        edits, from right to left
+    """
+    return edits_for(option, word, generator.index.by_name[option.slot.contrast].pos, parsed)
+
+# %% ../../../nbs/negatives/components/natural.ipynb #b2c0de10
+NEGATED = "negated passive"
+_DENIAL = re.compile(r"\b(?:is|are|was|were|do|does|did|has|have|can|will) not\b") # not "a man not dressed in red"
+_LINKS = frozenset("we you i there then now also again still another other".split())
+
+def deniable(tree: Tree, longest: int = 16) -> bool:
+    """Check if a denial of a caption denies all that it says.
+
+    Args:
+        tree: parse of a caption
+        longest: largest number of tokens
+
+    Returns:
+        False for several clauses, of which only the first would be denied
+    """
+    finite = [t for t in tree.tokens if t.tag in ("VBZ", "VBP", "VBD", "MD")]
+    if len(finite) != 1 or len(tree.tokens) > longest or not _LINKS.isdisjoint(tree.lower): return False
+    return any(_DENIAL.search(text) for text in negations(tree).values())
+
+def denied(true: Tree, false: Tree, changed: int) -> tuple[str, str] | None:
+    """Deny a caption and a negative of it in the same way, in the passive where there is an object.
+
+    Args:
+        true: parse of a caption
+        false: parse of a negative of it
+        changed: number of words in which they differ
+
+    Returns:
+        denial of the negative, which is true, and of the caption; None: they cannot be written
+    """
+    first, second = negations(true), negations(false)
+    if first.keys() != second.keys(): return None # the parser reads the two differently
+    for way in ("turn", "plain"):
+        if way not in first: continue
+        edits = edits_between(second[way], first[way])
+        if all(sum(len(side.split()) for side in some) <= changed for some in zip(*((e.old, e.new) for e in edits))):
+            return second[way], first[way]
+    return None
+
 # %% ../../../nbs/negatives/components/natural.ipynb #b2c0de06
 @dataclass(frozen=True, eq=False)
 class NaturalComponents:
@@ -52,12 +111,15 @@ class NaturalComponents:
     """
     natural: NaturalGenerator
     name: str = "natural-components"
-    kinds, takes, plan, again = CHANGED, Caption, Plan(mode="every", distinct=False), REFUSED
+    kinds, takes, again = (*CHANGED, NEGATED), Caption, REFUSED
+    plan = Plan(mode="every", distinct=False, kinds=CHANGED)
 
     @property
     def parse(self) -> Callable[[list[str]], list[Parsed]]:
         "Return the parser's batch function."
         return self.natural.parse
+
+    def _pos(self, option): return self.natural.index.by_name[option.slot.contrast].pos
 
     def options(self, source: Source) -> dict[str, list[Option] | str]:
         """Find what can be replaced in each component, once per caption.
@@ -70,10 +132,12 @@ class NaturalComponents:
         """
         if self.name in source.memo: return source.memo[self.name]
         tree, found, offered = Tree(source.parsed), {}, self.natural.options(source)
-        for some in offered.values():
-            for option in some if not isinstance(some, str) else ():
-                kind = component_of(option, self.natural.index.by_name[option.slot.contrast].pos, tree)
-                if kind: found.setdefault(kind, []).append(option)
+        for option in chain.from_iterable(v for k, v in offered.items() if k != "temporal" and not isinstance(v, str)):
+            kind = component_of(option, self._pos(option), tree)
+            if kind: found.setdefault(kind, []).append(option)
+        if deniable(tree): # "two boys are not" is unclear: which two?
+            some = [o for o in chain.from_iterable(found.values()) if self._pos(o) != "NUM"]
+            if some: found[NEGATED] = some
         why = next((w for w in offered.values() if isinstance(w, str) and w != "no match"), "no match")
         source.memo[self.name] = {k: found.get(k) or why for k in self.kinds}
         return source.memo[self.name]
@@ -91,58 +155,56 @@ class NaturalComponents:
         found = map(self.options, sources)
         return [{k: v if isinstance(v := some[k], str) else "" for k in kinds} for some in found]
 
-    def draw(self, requests: list[Request], plan: Plan) -> list[Made | str]:
-        """Draw a negative for each request.
-
-        Args:
-            requests: one per negative
-            plan: seed
-
-        Returns:
-            one result per request: the negative, or the reason why there is none
-        """
-        return [self.draw_one(r, plan) for r in requests]
-
-    def draw_one(self, request: Request, plan: Plan) -> Made | str:
-        """Draw a component, then one of its slots, then its replacement.
-
-        Args:
-            request: one negative
-            plan: seed
-
-        Returns:
-            the negative, or the reason why there is none
-        """
-        c, found = request.source.item, self.options(request.source)
-        can = [k for k in request.kinds if not isinstance(found[k], str)]
-        if not can: return found[request.kinds[0]]
-        rng = stable_rng(plan.seed, self.name, c.caption_id, request.key)
-        kind = can[rng.integers(len(can))]
-        option = found[kind][rng.integers(len(found[kind]))]
-        word = option.words[rng.choice(len(option.words), p=option.p/option.p.sum())]
-        edits = replaced(self.natural, request.source.parsed, option, word)
-        text = c.text
-        for e in edits: text = apply_edit(text, e)
-        return Made(Negative(c.caption_id, text, kind, self.name, edits, plan.rounds, plan.seed))
-
-# %% ../../../nbs/negatives/components/natural.ipynb #b2c0de07
-def replaced(generator: NaturalGenerator, parsed: Parsed, option: Option, word: str) -> tuple:
-    """Return the edits that put a word in its slot, and change what has to agree with it.
+# %% ../../../nbs/negatives/components/natural.ipynb #b2c0de11
+@patch
+def draw_one(self: NaturalComponents, request: Request, plan: Plan) -> Made | str:
+    """Draw a component, then one of its slots, then its replacement.
 
     Args:
-        generator: generator that found the option
-        parsed: parse of a caption
-        option: slot with its replacements
-        word: base form of the replacement
+        request: one negative
+        plan: seed
 
     Returns:
-        edits, from right to left
+        the negative, or the reason why there is none
     """
-    slot, pos = option.slot, generator.index.by_name[option.slot.contrast].pos
-    changes = [(slot.start, slot.end, surface(word, pos, slot.form)),
-               *((i, i + 1, w or surface(word, pos, parsed.tokens[i].tag)) for i, w in option.also)]
-    return edits_of(parsed, changes)
+    c, found = request.source.item, self.options(request.source)
+    can = [k for k in request.kinds if not isinstance(found[k], str)]
+    if not can: return found[request.kinds[0]]
+    rng = stable_rng(plan.seed, self.name, c.caption_id, request.key)
+    kind = can[rng.integers(len(can))]
+    option = found[kind][rng.integers(len(found[kind]))]
+    word = option.words[rng.choice(len(option.words), p=option.p/option.p.sum())]
+    edits, text = replaced(self.natural, request.source.parsed, option, word), c.text
+    for e in edits: text = apply_edit(text, e)
+    return Made(Negative(c.caption_id, text, kind, self.name, edits, plan.rounds, plan.seed))
 
+@patch
+def draw(self: NaturalComponents, requests: list[Request], plan: Plan) -> list[Made | str]:
+    """Draw a negative for each request; those to be denied are parsed in one batch.
+
+    Args:
+        requests: one per negative
+        plan: seed
+
+    Returns:
+        one result per request: the negative, or the reason why there is none
+    """
+    drawn = [self.draw_one(r, plan) for r in requests]
+    deny = [i for i, m in enumerate(drawn) if not isinstance(m, str) and m.negative.kind == NEGATED]
+    for i, parsed in zip(deny, self.parse([drawn[i].negative.text for i in deny]) if deny else ()):
+        drawn[i] = _denial(requests[i], drawn[i].negative, parsed)
+    return drawn
+
+def _denial(request, negative, parsed):
+    "Return the denial of a caption with that of its negative as the caption that it belongs to."
+    changed = sum(len(e.new.split()) for e in negative.edits)
+    both = denied(Tree(request.source.parsed), Tree(parsed), changed)
+    if both is None: return "no denial"
+    key = f"{negative.caption_id}-denied-{request.number}"
+    caption = Caption(key, request.source.item.clip_id, both[0])
+    return Made(replace(negative, caption_id=key, text=both[1], edits=edits_between(*both)), caption)
+
+# %% ../../../nbs/negatives/components/natural.ipynb #b2c0de12
 def natural_components(captions: Iterable[Caption] = (), **settings) -> NaturalComponents:
     """Make the generator of component negatives for some captions.
 
