@@ -233,10 +233,10 @@ def audit(
     weights: Annotated[bool, typer.Option(help="Run the rankers on installed weights, minilm and smollm2.")] = True,
     refined_with: Annotated[str, typer.Option(help="Blind rankers that the set was refined with; the others are held "
                                                    "out and judge it.")] = "",
-    rated: Annotated[Path | None, typer.Option(help="Coded examples, from which a judge learns: a coded sheet, or a table "
-                                               "with caption, negative, code.")] = None,
-    references: Annotated[str | None, typer.Option(help="Captions in which the judge counts words; default: those of the "
-                                                   "audited set.")] = None,
+    rated: Annotated[Path | None, typer.Option(help="Coded examples, from which a judge learns: a coded sheet, or a "
+                                               "table with caption, negative, code.")] = None,
+    references: Annotated[str | None, typer.Option(help="Captions in which the judge counts words; default: those of "
+                                                   "the audited set.")] = None,
     review: Annotated[list[Path] | None, typer.Option(help="Coded sheet of `vidneg review`; twice for two coders.")]
         = None,
     column: Column = None, seed: Seed = 0,

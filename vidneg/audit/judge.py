@@ -118,7 +118,8 @@ class References:
         """
         rows, columns, u, v = self.vectors
         known = word in rows
-        return np.array([u[rows[word]] @ v[columns[c]] if known and c in columns else 0. for c in contexts])
+        found = [u[rows[word]] @ v[columns[c]] if known and c in columns else 0. for c in contexts]
+        return np.round(found, 6) # the last digits of the decomposition may differ from run to run
 
     def ngram(self, texts: Sequence[str]) -> float:
         """Compute the lowest probability of a token after the two before it, by stupid backoff.
