@@ -462,7 +462,8 @@ def judge_says(judge: Judge) -> list[str]:
             f"{value(judge.kappas)}."]
     if judge.moved: said.append(f"On generators that it had not seen either, with {value(judge.kappas_moved)}.")
     left = [c for c in CODES if c not in judge.trusted()]
-    if len(left) == len(CODES): return [*said, f"No rates: κ must be {FAIR} or more. Code a sample: `vidneg review`."]
+    none = f"No rates: κ must be {FAIR} or more. Code a sample: `vidneg review`."
+    if len(left) == len(CODES): return [*said, none]
     if left: said.append(f"No rates of {', '.join(left)}: κ must be {FAIR} or more.")
     if judge.generators and not judge.trusted("?"):
         said.append(f"No rates of generators other than {', '.join(sorted(judge.generators))}: code examples of them.")
