@@ -205,6 +205,24 @@ def _audit(pairs, name, n, seed, weights, fitted):
         return audit_negatives(pairs, name=name, weights=weights, n=n, seed=seed, announce=show, rankers="all",
                                fitted=fitted)
 
+def _reviewed(done, sheets):
+    "Add the rates of coded sheets to an audit."
+    from vidneg.audit.review import join_sheets, review_tables, summary
+    found = join_sheets(sheets)
+    done.tables.update(review_tables(found))
+    for sentence in summary(found): typer.echo(sentence)
+
+def _judged(done, rated, references, weights):
+    "Add the agreement and, if it suffices, the rates of a judge to an audit."
+    from vidneg.audit.judge import fit_judge, judge_says, judge_tables, read_rated, signs
+    pairs, codes = read_rated(rated)
+    texts = [c.text for c in _open(references, texts_only=True).captions] if references else \
+        [p.caption for p in done.sample]
+    if len(set(texts)) < 5000: _say(f"note: {len(set(texts))} reference captions are few: name more by --references")
+    judge = fit_judge(signs(texts, [p.caption for p in pairs], weights), pairs, codes)
+    done.tables.update(judge_tables(judge, done.sample))
+    for sentence in judge_says(judge): typer.echo(sentence)
+
 @app.command()
 def audit(
     source: Annotated[str, typer.Argument(help="Table with captions and negatives, or sugarcrepe, vitatecs, "
@@ -215,6 +233,12 @@ def audit(
     weights: Annotated[bool, typer.Option(help="Run the rankers on installed weights, minilm and smollm2.")] = True,
     refined_with: Annotated[str, typer.Option(help="Blind rankers that the set was refined with; the others are held "
                                                    "out and judge it.")] = "",
+    rated: Annotated[Path | None, typer.Option(help="Coded examples, from which a judge learns: a coded sheet, or a "
+                                               "table with caption, negative, code.")] = None,
+    references: Annotated[str | None, typer.Option(help="Captions in which the judge counts words; default: those of "
+                                                   "the audited set.")] = None,
+    review: Annotated[list[Path] | None, typer.Option(help="Coded sheet of `vidneg review`; twice for two coders.")]
+        = None,
     column: Column = None, seed: Seed = 0,
 ):
     """Measure what the text alone reveals, on a page.
@@ -224,6 +248,7 @@ def audit(
       vidneg audit negatives.parquet
       vidneg audit mine.csv                    # columns caption, negative, and kind if you like
       vidneg audit sugarcrepe --root FOLDER    # as published; NegCLIP's TSV and VideoCon's CSV are read as tables
+      vidneg audit negatives.parquet --review anna.csv --review ben.csv --rated anna.csv --references captions.txt
     """
     from vidneg.audit.blind import wide
     from vidneg.audit.page import missing_text
@@ -241,6 +266,8 @@ def audit(
     if done.missing: _say(missing_text(done.missing))
     defects = ", ".join(f"{n} {what}" for what, n in done.counts.items() if what != "pairs")
     typer.echo(f"{done.counts['pairs']} pairs, {len(done.sample)} audited; defects: {defects or 'none'}")
+    if review: _reviewed(done, review)
+    if rated: _judged(done, rated, references, weights)
     typer.echo(f"page: {done.save(out or f'{name}-audit.html')}")
 
 # %% ../nbs/cli.ipynb #7e520002

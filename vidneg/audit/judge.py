@@ -5,6 +5,7 @@
 # %% ../../nbs/audit/judge.ipynb #7e530003
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from .blind import folds, wilson
-from .review import CODES, FAIR, confusion, kappa_table
+from .review import CODES, FAIR, confusion, find_key, kappa_table
 from ..core.errors import VidnegError
 from ..core.packages import find_package
 from ..data.inputs import Problems
@@ -117,7 +118,8 @@ class References:
         """
         rows, columns, u, v = self.vectors
         known = word in rows
-        return np.array([u[rows[word]] @ v[columns[c]] if known and c in columns else 0. for c in contexts])
+        found = [u[rows[word]] @ v[columns[c]] if known and c in columns else 0. for c in contexts]
+        return np.round(found, 6) # the last digits of the decomposition may differ from run to run
 
     def ngram(self, texts: Sequence[str]) -> float:
         """Compute the lowest probability of a token after the two before it, by stupid backoff.
@@ -260,12 +262,13 @@ class Signs:
         a, b = (self.embedder.embed(texts) for texts in sides)
         yield "similarity", (a*b).sum(1)
 
-def signs(captions: Iterable[str], but: Iterable[str] = ()) -> Signs:
+def signs(captions: Iterable[str], but: Iterable[str] = (), weights: bool = True) -> Signs:
     """Count reference captions, and open the installed tools.
 
     Args:
         captions: reference captions; some ten thousand are better than a thousand
-        but: captions that are judged, and are no evidence for themselves
+        but: captions that are left out: those of the coded examples are no evidence for themselves
+        weights: use smollm2 and minilm, if they are installed
 
     Returns:
         with the parsers and language models that are installed
@@ -275,10 +278,17 @@ def signs(captions: Iterable[str], but: Iterable[str] = ()) -> Signs:
     left_out = {*but}
     rest = [t for t in dict.fromkeys(captions) if t not in left_out]
     return Signs(References(first.pipe(rest)), first, second,
-                 log_prob("smollm2") if find_package("smollm2") else None,
-                 embedder("minilm") if find_package("minilm") else None)
+                 log_prob("smollm2") if weights and find_package("smollm2") else None,
+                 embedder("minilm") if weights and find_package("minilm") else None)
 
 # %% ../../nbs/audit/judge.ipynb #7e53000e
+def _made_by(path, ids):
+    "Return the generators of a coded sheet from the key beside it, \"\" where there is none."
+    try: key = read_table(find_key(path, re.sub(r"\d+$", "", ids[0]) or "?")).columns
+    except VidnegError: return [""]*len(ids)
+    known = dict(zip(key["id"], key["generator"]))
+    return [known.get(i, "") for i in ids]
+
 def read_rated(path: str | Path) -> tuple[list[Pair], list[str]]:
     """Read coded examples. Raises `VidnegError` with all faults of the table.
 
@@ -295,12 +305,13 @@ def read_rated(path: str | Path) -> tuple[list[Pair], list[str]]:
         return ["" if is_missing(v) else str(v).strip() for v in table.columns.get(name, [None]*len(table))]
     captions, negatives, codes = column("caption"), column("negative"), [c.upper() for c in column("code")]
     clips = column("clip_id") if "clip_id" in table.columns else captions
+    made_by = column("generator") if "generator" in table.columns else _made_by(path, column("id"))
     for label, caption, negative, code in zip(table.labels, captions, negatives, codes):
         if code not in CODES: problems.add(f"the code is not one of {', '.join(CODES)}", label)
         if not caption or not negative or caption == negative: problems.add("caption and negative must differ", label)
     problems.stop()
     return [Pair(label, clip, kind or "unnamed", *texts, generator) for label, clip, kind, generator, *texts in
-            zip(table.labels, clips, column("kind"), column("generator"), captions, negatives)], codes
+            zip(table.labels, clips, column("kind"), made_by, captions, negatives)], codes
 
 def _machine(width):
     return make_pipeline(StandardScaler(), SVC(C=3, gamma=.3/width)) # a wide kernel: .3 of the usual inverse width
@@ -314,13 +325,15 @@ class Judge:
         machine: fitted on all examples
         pairs: coded examples
         codes: codes of the examples by people
-        judged: codes of the examples by judges that did not see them
+        judged: codes of the examples by judges that had not seen their captions
+        moved: codes by judges that had not seen their generators either; () if there is only one
     """
     signs: Signs
     machine: object
     pairs: tuple[Pair, ...]
     codes: tuple[str, ...]
     judged: tuple[str, ...]
+    moved: tuple[str, ...] = ()
 
     @cached_property
     def kappas(self) -> pd.DataFrame:
@@ -331,14 +344,36 @@ class Judge:
         """
         return kappa_table(self.codes, self.judged, [p.caption for p in self.pairs])
 
+    @cached_property
+    def kappas_moved(self) -> pd.DataFrame:
+        """Compute the agreement with the coded examples of generators that the judge had not seen.
+
+        Returns:
+            result of `kappa_table`; without rows if there is one generator
+        """
+        if not self.moved: return self.kappas.iloc[:0]
+        return kappa_table(self.codes, self.moved, [p.caption for p in self.pairs])
+
     @property
-    def trusted(self) -> list[str]:
+    def generators(self) -> set[str]:
+        """Return the generators of the examples.
+
+        Returns:
+            names; empty if the examples name none
+        """
+        return {p.generator for p in self.pairs} - {""}
+
+    def trusted(self, generator: str = "") -> list[str]:
         """Return the codes whose rates are given: those with a κ of FAIR or more.
+
+        Args:
+            generator: generator of the negatives; "": one of those of the examples
 
         Returns:
             codes, none if all codes together agree too little
         """
-        whole, *each = self.kappas.kappa
+        known = not generator or not self.generators or generator in self.generators
+        whole, *each = (self.kappas if known else self.kappas_moved).kappa.tolist() or [0.]
         return [c for c, k in zip(CODES, each) if k >= FAIR and whole >= FAIR]
 
     def code(self, pairs: Sequence[Pair]) -> list[str]:
@@ -352,6 +387,18 @@ class Judge:
         """
         table = self.signs.table(pairs) if pairs else None
         return [] if table is None else self.machine.predict(table.to_numpy()).tolist()
+
+def _unseen(x, codes, fold, by):
+    "Return codes by machines that were fitted on other folds and, if there are several values of `by`, on others."
+    out = codes.copy()
+    for f in np.unique(fold):
+        for b in np.unique(by):
+            here, train = (fold == f) & (by == b), (fold != f) & ((by != b) | (len({*by}) == 1))
+            if not here.any(): continue
+            if len({*codes[train]}) < 2:
+                raise VidnegError("one code is left if some captions and generators are left out: code more of them")
+            out[here] = _machine(x.shape[1]).fit(x[train], codes[train]).predict(x[here])
+    return out.tolist()
 
 def fit_judge(signs: Signs, pairs: Sequence[Pair], codes: Sequence[str], k: int = 20, seed: int = 0) -> Judge:
     """Fit a judge, and code every example by a judge that was fitted on other captions.
@@ -368,16 +415,14 @@ def fit_judge(signs: Signs, pairs: Sequence[Pair], codes: Sequence[str], k: int 
     """
     pairs, codes = list(pairs), np.asarray(codes, str)
     if len(pairs) != len(codes) or len({*codes}) < 2:
-        raise VidnegError(f"{len(pairs)} pairs, {len(codes)} codes, {len({*codes})} different ones: a judge needs a code "
-                          "per pair, and two different ones or more")
-    x, fold, judged = signs.table(pairs).to_numpy(), folds(pairs, k, seed), codes.copy()
-    for f in np.unique(fold):
-        train = fold != f
-        if len({*codes[train]}) < 2:
-            raise VidnegError("only one code is left if the examples of a few captions are left out: code more of them")
-        judged[~train] = _machine(x.shape[1]).fit(x[train], codes[train]).predict(x[~train])
+        raise VidnegError(f"{len(pairs)} pairs, {len(codes)} codes, {len({*codes})} different ones: a judge needs a "
+                          "code per pair, and two different ones or more")
+    x, fold = signs.table(pairs).to_numpy(), folds(pairs, k, seed)
+    judged = _unseen(x, codes, fold, np.zeros(len(codes)))
+    by = np.array([p.generator for p in pairs])
+    moved = _unseen(x, codes, fold, by) if len({*by}) > 1 else []
     machine = _machine(x.shape[1]).fit(x, codes)
-    return Judge(signs, machine, tuple(pairs), tuple(codes.tolist()), tuple(judged.tolist()))
+    return Judge(signs, machine, tuple(pairs), tuple(codes.tolist()), tuple(judged), tuple(moved))
 
 # %% ../../nbs/audit/judge.ipynb #7e530012
 def judged_rates(judge: Judge, pairs: Sequence[Pair]) -> pd.DataFrame:
@@ -390,13 +435,14 @@ def judged_rates(judge: Judge, pairs: Sequence[Pair]) -> pd.DataFrame:
     Returns:
         columns generator, kind ("all" last), code, share, low, high, n; only trusted codes
     """
-    rows, codes = [], np.array(judge.code(pairs)) if judge.trusted else []
-    for generator in sorted({p.generator for p in pairs}) if judge.trusted else ():
-        own = [p.generator == generator for p in pairs]
-        for kind in (*sorted({p.kind for p, o in zip(pairs, own) if o}), "all"):
-            here = np.array([o and kind in (p.kind, "all") for p, o in zip(pairs, own)])
+    rows, trusted = [], {g: judge.trusted(g) for g in sorted({p.generator for p in pairs})}
+    codes = np.array(judge.code(pairs)) if any(trusted.values()) else []
+    for generator, own in trusted.items():
+        kinds = sorted({p.kind for p in pairs if p.generator == generator}) if own else []
+        for kind in (*kinds, "all")[:len(kinds) + bool(own)]:
+            here = np.array([p.generator == generator and kind in (p.kind, "all") for p in pairs])
             clips = [p.clip_id for p, h in zip(pairs, here) if h]
-            rows += [(generator, kind, c, *wilson(codes[here] == c, clips), len(clips)) for c in judge.trusted]
+            rows += [(generator, kind, c, *wilson(codes[here] == c, clips), len(clips)) for c in own]
     return pd.DataFrame(rows, columns=["generator", "kind", "code", "share", "low", "high", "n"])
 
 def judge_says(judge: Judge) -> list[str]:
@@ -408,13 +454,20 @@ def judge_says(judge: Judge) -> list[str]:
     Returns:
         sentences
     """
-    whole = judge.kappas.iloc[0]
-    said = [f"The judge agrees with {len(judge.codes)} coded examples, on captions that it had not seen, with Cohen's κ "
-            f"{whole.kappa:.2f} [{whole.low:.2f}, {whole.high:.2f}]; κ of single codes: "
-            + ", ".join(f"{c} {k:.2f}" for c, k in zip(CODES, judge.kappas.kappa[1:])) + "."]
-    left = [c for c in CODES if c not in judge.trusted]
-    if len(left) == len(CODES): return [*said, f"No rates: κ must be {FAIR} or more. Code a sample: `vidneg review`."]
-    return said + [f"No rates of {', '.join(left)}: κ must be {FAIR} or more."]*bool(left)
+    def value(table):
+        whole, *each = table.itertuples()
+        return (f"Cohen's κ {whole.kappa:.2f} [{whole.low:.2f}, {whole.high:.2f}] ("
+                + ", ".join(f"{c} {r.kappa:.2f}" for c, r in zip(CODES, each)) + ")")
+    said = [f"On captions that it had not seen, the judge agrees with {len(judge.codes)} coded examples with "
+            f"{value(judge.kappas)}."]
+    if judge.moved: said.append(f"On generators that it had not seen either, with {value(judge.kappas_moved)}.")
+    left = [c for c in CODES if c not in judge.trusted()]
+    none = f"No rates: κ must be {FAIR} or more. Code a sample: `vidneg review`."
+    if len(left) == len(CODES): return [*said, none]
+    if left: said.append(f"No rates of {', '.join(left)}: κ must be {FAIR} or more.")
+    if judge.generators and not judge.trusted("?"):
+        said.append(f"No rates of generators other than {', '.join(sorted(judge.generators))}: code examples of them.")
+    return said
 
 def judge_tables(judge: Judge, pairs: Sequence[Pair]) -> dict[str, pd.DataFrame]:
     """Collect agreement, confusion and rates, for the page of an audit.
@@ -432,4 +485,8 @@ def judge_tables(judge: Judge, pairs: Sequence[Pair]) -> dict[str, pd.DataFrame]
     both = confusion(judge.codes, judge.judged).rename_axis("coded \\ judged").reset_index()
     k = k.rename(columns={"agreement": "agreement, %", "kappa": "Cohen's κ"})
     tables = {"Judge: agreement with coded examples": k, "Judge: codes of the examples": both}
-    return tables | ({"Judge: rates": judged_rates(judge, pairs)} if judge.trusted else {})
+    if judge.moved:
+        k = judge.kappas_moved
+        tables["Judge: agreement on unseen generators"] = k.assign(kappa=k.kappa.round(2))[["question", "kappa", "n"]]
+    rates = judged_rates(judge, pairs)
+    return tables | ({"Judge: rates": rates} if len(rates) else {})
