@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..audit.page import Dossier, audit_negatives
-from ..audit.refine import refine
+from ..audit.refine import Problem
 from ..core.cards import table
 from ..core.records import Caption, Clip, Negative
 from ..core.seeds import stable_rng
@@ -92,7 +92,13 @@ def one_per_video(negatives: Iterable[Negative], video: Mapping[str, str], seed:
         kept += some[list(some)[stable_rng(seed, "one per video", name, kind).integers(len(some))]]
     return kept
 
-def refined(negatives: list[Negative], captions: Iterable[Caption], keep: float, seed: int = 0) -> list[Negative]:
+def refined(
+    negatives: list[Negative],
+    captions: Iterable[Caption],
+    keep: float,
+    seed: int = 0,
+    embedder=None,
+) -> tuple[list[Negative], tuple[str, ...]]:
     """Refine negatives: choose, or leave out, such that the texts do not reveal them.
 
     Args:
@@ -100,14 +106,17 @@ def refined(negatives: list[Negative], captions: Iterable[Caption], keep: float,
         captions: their captions
         keep: share of items to keep in every kind
         seed: seed of the choice
+        embedder: an `Embedder`, to balance sentence embeddings too
 
     Returns:
-        at most one per item
+        at most one per item; the rankers that were balanced
     """
     known = {c.caption_id: c for c in captions}
     pairs = {Pair(f"{n.caption_id}/{n.kind}", known[n.caption_id].clip_id, n.kind, known[n.caption_id].text, n.text,
                   n.generator): n for n in negatives}
-    return [pairs[p] for p in refine(pairs, keep, seed, captions=known.values())]
+    problem = Problem(pairs, seed, captions=known.values(), embedder=embedder)
+    fitted = problem.fit(keep).fitted
+    return [pairs[p] for p in problem.choose()], fitted
 
 # %% ../../nbs/report/benchmark.ipynb #bb5a000a
 class Built(NamedTuple):
@@ -118,11 +127,13 @@ class Built(NamedTuple):
         captions: all test captions of the part
         counts: drawn negatives by (kind, "made" or reason)
         table: kinds in rows: captions, with a negative, videos, kept
+        fitted: blind rankers that refinement balanced; the others are held out
     """
     negatives: list[Negative]
     captions: list[Caption]
     counts: Counter
     table: pd.DataFrame
+    fitted: tuple[str, ...] = ()
 
 def _outcome(captions, drawn, chosen, kept):
     "Count captions, and what is left of them at each step."
@@ -140,6 +151,7 @@ def build_natural(
     keep: float = 0.65,
     draws: int = 4,
     seed: int = 0,
+    embedder=None,
     **settings,
 ) -> Built:
     """Build the natural set of a part.
@@ -152,6 +164,7 @@ def build_natural(
         keep: share of items that refinement keeps
         draws: candidates per item
         seed: seed of all draws
+        embedder: an `Embedder`, to balance sentence embeddings too
         **settings: further arguments of `draw_candidates`
 
     Returns:
@@ -160,8 +173,8 @@ def build_natural(
     path = {c.clip_id: c.path for c in clips}
     drawn, counts = draw_candidates(captions, generator, folder, draws=draws, seed=seed, **settings)
     chosen = one_per_video(drawn, {c.caption_id: path[c.clip_id] for c in captions}, seed)
-    kept = refined(chosen, captions, keep, seed)
-    return Built(kept, captions, counts, _outcome(captions, drawn, chosen, kept))
+    kept, fitted = refined(chosen, captions, keep, seed, embedder)
+    return Built(kept, captions, counts, _outcome(captions, drawn, chosen, kept), fitted)
 
 def build_published(natural: Built, generator: Generator, folder: str | Path, seed: int = 0) -> Built:
     """Build the set as published on the captions of the natural one.
@@ -221,7 +234,8 @@ def write_part(
     Returns:
         audit of the set
     """
-    dossier = audit_negatives(built.negatives, built.captions, f"AARO-natural-{name}, {version}", **settings)
+    dossier = audit_negatives(built.negatives, built.captions, f"AARO-natural-{name}, {version}",
+                              rankers="all", fitted=built.fitted, **settings)
     rows = [[kind, *map(int, counts)] for kind, counts in zip(built.table.index, built.table.to_numpy())]
     steps = table(["kind", *built.table.columns], rows)
     about = about_part(name, version, (("Coverage", steps), *sections))
