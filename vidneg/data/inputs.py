@@ -14,11 +14,10 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import takewhile
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import VidnegError
+from ..core.errors import VidnegError, whole
 from ..core.records import Caption, Clip
 from ..core.seeds import stable_seed
 from .dataset import Dataset, read_dataset
@@ -502,8 +501,7 @@ def open_data(
         clips, captions and pairs
     """
     if isinstance(data, Inputs): return data
-    if limit is not None and (not isinstance(limit, Integral) or isinstance(limit, bool) or limit < 1):
-        raise VidnegError(f"limit is {limit!r}: pass a whole number of clips, at least 1")
+    if limit is not None: whole(limit, "limit, the number of clips,")
     table = _read(data, videos, split)
     problems, counts, roles = Problems(name or table.name), Counter(), roles_of(table, columns)
     _check_roles(table, roles, problems, texts_only, split)

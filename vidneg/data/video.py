@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.child import ChildError, in_child
-from ..core.errors import VidnegError
+from ..core.errors import VidnegError, whole
 from ..core.files import atomic_path
 from ..core.parallel import parallel_map
 from ..core.records import Clip, read_records, write_records
@@ -56,14 +56,6 @@ def strip(frames: np.ndarray, every: int = 1, scale: int = 1, columns: int = 0) 
     return image.resize((image.width*scale, image.height*scale), Image.Resampling.NEAREST)
 
 # %% ../../nbs/data/video.ipynb #09f1be92
-def _whole(value, what, least=1):
-    "Return a whole number as int; refuse everything else."
-    try: number = operator.index(value)
-    except TypeError: number = least - 1
-    if isinstance(value, (bool, np.bool_)) or number < least:
-        raise VidnegError(f"{what} is {value!r}: pass a whole number of at least {least}")
-    return number
-
 def sample_indices(
     n_frames: int,
     n_sample: int | None = None,
@@ -85,7 +77,7 @@ def sample_indices(
     if mode == "all": return np.arange(n_frames)
     if not n_sample or n_sample < 1:
         raise VidnegError(f"n_sample is {n_sample}: ask for at least one frame")
-    k = np.arange(_whole(n_sample, "n_sample"))
+    k = np.arange(whole(n_sample, "n_sample"))
     if mode == "uniform": return (2*k + 1)*n_frames//(2*n_sample)
     if mode != "segment": raise VidnegError(f"no sampling mode {mode!r}; there are: uniform, segment, all")
     if rng is None:
@@ -338,7 +330,7 @@ def _sides(size):
     sides = (size, size) if isinstance(size, (int, np.integer)) else size
     if not isinstance(sides, (tuple, list)) or len(sides) != 2:
         raise VidnegError(f"size is {size!r}: pass a side or (height, width) in pixels")
-    return tuple(_whole(s, "size") for s in sides)
+    return tuple(whole(s, "size") for s in sides)
 
 def _resizer(size):
     "Return the function that resizes a frame to a side or to (height, width); None keeps it."
@@ -553,7 +545,7 @@ def read_clip(
     Returns:
         RGB frames (T, H, W, 3), uint8; their times (T,) in seconds from the file's start
     """
-    n_frames, job = _whole(n_frames, "n_frames"), (clip, str(root), n_frames, size, mode, seed)
+    n_frames, job = whole(n_frames, "n_frames"), (clip, str(root), n_frames, size, mode, seed)
     _resizer(size)
     if time_limit is None: got = _try_clip(*job)
     else:
@@ -688,4 +680,4 @@ def _check_request(clips, out, n_frames, mode, size, on_error):
     if on_error not in ("raise", "skip"):
         raise VidnegError(f"on_error is {on_error!r}: use raise or skip")
     if out.is_file(): raise VidnegError(f"{out} is a file: choose another folder")
-    return _whole(n_frames, "n_frames, the number of frames per clip,")
+    return whole(n_frames, "n_frames, the number of frames per clip,")
