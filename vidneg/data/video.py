@@ -472,7 +472,7 @@ class FrameCache:
             raise VidnegError(f"{path} holds no frame cache: make one with `read_clips`, or run the stage frames")
         rows = read_records(path/"rows.parquet", FrameRow)
         try: self.frames = np.load(path/"frames.npy", mmap_mode="r")  # (N, T, H, W, 3) uint8
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, EOFError) as e:
             raise VidnegError(f"{path/'frames.npy'} is damaged ({str(e)[:80]}): decode the clips again") from None
         if len(self.frames) != len(rows):
             raise VidnegError(f"{path} has frames of {len(self.frames)} clips, but {len(rows)} rows: decode again")
