@@ -175,7 +175,8 @@ def test_what_is_no_caption(items):
 
 
 def test_pairs_and_scores_that_are_none():
-    with pytest.raises(VidnegError, match="wanted a list"): audit_negatives([Pair("i", "c", "k", None, "a man sits")])
+    with pytest.raises(VidnegError, match="wanted a list"):
+        audit_negatives([Pair("i", "c", "k", None, "a man sits")])
     scores = toy_scores({"m": 1.})
     with pytest.raises(VidnegError, match="column score_pos of the scores does not hold numbers"):
         accuracy_table(scores.assign(score_pos=scores.score_pos.astype(str)))
@@ -219,7 +220,8 @@ def test_marked_words_are_words(answer): assert one_sentence(answer) == SENTENCE
 
 @pytest.mark.parametrize("answer", [
     "I'm sorry, but I can't help with that.", "I cannot rewrite this sentence.", "As an AI, I do not judge.", "N/A",
-    "None", "null", "...", "—", '{"error": "content policy"}', '{"message": "a man"}', "A man rides -> pulls a brown horse."])
+    "None", "null", "...", "—", '{"error": "content policy"}', '{"message": "a man"}',
+    "A man rides -> pulls a brown horse."])
 def test_answers_that_are_no_sentence(answer): assert one_sentence(answer) == ""
 
 
