@@ -64,8 +64,8 @@ def test_blind_ranker_is_at_chance_on_balanced_and_not_on_published(world):
     generator = GENERATORS["rules-balanced"](WORLD, SlotFrequencies.count(corpus["train"], WORLD))
     made, _ = make_negatives(corpus["train"], generator, 4)
     navero = lexicon_named("navero")
-    easy, _ = make_negatives(corpus["train"], GENERATORS["rules-published"](navero), 4)
-    published, _ = aaro(corpus["test"], **by_rules("rules-published", navero))
+    easy, _ = make_negatives(corpus["train"], GENERATORS["rules-published"](navero, english=None), 4)
+    published, _ = aaro(corpus["test"], **by_rules("rules-published", navero, None))
     text = {c.caption_id: c.text for c in corpus["train"]}
     def average(train, test, form):
         pairs = pd.DataFrame([(text[n.caption_id], n.text) for n in train], columns=["caption", "negative"])

@@ -23,8 +23,8 @@ from vidneg.data.pairs import read_pairs
 ROOT = Path(__file__).parents[1]
 WORDS = [["man", "woman", "boy", "girl"], ["red", "blue", "green", "black"], ["throws", "holds", "kicks", "carries"],
          ["ball", "cup", "bag", "book"]]
-COMMANDS = [["probe"], ["negatives"], ["audit"], ["score"], ["data", "check"], ["train"], ["export"], ["rebuild"],
-            ["models", "get"], ["models", "list"]]
+COMMANDS = [["probe"], ["negatives"], ["audit"], ["review"], ["score"], ["data", "check"], ["train"], ["export"],
+            ["rebuild"], ["models", "get"], ["models", "list"]]
 
 
 def sentence(i):
@@ -143,7 +143,8 @@ def test_negatives_stand_alone(suffix, tmp_path, monkeypatch):
     elif suffix == "csv": frame.to_csv("c.csv", index=False)
     elif suffix == "jsonl": frame.to_json("c.jsonl", orient="records", lines=True)
     else: frame.to_parquet("c.parquet")
-    out, _ = run("negatives", f"c.{suffix}", "-o", "n.parquet", "--kinds", "action,object", "--rounds", 3, "-g", "rules-balanced")
+    how = ["--kinds", "action,object", "--rounds", 3, "-g", "rules-balanced"]
+    out, _ = run("negatives", f"c.{suffix}", "-o", "n.parquet", *how)
     made = pd.read_parquet("n.parquet")
     assert set(made.kind) == {"action", "object"} and set(made.caption) <= set(texts) and (made.rounds == 3).all()
     assert set(made.generator) == {"rules-balanced"} and f"{len(made)} negatives of" in out and "made" in out
@@ -152,7 +153,7 @@ def test_negatives_stand_alone(suffix, tmp_path, monkeypatch):
         for e in r.edits: text = text[:e["start"]] + e["new"] + text[e["end"]:]
         assert text == r.negative and len(r.edits) <= 3
     assert f"{len(made)} pairs" in run("audit", "n.parquet")[0]
-    again = run("negatives", f"c.{suffix}", "-o", "n.csv", "--kinds", "action,object", "--rounds", 3, "-g", "rules-balanced")
+    again = run("negatives", f"c.{suffix}", "-o", "n.csv", *how)
     assert list(pd.read_csv("n.csv").negative) == list(made.negative) and again
 
 

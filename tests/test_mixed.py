@@ -68,12 +68,13 @@ class Scripted:
 
 
 ALL = "woman owl dogs egg sleeps eats running big icy under near outside upstairs house 🙂 ##ing".split()
+unchecked = partial(LmEditor, checked=False) # tests/test_usage.py tests the checks
 RULES = rules_published(Lexicon.from_lists({
     "noun": ("object", "noun", ["man", "dog", "cat", "fish", "ape"]),
     "action": ("action", "verb", ["run", "eat", "sit"]),
     "color": ("attribute", "", ["red", "blue", "orange"]),
-    "relation": ("relation", "", ["in", "in front of", "under"])}))
-LM = LmEditor(Scripted(ALL), parse)
+    "relation": ("relation", "", ["in", "in front of", "under"])}), english=None)
+LM = unchecked(Scripted(ALL), parse)
 BY_NAME = {"rules": MixedGenerator(RULES), "lm": MixedGenerator(lm=LM), "mixed": MixedGenerator(RULES, LM)}
 each_generator = pytest.mark.parametrize("generator", BY_NAME.values(), ids=BY_NAME)
 sentences = st.lists(st.sampled_from([*WORDS, "zebra", "Man", "A"]), max_size=12).map(" ".join)
@@ -104,9 +105,9 @@ def test_fills_and_parses_are_computed_once():
     def noted(texts):
         asked.extend(texts)
         return parse(texts)
-    lm, texts = LmEditor(scripted, noted), ["the man runs", "a red owl", "the man runs"]
+    lm, texts = unchecked(scripted, noted), ["the man runs", "a red owl", "the man runs"]
     first = [attempts(MixedGenerator(lm=lm), [draft(t) for t in texts], 3) for _ in range(2)]
-    fresh = MixedGenerator(lm=LmEditor(Scripted(ALL), parse))
+    fresh = MixedGenerator(lm=unchecked(Scripted(ALL), parse))
     assert first[0] == first[1] == attempts(fresh, [draft(t) for t in texts], 3)
     filled = [t for call in scripted.calls for t in call]
     assert len(set(asked)) == len(asked) and len(set(filled)) == len(filled) and asked and filled
@@ -114,7 +115,7 @@ def test_fills_and_parses_are_computed_once():
 
 def test_memory_of_fills_and_parses_is_bounded(monkeypatch):
     monkeypatch.setattr("vidneg.negatives.mlm.REMEMBERED", 5)
-    lm = LmEditor(Scripted(ALL), parse)
+    lm = unchecked(Scripted(ALL), parse)
     some = [Caption(f"c{i}", "v", f"the {w} sleeps") for i, w in enumerate(w for w in WORDS if WORDS[w][1] == "NOUN")]
     made = list(stream_negatives(some, MixedGenerator(lm=lm), size=2))
     assert max(len(lm._parses), len(lm._fills)) < 20 and len(some) > 8
@@ -169,19 +170,19 @@ def test_articles_capitals_and_class():
 
 def test_rejected_by_the_parse_then_the_next_candidate():
     "'running' and 'red' may be nouns but are parsed otherwise; after two failures no check is left."
-    lm = LmEditor(Scripted(["running", "red", "woman"]), parse, sample=False)
+    lm = unchecked(Scripted(["running", "red", "woman"]), parse, sample=False)
     d = draft("the man", categories=("object",))
     d.rng = stable_rng(0)
     assert lm.edit([d]) == {} and d.text == "the woman" and d.parsed.text == d.text
     d = draft("the man", categories=("object",))
     d.rng = stable_rng(0)
-    assert LmEditor(lm.fill_mask, parse, checks=2, sample=False).edit([d]) == {0: "other class"} and d.text == "the man"
+    assert unchecked(lm.fill_mask, parse, checks=2, sample=False).edit([d]) == {0: "other class"} and d.text == "the man"
 
 
 def test_one_call_per_round_and_equal_texts_once():
     fill = Scripted(ALL)
     drafts = [draft("the man", name=n) for n in "abc"] + [draft("dog runs")]
-    attempts(MixedGenerator(lm=LmEditor(fill, parse)), drafts, rounds=2)
+    attempts(MixedGenerator(lm=unchecked(fill, parse)), drafts, rounds=2)
     assert [len(c) for c in fill.calls][0] == 2 and len(fill.calls) == 2
 
 
@@ -189,7 +190,7 @@ def test_one_call_per_round_and_equal_texts_once():
     ("zebra", ALL, "no match"), ("the man", ["man", "person"], "no replacement"),
     ("the man", ["dogs", "owls"], "no replacement"), ("the man", ["running", "red"], "other class")])
 def test_reasons(text, filled, why):
-    assert attempts(MixedGenerator(lm=LmEditor(Scripted(filled), parse)), [draft(text)]) == [(None, why)]
+    assert attempts(MixedGenerator(lm=unchecked(Scripted(filled), parse)), [draft(text)]) == [(None, why)]
 
 
 def test_coin_is_fair_and_one_generator_replaces_the_other_on_failure():
@@ -199,7 +200,7 @@ def test_coin_is_fair_and_one_generator_replaces_the_other_on_failure():
     share = np.mean([n.text.split()[-1] in rule_words for n in made])
     assert abs(share - 0.5) < 4*np.sqrt(.25/600)
     assert all(n.generator == "mixed" for n in made)
-    silent = MixedGenerator(RULES, LmEditor(Scripted([]), parse))
+    silent = MixedGenerator(RULES, unchecked(Scripted([]), parse))
     # rules stand in for the model, and the model for rules
     assert all(attempts(silent, [draft("the man", name=f"c{i}")])[0][0] for i in range(40))
     assert all(attempts(generator, [draft("the owl", name=f"c{i}")])[0][0] for i in range(40))
@@ -338,8 +339,8 @@ def test_strange_captions_are_counted(generator):
 @pytest.mark.parametrize("actions", ["enlarged", "old"])
 def test_with_the_pipeline_and_naveros_lists(actions):
     words = "dances dancing woman dogs green purple under near castle quickly".split()
-    lm = LmEditor(Scripted(words), load_parser().parse)
-    generator = MixedGenerator(rules_published(Lexicon.navero(actions)), lm)
+    lm = unchecked(Scripted(words), load_parser().parse)
+    generator = MixedGenerator(rules_published(Lexicon.navero(actions), english=None), lm)
     texts = ("a cartoon animal runs through an ice cave in a video game", "A man in a red t-shirt walks.", *STRANGE)
     captions = [Caption(str(i), "v", t) for i, t in enumerate(texts)]
     made, counts = make_negatives(captions, generator, mode="any")
@@ -355,8 +356,8 @@ def test_on_real_captions():
     texts = [s for r in (rows.values() if isinstance(rows, dict) else rows) for s in (r.get("sentences") or [])][:200]
     if not texts: pytest.skip("no sentences found in activitynet_captions/val.json")
     captions = [Caption(str(i), "v", t) for i, t in enumerate(texts)]
-    lm = LmEditor(Scripted("dances dancing danced woman dogs green under castle".split()), load_parser().parse)
-    generator = MixedGenerator(rules_published(lexicon_named("navero")), lm)
+    lm = unchecked(Scripted("dances dancing danced woman dogs green under castle".split()), load_parser().parse)
+    generator = MixedGenerator(rules_published(lexicon_named("navero"), english=None), lm)
     made, counts = make_negatives(captions, generator, rounds=3, mode="any")
     assert all(undo(n.text, n.edits) == texts[int(n.caption_id)] for n in made)
     assert len(made) > 0.95*len(texts) and sum(counts.values()) == len(texts)

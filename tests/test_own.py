@@ -85,7 +85,8 @@ def test_refusals(inputs, tmp_path):
 
 
 def test_generators_of_own_captions(inputs):
-    frame, counts = negatives_frame(inputs, own_generator(inputs.captions, "rules-balanced", ("object",)), kinds=("object",))
+    maker = own_generator(inputs.captions, "rules-balanced", ("object",))
+    frame, counts = negatives_frame(inputs, maker, kinds=("object",))
     assert set(frame.kind) <= {"object"} and sum(counts.values()) >= len(frame)
     with pytest.raises(VidnegError, match="no kind 'verb'; there are: action"): own_generator([], kinds=("verb",))
     with pytest.raises(VidnegError, match="no kinds are given"): own_generator([], kinds=())

@@ -25,7 +25,7 @@ LISTS = {"shape": ("object", "noun", ["man", "woman", "dog", "horse", "tractor",
 
 @pytest.fixture(scope="module")
 def pool():
-    lexicon, rng = Lexicon.from_lists(LISTS), stable_rng(0, "captions")
+    lexicon, rng = Lexicon.from_lists(LISTS, formal=True), stable_rng(0, "captions")
     share = np.geomspace(1, .05, 8)/np.geomspace(1, .05, 8).sum()
     def say(): return "{} {}s".format(*(rng.choice(w, p=share) for *_, w in LISTS.values()))
     corpus = [Caption(f"c{i}", f"clip{i}", f"a {say()} and {say()} and {say()} and {say()}") for i in range(700)]
@@ -136,7 +136,7 @@ def test_curve_begins_with_the_given_items(pool):
 
 def test_redraw_keeps_the_kind_and_rejects(pool):
     assert all(p.kind in p.item and p.caption != p.negative for p in pool)
-    lexicon = Lexicon.from_lists(LISTS)
+    lexicon = Lexicon.from_lists(LISTS, formal=True)
     corpus = [Caption("1", "c", "a man walks")]
     generator = GENERATORS["rules-published"](lexicon)
     first, _ = make_negatives(corpus, generator, seed=1)
@@ -160,7 +160,7 @@ def test_real_captions_after_refinement():
     videos = json.loads((Path(REAL)/"activitynet_captions/val.json").read_text(encoding="utf-8"))
     corpus = [Caption(f"{v}/{k}", v, s.strip()) for v in sorted(videos)[:400]
             for k, s in enumerate(videos[v]["sentences"])]
-    generator = GENERATORS["rules-published"](Lexicon.navero())
+    generator = GENERATORS["rules-published"](Lexicon.navero(), english=None)
     first, _ = make_negatives(corpus, generator)
     pool = list(redraw(corpus, first, generator.attempt, 12))
     given = {n.text for n in first}

@@ -3,6 +3,7 @@ import itertools
 import json
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ from vidneg.text.edits import apply_edit, mark_edits, show_edits, undo
 from vidneg.text.lexicon import CATEGORIES, Lexicon
 
 NAVERO = Lexicon.navero()
-PUBLISHED = rules_published(NAVERO)
+as_published = partial(rules_published, english=None) # tests/test_usage.py tests the checks
+PUBLISHED = as_published(NAVERO)
 FIGURE3 = "a cartoon animal runs through an ice cave in a video game"
 CAVE = Caption("fig3", "v", FIGURE3)
 
@@ -39,7 +41,7 @@ WORDS = {"color": "red blue green gold amber teal".split(), "material": "wooden 
          "spatial": ["above", "to the left of", "in front of", "in"]}
 HOW = {"color": ("attribute", ""), "material": ("attribute", ""), "shape": ("object", "noun"),
        "action": ("action", "verb"), "spatial": ("relation", "")}
-TOY = Lexicon.from_lists({slot: (*HOW[slot], words) for slot, words in WORDS.items()})
+TOY = Lexicon.from_lists({slot: (*HOW[slot], words) for slot, words in WORDS.items()}, formal=True)
 
 def toy_corpus(n, skew=.5, seed=0):
     rng = stable_rng(seed, "toy")
@@ -90,7 +92,7 @@ def test_new_words_are_from_the_slot_and_differ():
 
 def test_uniform_over_the_list():
     lexicon = Lexicon.from_lists({"color": ("attribute", "", ["red", "blue", "green", "teal"])})
-    drawn = Counter(rules_published(lexicon)("red", "c", seed).text for seed in range(3000))
+    drawn = Counter(as_published(lexicon)("red", "c", seed).text for seed in range(3000))
     assert set(drawn) == {"blue", "green", "teal"}
     assert all(abs(n - 1000) < 4*np.sqrt(1000*2/3) for n in drawn.values())
 
@@ -106,12 +108,12 @@ def test_rounds_prefer_untouched_words():
 
 def test_rounds_never_return_to_the_caption():
     lexicon = Lexicon.from_lists({"color": ("attribute", "", ["red", "blue"])})
-    for seed in range(20): assert rules_published(lexicon)("red", "c", seed, rounds=5).text == "blue"
+    for seed in range(20): assert as_published(lexicon)("red", "c", seed, rounds=5).text == "blue"
 
 def test_passive_and_article():
     lexicon = Lexicon.from_lists({"contact": ("action", "verb", ["push", "jump over"]),
                                   "shape": ("object", "noun", ["ring", "apple"])})
-    g = rules_published(lexicon)
+    g = as_published(lexicon)
     assert g("the ring is pushed by it", "c", 0, categories=("action",)).text == "the ring is jumped over by it"
     [edit] = g("It is a ring.", "c", 0, categories=("object",)).edits
     assert (edit.old, edit.new) == ("a ring", "an apple")
@@ -128,7 +130,7 @@ def test_odd_captions(text, rounds):
 # Many captions
 
 def test_negatives_do_not_depend_on_order_or_other_captions():
-    g = rules_published(TOY)
+    g = as_published(TOY)
     together = make_negatives(TOYS, g, per_caption=3, rounds=2)[0]
     backwards = make_negatives(TOYS[::-1], g, per_caption=3, rounds=2)[0]
     alone = [n for c in TOYS for n in make_negatives([c], g, per_caption=3, rounds=2)[0]]
@@ -147,7 +149,7 @@ def test_texts_are_distinct():
     negatives, counts = make_negatives([CAVE], PUBLISHED, per_caption=40)
     assert len({n.text for n in negatives} | {FIGURE3}) == 41
     few = Lexicon.from_lists({"color": ("attribute", "", ["red", "blue", "teal"])})
-    negatives, counts = make_negatives(captions_of(["red"]), rules_published(few), per_caption=5)
+    negatives, counts = make_negatives(captions_of(["red"]), as_published(few), per_caption=5)
     assert {n.text for n in negatives} == {"blue", "teal"} and counts["attribute", "duplicate"] == 3
 
 def test_every_request_is_counted():

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['app', 'models', 'data', 'Videos', 'Split', 'Limit', 'Column', 'Skip', 'Model', 'Device', 'Dtype',
-           'BatchSize', 'Frames', 'Seed', 'Generator', 'Pool', 'probe', 'negatives', 'audit', 'score', 'check', 'train',
-           'export', 'rebuild', 'get_models', 'list_models', 'main']
+           'BatchSize', 'Frames', 'Seed', 'Generator', 'Pool', 'probe', 'negatives', 'audit', 'review', 'score',
+           'check', 'train', 'export', 'rebuild', 'get_models', 'list_models', 'main']
 
 # %% ../nbs/cli.ipynb #56a8773c
 import shlex
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -60,8 +61,8 @@ Frames = Annotated[int | None, typer.Option("--frames", min=1, help="Frames per 
 Seed = Annotated[int, typer.Option(help="Seed of all random choices.")]
 Generator = Annotated[str, typer.Option("--generator", "-g", help="Maker of the negatives: natural, or NAVERO's word "
                                         "lists, rules-balanced or rules-published.")]
-Pool = Annotated[str | None, typer.Option(help="Table or text file of further captions, from which natural learns which "
-                                          "words stand beside each other.")]
+Pool = Annotated[str | None, typer.Option(help="Table or text file of further captions, from which natural "
+                                          "learns which words stand beside each other.")]
 
 def _say(text): typer.echo(text, err=True)
 
@@ -121,7 +122,8 @@ def probe(
     """
     report = vidneg.probe(model, data, kinds=_names(kinds) or None, controls=_names(controls), negatives=negatives,
                           videos=videos, split=split, per_caption=per_caption, rounds=rounds, generator=generator,
-                          pool=pool or (), n_frames=n_frames, size=size, batch_size=batch_size, device=device, dtype=dtype, out=out,
+                          pool=pool or (), n_frames=n_frames, size=size, batch_size=batch_size, device=device,
+                          dtype=dtype, out=out,
                           limit=limit, seed=seed, columns=_columns(column), skip_missing=skip_missing)
     typer.echo(str(report))
     typer.echo(f"page: {report.folder/'report.html'}")
@@ -146,7 +148,7 @@ def negatives(
     captions: Annotated[str, typer.Argument(help="Table, text file with a caption per line, folder, or NAME:FOLDER.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .parquet, .jsonl or .csv.")]
         = Path("negatives.parquet"),
-    kinds: Annotated[str | None, typer.Option(help="Kinds, separated by commas; default: all of the generator.")] = None,
+    kinds: Annotated[str | None, typer.Option(help="Kinds, separated by commas; default: all.")] = None,
     per_caption: Annotated[int, typer.Option(min=1, help="Negatives per caption and kind.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Largest number of edits per negative.")] = 1,
     generator: Generator = "natural", pool: Pool = None,
@@ -168,7 +170,8 @@ def negatives(
     frame, counts = negatives_frame(found, maker, lambda some: tqdm(some, "negatives", disable=None), seed=seed,
                                     kinds=kinds, per_caption=per_caption, rounds=rounds, mode="every")
     if not len(frame):
-        raise VidnegError(f"none of the {len(found.captions)} captions has a word of kind {', '.join(kinds)} that could "
+        raise VidnegError(f"none of the {len(found.captions)} captions has a word of kind {', '.join(kinds)} that "
+                         "could "
                           "be replaced: try other kinds or another --generator")
     write_frame(frame, out)
     _counts(counts, kinds)
@@ -190,15 +193,35 @@ def _pairs(source, root, columns):
     found = _with_pairs(_open(source, columns=columns, texts_only=True))
     return found.name, list(found.pairs)
 
-def _audit(pairs, name, n, seed):
+def _audit(pairs, name, n, seed, weights, fitted):
     "Audit pairs; a bar shows the steps."
     from vidneg.audit.blind import RANKERS
     from vidneg.audit.page import audit_negatives
-    with tqdm(total=len(RANKERS) + 2, desc="audit", disable=None) as bar: # the last ranker needs a language model
+    for ranker in fitted: RANKERS[ranker] # an unknown name raises an error
+    with tqdm(total=len(RANKERS) + 2, desc="audit", disable=None) as bar: # some rankers need weights
         def show(step):
             bar.set_postfix_str(step)
             bar.update()
-        return audit_negatives(pairs, name=name, n=n, seed=seed, announce=show)
+        return audit_negatives(pairs, name=name, weights=weights, n=n, seed=seed, announce=show, rankers="all",
+                               fitted=fitted)
+
+def _reviewed(done, sheets):
+    "Add the rates of coded sheets to an audit."
+    from vidneg.audit.review import join_sheets, review_tables, summary
+    found = join_sheets(sheets)
+    done.tables.update(review_tables(found))
+    for sentence in summary(found): typer.echo(sentence)
+
+def _judged(done, rated, references, weights):
+    "Add the agreement and, if it suffices, the rates of a judge to an audit."
+    from vidneg.audit.judge import fit_judge, judge_says, judge_tables, read_rated, signs
+    pairs, codes = read_rated(rated)
+    texts = [c.text for c in _open(references, texts_only=True).captions] if references else \
+        [p.caption for p in done.sample]
+    if len(set(texts)) < 5000: _say(f"note: {len(set(texts))} reference captions are few: name more by --references")
+    judge = fit_judge(signs(texts, [p.caption for p in pairs], weights), pairs, codes)
+    done.tables.update(judge_tables(judge, done.sample))
+    for sentence in judge_says(judge): typer.echo(sentence)
 
 @app.command()
 def audit(
@@ -207,6 +230,15 @@ def audit(
     root: Annotated[Path | None, typer.Option(help="Folder with the files of a published set.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Page to write; default: NAME-audit.html.")] = None,
     sample: Annotated[int, typer.Option(min=2, help="Largest number of audited pairs.")] = 10_000,
+    weights: Annotated[bool, typer.Option(help="Run the rankers on installed weights, minilm and smollm2.")] = True,
+    refined_with: Annotated[str, typer.Option(help="Blind rankers that the set was refined with; the others are held "
+                                                   "out and judge it.")] = "",
+    rated: Annotated[Path | None, typer.Option(help="Coded examples, from which a judge learns: a coded sheet, or a "
+                                               "table with caption, negative, code.")] = None,
+    references: Annotated[str | None, typer.Option(help="Captions in which the judge counts words; default: those of "
+                                                   "the audited set.")] = None,
+    review: Annotated[list[Path] | None, typer.Option(help="Coded sheet of `vidneg review`; twice for two coders.")]
+        = None,
     column: Column = None, seed: Seed = 0,
 ):
     """Measure what the text alone reveals, on a page.
@@ -216,19 +248,77 @@ def audit(
       vidneg audit negatives.parquet
       vidneg audit mine.csv                    # columns caption, negative, and kind if you like
       vidneg audit sugarcrepe --root FOLDER    # as published; NegCLIP's TSV and VideoCon's CSV are read as tables
+      vidneg audit negatives.parquet --review anna.csv --review ben.csv --rated anna.csv --references captions.txt
     """
     from vidneg.audit.blind import wide
+    from vidneg.audit.page import missing_text
     name, pairs = _pairs(source, root, _columns(column))
     if len(pairs) < 100: _say(f"note: {len(pairs)} pairs are few to fit rankers on; see the intervals on the page")
-    done = _audit(pairs, name, sample, seed)
+    done = _audit(pairs, name, sample, seed, weights, _names(refined_with) if refined_with else ())
     blind = done.tables["Blind solvability"]
     number = blind[blind.scorer == blind.scorer.iloc[0]].set_index("kind").n
     table = wide(blind).map("{:.1f}".format).rename_axis(index="blind accuracy, %", columns=None)
+    if "held_out" in blind:
+        held = set(blind.scorer[blind.held_out])
+        table.index = [f"{n} (held out)" if n in held else n for n in table.index]
     table.loc["pairs"] = number.map(str)
     typer.echo(table.to_string())
+    if done.missing: _say(missing_text(done.missing))
     defects = ", ".join(f"{n} {what}" for what, n in done.counts.items() if what != "pairs")
     typer.echo(f"{done.counts['pairs']} pairs, {len(done.sample)} audited; defects: {defects or 'none'}")
+    if review: _reviewed(done, review)
+    if rated: _judged(done, rated, references, weights)
     typer.echo(f"page: {done.save(out or f'{name}-audit.html')}")
+
+# %% ../nbs/cli.ipynb #7e520002
+def _draw(files, n, out, columns, seed):
+    "Write a sheet to be coded."
+    from vidneg.audit.review import draw, key_file, write_sheet
+    found = {}
+    for file in files:
+        name, pairs = _pairs(file, None, columns)
+        if name in found: raise VidnegError(f"two files are called {name!r}: rename one")
+        found[name] = [replace(p, generator=name) if p.generator == "given" else p for p in pairs]
+    sheet = draw(found, n, seed)
+    path = write_sheet(sheet, out)
+    typer.echo(f"{len(sheet.rows)} texts of {len(sheet.key)} negatives: {path} and {path.with_suffix('.html')}")
+    typer.echo(f"Two coders fill in copies; then: vidneg review --join COPY1.csv COPY2.csv --key {key_file(path)}")
+
+def _join(files, key, out, by):
+    "Print what coders found, and write it on a page."
+    from vidneg.audit.review import disagreements, join_sheets, rates, rates_table, review_page, summary
+    from vidneg.audit.validity import write_page
+    if out.suffix.lower() != ".html": raise VidnegError(f"{out} must end in .html: it is a page")
+    found = join_sheets(files, key)
+    for sentence in summary(found): typer.echo(sentence)
+    if len(found.sheets) == 2: typer.echo("\n" + found.kappas().round(3).to_string(index=False))
+    typer.echo("\n" + rates_table(rates(found, by)).to_string(index=False))
+    if left := len(disagreements(found)): typer.echo(f"\n{left} disagreements: see the page")
+    typer.echo(f"page: {write_page(out, review_page(found, by))}")
+
+@app.command()
+def review(
+    files: Annotated[list[str], typer.Argument(help="Tables with captions and negatives; with --join one or two coded "
+                                                    "sheets.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Largest number of negatives, the same per file and generator.")]
+        = 100,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Sheet to write, .csv; with --join the page, .html. "
+                                             "Default: review.csv, review-rates.html.")] = None,
+    join: Annotated[bool, typer.Option("--join", help="Join coded sheets: agreement, rates, disagreements.")] = False,
+    key: Annotated[Path | None, typer.Option(help="Key of the sheets; default: found beside the first one.")] = None,
+    by: Annotated[str, typer.Option(help="Columns of the key (source, generator, kind) by which rates are counted.")]
+        = "generator,kind",
+    column: Column = None, seed: Seed = 0,
+):
+    """Draw a sheet of negatives for two coders, or join the coded copies.
+
+    \b
+    Example:
+      vidneg review natural.parquet published.parquet --n 200    # writes review.csv, review.html and a hidden key
+      vidneg review --join anna.csv ben.csv
+    """
+    if not join: return _draw(files, n, out or Path("review.csv"), _columns(column), seed)
+    _join(files, key, out or Path("review-rates.html"), _names(by))
 
 # %% ../nbs/cli.ipynb #be98dc59
 def _accuracy(scores, pairs, seed):

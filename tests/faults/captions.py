@@ -54,6 +54,7 @@ def generators(folder, captions):
     "Return all generators, each with its items."
     from vidneg.lm.mlm import CaptionMlm, word_tokenizer
     from vidneg.negatives.components.make import ComponentGenerator
+    from vidneg.negatives.components.natural import natural_components
     from vidneg.negatives.generate import GENERATORS
     from vidneg.negatives.mixed import lm_generator, mixed_generator
     from vidneg.negatives.mlm import NamedLm
@@ -67,10 +68,11 @@ def generators(folder, captions):
     graphs, scheme = [*odd_graphs(captions)], SCHEMES["activitynet"]
     events = count_vocabulary(graphs, scheme, True, MODES)
     spot = SpotGenerator(scheme, events, GrammarDecorator(TemplateGrammar()), MODES)
-    made = {"rules-published": (rules, captions), "rules-balanced": (own_generator(captions, "rules-balanced"), captions),
+    balanced = own_generator(captions, "rules-balanced")
+    made = {"rules-published": (rules, captions), "rules-balanced": (balanced, captions),
             "lm": (lm_generator(lm, parser), captions), "mixed": (mixed_generator(rules, lm, parser), captions),
             "components": (ComponentGenerator(parser), captions), "spot": (spot, graphs),
-            "natural": (own_generator(captions), captions)}
+            "natural": (own_generator(captions), captions), "natural-components": (natural_components(captions), captions)}
     assert made.keys() == set(GENERATORS)
     return made
 

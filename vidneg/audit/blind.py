@@ -447,7 +447,8 @@ def able(table: Prepared, rankers: Iterable[str] | None = None) -> list[str]:
     names = [rankers] if isinstance(rankers, str) else list(rankers)
     for name in names:
         RANKERS[name] # an unknown name raises an error
-        if lacks(name): raise VidnegError(f"the ranker {name!r} needs a model: give `{NEEDS[name]}`, or leave it out")
+        if lacks(name):
+            raise VidnegError(f"the ranker {name!r} needs a model: give `{NEEDS[name]}`, or leave it out")
     return names
 
 # %% ../../nbs/audit/blind.ipynb #ff97ceb0

@@ -271,6 +271,7 @@ _NOTES = {
     "Coverage": "Percentage of captions; in rows of a category, percentage of the attempts in this category.",
     "Refinement": "Accuracy of the best blind ranker in percent, by share of items kept; rankers fitted on the kept "
                   "items only."}
+# name in RANKERS → what it reads
 READS = {"characters": "which text has fewer characters", "words": "which text has fewer words",
           "log-odds": "the changed words: how often each was in captions and in negatives",
           "bag": "all words and word pairs, weighted by a logistic regression",
@@ -279,7 +280,7 @@ READS = {"characters": "which text has fewer characters", "words": "which text h
           "causal LM": "which text is more probable under a language model",
           "embeddings": "sentence embeddings of both texts, weighted by a logistic regression with a Gaussian kernel",
           "spelling": "sequences of 2 to 5 characters in and beside the edit",
-          "trees": "length, place of the edit, rarity and endings of the changed words, by boosted trees"} # name in RANKERS → its cue
+          "trees": "length, place of the edit, rarity and endings of the changed words, by boosted trees"}
 
 def _numbered(n): return f"n = {n}" + (", too few to judge" if n < SMALL else "")
 

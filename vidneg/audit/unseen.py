@@ -74,7 +74,8 @@ def _numbers(table, kinds, words, pairs, k, known):
     out = []
     for t, end, text in ((a, j, table.pairs[k].caption), (b, jb, table.pairs[k].negative)):
         new = t[i:end]
-        out.append([kinds[table.kinds[k]], len(text), len(t), i, len(t) - end, len(new), sum(map(len, new)), *_seen(words, new, own),
+        out.append([kinds[table.kinds[k]], len(text), len(t), i, len(t) - end, len(new), sum(map(len, new)),
+                    *_seen(words, new, own),
                     *_seen(pairs, list(zip(t[i - 1:end], t[i:end + 1])), own),
                     *(sum(w.endswith(e) for w in new) for e in _ENDINGS)])
     return out

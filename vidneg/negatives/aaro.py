@@ -17,6 +17,7 @@ from .mlm import LmEditor
 from .rules import SlotFrequencies, rules_published
 from ..text.lexicon import CATEGORIES, Lexicon
 from ..text.ud import Parsed
+from ..text.usage import English
 
 # %% auto #0
 __all__ = ['one_caption_per_clip', 'counted', 'by_rules', 'aaro_tasks', 'aaro']
@@ -48,6 +49,7 @@ def counted(
     rules: str,
     lexicon: Lexicon,
     lm: LmEditor | None = None,
+    english: English | None | str = "auto",
 ) -> Generator:
     """Make a generator with the word frequencies of these captions.
 
@@ -57,24 +59,27 @@ def counted(
         rules: name of a rule-based generator: "rules-published" or "rules-balanced"
         lexicon: word lists by category
         lm: language model that alternates with the rules; None: rules alone
+        english: as in `rules_balanced`
 
     Returns:
         the rule-based generator, or a mixed one
     """
-    made = GENERATORS[rules](lexicon, SlotFrequencies.count(captions, lexicon, (category,)))
+    made = GENERATORS[rules](lexicon, SlotFrequencies.count(captions, lexicon, (category,), english), english)
     return MixedGenerator(made, lm) if lm else made
 
-def by_rules(rules: str, lexicon: Lexicon) -> dict:
+def by_rules(rules: str, lexicon: Lexicon, english: English | None | str = "auto") -> dict:
     """Return the arguments of `aaro` for rules alone; published and balanced rules choose the same captions.
 
     Args:
         rules: name of a rule-based generator: "rules-published" or "rules-balanced"
         lexicon: word lists by category
+        english: as in `rules_balanced`
 
     Returns:
         the arguments `generator_for` and `probe` of `aaro`
     """
-    return {"generator_for": partial(counted, rules=rules, lexicon=lexicon), "probe": rules_published(lexicon)}
+    return {"generator_for": partial(counted, rules=rules, lexicon=lexicon, english=english),
+            "probe": rules_published(lexicon, english=english)}
 
 def aaro_tasks(
     captions: list[Caption],

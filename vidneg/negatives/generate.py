@@ -192,6 +192,7 @@ GENERATORS = Registry("generator", {
     "rules-balanced": "vidneg.negatives.rules:rules_balanced",
     "lm": "vidneg.negatives.mixed:lm_generator", "mixed": "vidneg.negatives.mixed:mixed_generator",
     "components": "vidneg.negatives.components.make:ComponentGenerator",
+    "natural-components": "vidneg.negatives.components.natural:natural_components",
     "spot": "vidneg.negatives.spot.captions:SpotGenerator", "natural": "vidneg.negatives.natural:natural"})
 
 # %% ../../nbs/negatives/generate.ipynb #fed5e94c

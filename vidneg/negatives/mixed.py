@@ -16,7 +16,7 @@ from ..core.seeds import stable_rng
 from ..lm.protocols import FillMask
 from .generate import REFUSED, Made, Plan, Request, Source
 from .mlm import Draft, LmEditor, words_of
-from .rules import RuleGenerator
+from .rules import RuleGenerator, all_matches, together
 from ..text.edits import overlaps
 from ..text.lexicon import CATEGORIES
 from ..text.ud import Parsed, Parser
@@ -49,12 +49,12 @@ class MixedGenerator:
     @property
     def again(self) -> frozenset[str]:
         "Return the reasons for a redraw. Rules alone never redraw thinned words, which would undo the balance."
-        return REFUSED | {"no replacement", "other class"} if self.lm else REFUSED
+        return REFUSED | {"no replacement", "other class", "ill-formed"} if self.lm else self.rules.again
 
     @property
     def parse(self) -> Callable[[list[str]], list[Parsed]] | None:
-        "Return the parser of the language model; rules alone need none."
-        return self.lm and self.lm.parse
+        "Return the parser of the language model, or that of the rules."
+        return self.lm.parse if self.lm else self.rules.parse
 
     def offers(self, sources: list[Source], kinds: tuple[str, ...]) -> list[dict[str, str]]:
         """Check which categories rules or model can change in each caption.
@@ -67,16 +67,27 @@ class MixedGenerator:
             category → reason why it cannot be changed, "" if it can; one dict per caption
         """
         out = self.rules.offers(sources, kinds) if self.rules else [dict.fromkeys(kinds, "no match") for _ in sources]
-        for s, reasons in zip(sources, out if self.lm else ()): reasons |= dict.fromkeys(words_of(s.parsed, kinds), "")
+        for s, reasons in zip(sources, out if self.lm else ()): reasons |= dict.fromkeys(self._words(s, kinds), "")
         return out
 
-    def _by_rules(self, d, seed, key):
-        "Carry out one edit by the rules, or return the reason why there is none."
-        matches = self.rules.lexicon.match(d.text) if d.matches is None else d.matches
-        free = [m for m in matches if not overlaps(m.start, m.end, d.spans)]
-        made, why = self.rules.attempt(d.text, d.caption_id, seed, 1, d.categories, key, free)
-        if made is None or overlaps(made.edits[0].start, made.edits[0].end, d.spans): return why
-        d.add(made.edits[0], made.kind)
+    def _words(self, source, kinds):
+        "Return the categories of words that the model may change."
+        return words_of(source.parsed, kinds, checked=self.lm.checked)
+
+    def _by_rules(self, drafts, seed, r):
+        "Carry out one edit per draft by the rules; return the reasons why there is none, \"\" for an edit."
+        unmatched = [d for d in drafts if d.matches is None]
+        found = all_matches([d.text for d in unmatched], self.rules.lexicon, self.rules.english,
+                            [d.parsed for d in unmatched])
+        for d, matches in zip(unmatched, found): d.matches = matches
+        free = [[m for m in d.matches if not overlaps(m.start, m.end, d.spans)] for d in drafts]
+        made = together([self.rules._attempt(d.text, d.caption_id, seed, 1, d.categories, f"{d.key}.{r}", m, d.parsed)
+                         for d, m in zip(drafts, free)], self.rules.parse)
+        out = []
+        for d, (negative, why) in zip(drafts, made):
+            if negative is None or overlaps(negative.edits[0].start, negative.edits[0].end, d.spans): out.append(why)
+            else: out.append(d.add(negative.edits[0], negative.kind) or "")
+        return out
 
     def _round(self, drafts, seed, r):
         "Carry out one edit per draft; return index → reasons for the drafts without an edit."
@@ -86,13 +97,13 @@ class MixedGenerator:
             else: refused.pop(i, None)
         for d in drafts: d.rng = stable_rng(seed, self.name, d.caption_id, d.key, r)
         first = [i for i, d in enumerate(drafts) if self.rules and (not self.lm or d.rng.random() < 0.5)]
-        for i in first: note(i, self._by_rules(drafts[i], seed, f"{drafts[i].key}.{r}"))
+        for i, why in zip(first, self._by_rules([drafts[i] for i in first], seed, r) if first else ()): note(i, why)
         if not self.lm: return refused
         rest = sorted({*range(len(drafts))} - {*first} | {*refused})
         why = self.lm.edit([drafts[i] for i in rest])
         for k, i in enumerate(rest): note(i, why.get(k))
-        for i in sorted({*refused} - {*first} if self.rules else ()):
-            note(i, self._by_rules(drafts[i], seed, f"{drafts[i].key}.{r}"))
+        again = sorted({*refused} - {*first}) if self.rules else []
+        for i, why in zip(again, self._by_rules([drafts[i] for i in again], seed, r) if again else ()): note(i, why)
         return refused
 
 # %% ../../nbs/negatives/mixed.ipynb #f4492b71

@@ -20,7 +20,9 @@ from ..text.edits import apply_edit, overlaps, shift
 from ..text.inflection import all_lemmas, dictionary_lemma, inflected, word_classes
 from ..text.lexicon import CATEGORIES, Entry, Match, Reading, substitute
 from ..text.synonyms import lemmas, related
+from ..text.syntax import Tree
 from ..text.ud import Parsed, Token
+from ..text.usage import content, faults, fits
 
 # %% auto #0
 __all__ = ['LIGHT', 'PLACES', 'REMEMBERED', 'category_of', 'words_of', 'can_be', 'fitting', 'in_turn', 'edit_of',
@@ -61,6 +63,7 @@ def words_of(
     parsed: Parsed,
     categories: Iterable[str] = CATEGORIES,
     spans: Iterable[tuple[int, int]] = (),
+    checked: bool = False,
 ) -> dict[str, list[Token]]:
     """Return the words that may be masked, by category.
 
@@ -68,6 +71,7 @@ def words_of(
         parsed: parse of the current text
         categories: categories that may be changed
         spans: (start, end) of earlier edits, in characters
+        checked: True: without words that are hard to replace, such as the verb of "begins to"
 
     Returns:
         words by category; categories without any are left out
@@ -75,9 +79,11 @@ def words_of(
     found: dict[str, list[Token]] = {c: [] for c in CATEGORIES if c in categories}
     if any(mask in parsed.text for mask in (MASK, "<mask>")): # a second mask would make the fill ambiguous
         return {}
-    for t in parsed.tokens:
-        if (c := category_of(t)) in found and not overlaps(t.start, t.end, spans):
-            if not _inside_word(parsed.text, t.start, t.end): found[c].append(t)
+    tree = Tree(parsed) if checked else None
+    for i, t in enumerate(parsed.tokens):
+        if (c := category_of(t)) not in found or overlaps(t.start, t.end, spans): continue
+        if tree and not fits(tree, i, c) or _inside_word(parsed.text, t.start, t.end): continue
+        found[c].append(t)
     return {c: tokens for c, tokens in found.items() if tokens}
 
 # %% ../../nbs/negatives/mlm.ipynb #7c07cf98
@@ -233,6 +239,7 @@ class LmEditor:
         checks: largest number of candidates that are parsed per edit
         sample: if true, sample by probability; otherwise take the most probable first
         unlike: (old, new, UPOS) → True to reject; None: no check
+        checked: if true, words are used as in English captions, and the result has no new fault
     """
     fill_mask: FillMask
     parse: Callable[[list[str]], list[Parsed]]
@@ -240,6 +247,7 @@ class LmEditor:
     checks: int = 4
     sample: bool = True
     unlike: Callable[[str, str, str], bool] | None = related
+    checked: bool = True
     _parses: dict[str, Parsed] = field(default_factory=dict, init=False, repr=False)
     _fills: dict[str, list[tuple[str, float]]] = field(default_factory=dict, init=False, repr=False)
 
@@ -265,7 +273,7 @@ class LmEditor:
         Returns:
             (category, word); None: no word may be masked
         """
-        found = words_of(draft.parsed, draft.categories, draft.spans)
+        found = words_of(draft.parsed, draft.categories, draft.spans, self.checked)
         if not found: return None
         category = list(found)[draft.rng.integers(len(found))]
         return category, found[category][draft.rng.integers(len(found[category]))]
@@ -274,6 +282,19 @@ class LmEditor:
         "Return the predictions for each gap, a list of (word, probability)."
         texts = [d.text[:t.start] + MASK + d.text[t.end:] for d, (_, t) in zip(drafts, gaps)]
         return _once(texts, lambda new: self.fill_mask.fill(new, self.top_k), self._fills)
+
+    def _fitting(self, draft, category, token, said):
+        "Return the predictions that may take the place of a word."
+        found = fitting(token, said, self.unlike)
+        if not self.checked: return found
+        tree = Tree(draft.parsed)
+        use = fits(tree, draft.parsed.tokens.index(token), category)
+        return [(w, p) for w, p in found if content(w, category, use)]
+
+    def _sound(self, draft, token, edit, parsed):
+        "Return True if the parse of the result reads the new word as it read the old one, without a new fault."
+        if not same_class(token, edit, parsed): return False
+        return not self.checked or faults(Tree(parsed)) <= faults(Tree(draft.parsed))
 
     def edit(self, drafts: list[Draft]) -> dict[int, str]:
         """Carry out one edit per draft, if there is one.
@@ -289,7 +310,7 @@ class LmEditor:
         filled = self._filled([drafts[i] for i in gaps], gaps.values())
         todo = {}
         for (i, (_, token)), said in zip(gaps.items(), filled):
-            new = in_turn(fitting(token, said, self.unlike), drafts[i].rng, self.sample)
+            new = in_turn(self._fitting(drafts[i], *gaps[i], said), drafts[i].rng, self.sample)
             todo[i] = [edit_of(drafts[i].text, token, w) for w in new[:self.checks]]
         why = {i: "no match" if i not in gaps else "no replacement" if not todo[i] else "other class"
                for i in range(len(drafts))}
@@ -302,7 +323,7 @@ class LmEditor:
             parses = self._parse([apply_edit(drafts[i].text, todo[i][k]) for i in some])
             for i, parsed in zip(some, parses):
                 category, token = gaps[i]
-                if not same_class(token, todo[i][k], parsed): continue
+                if not self._sound(drafts[i], token, todo[i][k], parsed): continue
                 drafts[i].add(todo[i][k], category, parsed)
                 del why[i]
         return why

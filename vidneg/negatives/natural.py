@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
+from heapq import nsmallest
 from itertools import combinations, islice, repeat
 from typing import NamedTuple
 
@@ -20,11 +21,12 @@ from ..core.packages import find_package
 from ..core.records import Caption, Edit, Negative
 from ..core.seeds import stable_rng, stable_seed
 from .generate import REFUSED, Made, Plan, Request, Source
+from .order import Order, OrderCounts, find_orders, load_counts
 from ..text.edits import WORD, apply_edit
 from ..text.inflection import inflected, word_classes
 from ..text.lexicon import needs_an
 from ..text.parse import NamedParser
-from ..text.slots import Contrast, Slot, SlotIndex, find_slots, load_index
+from ..text.slots import ANYWHERE, Contrast, Slot, SlotIndex, find_slots, load_index
 from ..text.synonyms import lemmas, related
 from ..text.syntax import verb_form
 from ..text.ud import CHUNK, Parsed, Parser
@@ -32,7 +34,7 @@ from ..text.ud import CHUNK, Parsed, Parser
 # %% auto #0
 __all__ = ['NEGATION', 'KNOWN', 'MALE', 'FEMALE', 'AgreeingParser', 'agreed', 'unsound', 'surface', 'put', 'genders',
            'flips', 'Limits', 'exchange', 'distinct', 'Place', 'Option', 'NaturalGenerator', 'balance', 'edits_of',
-           'natural']
+           'edits_for', 'Said', 'natural']
 
 # %% ../../nbs/negatives/natural.ipynb #081ee115
 @dataclass(frozen=True)
@@ -182,10 +184,13 @@ MALE = frozenset("""man guy gentleman male dude boy father dad daddy husband son
     grandpa actor groom waiter cowboy policeman""".split())
 FEMALE = frozenset("""woman lady female girl mother mom mommy mum wife daughter sister queen girlfriend grandmother
     grandma actress bride waitress""".split())
-_GENDERED = MALE | FEMALE | {"he", "she"}
 _TO_SHE = {"he": "she", "his": "her", "him": "her", "himself": "herself"}
 _TO_HE = {"she": "he", "herself": "himself", "hers": "his"}
 _HE, _SHE = frozenset(_TO_SHE), frozenset({*_TO_HE, "her"})
+
+def _gender_of(word):
+    "Return m, f, or \"\" for a word of no gender."
+    return "m" if word in MALE or word == "he" else "f" if word in FEMALE or word == "she" else ""
 
 def _other_pronoun(tokens, i):
     "Return the pronoun of the other gender, \"\" if its role is not sure."
@@ -231,7 +236,7 @@ def flips(parsed: Parsed, start: int, word: str) -> list[tuple[int, str]] | None
     pronouns = he if word in MALE or word == "he" else she
     if any(t.text.lower() in ("named", "name", "called") for t in parsed.tokens): return None
     if other or word in ("he", "she") and (own or start != pronouns[0]): return None
-    if pronouns and len(own) > 1: return None
+    if pronouns and len({parsed.tokens[i].lemma.lower() for i in own}) > 1: return None
     found = [(i, _other_pronoun(parsed.tokens, i)) for i in pronouns if i != start]
     return found if all(new for _, new in found) else None
 
@@ -243,9 +248,13 @@ class Limits:
     Attributes:
         ratio: largest |log p(new)/p(old)| at the slot
         least: smallest probability of the old and of the new word
+        things: the same for verbs, prepositions, and nouns of other classes than people
+        power: exponent of the probabilities that are exchanged; below 1: more captions, less balanced
     """
     ratio: float = 3.0
     least: float = 0.005
+    things: float = 0.02
+    power: float = 0.6
 
 def exchange(
     p: np.ndarray,
@@ -268,22 +277,20 @@ def exchange(
     Returns:
         Q(b|k) (N, W), the sums are at most 1
     """
-    logp, rows = np.log(np.maximum(p, 1e-12)), np.arange(len(p))
+    p = np.maximum(p, 1e-12)
+    logp, rows = np.log(p), np.arange(len(p))
     allowed = (fine[:, :, None] & fine[:, None, :] & apart
                & (np.abs(logp[:, :, None] - logp[:, None, :]) <= ratio)) # (N, W, W)
     left, flow = p.copy(), np.zeros(allowed.shape)
     for _ in range(rounds): # again with the probability that is left over
-        total = (allowed*left[:, None, :]).sum(2) # (N, W)
-        most = np.maximum(np.maximum(total[:, :, None], total[:, None, :]), 1e-12)
-        part = allowed*left[:, :, None]*left[:, None, :]/most # (N, W, W)
+        pair = allowed*(left[:, :, None]*left[:, None, :])**2 # (N, W, W)
+        most = pair.sum(2)/np.maximum(left, 1e-12) # (N, W)
+        part = pair/np.maximum(np.maximum(most[:, :, None], most[:, None, :]), 1e-30)
         flow += part
         left = np.maximum(left - part.sum(2), 0)
     return flow[rows, k]/p[rows, k][:, None]
 
 # %% ../../nbs/negatives/natural.ipynb #25376178
-_YOUNG = frozenset("boy girl son daughter brother sister".split())
-_CHILD = frozenset("child kid toddler baby infant".split())
-
 @lru_cache(512)
 def distinct(contrast: Contrast) -> np.ndarray:
     """Compute which words of a class exclude each other: different groups, no relation in the synonym table.
@@ -296,8 +303,7 @@ def distinct(contrast: Contrast) -> np.ndarray:
     """
     words, group = list(contrast.group), np.array(list(contrast.group.values()))
     out = group[:, None] != group[None, :]
-    young, child = (np.isin(words, sorted(some)) for some in (_YOUNG, _CHILD))
-    out &= ~(young[:, None] & child[None, :] | child[:, None] & young[None, :])
+    for a, b in contrast.together: out[words.index(a), words.index(b)] = False
     if contrast.pos not in ("NOUN", "VERB", "ADJ"): return out
     for i, j in np.argwhere(np.triu(out)):
         a, b = words[i].replace("_", " "), words[j].replace("_", " ")
@@ -312,6 +318,15 @@ def _arrays(contrast, form):
     return (np.array(list(contrast.group.values())), np.array([surface(w, contrast.pos, form) != "" for w in words]),
             np.array(["_" in w for w in words]))
 
+# %% ../../nbs/negatives/natural.ipynb #bc193c33
+def _again(slot, tokens, near):
+    "Return the other tokens of a person's word, which change with it; None for another word of its group."
+    found = [i for i, t in enumerate(tokens) if not slot.start <= i < slot.end
+             and not near.isdisjoint((t.lemma.lower(), t.text.lower()))]
+    same = slot.word in ANYWHERE and all(
+        tokens[i].lemma.lower() == slot.word and tokens[i].tag in ("NN", "NNS") and i > slot.start for i in found)
+    return found if same or not found else None
+
 # %% ../../nbs/negatives/natural.ipynb #dece7409
 class Place(NamedTuple):
     """A slot whose word can be replaced, before any draw.
@@ -321,7 +336,7 @@ class Place(NamedTuple):
         p: probability of each word of the class (W,)
         allowed: True: fits the slot, and is said nowhere else (W,)
         k: index of the caption's word
-        also: further tokens that change: (token, new word)
+        also: further tokens that change: (token, new word; "": the same replacement)
     """
     slot: Slot
     p: np.ndarray
@@ -336,7 +351,7 @@ class Option(NamedTuple):
         slot: the slot
         words: replacements (R,), base forms
         p: probability of each (R,); the sum is at most 1, and with the rest the slot is left alone
-        also: further tokens that change: (token, new word)
+        also: further tokens that change: (token, new word; "": the same replacement)
     """
     slot: Slot
     words: tuple[str, ...]
@@ -353,18 +368,24 @@ class NaturalGenerator:
         limits: limits of a replacement
         others: clip → base forms in its captions, by caption
         bias: (class, form) → log weights (W,)
+        orders: counts of events that are told first, and last
+        known: text → parse, of captions that were parsed before
     """
     index: SlotIndex
     parser: Parser
     limits: Limits = Limits()
     others: Mapping[str, frozenset[str]] = field(default_factory=dict)
     bias: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    orders: OrderCounts = field(default_factory=OrderCounts)
+    known: Mapping[str, Parsed] = field(default_factory=dict)
     name: str = "natural"
     kinds, takes, plan, again = ("action", "attribute", "relation", "object", "temporal"), Caption, Plan(), REFUSED
 
     def parse(self, texts: list[str]) -> list[Parsed]:
         "Parse captions."
-        return self.parser.parse(texts)
+        new = [t for t in dict.fromkeys(texts) if t not in self.known]
+        some = dict(zip(new, self.parser.parse(new) if new else ()))
+        return [some[t] if t in some else self.known[t] for t in texts]
 
     def _fine(self, slot, contrast, said):
         "Return the words of a class that have the form of the slot and are said nowhere else (W,)."
@@ -374,13 +395,12 @@ class NaturalGenerator:
         return known & ~np.isin(group, taken) & ~(phrase & simple)
 
     def _gender(self, slot, parsed):
-        "Return (other pronouns, True: only gendered words, False: only others, None: all); None if nothing agrees."
-        person, pronouns = "child" in self.index.by_name[slot.contrast].group, any(genders(parsed)[2:])
-        if slot.word not in _GENDERED: return None if person and pronouns else ((), None)
-        also = flips(parsed, slot.start, slot.word)
-        if also is None: # beside a woman, a man becomes a child
-            return ((), False) if person and not pronouns else None
-        return also, True if pronouns else None
+        "Return the pronouns that the other gender changes, and the words that agree with all pronouns (W,)."
+        words, pronouns = list(self.index.by_name[slot.contrast].group), any(genders(parsed)[2:])
+        if _gender_of(slot.word) == "" and "child" not in words: return [], np.ones(len(words), bool)
+        also, own = (flips(parsed, slot.start, slot.word) if _gender_of(slot.word) else None), _gender_of(slot.word)
+        fine = {own: True, "": not pronouns, "f" if own == "m" else "m": also is not None or not (own or pronouns)}
+        return also or [], np.array([fine.get(_gender_of(w), not (own or pronouns)) for w in words])
 
     def place(self, slot: Slot, parsed: Parsed, said: frozenset[str] = frozenset()) -> Place | str:
         """Check one slot.
@@ -396,22 +416,21 @@ class NaturalGenerator:
         contrast, tokens = self.index.by_name[slot.contrast], parsed.tokens
         old = parsed.text[tokens[slot.start].start:tokens[slot.end - 1].end].lower()
         if surface(slot.word, contrast.pos, slot.form) != " ".join(old.split()): return "unsure"
-        if (gender := self._gender(slot, parsed)) is None: return "two genders"
-        also, words = gender
+        also, agree = self._gender(slot, parsed)
         if contrast.pos not in ("ADP", "PRON"):
             rest = [t for i, t in enumerate(tokens) if not slot.start <= i < slot.end]
             own = {w for t in rest for w in (t.lemma.lower(), t.text.lower())}
             near = {w for w, g in contrast.group.items() if g == contrast.group[slot.word]}
-            if not near.isdisjoint(own): return "word twice"
-            said = own | said - near
+            again = _again(slot, tokens, near)
+            if again is None: return "word twice"
+            also, said = (*also, *((i, "") for i in again)), (own | said) - near
         else: said = frozenset()
         chances = self.index.chances(slot, parsed.text)
         k = chances.words.index(slot.word)
         if not chances.seen[k]: return "not attested"
-        allowed = chances.seen & self._fine(slot, contrast, said)
-        if words is not None: allowed &= np.array([(w in _GENDERED) == words for w in contrast.group])
+        allowed = chances.seen & self._fine(slot, contrast, said) & agree
         allowed[k] = True
-        if not (allowed & distinct(contrast)[k]).any(): return "no replacement"
+        if not (allowed & distinct(contrast)[k]).any(): return "no replacement" if agree.all() else "two genders"
         return Place(slot, chances.p, allowed, k, tuple(also))
 
     def exchange(self, places: list[Place]) -> np.ndarray:
@@ -424,14 +443,14 @@ class NaturalGenerator:
             probability of each replacement (N, W); the sums are at most 1
         """
         contrast, form = self.index.by_name[places[0].slot.contrast], places[0].slot.form
-        p, k, rows = np.stack([x.p for x in places]), np.array([x.k for x in places]), np.arange(len(places))
-        fine = np.stack([x.allowed for x in places]) & (p >= self.limits.least)
-        fine[rows, k] = True
-        some = np.argsort(~fine, 1, kind="stable")[:, :fine.sum(1).max()] # words that can stand there first (N, M)
-        at, rows = (some == k[:, None]).argmax(1), rows[:, None]
-        weighted = p*np.exp(self.bias.get((contrast.name, form), 0))
-        q = exchange(weighted[rows, some], (fine & (p >= self.limits.least))[rows, some],
-                     distinct(contrast)[some[:, :, None], some[:, None, :]], at, self.limits.ratio)
+        p, k, rows = np.stack([x.p for x in places]), np.array([x.k for x in places]), np.arange(len(places))[:, None]
+        thing = contrast.pos in ("VERB", "ADP") or contrast.pos == "NOUN" and "child" not in contrast.group
+        fine = np.stack([x.allowed for x in places]) & (p >= (self.limits.things if thing else self.limits.least))
+        kept = fine | (np.arange(p.shape[1]) == k[:, None])
+        some = np.argsort(~kept, 1, kind="stable")[:, :kept.sum(1).max()] # words that can stand there first (N, M)
+        weighted = p**self.limits.power*np.exp(self.bias.get((contrast.name, form), 0))
+        q = exchange(weighted[rows, some], fine[rows, some], distinct(contrast)[some[:, :, None], some[:, None, :]],
+                     (some == k[:, None]).argmax(1), self.limits.ratio)
         out = np.zeros(p.shape)
         out[rows, some] = q
         return out
@@ -472,14 +491,14 @@ def balance(generator: NaturalGenerator, sources: Iterable[Source], steps: int =
         own = np.eye(len(some[0].p))[[p.k for p in some]] # (N, W)
         for step in range(steps):
             q = np.concatenate([generator.exchange(some[i:i + 256]) for i in range(0, len(some), 256)])
-            out, into = q.sum(1) @ own + 0.5, q.sum(0) + 0.5
+            out, into = q.sum(1) @ own + 2, q.sum(0) + 2 # rare words are not balanced: their counts are chance
             generator.bias[key] += np.clip(np.log(out/into), -1, 1)/(2 + step/4)
     return generator
 
 # %% ../../nbs/negatives/natural.ipynb #033b282c
 # verbs where she does with him as he does with her
 _MUTUAL = frozenset("""talk speak chat converse dance kiss fight hug argue meet wrestle play embrace pose smile sit
-    stand walk run be have see show laugh sing ride lie lay seem appear""".split())
+    stand walk run be have see show laugh sing ride lie lay seem appear touch""".split())
 
 def _trade(i, j, parsed, kind):
     "Return the pronouns that change if two words change places, None if they cannot."
@@ -518,8 +537,38 @@ def swaps(self: NaturalGenerator, slots: list[Slot], parsed: Parsed) -> Iterator
 
 # %% ../../nbs/negatives/natural.ipynb #e3d0fb8b
 @patch
-def options(self: NaturalGenerator, source: Source) -> dict[str, list[Option] | str]:
+def replacements(self: NaturalGenerator,
+    slots: list[Slot],
+    source: Source,
+    whys: dict[str, str],
+) -> Iterator[tuple[str, Option]]:
+    """Find the slots whose word can be replaced.
+
+    Args:
+        slots: slots of a caption
+        source: the caption with its parse
+        whys: kind → reason why a slot has none, changed in place
+
+    Returns:
+        (kind, slot with its replacements)
+    """
+    for slot in slots:
+        contrast = self.index.by_name[slot.contrast]
+        place = self.place(slot, source.parsed, self.others.get(source.item.clip_id, frozenset()))
+        if isinstance(place, str):
+            whys[contrast.kind] = place
+            continue
+        q = self.exchange([place])[0]
+        some = np.flatnonzero(q)
+        if not len(some): whys[contrast.kind] = "no replacement"
+        else: yield contrast.kind, Option(slot, tuple(list(contrast.group)[j] for j in some), q[some], place.also)
+
+@patch
+def options(self: NaturalGenerator, source: Source) -> dict[str, list[Option | Order] | str]:
     """Find what can be replaced in a caption, once per caption.
+
+    A slot is used with its probability. The slots of a caption share one random number, so that of two slots with a
+    probability of 0.5 one is used, and not sometimes both and sometimes none.
 
     Args:
         source: a caption with its parse
@@ -532,21 +581,16 @@ def options(self: NaturalGenerator, source: Source) -> dict[str, list[Option] | 
     whys, found = dict.fromkeys(self.kinds, "no match"), {}
     if why := unsound(parsed, self.index.vocabulary): whys, slots = dict.fromkeys(self.kinds, why), []
     else: slots = find_slots(parsed, self.index.contrasts)
-    for n, slot in enumerate(slots):
-        contrast = self.index.by_name[slot.contrast]
-        place = self.place(slot, parsed, self.others.get(c.clip_id, frozenset()))
-        if isinstance(place, str):
-            whys[contrast.kind] = place
-            continue
-        q = self.exchange([place])[0]
-        some = np.flatnonzero(q)
-        if not len(some): whys[contrast.kind] = "no replacement"
-        elif stable_rng(0, self.name, c.caption_id, "thin", n).random() >= q.sum(): whys[contrast.kind] = "unbalanced"
-        else: found.setdefault(contrast.kind, []).append(
-            Option(slot, tuple(list(contrast.group)[j] for j in some), q[some], place.also))
-    for kind, option in self.swaps(slots, parsed):
-        if stable_rng(0, self.name, c.caption_id, "swap", option.slot.start).random() < option.p[0]:
+    at = stable_rng(0, self.name, c.caption_id, "thin").random() # one number for all slots: they lie end to end
+    orders = find_orders(parsed) if not why else why
+    if isinstance(orders, str): whys["temporal"], orders = orders, ()
+    for kind, option in (*self.replacements(slots, source, whys), *self.swaps(slots, parsed),
+                         *(("temporal", o) for o in orders)):
+        at -= self.orders.keep(option) if isinstance(option, Order) else option.p.sum()
+        if at >= 0: whys[kind] = "unbalanced"
+        else:
             found.setdefault(kind, []).append(option)
+            at += 1
     source.memo["natural"] = {k: found.get(k) or whys[k] for k in self.kinds}
     return source.memo["natural"]
 
@@ -581,6 +625,22 @@ def edits_of(parsed: Parsed, changes: Iterable[tuple[int, int, str]]) -> tuple[E
         text = apply_edit(text, edits[-1])
     return tuple(edits)
 
+def edits_for(option: Option, word: str, pos: str, parsed: Parsed) -> tuple[Edit, ...]:
+    """Put a word in its slot, and change what has to agree with it.
+
+    Args:
+        option: slot with its replacements
+        word: the replacement, a base form
+        pos: part of speech of its class
+        parsed: parse of the caption
+
+    Returns:
+        edits, from right to left
+    """
+    same = pos == "NOUN" and _gender_of(word) == _gender_of(option.slot.word) # a boy for a man: pronouns stay
+    more = [(i, i + 1, w or surface(word, pos, parsed.tokens[i].tag)) for i, w in option.also if not (w and same)]
+    return edits_of(parsed, [(option.slot.start, option.slot.end, surface(word, pos, option.slot.form)), *more])
+
 @patch
 def draw_one(self: NaturalGenerator, request: Request, plan: Plan) -> Made | str:
     """Draw a slot, then its replacement.
@@ -598,14 +658,11 @@ def draw_one(self: NaturalGenerator, request: Request, plan: Plan) -> Made | str
     if not can: return found[request.kinds[0]]
     rng = stable_rng(plan.seed, self.name, c.caption_id, request.key)
     kind = can[rng.integers(len(can))]
-    nouns = [o for o in found[kind] if o.slot.word not in ("he", "she")] or found[kind]
-    option = nouns[rng.integers(len(nouns))]
-    word = option.words[rng.choice(len(option.words), p=option.p/option.p.sum())]
-    slot = option.slot
-    new = surface(word, self.index.by_name[slot.contrast].pos, slot.form)
-    changes = [(slot.start, slot.end, new), *((i, i + 1, w) for i, w in option.also)]
-    edits = edits_of(parsed, changes)
-    text = c.text
+    option, text = found[kind][rng.integers(len(found[kind]))], c.text
+    if isinstance(option, Order): edits = option.edits
+    else:
+        word = option.words[rng.choice(len(option.words), p=option.p/option.p.sum())]
+        edits = edits_for(option, word, self.index.by_name[option.slot.contrast].pos, parsed)
     for e in edits: text = apply_edit(text, e)
     return Made(Negative(c.caption_id, text, kind, self.name, edits, plan.rounds, plan.seed))
 
@@ -623,6 +680,28 @@ def draw(self: NaturalGenerator, requests: list[Request], plan: Plan) -> list[Ma
     return [self.draw_one(r, plan) for r in requests]
 
 # %% ../../nbs/negatives/natural.ipynb #b5640b47
+class Said(Mapping):
+    "The words of classes that the captions of each clip say; small enough for millions of captions."
+    def __init__(self, words: Iterable[str]):
+        """Start without captions.
+
+        Args:
+            words: base forms to keep
+        """
+        self.words = sorted(set(words))
+        self.at, self.rows = {w: k for k, w in enumerate(self.words)}, {}
+
+    def add(self, caption: Caption) -> Caption:
+        "Note the words of a caption, and return it."
+        found = {self.at[w] for t in WORD.findall(caption.text.lower()) for w in lemmas(t) if w in self.at}
+        row = self.rows.setdefault(caption.clip_id, array("H"))
+        row.extend(sorted(found.difference(row)))
+        return caption
+
+    def __getitem__(self, clip_id): return frozenset(self.words[k] for k in self.rows[clip_id])
+    def __iter__(self): return iter(self.rows)
+    def __len__(self): return len(self.rows)
+
 def natural(
     captions: Iterable[Caption] = (),
     index: SlotIndex | None = None,
@@ -644,11 +723,13 @@ def natural(
     Returns:
         the generator "natural"
     """
-    captions, others = list(captions), defaultdict(set)
     parser = parser or (AgreeingParser() if find_package("english") else NamedParser())
-    for c in captions: others[c.clip_id] |= {w for t in WORD.findall(c.text.lower()) for w in lemmas(t)}
-    some = sorted(captions, key=lambda c: stable_seed(0, "natural", c.caption_id))[:sample]
-    sources = [Source(c, p) for c, p in zip(some, parser.parse([c.text for c in some]) if some else ())]
-    index = (load_index() if index is None else index).add(s.parsed for s in sources).add(parser.pipe(pool))
-    generator = NaturalGenerator(index, parser, others={k: frozenset(v) for k, v in others.items()}, **settings)
+    index = load_index() if index is None else index
+    said = Said(w for c in index.contrasts for w in c.group)
+    some = nsmallest(sample, map(said.add, captions), key=lambda c: stable_seed(0, "natural", c.caption_id))
+    sources = [Source(c, p) for c, p in zip(some, parser.pipe([c.text for c in some]))]
+    index.add(s.parsed for s in sources).add(parser.pipe(pool))
+    settings.setdefault("known", {s.item.text: s.parsed for s in sources})
+    settings.setdefault("orders", load_counts().add(s.parsed for s in sources))
+    generator = NaturalGenerator(index, parser, others=said, **settings)
     return balance(generator, sources)

@@ -47,7 +47,8 @@ def own_generator(
         generator of negatives
     """
     name = name or ("natural" if lexicon is None else "rules-balanced")
-    if name not in OWN: raise VidnegError(f"no generator {name!r} for your own captions; there are: {', '.join(OWN)}")
+    if name not in OWN:
+        raise VidnegError(f"no generator {name!r} for your own captions; there are: {', '.join(OWN)}")
     if name != "natural" and kinds is None: kinds = CATEGORIES
     known = NaturalGenerator.kinds if name == "natural" else CATEGORIES
     if kinds is not None and (unknown := [k for k in kinds if k not in known] or not kinds):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,12 @@ from ..core.seeds import stable_rng
 from .generate import REFUSED, Made, Plan, Request, Source
 from ..text.edits import apply_edit, shift
 from ..text.lexicon import CATEGORIES, Lexicon, Match, Reading, substitute
+from ..text.ud import CHUNK, Parsed
+from ..text.usage import English, in_use, usable
 
 # %% auto #0
-__all__ = ['Uniform', 'symmetric_joint', 'choices', 'SlotFrequencies', 'Balanced', 'RuleGenerator', 'rules_published',
-           'rules_balanced', 'word_log_odds']
+__all__ = ['CHECKED', 'Uniform', 'symmetric_joint', 'english_of', 'all_matches', 'choices', 'SlotFrequencies',
+           'Balanced', 'RuleGenerator', 'together', 'rules_published', 'rules_balanced', 'word_log_odds']
 
 # %% ../../nbs/negatives/rules.ipynb #97e2085f
 def _entries(reading, lexicon):
@@ -50,8 +52,10 @@ class Uniform:
         """
         if reading not in self._options:
             own, spelling = _entries(reading, self.lexicon), reading.surface.lower()
-            forms = self.lexicon.forms[reading.slot, reading.form]
-            self._options[reading] = [r for e, r in forms.items() if e not in own and r.surface.lower() != spelling]
+            tag, use = in_use(reading.form)
+            forms = self.lexicon.forms[reading.slot, tag]
+            self._options[reading] = [r for e, r in forms.items() if e not in own and r.surface.lower() != spelling
+                                      and (not use or usable(r, use))]
         return self._options[reading]
 
     def usable(self, reading: Reading) -> bool:
@@ -113,6 +117,43 @@ def symmetric_joint(
     S = np.outer(d, d)*allowed
     return S*min(1, (p/S.sum(1)).min())
 
+# %% ../../nbs/negatives/rules.ipynb #b86c8012
+def english_of(lexicon: Lexicon, english: English | None | str = "auto") -> English | None:
+    """Return the checks of a lexicon: with \"auto\" those of English, unless its words are of a formal language.
+
+    Args:
+        lexicon: word lists by category
+        english: knows how words are used; None: any word of a list, as published
+
+    Returns:
+        what to check the words of the lexicon with
+    """
+    return (None if lexicon.formal else English()) if english == "auto" else english
+
+def all_matches(
+    texts: list[str],
+    lexicon: Lexicon,
+    english: English | None,
+    parses: list[Parsed | None] | None = None,
+) -> list[list[Match]]:
+    """Match a lexicon against captions.
+
+    Args:
+        texts: captions
+        lexicon: word lists by category
+        english: keeps the words that are used as the lists mean; None: keeps all
+        parses: known parses of the texts
+
+    Returns:
+        matches of each caption
+    """
+    if english is None: return [lexicon.match(t) for t in texts]
+    found: dict[str, list[Match]] = {t: english.read(p, lexicon) for t, p in zip(texts, parses or ()) if p is not None}
+    new = [t for t in dict.fromkeys(texts) if t not in found]
+    for k in range(0, len(new), CHUNK):
+        for p in english.parser.parse(new[k:k + CHUNK]): found[p.text] = english.read(p, lexicon)
+    return [found[t] for t in texts]
+
 # %% ../../nbs/negatives/rules.ipynb #5cc76bef
 def choices(
     matches: Iterable[Match],
@@ -147,6 +188,7 @@ class SlotFrequencies:
         captions: Iterable[Caption | str],
         lexicon: Lexicon,
         categories: Iterable[str] = CATEGORIES,
+        english: English | None | str = "auto",
     ) -> SlotFrequencies:
         """Count the expected number of picks over `captions`.
 
@@ -154,11 +196,13 @@ class SlotFrequencies:
             captions: the captions to be changed, or a larger sample of the same source
             lexicon: word lists by category
             categories: categories from which the generator will choose
+            english: as in `rules_balanced`
 
         Returns:
             weights by (slot, form) and spelling
         """
-        found = [lexicon.match(c.text if isinstance(c, Caption) else c) for c in captions]
+        texts = [c.text if isinstance(c, Caption) else c for c in captions]
+        found = all_matches(texts, lexicon, english_of(lexicon, english))
         seen = defaultdict(set) # (slot, form): entries that occur
         for r in (r for ms in found for m in ms for r in m.readings): seen[r.slot, r.form].add(r.entry)
         usable = lambda r: len(seen[r.slot, r.form]) > 1
@@ -183,7 +227,10 @@ class Balanced:
 
     def _fit(self, slot, form, weights):
         "Store the cumulative Q(b|a) of every spelling a of one (slot, form)."
-        spelled = {s: r for s in weights for r in self.lexicon.readings.get(s, ()) if (r.slot, r.form) == (slot, form)}
+        tag, use = in_use(form)
+        spelled = {s: r for s in weights for r in self.lexicon.readings.get(s, ()) if (r.slot, r.form) == (slot, tag)
+                   and (not use or usable(r, use))}
+        weights = {s: weights[s] for s in spelled}
         if not spelled: return
         words, p = list(spelled.values()), np.array([weights[s] for s in spelled])
         S = symmetric_joint(p, [r.entry.text for r in words])
@@ -225,6 +272,8 @@ def _untouched(matches, spans):
     return free or matches
 
 # %% ../../nbs/negatives/rules.ipynb #28640ae3
+CHECKED = 4 # largest number of edits that are parsed in one round
+
 @dataclass(frozen=True, eq=False)
 class RuleGenerator:
     """Generator of negatives from word lists, in rounds; a pure function of (text, caption id, seed, key).
@@ -234,12 +283,24 @@ class RuleGenerator:
         lexicon: word lists by category
         choice: decides which words can be replaced, and draws the replacements
         strict: if true, reject replacements that the lexicon would read in another slot or form
+        english: knows how words are used; None: any word of a list, as published
     """
     name: str
     lexicon: Lexicon
     choice: Uniform | Balanced
     strict: bool = False
-    kinds, takes, plan, again, parse = CATEGORIES, Caption, Plan(), REFUSED, None # as a `Generator`
+    english: English | None = None
+    kinds, takes, plan = CATEGORIES, Caption, Plan() # as a `Generator`
+
+    @property
+    def again(self) -> frozenset[str]:
+        "Return the reasons for a redraw; thinned words are not drawn again, which would undo the balance."
+        return REFUSED | ({"ill-formed"} if self.english else set())
+
+    @property
+    def parse(self) -> Callable[[list[str]], list[Parsed]] | None:
+        "Return the parser of the checks; without checks none is needed."
+        return self.english and self.english.parser.parse
 
     def options(self, matches: list[Match], categories: Iterable[str] = CATEGORIES) -> dict[str, list]:
         """Return the words that can be replaced, by category.
@@ -254,8 +315,8 @@ class RuleGenerator:
         found = {c: choices(matches, self.choice.usable, c) for c in CATEGORIES if c in categories}
         return {c: offer for c, offer in found.items() if offer}
 
-    def _step(self, text, matches, spans, categories, rng):
-        "Draw one edit; return (edit, category), or the reason why there is none."
+    def _draw_edit(self, text, matches, spans, categories, rng):
+        "Draw one edit; return (edit, category, reading), or the reason why there is none."
         offered = self.options(_untouched(matches, spans), categories) or self.options(matches, categories)
         if not offered:
             known = {r.category for m in matches for r in m.readings}
@@ -267,15 +328,63 @@ class RuleGenerator:
         if new is None: return "unbalanced"
         edit = substitute(text, match, new)
         if self.strict and not self._reads_back(text, edit, reading): return "no replacement"
-        return edit, category
+        return edit, category, reading
+
+    def _step(self, text, parsed, matches, spans, categories, rng):
+        "Draw an edit until the parse of its result is sound; yields texts to be parsed, returns as `_draw_edit`."
+        for _ in range(CHECKED if self.english else 1):
+            drawn = self._draw_edit(text, matches, spans, categories, rng)
+            if isinstance(drawn, str) or not self.english: return drawn
+            edit, _, reading = drawn
+            new = yield apply_edit(text, edit)
+            if self.english.sound(parsed, new, edit, in_use(reading.form)[1]): return drawn
+        return "ill-formed"
 
     def _reads_back(self, text, edit, reading):
         "Return True if the lexicon reads the new word in the slot and form of the old one."
-        end = edit.start + len(edit.new)
-        return any((r.slot, r.form) == (reading.slot, reading.form) for m in self.lexicon.match(apply_edit(text, edit))
+        end, wanted = edit.start + len(edit.new), (reading.slot, in_use(reading.form)[0])
+        return any((r.slot, r.form) == wanted for m in self.lexicon.match(apply_edit(text, edit), bool(self.english))
                    if edit.start <= m.start and m.end == end for r in m.readings)
 
 # %% ../../nbs/negatives/rules.ipynb #6bb2237d
+@patch
+def _attempt(self: RuleGenerator, text, caption_id, seed, rounds, categories, key, matches, parsed):
+    "Try to make one negative; yields texts to be parsed, returns as `attempt`."
+    rng, now, seen, why = stable_rng(seed, self.name, caption_id, key), text, {text}, ""
+    edits, kinds, spans = [], [], []
+    for _ in range(rounds):
+        if self.english and parsed is None: parsed = yield now
+        if matches is None: [matches] = all_matches([now], self.lexicon, self.english, [parsed])
+        step = yield from self._step(now, parsed, matches, spans, categories, rng)
+        if isinstance(step, str): why = why or step
+        elif (changed := apply_edit(now, step[0])) not in seen:
+            now, matches, parsed, spans = changed, None, None, shift(spans, step[0])
+            edits.append(step[0]), kinds.append(step[1]), seen.add(now)
+    if not edits: return None, why
+    kind = kinds[0] if len(set(kinds)) == 1 else "mixed"
+    return Negative(caption_id, now, kind, self.name, tuple(edits), rounds, seed), kind
+
+def together(attempts: list[Iterator], parse: Callable[[list[str]], list[Parsed]] | None) -> list:
+    """Run attempts side by side, and parse their texts in batches.
+
+    Args:
+        attempts: generators that yield texts and are sent their parses
+        parse: parser; None: no attempt yields a text
+
+    Returns:
+        what each attempt returns
+    """
+    out, sent = [None]*len(attempts), dict.fromkeys(range(len(attempts)))
+    while sent:
+        asked = {}
+        for k, parsed in sent.items():
+            try: asked[k] = attempts[k].send(parsed)
+            except StopIteration as done: out[k] = done.value
+        new = list(dict.fromkeys(asked.values()))
+        known = dict(zip(new, parse(new) if new else ()))
+        sent = {k: known[text] for k, text in asked.items()}
+    return out
+
 @patch
 def attempt(
     self: RuleGenerator,
@@ -286,6 +395,7 @@ def attempt(
     categories: Iterable[str] = CATEGORIES,
     key: str = "0",
     matches: list[Match] | None = None,
+    parsed: Parsed | None = None,
 ) -> tuple[Negative | None, str]:
     """Try to make one negative.
 
@@ -296,23 +406,13 @@ def attempt(
         rounds: largest number of edits, 1 to 5 in NAVERO
         categories: categories that may be changed
         key: distinguishes the negatives of one caption
-        matches: `lexicon.match(text)`; None: not computed yet
+        matches: from `all_matches`; None: not computed yet
+        parsed: parse of the text; None: not parsed yet
 
     Returns:
         (negative, its category or "mixed"), or (None, the reason)
     """
-    rng, now, seen, why = stable_rng(seed, self.name, caption_id, key), text, {text}, ""
-    edits, kinds, spans = [], [], []
-    for _ in range(rounds):
-        matches = self.lexicon.match(now) if matches is None else matches
-        step = self._step(now, matches, spans, categories, rng)
-        if isinstance(step, str): why = why or step
-        elif (changed := apply_edit(now, step[0])) not in seen:
-            now, matches, spans = changed, None, shift(spans, step[0])
-            edits.append(step[0]), kinds.append(step[1]), seen.add(now)
-    if not edits: return None, why
-    kind = kinds[0] if len(set(kinds)) == 1 else "mixed"
-    return Negative(caption_id, now, kind, self.name, tuple(edits), rounds, seed), kind
+    return together([self._attempt(text, caption_id, seed, rounds, categories, key, matches, parsed)], self.parse)[0]
 
 @patch
 def __call__(self: RuleGenerator, text: str, caption_id: str, seed: int, **kwargs) -> Negative | None:
@@ -340,7 +440,8 @@ def matches_of(self: RuleGenerator, source: Source) -> list[Match]:
     Returns:
         matches in the order of the text
     """
-    if "matches" not in source.memo: source.memo["matches"] = self.lexicon.match(source.item.text)
+    if "matches" not in source.memo:
+        [source.memo["matches"]] = all_matches([source.item.text], self.lexicon, self.english, [source.parsed])
     return source.memo["matches"]
 
 @patch
@@ -371,38 +472,46 @@ def draw(self: RuleGenerator, requests: list[Request], plan: Plan) -> list[Made 
     Returns:
         one result per request: the negative, or the reason why there is none
     """
-    def one(r):
-        c, found = r.source.item, self.matches_of(r.source)
-        made, why = self.attempt(c.text, c.caption_id, plan.seed, plan.rounds, r.kinds, r.key, found)
-        return why if made is None else Made(made)
-    return [one(r) for r in requests]
+    tried = [self._attempt(s.item.text, s.id, plan.seed, plan.rounds, r.kinds, r.key, self.matches_of(s), s.parsed)
+             for r in requests for s in [r.source]]
+    return [why if made is None else Made(made) for made, why in together(tried, self.parse)]
 
 # %% ../../nbs/negatives/rules.ipynb #bc68631b
-def rules_published(lexicon: Lexicon, frequencies: SlotFrequencies | None = None) -> RuleGenerator:
+def rules_published(
+    lexicon: Lexicon,
+    frequencies: SlotFrequencies | None = None,
+    english: English | None | str = "auto",
+) -> RuleGenerator:
     """Make NAVERO's rule-based generator.
 
     Args:
         lexicon: word lists by category
         frequencies: ignored
+        english: knows how words are used; None: any word of a list, as published
 
     Returns:
         the generator "rules-published"
     """
-    return RuleGenerator("rules-published", lexicon, Uniform(lexicon))
+    return RuleGenerator("rules-published", lexicon, Uniform(lexicon), english=english_of(lexicon, english))
 
-def rules_balanced(lexicon: Lexicon, frequencies: SlotFrequencies) -> RuleGenerator:
+def rules_balanced(
+    lexicon: Lexicon,
+    frequencies: SlotFrequencies,
+    english: English | None | str = "auto",
+) -> RuleGenerator:
     """Make a rule-based generator with balanced replacements.
 
     Args:
         lexicon: word lists by category
         frequencies: counted on the captions to be changed, or on a larger sample of the same source
+        english: knows how words are used, as for the frequencies; None: any word of a list
 
     Returns:
         the generator "rules-balanced"
     """
     if frequencies is None:
         raise VidnegError("rules-balanced needs frequencies; make them by SlotFrequencies.count(captions, lexicon)")
-    return RuleGenerator("rules-balanced", lexicon, Balanced(lexicon, frequencies), strict=True)
+    return RuleGenerator("rules-balanced", lexicon, Balanced(lexicon, frequencies), True, english_of(lexicon, english))
 
 # %% ../../nbs/negatives/rules.ipynb #dd023979
 def word_log_odds(captions: Iterable[Caption], negatives: Iterable[Negative], prior: float = 1.0) -> pd.DataFrame:

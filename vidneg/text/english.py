@@ -25,7 +25,7 @@ from .inflection import dictionary_lemma, word_classes
 from .ud import CHUNK, Parsed, Token, clearnlp_to_ud, noun_chunks
 
 # %% auto #0
-__all__ = ['HYPHENED', 'CaptionEnglish', 'keep_whole', 'encodable', 'from_doc', 'SpacyParser']
+__all__ = ['HYPHENED', 'CaptionEnglish', 'keep_whole', 'encodable', 'readable', 'from_doc', 'SpacyParser']
 
 # %% ../../nbs/text/english.ipynb #f4929c2a
 @spacy.registry.languages("vidneg")
@@ -70,6 +70,22 @@ def encodable(text: str) -> str:
         string of the same length
     """
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+# Emoji and other pictures, marks that are not seen, and tabs.
+_NO_LETTERS = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\ufe0f\ufeff\u200b-\u200f\u2060\t]")
+
+def readable(text: str) -> str:
+    """Blank what the parser should not read, such as emoji and tabs, and write texts in capitals small.
+
+    Args:
+        text: any string
+
+    Returns:
+        string of the same length
+    """
+    text = _NO_LETTERS.sub(" ", encodable(text))
+    shouted = text.isupper() or text.istitle() and len(text.split()) >= 4
+    return text.lower() if shouted and len(text.lower()) == len(text) else text
 
 def from_doc(doc: Doc, text: str, lemma: Callable[[str, str, str], str], clearnlp: bool = False) -> Parsed:
     """Return the parse of a spaCy document, as plain values.
@@ -150,7 +166,7 @@ class SpacyParser:
             parses, in the order of the texts
         """
         with self.nlp.memory_zone():
-            docs = self.nlp.pipe([encodable(t) for t in texts], batch_size=batch_size)
+            docs = self.nlp.pipe([readable(t) for t in texts], batch_size=batch_size)
             return [from_doc(doc, text, self.lemma, self.clearnlp) for doc, text in zip(docs, texts)]
 
     def pipe(self, texts: Iterable[str], workers: int = 1, batch_size: int = 128) -> Iterator[Parsed]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +17,12 @@ import vidneg
 from ..core.errors import VidnegError
 from ..core.records import Edit
 from ..core.registry import Registry
-from .inflection import inflected
+from .inflection import all_lemmas, inflected, word_classes
 
 # %% auto #0
-__all__ = ['CATEGORIES', 'LISTS', 'VERB_FORMS', 'NAVERO_SLOTS', 'LEXICONS', 'read_list', 'Entry', 'inflect', 'Reading',
-           'Match', 'Lexicon', 'navero_lists', 'navero_old', 'lexicon_named', 'needs_an', 'substitute']
+__all__ = ['CATEGORIES', 'LISTS', 'VERB_FORMS', 'INVARIANT', 'NAVERO_SLOTS', 'LEXICONS', 'read_list', 'Entry',
+           'inflect', 'Reading', 'Match', 'Lexicon', 'navero_lists', 'navero_old', 'lexicon_named', 'needs_an',
+           'substitute']
 
 # %% ../../nbs/text/lexicon.ipynb #c6b98fd9
 CATEGORIES = ("action", "attribute", "relation", "object")
@@ -60,14 +62,29 @@ class Entry(NamedTuple):
 # %% ../../nbs/text/lexicon.ipynb #3c02381c
 VERB_FORMS = ("VB", "VBZ", "VBG", "VBD", "VBN")
 # Verbs for which lemminflect's participle is not the usual one, and phrases whose last word is inflected.
-_PARTICIPLES = {"light": ("lit", "lighted"), "lean": ("leaned", "leant"), "channel": ("channeled", "channelled")}
+_PARTICIPLES = {"light": ("lit", "lighted"), "lean": ("leaned", "leant"), "channel": ("channeled", "channelled"),
+                "ski": ("skied",)}
 _LAST_WORD = {"fast forward"}
+# Nouns for which lemminflect's plural is not the usual one.
+_PLURALS = {"ox": "oxen", "passer-by": "passers-by", "passerby": "passersby", "hanger-on": "hangers-on",
+            "runner-up": "runners-up"}
+INVARIANT = frozenset("""fish deer sheep moose bison elk swine trout salmon shrimp squid cod tuna aircraft spacecraft
+    hovercraft watercraft series species offspring reindeer goldfish jellyfish starfish swordfish""".split())
+_IN_LAW = re.compile(r"(\w+)(-in-law|-in-chief|-at-arms)")
 
 def _verb_form(word, tag):
     "Return the spellings of one form of a verb, the usual one first."
     if tag == "VB": return (word,)
-    if tag == "VBN" and word in _PARTICIPLES: return _PARTICIPLES[word]
+    if tag == "VBN" and word in _PARTICIPLES or word == "ski" and tag == "VBD": return _PARTICIPLES[word]
     return inflected(word, tag)
+
+def _plurals(word):
+    "Return the plurals of a noun, the usual one first; none for a name or a mass noun."
+    if word in INVARIANT: return (word,)
+    if word in _PLURALS: return (_PLURALS[word],)
+    if found := _IN_LAW.fullmatch(word): return tuple(p + found[2] for p in _plurals(found[1]))
+    if word.isupper() and len(word) > 1: return (word + "s",) # SUVs
+    return tuple(p for p in inflected(word, "NNS") if p != word) if word.islower() else ()
 
 def inflect(text: str, inflection: str) -> dict[str, tuple[str, ...]]:
     """Return all forms of an entry.
@@ -82,8 +99,8 @@ def inflect(text: str, inflection: str) -> dict[str, tuple[str, ...]]:
     if inflection == "": return {"": (text,)}
     if inflection == "noun":
         head, space, last = text.rpartition(" ")
-        plurals = tuple(p for p in inflected(last, "NNS") if p != last) if last.islower() else ()
-        return {"NN": (text,)} | ({"NNS": tuple(head + space + p for p in plurals)} if plurals else {})
+        plurals = tuple(head + space + p for p in _plurals(last))
+        return {"NN": (text,)} | ({"NNS": plurals} if plurals else {})
     if text in _LAST_WORD: before, space, word, rest = *text.rpartition(" "), ""
     else: before, space, word, rest = "", "", *re.fullmatch(r"(\S+)(.*)", text, re.S).groups()
     return {tag: tuple(before + space + w + rest for w in _verb_form(word, tag)) for tag in VERB_FORMS}
@@ -143,6 +160,12 @@ def _is_passive(before, after):
         if word not in _ADVERB and not word.endswith("ly"): break
     return after == "by"
 
+_MANY = frozenset("two three four five six seven eight nine ten several many few some both these those all".split())
+
+def _counts_many(before):
+    "Return True if one of the words before a noun says that there are several."
+    return any(w in _MANY or w.isdigit() and w != "1" for w in before)
+
 def _read(readings, before, after):
     "Return the readings that the neighboring words allow, one form for each entry."
     if len(readings) == 1 and readings[0].entry.inflect != "verb": return readings
@@ -154,6 +177,7 @@ def _read(readings, before, after):
         if r.entry.inflect == "verb":
             if r.form in ("VB", "VBZ") and last in _NO_FINITE: continue
             if r.entry in best and rank(best[r.entry].form) <= rank(r.form): continue
+        elif r.entry in best and (r.form == "NNS") != _counts_many(before): continue # "two fish", "a fish"
         best[r.entry] = r
     return tuple(best.values())
 
@@ -174,9 +198,10 @@ class Lexicon:
 
     Args:
         *layers: entries by layer; a spelling has the readings of the first layer that contains it
+        formal: True: words of a formal language, which have no other use than the lists give them
     """
-    def __init__(self, *layers: Iterable[Entry]):
-        self.layers = tuple(tuple(dict.fromkeys(layer)) for layer in layers)
+    def __init__(self, *layers: Iterable[Entry], formal: bool = False):
+        self.layers, self.formal = tuple(tuple(dict.fromkeys(layer)) for layer in layers), formal
         self.readings: dict[str, tuple[Reading, ...]] = {} # lower-case spelling → readings
         self.forms: dict[tuple[str, str], dict[Entry, Reading]] = {} # (slot, form) → reading of each entry
         for layer in self.layers: self._add(layer)
@@ -205,7 +230,7 @@ class Lexicon:
         "Return the category of each slot."
         return {e.slot: e.category for e in self.entries}
 
-    def __or__(self, other): return Lexicon(*self.layers, *other.layers)
+    def __or__(self, other): return Lexicon(*self.layers, *other.layers, formal=self.formal and other.formal)
     def __len__(self): return len(self.entries)
     def __repr__(self): return f"Lexicon({len(self)} entries: {', '.join(self.slots)})"
 
@@ -220,11 +245,12 @@ def _outermost(found):
     return sorted(kept)
 
 @patch
-def match(self: Lexicon, text: str) -> list[Match]:
+def match(self: Lexicon, text: str, every: bool = False) -> list[Match]:
     """Find entries in a text, in any of their forms.
 
     Args:
         text: text of a caption
+        every: True: with all forms of each entry, to be chosen by a parse; False: by the words before
 
     Returns:
         matches from left to right, without overlap; longer ones are preferred
@@ -237,17 +263,18 @@ def match(self: Lexicon, text: str) -> list[Match]:
             if lower[i:j] != words: continue
             start, end = tokens[i][1], tokens[j - 1][2]
             if start and _joins(text[start - 1]) or end < len(text) and _joins(text[end]): continue
-            allowed = _read(readings, lower[max(i - 3, 0):i], lower[j] if j < len(lower) else "")
+            allowed = readings if every else _read(readings, lower[max(i - 3, 0):i], lower[j] if j < len(lower) else "")
             if allowed: found.append((i, words, Match(start, end, text[start:end], allowed)))
     return [match for *_, match in _outermost(found)]
 
 # %% ../../nbs/text/lexicon.ipynb #9833bc66
 @patch(cls_method=True)
-def from_lists(cls: Lexicon, lists: dict[str, tuple[str, str, Iterable[str]]]) -> Lexicon:
+def from_lists(cls: Lexicon, lists: dict[str, tuple[str, str, Iterable[str]]], formal: bool = False) -> Lexicon:
     """Make a lexicon from word lists; wrong categories, wrong inflections and empty entries are refused.
 
     Args:
         lists: slot → (category, inflection, entries)
+        formal: True: words of a formal language, as in `Lexicon`
 
     Returns:
         lexicon with one layer
@@ -261,7 +288,7 @@ def from_lists(cls: Lexicon, lists: dict[str, tuple[str, str, Iterable[str]]]) -
         for text in texts:
             if not text.strip(): raise VidnegError(f"slot {slot!r} has an empty entry: take it out")
             entries.append(Entry(" ".join(text.split()), category, slot, inflection))
-    return cls(entries)
+    return cls(entries, formal=formal)
 
 # %% ../../nbs/text/lexicon.ipynb #f5fbaa0a
 NAVERO_SLOTS = {
@@ -314,11 +341,25 @@ def lexicon_named(name: str) -> Lexicon:
 # %% ../../nbs/text/lexicon.ipynb #f127b509
 _AN = re.compile(r"""(?:
     hour|honest|honou?r|heir                                  # silent h
-    |8|1[18](?!\d)                                            # eight, eleven, eighteen
+    |8|1[18](?!\d)|1[18](?=\d\d(?:\D|$)|,?\d{3}\D)           # eight, eleven, eighteen, 1800s
     |[fhlmnrsx](?![a-z])                                      # letters by name: x-ray, F16
-    |(?!(?:one|once|eu|ewe|ouija)                             # w and y sounds
-        |uni(?![nmd])|u(?:s[eau]|te|ti|ga|ra|kr|ku|b[io])     # unicorn, use, Uganda, uranium; but uninvited
+    |[fhlmnrsx][bcdfghjklmnpqrstvwxz\d]{1,4}(?![a-z])         # NFL, mp3
+    |(?!(?:one(?!r)|once|eu|ewe|ouija)                        # w and y sounds; but onerous
+        |uni(?![nm]|d(?!i))|unanim                            # unicorn, unidirectional; but uninvited
+        |u(?:s[eau]|te|ti|ga|ra|ri|kr|ku|b[io])               # use, Uganda, uranium, urine
         |u(?![a-z]))[aeiou])""", re.X | re.I)
+# Abbreviations that are read letter by letter, though they have vowels, and those that are read as words.
+_LETTERS = frozenset("""suv mri nba fbi mma hdmi led iou ufo usa usb us uk un uv ui ufc uae ipa aka fifa mba nasa xbox
+    x-box hiv lcd ssd sms sos html http mpeg""".split()) - {"nasa", "fifa"}
+_WORDS = frozenset("nasa nato fifa swat ram rom laser radar sim lan unesco unicef navy hud fema scuba nascar".split())
+_YOU = re.compile("(?:u[^a-z]|u$|unesco|unicef|ufo|ufc|usa|usb|us|uk|un|uv|ui|uae)", re.I)
+
+def _abbreviation(word):
+    "Return True for an abbreviation that is read letter by letter: in capitals, and no word of the dictionary."
+    lower = word.lower()
+    if lower in _WORDS or not word.isalpha(): return False
+    return lower in _LETTERS and (word.isupper() or not word_classes(lower)) or (
+        word.isupper() and len(word) > 1 and not word_classes(lower))
 
 def needs_an(word: str) -> bool:
     """Return True if a word begins with a vowel sound, by its spelling and the common exceptions.
@@ -329,17 +370,58 @@ def needs_an(word: str) -> bool:
     Returns:
         True for "an", False for "a"
     """
+    first = re.match(r"[^\W_]*", word)[0]
+    if first.lower() in ("xbox", "unesco", "unicef"): return first[0] in "xX"
+    if len(first) > 1 and _abbreviation(first): return first[0] in "AEFHILMNORSXaefhilmnorsx"
     return _AN.match(word) is not None
 
 # %% ../../nbs/text/lexicon.ipynb #3a66c92f
 def _fit_case(new, old, proper, text, start):
     "Return `new` with the capitals of `old` at `text[start:]`; `proper`: `old` is a name."
-    if old.isupper() and len(old) > 1: return new.upper()
+    if text.isupper() or old.isupper() and len(old) > 1 and old.lower() != "i" and _shouted(text, start, old):
+        return new.upper()
     if text == text.lower(): return new.lower()
-    initial = not text[:start].strip() or text[:start].rstrip()[-1] in ".!?"
-    return new[:1].upper() + new[1:] if old[:1].isupper() and (initial or not proper) else new
+    initial = not text[:start].strip(_OPENING) or text[:start].rstrip(_OPENING)[-1] in ".!?"
+    title = all(w[:1].isupper() and not w.isupper() for w in old.split())
+    if not old[:1].isupper() or not initial and (proper or not title): return new
+    if not initial and len(old.split()) > 1: return " ".join(w[:1].upper() + w[1:] for w in new.split())
+    return new[:1].upper() + new[1:]
 
-_ARTICLE = re.compile(r"(?<![\w'-])an?(?=\s+$)", re.I)
+def _shouted(text, start, old):
+    "Return True if a word in capitals is emphasized: it is a word of the dictionary, or all words around it are so."
+    around = re.findall(r"[^\W\d_]{2,}", text[:start] + " " + text[start + len(old):])
+    return not _abbreviation(old.split()[-1]) and old.lower() not in _LETTERS and (
+        bool(word_classes(old.lower())) or any(w.isupper() for w in around))
+
+_OPENING = " \t\"'“‘(["
+_ARTICLE = re.compile(r"(?<![\w'-])an?(?=\s+[\"'“‘(\[]*$)", re.I)
+_OWNER = re.compile("(['’])s\\b|(['’])(?![\\w'’])")
+
+def _with_article(text, start, word, sound):
+    "Return (start, text) of an edit that puts `word`, which sounds as `sound`, at `start` with the right article."
+    near = max(start - 14, 0)
+    if not (article := _ARTICLE.search(text[near:start])): return start, word
+    between = text[near + article.end():start]
+    if sound.lower() == "other" and not between.strip(): right, word, between = "another", "", "" # an other
+    else: right = "an" if needs_an(sound) else "a"
+    if article[0].lower() == right: return start, word
+    if article[0].isupper() and (len(article[0]) > 1 or word.isupper()): right = right.upper()
+    elif article[0][0].isupper(): right = right.capitalize()
+    return near + article.start(), right + between + word
+
+def _owner(text, end, old, new):
+    "Return (end, text to add) for the possessive after a noun whose number of letters s changes: the bears' hats."
+    found, many = _OWNER.match(text, end), new.form == "NNS" or new.surface.lower() in _plurals_of(new.surface.lower())
+    if not found: return end, ""
+    if found[1] and many and new.surface.endswith("s"): return found.end(), found[1]
+    if found[2] and old.endswith("s") and not new.surface.endswith("s") and text[:end].count(found[2]) % 2 == 0:
+        return found.end(), found[2] + "s"
+    return end, ""
+
+@lru_cache(2**14)
+def _plurals_of(word):
+    "Return the plurals of the noun that a word may be the plural of."
+    return {p for base in all_lemmas(word, "NOUN").get("NOUN", ()) if base != word for p in _plurals(base)}
 
 def substitute(text: str, match: Match, new: Reading) -> Edit:
     """Return the edit that replaces `match` by `new`, with matching capitals and the right article.
@@ -350,17 +432,11 @@ def substitute(text: str, match: Match, new: Reading) -> Edit:
         new: reading to put in its place
 
     Returns:
-        edit, widened to the article where that has to change
+        edit, widened to the article and the possessive where they have to change
     """
     proper = any(r.entry.text != r.entry.text.lower() for r in match.readings)
-    word, start = _fit_case(new.surface, match.text, proper, text, match.start), match.start
-    near = max(start - 12, 0)
-    article = _ARTICLE.search(text[near:start])
-    if article:
-        right = "an" if needs_an(word) else "a"
-        if article[0].lower() != right:
-            if article[0].isupper() and (len(article[0]) > 1 or word.isupper()): right = right.upper()
-            elif article[0][0].isupper(): right = right.capitalize()
-            word = right + text[near + article.end():start] + word
-            start = near + article.start()
-    return Edit(start, match.end, text[start:match.end], word)
+    word = _fit_case(new.surface, match.text, proper, text, match.start)
+    end, owner = _owner(text, match.end, match.text, new)
+    sound = new.surface if not text.isupper() or _abbreviation(new.surface) else new.surface.lower()
+    start, word = _with_article(text, match.start, word, sound)
+    return Edit(start, end, text[start:end], word + owner)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from vidneg.text.english import SpacyParser
 
 # %% auto #0
-__all__ = ['PIPELINE', 'ROWS', 'load_parser', 'NamedParser', 'write_parses', 'read_parses', 'parse_column', 'parses_of']
+__all__ = ['PIPELINE', 'ROWS', 'load_parser', 'NamedParser', 'AgreeingParser', 'agreed', 'write_parses', 'read_parses',
+           'parse_column', 'parses_of']
 
 # %% ../../nbs/text/parse.ipynb #ec5345a9
 PIPELINE = Path(vidneg.__file__).parent/"text"/"pipeline"
@@ -90,6 +91,62 @@ class NamedParser:
         """
         texts = iter(texts)
         while some := list(islice(texts, CHUNK)): yield from self.parse(some)
+
+# %% ../../nbs/text/parse.ipynb #12ab06dd
+@dataclass(frozen=True)
+class AgreeingParser:
+    """A parser that marks the words on which two parsers differ by the part of speech X.
+
+    Attributes:
+        first: name of the parser whose result is used, as in `load_parser`
+        second: name of the parser that has to agree
+    """
+    first: str = "english"
+    second: str = "embedded"
+
+    def parse(self, texts: list[str]) -> list[Parsed]:
+        """Parse a list of texts twice.
+
+        Args:
+            texts: texts, few enough to be in memory at once
+
+        Returns:
+            parses, in the order of the texts
+        """
+        first, second = (NamedParser(name).parse(texts) for name in (self.first, self.second))
+        return [agreed(*both) for both in zip(first, second)]
+
+    def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]:
+        """Parse many texts, with only a chunk of them in memory at a time.
+
+        Args:
+            texts: any number of texts
+
+        Returns:
+            parses, in the order of the texts
+        """
+        texts = iter(texts)
+        while some := list(islice(texts, CHUNK)): yield from self.parse(some)
+
+_ALONE = frozenset("NN NNS PRP CD".split()) # read by their tags; other words need the same governor, too
+
+def agreed(a: Parsed, b: Parsed) -> Parsed:
+    """Mark the words on which two parses differ.
+
+    Args:
+        a: parse of a text
+        b: another parse of it
+
+    Returns:
+        the first parse, with X for words that the second reads otherwise
+    """
+    at, out = {(t.start, t.end): t for t in b.tokens}, []
+    for t in a.tokens:
+        o = at.get((t.start, t.end))
+        same = o is not None and o.tag == t.tag and (
+            t.tag in _ALONE or b.tokens[o.head].start == a.tokens[t.head].start)
+        out.append(t if same else t._replace(pos="X"))
+    return Parsed(a.text, tuple(out), a.noun_chunks)
 
 # %% ../../nbs/text/parse.ipynb #992e0380
 ROWS = 4096 # number of parses written or read at a time

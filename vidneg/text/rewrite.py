@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from .inflection import word_classes
 from .syntax import NOT, TENSE, Tree, VerbGroup, conjugate, is_plural, noun_part, read_verb
 
 # %% auto #0
-__all__ = ['STYLES', 'Clause', 'main_clause', 'rewrite', 'rewrites', 'negations']
+__all__ = ['STYLES', 'Clause', 'main_clause', 'misread', 'rewrite', 'rewrites', 'negations']
 
 # %% ../../nbs/text/rewrite.ipynb #4ed25eb1
 @dataclass(frozen=True)
@@ -306,7 +307,9 @@ def _sentence(c, pieces):
     body = re.sub(r' (?=[,.;:!?]|"$)', "", " ".join(p for p in pieces if p))
     first, end = next(i for i, t in enumerate(tree.tokens) if t.text.strip()), _end(tree)
     begin = tree.tokens[first].start
-    if text[begin].isupper(): body = body[:1].upper() + body[1:]
+    if text[begin].isupper() or text[begin].isdigit() and text[-1:] == ".": body = body[:1].upper() + body[1:]
+    if text.isupper(): body = body.upper()
+    elif text.istitle() and len(text.split()) > 3: body = " ".join(w[:1].upper() + w[1:] for w in body.split(" "))
     return text[:begin] + body + text[tree.tokens[end - 1].end:]
 
 # %% ../../nbs/text/rewrite.ipynb #4b7e1292
@@ -315,12 +318,74 @@ def _following(c):
     acted_on = c.tree.words(*c.acted_on)
     return [*((acted_on, c.particle) if c.late else (c.particle, acted_on)), c.tree.words(*c.tail)]
 
+_DENIALS = frozenset("""not n't never no nobody nothing none neither nor hardly barely scarcely seldom rarely cannot
+    without nowhere""".split())
+_ANYWHERE = frozenset("with on in of from at for by over under near behind beside inside outside above below".split())
+
+def misread(tree: Tree) -> bool:
+    """Return True if a text without a finite verb ends its first noun phrase in what may be one.
+
+    Args:
+        tree: parse of a caption
+
+    Returns:
+        True for "a group of people sings", where "sings" is read as a noun
+    """
+    if tree.root is None or _has_finite(tree): return False
+    finite = any(t.tag in ("VBZ", "VBP", "VBD") and t.dep == "acl" for t in tree.tokens)
+    return finite or any(
+        t.tag in ("NN", "NNS") and "VER" in word_classes(tree.lower[k]) and before.pos == "NOUN"
+        and "NNS" in (before.tag, t.tag) for k, (before, t) in enumerate(zip(tree.tokens, tree.tokens[1:]), 1))
+
+def _fronted(c):
+    "Return True if the last adverbial surely belongs to the verb: it does not follow a noun that it may describe."
+    tree = c.tree
+    for k in tree.find(c.predicate, "obl", "advcl"):
+        span = tree.extent(k)
+        if span is None or c.lead[0] < c.lead[1]: continue
+        if any(tree.tokens[j].tag == "PRP$" for j in range(*span)): return False
+        if tree.relation[k] == "obl" and tree.tokens[span[0] - 1].pos in ("NOUN", "PROPN", "PRON"):
+            return False
+    return True
+
+def _turnable(c):
+    "Return True if the object is surely one, with all that belongs to it."
+    tree = c.tree
+    if c.late or c.object is not None and (tree.tokens[c.object].pos not in ("NOUN", "PROPN", "PRON")
+                                           or tree.lower[c.object].endswith("ing")): return False
+    single = c.object is not None and any(tree.lower[k] in ("a", "an") for k in tree.find(c.object, "det"))
+    if single and tree.tokens[c.object].tag == "NNS": return False # a thumbs up
+    return c.object is None or c.tail[0] >= c.tail[1] or tree.lower[c.tail[0]] not in _ANYWHERE
+
+def _second_verb(tree):
+    "Return True if a conjunction joins what is, or may be, another verb of the same subject."
+    for k, t in enumerate(tree.tokens):
+        if t.pos in ("VERB", "AUX") and tree.relation[k] in ("conj", "parataxis") and not tree.find(k, "nsubj"):
+            return True
+        if t.pos != "CCONJ": continue
+        after = [i for i in range(k + 1, len(tree.tokens)) if tree.tokens[i].pos != "ADV"][:1]
+        if after and (tree.tokens[after[0]].pos in ("VERB", "AUX") or tree.tokens[after[0]].tag == "NNS"
+                      and "VER" in word_classes(tree.lower[after[0]])): return True
+    return False
+
+def _sure(c, turn, frame, front, negated):
+    "Return True if the parse of a caption can be trusted for a rewriting."
+    tree = c.tree
+    if misread(tree) or any(tree.tokens[k].pos == "X" for k in (c.predicate, c.subject, c.object or c.subject)):
+        return False
+    if negated and not _DENIALS.isdisjoint(tree.lower): return False
+    if (turn or frame or front) and _second_verb(tree): return False
+    led = tree.tokens[0].pos in ("ADV", "SCONJ", "ADP", "CCONJ", "PUNCT")
+    if c.verb is None and (led or "," in tree.lower): return False
+    return (not turn or _turnable(c)) and (not front or _fronted(c))
+
 def rewrite(
     c: Clause,
     turn: bool = False,
     frame: str = "",
     front: bool = False,
     negated: bool | None = None,
+    careful: bool = False,
 ) -> str | None:
     """Rewrite a clause in another voice, frame or order, or negate it.
 
@@ -330,10 +395,12 @@ def rewrite(
         frame: "there": there is X that ...; "cleft": it is X that ...; "": no frame
         front: True: move the last adverbial to the front, or the first one to the end
         negated: True: with negation; False: without; None: as in the caption
+        careful: True: None where the parse is unsure; False: the text is of a formal language
 
     Returns:
         the new caption; None where the clause does not allow the change
     """
+    if careful and not _sure(c, turn, frame, front, negated): return None
     if c.verb is None:
         return _frame_noun(c) if frame == "there" and not (turn or front or negated) else None
     change = turn or negated not in (None, c.verb.negated) or c.shape == "there"
@@ -362,30 +429,33 @@ STYLES = {"turn": dict(turn=True), "front": dict(front=True), "turn, front": dic
           "turn, there": dict(turn=True, frame="there"), "turn, cleft": dict(turn=True, frame="cleft"), "plain": {},
           "there": dict(frame="there"), "cleft": dict(frame="cleft")} # the last two change the least
 
-def rewrites(tree: Tree) -> dict[str, str]:
+def rewrites(tree: Tree, careful: bool = False) -> dict[str, str]:
     """Return all paraphrases of a caption that its structure allows.
 
     Args:
         tree: parse of a caption
+        careful: True: without those for which the parse is unsure
 
     Returns:
         name in STYLES → paraphrase, for the styles that apply
     """
     c = main_clause(tree)
     if c is None: return {}
-    found = {name: rewrite(c, **how) for name, how in STYLES.items() if how or c.shape == "there"}
+    found = {name: rewrite(c, **how, careful=careful) for name, how in STYLES.items() if how or c.shape == "there"}
     return {name: text for name, text in found.items() if text not in (None, tree.parsed.text)}
 
-def negations(tree: Tree) -> dict[str, str]:
+def negations(tree: Tree, careful: bool = False) -> dict[str, str]:
     """Return the negations of a caption, in the passive and in its own voice.
 
     Args:
         tree: parse of a caption
+        careful: True: without those for which the parse is unsure
 
     Returns:
         "turn": in the passive, "plain": in its own voice; empty if the caption is negated or has no verb
     """
     c = main_clause(tree)
     if c is None or c.verb is None or c.verb.negated: return {}
-    found = {"turn": None if c.verb.passive else rewrite(c, turn=True, negated=True), "plain": rewrite(c, negated=True)}
+    found = {"turn": None if c.verb.passive else rewrite(c, turn=True, negated=True, careful=careful),
+             "plain": rewrite(c, negated=True, careful=careful)}
     return {name: text for name, text in found.items() if text}

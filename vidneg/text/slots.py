@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -35,11 +35,13 @@ class Contrast:
         kind: kind of the negatives that it makes
         pos: universal part of speech
         group: base form, "_" between its words → number of its group
+        together: pairs of words that can be true at once, in both orders
     """
     name: str
     kind: str
     pos: str
     group: dict[str, int]
+    together: frozenset[tuple[str, str]] = frozenset()
 
 def _contrast(kind, pos, line):
     "Read one class from its line."
@@ -47,6 +49,13 @@ def _contrast(kind, pos, line):
     if len(groups) < 2 or not all(all(g) for g in groups):
         raise VidnegError(f"the class {line!r} needs two groups of words or more, with | between them")
     return Contrast(f"{pos} {groups[0][0]}", kind, pos, {w: k for k, g in enumerate(groups) for w in g})
+
+def _pairs(line):
+    "Read the pairs of words that can be true at once from a line: each of the first with each of the others."
+    sides = [[w.strip() for w in side.split(",")] for side in line.split("+")]
+    if len(sides) != 2 or not all(map(all, sides)):
+        raise VidnegError(f"the pairs {line!r} need words on both sides of one +")
+    return [pair for a in sides[0] for b in sides[1] for pair in ((a, b), (b, a))]
 
 @lru_cache(4)
 def load_contrasts(path: str | Path | None = None) -> tuple[Contrast, ...]:
@@ -58,17 +67,18 @@ def load_contrasts(path: str | Path | None = None) -> tuple[Contrast, ...]:
     Returns:
         classes in the order of the file
     """
-    found, section, seen = [], None, set()
+    found, section, seen, pairs = [], None, set(), defaultdict(list)
     for line in read_list(path or LISTS.parent/"contrasts.txt"):
         if line.startswith("["): section = line.strip("[]").split()
         elif section is None or len(section) != 2:
             raise VidnegError(f"line {line!r} of the classes is in no section: begin with one like [object NOUN]")
+        elif section[0] == "together": pairs[section[1]] += _pairs(line)
         else:
             found.append(c := _contrast(*section, line))
             if twice := sorted({(c.pos, w) for w in c.group} & seen):
                 raise VidnegError(f"{twice[0][1]!r} stands in two classes of {c.pos}: remove one of them")
             seen |= {(c.pos, w) for w in c.group}
-    return tuple(found)
+    return tuple(replace(c, together=frozenset(p for p in pairs[c.pos] if c.group.keys() >= {*p})) for c in found)
 
 # %% ../../nbs/text/slots.ipynb #51783c69
 class Slot(NamedTuple):
@@ -99,7 +109,7 @@ PERSON = frozenset("""he she they we i you it who people person man woman boy gi
     men women group player baby""".split())
 # words that go with any verb
 ANYWHERE = frozenset("man woman boy girl lady guy gentleman female male adult child kid toddler baby".split())
-_GENERIC = frozenset("""big small large little other same new first second white black red blue green yellow
+_GENERIC = frozenset("""big small large little new white black red blue green yellow
     brown long short tall several many more another""".split())
 
 class _Sentence:
@@ -207,7 +217,7 @@ def _adverb(s, i):
 def _preposition(s, start, end):
     "Return the features and needs of a preposition; none if it governs no noun."
     below = s.tokens[end - 1].head
-    if below < end or s.tokens[below].pos not in ("NOUN", "PROPN", "PRON"): return [], []
+    if below < end or s.tokens[end].pos == "ADP" or s.tokens[below].pos not in ("NOUN", "PROPN", "PRON"): return [], []
     above = below
     while (above == below or start <= above < end) and s.tokens[above].head != above: above = s.tokens[above].head
     if above == below or start <= above < end: return [], []
@@ -421,7 +431,7 @@ class SlotIndex:
 
     def _seen(self, slot, prior, features, rows):
         "Return the words that were seen with all needs of a slot, and avoid none of its features (W,)."
-        n, few = rows.sum(1, keepdims=True), self.by_name[slot.contrast].pos in ("NOUN", "ADJ")
+        n, few = rows.sum(1, keepdims=True), self.by_name[slot.contrast].pos == "NOUN" or slot.contrast == "ADJ red"
         lift, where = (rows + 0.5*prior)/(n + 0.5)/prior, {f: k for k, f in enumerate(features)}
         shy = [k for k, f in enumerate(features) if f[0] in "bhvo"] # features that a word may avoid
         seen = ((n[shy]*prior < EXPECTED) | (lift[shy] >= 0.15)).all(0)

@@ -21,20 +21,20 @@ __all__ = ['world_lexicon', 'world_lexicon_old', 'world_vocabulary', 'world_mean
 # %% ../../nbs/world/vocabulary.ipynb #e32b580e
 def world_lexicon() -> Lexicon:
     "Return the world's words as a lexicon for rules."
-    return Lexicon.from_lists(word_lists())
+    return Lexicon.from_lists(word_lists(), formal=True)
 
 def world_lexicon_old() -> Lexicon:
     "Return the lexicon with only the more frequent half of its actions and of its contacts."
     return Lexicon.from_lists({slot: (category, how, entries[:len(entries)//2] if category == "action" else entries)
-                               for slot, (category, how, entries) in word_lists().items()})
+                               for slot, (category, how, entries) in word_lists().items()}, formal=True)
 
 # %% ../../nbs/world/vocabulary.ipynb #54e92611
 @lru_cache
 def world_vocabulary() -> Vocabulary:
     "Return the word classes of the world, so that its oracle can judge the substitutions."
     pos = {"shape": "noun", "scene": "noun", "act": "verb", "contact": "verb"}
-    return Vocabulary(Slot(name, pos.get(name, "adj"), tuple((w,) for w in words))
-                      for name, (_, _, words) in word_lists().items() if name != "spatial")
+    return Vocabulary((Slot(name, pos.get(name, "adj"), tuple((w,) for w in words))
+                      for name, (_, _, words) in word_lists().items() if name != "spatial"), formal=True)
 
 # %% ../../nbs/world/vocabulary.ipynb #e2a22ca6
 _CHANGE = {"color": "turn", "material": "become"}

@@ -88,6 +88,8 @@ class NoReader:
 READERS = Registry("reader", {"none": "vidneg.negatives.components.make:NoReader",
                               "world": "vidneg.world.vocabulary:WorldReader"})
 
+def _formal(reader): return not isinstance(reader, NoReader | None)
+
 def paraphrases(tree: Tree, rng: np.random.Generator, reader: Reader | None = None) -> list[str]:
     """Return sentences with the meaning of a caption.
 
@@ -99,10 +101,10 @@ def paraphrases(tree: Tree, rng: np.random.Generator, reader: Reader | None = No
     Returns:
         sentences in random order, with clefts and "there is" sentences last
     """
-    ways = rewrites(tree)
+    meaning = reader and reader.meaning(tree.parsed.text)
+    ways = rewrites(tree, careful=not _formal(reader))
     order = [list(ways)[k] for k in rng.permutation(len(ways))]
     found = [ways[name] for name in sorted(order, key=lambda name: name in ("there", "cleft"))]
-    meaning = reader and reader.meaning(tree.parsed.text)
     if meaning is None: return found
     exact = [text for text in found if reader.meaning(text) == meaning]
     generated = reader.again(meaning, rng)
@@ -132,7 +134,8 @@ def proposals(
     if kind in CHANGED:
         for e in replacements(tree, kind, vocabulary, rng): yield apply_edit(text, e), (e,)
     else:
-        for new in negations(tree).values() if kind == "negated passive" else paraphrases(tree, rng, reader):
+        denied = kind == "negated passive"
+        for new in negations(tree, not _formal(reader)).values() if denied else paraphrases(tree, rng, reader):
             yield new, edits_between(text, new)
 
 # %% ../../../nbs/negatives/components/make.ipynb #c6b9989b

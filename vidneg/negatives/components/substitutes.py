@@ -18,6 +18,7 @@ from ...core.errors import VidnegError
 from ...core.records import Edit
 from ...core.registry import Registry
 from ...text.lexicon import Entry, Match, Reading, inflect, read_list, substitute
+from ...text.rewrite import misread
 from ...text.synonyms import lemmas, related
 from ...text.syntax import Part, Tree, in_present, modifiers, objects, subjects, verb_form, verbs
 
@@ -50,9 +51,10 @@ class Vocabulary:
     Args:
         slots: word classes
         near: further pairs of words that never replace each other
+        formal: True: words of a formal language, whose sentences need no check of the parse
     """
-    def __init__(self, slots: Iterable[Slot], near: Iterable[tuple[str, str]] = ()):
-        self.slots = {s.name: s for s in slots}
+    def __init__(self, slots: Iterable[Slot], near: Iterable[tuple[str, str]] = (), formal: bool = False):
+        self.slots, self.formal = {s.name: s for s in slots}, formal
         self.near = {frozenset(pair) for pair in near}
         self._at: dict[tuple[str, str], list[tuple[Slot, tuple[str, ...]]]] = {} # (pos, word): its slots and groups
         for s in self.slots.values():
@@ -180,10 +182,16 @@ def _first_options(vocabulary, slots, base):
     "Return the replacements from the first slot that has any."
     return next((found for s in slots if (found := vocabulary.options(s.name, base))), [])
 
+# The verbs of contractions: pronouns have them, nouns mostly do not.
+_LONG = {"'ve": "have", "'re": "are", "'ll": "will", "'m": "am"}
+
 def _substitution(tree, part, surface):
-    "Return the edit that replaces a part by `surface`, with capitals and article corrected."
+    "Return the edit that replaces a part by `surface`, with capitals, article and contraction corrected."
     start, end = tree.tokens[part.start].start, tree.tokens[part.end - 1].end
-    text = tree.parsed.text
+    text, after = tree.parsed.text, tree.lower[part.end:part.end + 1]
+    pronoun = tree.tokens[part.head].pos == "PRON" and " " in surface
+    if pronoun and after and (verb := _LONG.get(after[0].replace("’", "'"))) and text[end:end + 1] in "'’":
+        end, surface = tree.tokens[part.end].end, f"{surface} {verb}"
     return substitute(text, Match(start, end, text[start:end], ()), Reading(Entry(surface, "object", ""), "", surface))
 
 # %% ../../../nbs/negatives/components/substitutes.ipynb #a3877c62
@@ -196,6 +204,13 @@ def _takes_object(tree, i):
     passive = t.tag == "VBN" and (tree.relation[i] == "acl" or bool(tree.find(i, "aux:pass")))
     return shared or passive or bool(tree.find(i, "obj"))
 
+def _doubtful_verb(tree, i):
+    "Return True for a verb that may be a part of the word before it: \"one man kite surfing\"."
+    if tree.tokens[i].pos == "X": return True
+    if not i or tree.tokens[i].tag != "VBG" or tree.tokens[i - 1].pos != "NOUN": return False
+    before = [tree.lower[k] for k in tree.find(i - 1, "compound")]
+    return tree.tokens[i - 1].dep == "compound" or any(w in _HUMAN for w in before)
+
 def _verb_options(tree, part, vocabulary):
     "Return the edits that replace a verb."
     base, slots, span = _longest(tree, part, "verb", vocabulary)
@@ -203,7 +218,7 @@ def _verb_options(tree, part, vocabulary):
     given = "VB" if in_present(tree, part.head) else head.tag
     tag = _matching_tag(head.lemma.lower(), "verb", given, tree.lower[part.head])
     late = [k for k in tree.find(part.head, "compound") if k >= part.end] # "picks the ball up"
-    if tag is None or late: return []
+    if tag is None or late or not vocabulary.formal and _doubtful_verb(tree, part.head): return []
     if " " not in base:
         takes = "t." if _takes_object(tree, part.head) else "i."
         default = {"t.": "t.handle", "i.": "i.go"}[takes]
@@ -229,10 +244,19 @@ _ALIVE = frozenset("noun " + s for s in "animal/person/people/child/role/collect
 _OF_BEINGS = ("adj age", "adj tall")
 _PERSON = re.compile("(?:er|or|ist|man|woman|men|women|eur|ian)$")
 
+_HUMAN = frozenset("""man woman boy girl person lady guy child kid people men women boys girls player adult baby
+    group team""".split())
+
+def _doubtful(tree, part):
+    "Return True for nouns that may be read wrongly: \"man kite\" in \"one man kite surfing\", \"people songs\"."
+    if any(tree.tokens[k].pos == "X" for k in range(part.start, part.end)) or misread(tree): return True
+    return part.end - part.start > 1 and tree.lower[part.start] in _HUMAN and tree.lower[part.head] not in _HUMAN
+
 def _noun_options(tree, part, vocabulary, default):
     "Return the edits that replace a noun; `default` is the slot for countable nouns of no known class."
     base, slots, span = _longest(tree, part, "noun", vocabulary)
     head = tree.tokens[part.head]
+    if not vocabulary.formal and _doubtful(tree, part): return []
     tag = "NNS" if head.tag in ("NNS", "NNPS") or base == "people" else "NN"
     counted = tag == "NNS" or bool(tree.find(part.head, "det", "nummod", "nmod:poss"))
     article = any(tree.lower[k] in ("a", "an") for k in tree.find(part.head, "det"))
@@ -258,6 +282,8 @@ def _same_gender(tree, part, edits):
 def _subject_options(tree, part, vocabulary):
     "Return the edits that replace the subject."
     word = tree.lower[part.head]
+    if tree.tokens[part.head].pos == "PRON" and tree.find(part.head, "det", "amod", "acl", "nmod", "appos", "nummod"):
+        return [] # they all, he who
     if tree.tokens[part.head].pos == "PRON" and word in _OTHER_PRONOUN:
         return _same_gender(tree, part, [_substitution(tree, part, w) for w in _OTHER_PRONOUN[word]])
     default = "noun role" if _PERSON.search(word.removesuffix("s")) else ""
