@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import LinearOperator, cg
 from scipy.special import expit
 
-from ..core.errors import VidnegError
+from ..core.errors import VidnegError, whole
 from ..core.registry import Registry
 from ..core.seeds import stable_seed
 from ..data.pairs import Pair
@@ -621,5 +621,6 @@ def sample_pairs(pairs: Iterable[Pair], n: int = 10_000, seed: int = 0) -> list[
     Returns:
         at most `n` pairs, in the order of their hashes
     """
+    whole(n, "the size of the sample")
     keyed = ((stable_seed(seed, "audit", p.item, ascii(p.negative)), k, p) for k, p in enumerate(pairs))
     return [p for *_, p in heapq.nsmallest(n, keyed)]

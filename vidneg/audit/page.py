@@ -149,7 +149,8 @@ def audit_negatives(
     items, captions = list(items), list(captions)
     if not items: raise VidnegError("there is nothing to audit: pass at least one negative or pair")
     if all(isinstance(x, Negative) for x in items): items = pairs_of(captions, items)
-    if other := next((x for x in items if not isinstance(x, Pair)), None):
+    def is_pair(x): return isinstance(x, Pair) and isinstance(x.caption, str) and isinstance(x.negative, str)
+    if other := next((x for x in items if not is_pair(x)), None):
         raise VidnegError(f"wanted a list of `Negative` with captions, or a list of `Pair`; got {other!r:.80}")
     if not weights: return audit_set(name, items, captions, **settings)
     models, missing = installed_models()

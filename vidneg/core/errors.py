@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import importlib.util
+import operator
 
 # %% auto #0
-__all__ = ['VidnegError', 'Skipped', 'require']
+__all__ = ['VidnegError', 'Skipped', 'require', 'whole']
 
 # %% ../../nbs/core/errors.ipynb #d8ab0b47
 class VidnegError(Exception):
@@ -28,3 +29,21 @@ def require(package: str, extra: str) -> None:
     """
     if importlib.util.find_spec(package) is None:
         raise VidnegError(f"{package} is not installed: `pip install 'vidneg[{extra}]'` installs it")
+
+# %% ../../nbs/core/errors.ipynb #e14a0002
+def whole(value, what: str, least: int = 1) -> int:
+    """Check a whole number; raises `VidnegError` for everything else.
+
+    Args:
+        value: a number of things
+        what: its name in the error message
+        least: smallest allowed number
+
+    Returns:
+        the same number
+    """
+    try: number = operator.index(value)
+    except TypeError: number = least - 1
+    if type(value).__name__ in ("bool", "bool_") or number < least:
+        raise VidnegError(f"{what} is {value!r}: pass a whole number of at least {least}")
+    return number

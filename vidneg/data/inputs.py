@@ -5,6 +5,7 @@
 # %% ../../nbs/data/inputs.ipynb #e9408e2b
 from __future__ import annotations
 
+import math
 import os
 import unicodedata
 from collections import Counter, defaultdict
@@ -16,10 +17,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import VidnegError
+from ..core.errors import VidnegError, whole
 from ..core.records import Caption, Clip
 from ..core.seeds import stable_seed
 from .dataset import Dataset, read_dataset
+from .folders import MEDIA, is_media, stem, walk
 from .pairs import Pair
 from .tables import ROLES, Table, as_table, cell_texts, is_missing, listed, read_table, roles_of, tables_in
 from ..text.language import foreign
@@ -28,8 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['MEDIA', 'Inputs', 'Problems', 'Finder', 'Row', 'table_rows', 'distinct_rows', 'warnings_of', 'build',
-           'open_data']
+__all__ = ['Inputs', 'Problems', 'Finder', 'Row', 'table_rows', 'distinct_rows', 'warnings_of', 'build', 'open_data']
 
 # %% ../../nbs/data/inputs.ipynb #f7d68d00
 @dataclass(frozen=True)
@@ -99,9 +100,6 @@ class Problems:
         if lines: raise VidnegError("\n  - ".join([f"{self.name} has {len(lines)} problems:", *lines]))
 
 # %% ../../nbs/data/inputs.ipynb #193d9226
-MEDIA = (".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".gif",
-         ".jpg", ".jpeg", ".png", ".webp", ".bmp")
-
 def _same(name): return unicodedata.normalize("NFC", name).casefold()
 
 class Finder:
@@ -121,15 +119,9 @@ class Finder:
         Returns:
             name or stem → paths, the most usual format first
         """
-        found, seen = defaultdict(list), set()
-        for folder, folders, names in os.walk(self.root, followlinks=True):
-            real = os.path.realpath(folder) # a link may lead back to a folder above it
-            folders[:] = [] if real in seen else sorted(f for f in folders if not f.startswith("."))
-            for name in [] if real in seen else sorted(names):
-                stem, suffix = os.path.splitext(name)
-                if suffix.lower() not in MEDIA: continue
-                for key in {_same(name), _same(stem)}: found[key].append(os.path.join(folder, name))
-            seen.add(real)
+        found = defaultdict(list)
+        for path in filter(is_media, walk(self.root)):
+            for key in {_same(path.name), _same(path.stem)}: found[key].append(str(path))
         def rank(path): return MEDIA.index(os.path.splitext(path)[1].lower())
         return {key: sorted(paths, key=rank) for key, paths in found.items()}
 
@@ -217,10 +209,11 @@ def _name(value):
 
 def _seconds(value, column, label, problems):
     "Return a time in seconds."
-    try: number = 0.0 if is_missing(value) else float(value)
-    except (TypeError, ValueError): number = -1.0
-    if number < 0: problems.add(f"column {column} is not a number of seconds", label)
-    return max(number, 0.0)
+    try: number = 0.0 if is_missing(value) else math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError): number = math.nan
+    if 0 <= number < math.inf: return number
+    problems.add(f"column {column} is not a number of seconds", label)
+    return 0.0
 
 def _texts(value, column, label, problems):
     "Return the texts of a cell."
@@ -332,7 +325,7 @@ def _clip_ids(rows):
 
 def _short_names(values):
     "Map paths to ids: without the ending, unless two differ in nothing else."
-    short = {v: os.path.splitext(v)[0] if v.lower().endswith(MEDIA) else v for v in values}
+    short = {v: stem(v) for v in values}
     often = Counter(short.values())
     return {v: s if often[s] == 1 else v for v, s in short.items()}
 
@@ -405,7 +398,7 @@ def _of_dataset(data, name):
 
 def _of_sidecars(folder):
     "Arrange videos with text files of the same name as a table, one caption per line; None if there are none."
-    videos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MEDIA and p.is_file())
+    videos = sorted(p for p in walk(folder) if is_media(p) and p.is_file())
     texts = [(v, v.with_suffix(".txt")) for v in videos if v.with_suffix(".txt").is_file()]
     if not texts: return None
     columns, labels = {"video": [], "caption": []}, []
@@ -508,7 +501,7 @@ def open_data(
         clips, captions and pairs
     """
     if isinstance(data, Inputs): return data
-    if limit is not None and limit < 1: raise VidnegError(f"limit is {limit}: use at least 1 clip")
+    if limit is not None: whole(limit, "limit, the number of clips,")
     table = _read(data, videos, split)
     problems, counts, roles = Problems(name or table.name), Counter(), roles_of(table, columns)
     _check_roles(table, roles, problems, texts_only, split)

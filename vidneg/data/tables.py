@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ..core.errors import VidnegError
 from ..core.files import atomic_path, check_size
+from .readers.files import parse_json
 
 # %% auto #0
 __all__ = ['TABLE_SUFFIXES', 'SHOWN', 'ROWS', 'ROLES', 'Table', 'listed', 'read_table', 'tables_in', 'check_output',
@@ -84,8 +85,10 @@ def _unguarded(cell): return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell
 def _from_csv(path, text):
     "Read cells that commas, semicolons, tabs or bars separate, below a header."
     csv.field_size_limit(2**31 - 1)
+    told = re.match(r"sep=([,;\t|])\r?\n", text) # Excel's own line
+    text = text[told.end():] if told else text
     head = text.partition("\n")[0]
-    mark = "\t" if path.suffix == ".tsv" else max(",\t;|", key=lambda c: (head.count(c), c == ","))
+    mark = told[1] if told else "\t" if path.suffix == ".tsv" else max(",\t;|", key=lambda c: (head.count(c), c == ","))
     try: rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True) if any(row)]
     except csv.Error as e: raise VidnegError(f"{path} cannot be read as a table: {e}") from None
     if not rows: raise VidnegError(f"{path} is empty")
@@ -112,15 +115,13 @@ def _from_jsonl(path, text):
     objects, labels = [], []
     for i, line in enumerate(text.split("\n"), 1):
         if not line.strip(): continue
-        try: objects.append(json.loads(line))
-        except (ValueError, RecursionError) as e: raise VidnegError(f"{path}, line {i} is not JSON: {e}") from None
+        objects.append(parse_json(line, f"{path}, line {i}"))
         labels.append(f"line {i}")
     return _from_objects(path, objects), labels
 
 def _from_json(path, text):
     "Read a JSON list of objects, or an object of objects, whose keys become the column id."
-    try: found = json.loads(text)
-    except (ValueError, RecursionError) as e: raise VidnegError(f"{path} is not JSON: {e}") from None
+    found = parse_json(text, path)
     if isinstance(found, dict) and all(isinstance(o, dict) for o in found.values()):
         found = [{"id": k, **o} for k, o in found.items()]
     if not isinstance(found, list):
@@ -129,7 +130,8 @@ def _from_json(path, text):
 
 def _from_text(path, text):
     "Read one caption per line; blank lines are skipped."
-    lines = [(i, line.strip()) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+    end = "\n" if "\n" in text else "\r" # old editors end lines with a carriage return
+    lines = [(i, line.strip()) for i, line in enumerate(text.split(end), 1) if line.strip()]
     return {"caption": [line for _, line in lines]}, [f"line {i}" for i, _ in lines]
 
 _READERS = {".csv": _from_csv, ".tsv": _from_csv, ".jsonl": _from_jsonl, ".ndjson": _from_jsonl, ".json": _from_json,
@@ -261,7 +263,9 @@ def as_table(data, split: str | None = None, name: str = "the table") -> Table:
         columns = {str(c): data.iloc[:, i].tolist() for i, c in enumerate(data.columns)}
         labels = [f"row {i}" for i in data.index]
     elif isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
-        columns = {k: [row.get(k) for row in data] for k in dict.fromkeys(k for row in data for k in row)}
+        keys = dict.fromkeys(k for row in data for k in row)
+        _once([*map(str, keys)], name)
+        columns = {str(k): [row.get(k) for row in data] for k in keys}
     else:
         raise VidnegError(f"{type(data).__name__} is no data that can be read: pass a folder, the path of a table, a "
                           "pandas frame, a `datasets` dataset, a list of dicts, or the name of a dataset")
@@ -296,6 +300,7 @@ def roles_of(table: Table, columns: Mapping[str, str] | None = None) -> dict[str
     Returns:
         role → column
     """
+    if not isinstance(columns or {}, Mapping): raise VidnegError(f"columns is {columns!r:.60}: pass {{role: column}}")
     given = dict(columns or {})
     if unknown := [r for r in given if r not in ROLES]:
         raise VidnegError(f"no role {unknown[0]!r}; there are: {', '.join(ROLES)}")

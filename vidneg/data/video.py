@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.child import ChildError, in_child
-from ..core.errors import VidnegError
+from ..core.errors import VidnegError, whole
 from ..core.files import atomic_path
 from ..core.parallel import parallel_map
 from ..core.records import Clip, read_records, write_records
@@ -56,14 +56,6 @@ def strip(frames: np.ndarray, every: int = 1, scale: int = 1, columns: int = 0) 
     return image.resize((image.width*scale, image.height*scale), Image.Resampling.NEAREST)
 
 # %% ../../nbs/data/video.ipynb #09f1be92
-def _whole(value, what, least=1):
-    "Return a whole number as int; refuse everything else."
-    try: number = operator.index(value)
-    except TypeError: number = least - 1
-    if isinstance(value, (bool, np.bool_)) or number < least:
-        raise VidnegError(f"{what} is {value!r}: pass a whole number of at least {least}")
-    return number
-
 def sample_indices(
     n_frames: int,
     n_sample: int | None = None,
@@ -85,7 +77,7 @@ def sample_indices(
     if mode == "all": return np.arange(n_frames)
     if not n_sample or n_sample < 1:
         raise VidnegError(f"n_sample is {n_sample}: ask for at least one frame")
-    k = np.arange(_whole(n_sample, "n_sample"))
+    k = np.arange(whole(n_sample, "n_sample"))
     if mode == "uniform": return (2*k + 1)*n_frames//(2*n_sample)
     if mode != "segment": raise VidnegError(f"no sampling mode {mode!r}; there are: uniform, segment, all")
     if rng is None:
@@ -183,16 +175,21 @@ def _seconds(file, stream):
     late = "matroska" in file.format.name and seconds # Matroska counts from 0, not from the first frame
     return seconds - float((stream.start_time or 0)*stream.time_base) if late else seconds
 
-def _matrix(frame):
-    "Return the display matrix (2, 2) of a frame: displayed (x, y) = stored (x, y) @ matrix, up to a shift."
-    data = next((bytes(d) for d in frame.side_data if d.type.name == "DISPLAYMATRIX"), b"")
+def _turned(frame, path):
+    "Return how a frame is displayed: (axes swap, the new x axis is mirrored, the new y axis is mirrored)."
+    try: data = next((bytes(d) for d in frame.side_data if d.type.name == "DISPLAYMATRIX"), b"")
+    except ValueError: return _turned_photo(path) # PyAV knows no EXIF data
     a, b, _, c, d = struct.unpack("=5i", data[:20]) if len(data) >= 20 else (1, 0, 0, 0, 1)
-    return (a, b), (c, d)
+    return (True, c < 0, b < 0) if abs(b) + abs(c) > abs(a) + abs(d) else (False, a < 0, d < 0) # (x, y) @ [ab, cd]
 
-def _turned(matrix):
-    "Return the display matrix in steps: (axes swap, the new x axis is mirrored, the new y axis is mirrored)."
-    (a, b), (c, d) = matrix
-    return (True, c < 0, b < 0) if abs(b) + abs(c) > abs(a) + abs(d) else (False, a < 0, d < 0)
+_EXIF = {2: (False, True, False), 3: (False, True, True), 4: (False, False, True), 5: (True, False, False),
+         6: (True, True, False), 7: (True, True, True), 8: (True, False, True)} # orientation → `_turned`
+
+def _turned_photo(path):
+    "Return how a photo is displayed, by the orientation that its camera noted."
+    try:
+        with Image.open(path) as photo: return _EXIF.get(photo.getexif().get(0x0112), (False, False, False))
+    except OSError: return False, False, False # no photo
 
 def _upright(image, turned):
     "Return a frame (H, W, 3) as it is displayed."
@@ -210,6 +207,7 @@ class _Source:
         late: seconds from there to the first frame of the video
         turned: see `_turned`
         simple: True: decord reads it rightly
+        declared: True: decord takes the times from a declared rate, not from the frames
     """
     path: Path
     info: VideoInfo
@@ -217,6 +215,7 @@ class _Source:
     late: float
     turned: tuple[bool, bool, bool]
     simple: bool
+    declared: bool
 
 # Formats in which decord finds frames by number. In others it takes wrong ones; in AVI too, if there are B-frames.
 _INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
@@ -237,16 +236,16 @@ def _source(path):
             count, size = stream.frames or round(seconds*fps), (stream.width, stream.height)
             if stream.frames > path.stat().st_size: # decord would reserve memory for them and crash
                 raise VideoError(path, f"is damaged: its header declares {count} frames, more than the file has bytes")
-            turned = _first_turn(file, stream)
+            turned = _first_turn(file, stream, path)
             width, height = size[::-1] if turned[0] else size
             return _Source(path, VideoInfo(count, fps, width, height, seconds), start, late, turned,
-                           indexed and alone and not any(turned))
+                           indexed and alone and not any(turned), "matroska" in file.format.name)
 
-def _first_turn(file, stream):
+def _first_turn(file, stream, path):
     "Return how the first frame is turned; a frame that cannot be decoded fails later, when it is read."
     try:
         for packet in islice(file.demux(stream), 100):
-            for frame in packet.decode(): return _turned(_matrix(frame))
+            for frame in packet.decode(): return _turned(frame, path)
     except av.error.FFmpegError: pass
     return False, False, False
 
@@ -271,11 +270,20 @@ def _mended(times, fps):
     return times if ordered else np.arange(len(times))/(fps or 25)
 
 
+def _packet_times(source, n):
+    "Return the times of a file's n frames from its first one, in seconds, as its packets give them."
+    file, stream = _open(source.path)
+    with file: times = sorted(float(p.pts*p.time_base) for p in file.demux(stream) if p.pts is not None)
+    if len(times) != n: raise RuntimeError(f"{n} frames have {len(times)} packets")
+    return np.array(times) - times[0]
+
+
 class _Decord:
     "A video read by decord."
     def __init__(self, source):
         self.reader = decord.VideoReader(f"file:{source.path}", num_threads=1)
         times = self.reader.get_frame_timestamp(range(len(self.reader)))[:, 0].astype(float) # from the first frame
+        if source.declared: times = _packet_times(source, len(times))
         self.times = _mended(times, source.info.fps) + source.late # (n,) seconds
         self.shape = source.info.height, source.info.width, 3
 
@@ -303,7 +311,8 @@ class _PyAV:
         "Decode frames by number."
         wanted, found = set(map(int, indices)), {}
         for i, frame in enumerate(self._frames()):
-            if i in wanted: found[i] = resize(_upright(frame.to_ndarray(format="rgb24"), _turned(_matrix(frame))))
+            if i in wanted: found[i] = resize(_upright(frame.to_ndarray(format="rgb24"),
+                                                       _turned(frame, self.source.path)))
             if len(found) == len(wanted): break
         return [found[int(i)] for i in indices]
 
@@ -321,7 +330,7 @@ def _sides(size):
     sides = (size, size) if isinstance(size, (int, np.integer)) else size
     if not isinstance(sides, (tuple, list)) or len(sides) != 2:
         raise VidnegError(f"size is {size!r}: pass a side or (height, width) in pixels")
-    return tuple(_whole(s, "size") for s in sides)
+    return tuple(whole(s, "size") for s in sides)
 
 def _resizer(size):
     "Return the function that resizes a frame to a side or to (height, width); None keeps it."
@@ -461,8 +470,12 @@ class FrameCache:
         path = Path(path)
         if not (path/"frames.npy").exists():
             raise VidnegError(f"{path} holds no frame cache: make one with `read_clips`, or run the stage frames")
-        self.frames = np.load(path/"frames.npy", mmap_mode="r")  # (N, T, H, W, 3) uint8
         rows = read_records(path/"rows.parquet", FrameRow)
+        try: self.frames = np.load(path/"frames.npy", mmap_mode="r")  # (N, T, H, W, 3) uint8
+        except (OSError, ValueError, EOFError) as e:
+            raise VidnegError(f"{path/'frames.npy'} is damaged ({str(e)[:80]}): decode the clips again") from None
+        if len(self.frames) != len(rows):
+            raise VidnegError(f"{path} has frames of {len(self.frames)} clips, but {len(rows)} rows: decode again")
         self.bad = read_records(path/"bad.parquet", BadClip)
         self.clip_ids = [r.clip_id for r in rows]
         self.times = np.array([r.times for r in rows])  # (N, T) seconds
@@ -503,7 +516,8 @@ def _stretch(clip, times, end):
     start, stop = _span(clip)
     if start >= end - 1e-6 or stop <= times[0] + 1e-6:
         runs = f"runs from {times[0]:.4g} to {end:.4g} s" if times[0] > 0.1 else f"lasts {end:.4g} s"
-        raise VideoError(clip.path, f"the clip is {start:g} to {min(stop, end):g} s, but the video {runs}")
+        stop = stop if math.isfinite(stop) else end
+        raise VideoError(clip.path, f"the clip is {start:g} to {stop:g} s, but the video {runs}")
     inside = np.flatnonzero((times >= start - 1e-6) & (times < stop - 1e-6))
     if not len(inside): inside = np.array([max(np.searchsorted(times, start, "right") - 1, 0)])
     return (start, min(stop, end)), inside
@@ -531,7 +545,7 @@ def read_clip(
     Returns:
         RGB frames (T, H, W, 3), uint8; their times (T,) in seconds from the file's start
     """
-    n_frames, job = _whole(n_frames, "n_frames"), (clip, str(root), n_frames, size, mode, seed)
+    n_frames, job = whole(n_frames, "n_frames"), (clip, str(root), n_frames, size, mode, seed)
     _resizer(size)
     if time_limit is None: got = _try_clip(*job)
     else:
@@ -666,5 +680,4 @@ def _check_request(clips, out, n_frames, mode, size, on_error):
     if on_error not in ("raise", "skip"):
         raise VidnegError(f"on_error is {on_error!r}: use raise or skip")
     if out.is_file(): raise VidnegError(f"{out} is a file: choose another folder")
-    return _whole(n_frames, "n_frames, the number of frames per clip,")
-
+    return whole(n_frames, "n_frames, the number of frames per clip,")

@@ -192,6 +192,9 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
     if (twice := scores.duplicated(["run", "form", "kind", "item"])).any():
         row = scores[twice].iloc[0]
         raise VidnegError(f"item {row['item']!r} ({row.kind}) occurs twice in run {row.run!r}: read each file once")
+    values = scores[["score_pos", "score_neg", "p_pos", "p_neg"]]
+    if texts := [c for c in values if not pd.api.types.is_numeric_dtype(values[c]) and not values[c].isna().all()]:
+        raise VidnegError(f"the column {texts[0]} of the scores does not hold numbers: convert it")
     for run, part in scores.groupby("run", sort=False):
         bad = part[["score_pos", "score_neg", "p_pos", "p_neg"]].isna().any()
         if not has_head(part): bad = bad[["score_pos", "score_neg"]]
@@ -241,7 +244,7 @@ def _per_kind(estimate, kinds, present):
     "List (name, estimate) for each present kind, and for the average if all of `kinds` are present."
     ordered = [k for k in kinds if k in present] + sorted(set(present) - set(kinds))
     wanted = [(k, {k: 1.}) for k in ordered]
-    if set(kinds) <= set(present): wanted.append(("average", dict.fromkeys(kinds, 1 / len(kinds))))
+    if kinds and set(kinds) <= set(present): wanted.append(("average", dict.fromkeys(kinds, 1 / len(kinds))))
     return [(name, estimate(coefficients)) for name, coefficients in wanted]
 
 # %% ../../nbs/evaluate/accuracy.ipynb #8bbb84ee

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.errors import VidnegError
+from ..core.errors import VidnegError, whole
 from ..core.files import atomic_path, check_size
 from ..core.records import MomentQuery
 from .stats import bootstrap, paired_difference
@@ -209,7 +209,7 @@ def _numbers(prediction, key, ndim, wanted):
 
 def _predicted(predictions, top):
     "Return windows (Q, P, 2) in the order of their scores, their number (Q,), and the first listed one (Q, 1, 2)."
-    if top < 1: raise VidnegError(f"top={top} uses no windows: take at least 1")
+    whole(top, "top, the number of windows per query,")
     rows = [_numbers(p, "pred_relevant_windows", 2, "a list of [start, end, score]") for p in predictions]
     listed, n = _padded([row[:top] for row in rows], 3) # (Q, P, 3)
     if not np.isfinite(listed).all():

@@ -16,8 +16,14 @@ __all__ = ['without_thoughts', 'answer_lines', 'one_sentence', 'in_style']
 _NAMES = "think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad"
 _THOUGHT = re.compile(rf"<({_NAMES})\b[^<>]*>.*?</\1\s*>", re.S | re.I)
 _REST_OF_THOUGHT = re.compile(rf"\A.*</(?:{_NAMES})\s*>|<(?:{_NAMES})\b[^<>]*>.*\Z", re.S | re.I)
-_OTHER_TAGS = re.compile(r"[\[◁](/?)(think)[\]▷]", re.I) # Mistral's and Kimi's
-_SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?s>")
+_OTHER_TAGS = [(re.compile(pattern, re.I), tag) for pattern, tag in ( # of Mistral, Kimi, Seed, Cohere, Gemma
+    (r"[\[◁](/?)think[\]▷]", r"<\1think>"), (r"<(/?)seed:think>", r"<\1think>"),
+    (r"<\|(?:begin_of_|start_)(?:thought|thinking)\|>", "<think>"),
+    (r"<\|end_(?:of_)?(?:thought|thinking)\|>", "</think>"),
+    (r"<unused94>(?:thought)?", "<think>"), (r"<unused95>", "</think>"))]
+_ROLE = re.compile(r"(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>)\s*(?:assistant|model)\b"
+                   r"(?:<\|end_header_id\|>)?\s*", re.I)
+_SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?s>|</?(?:bos|eos|pad|end_of_turn|start_of_turn)>|\[/?INST\]|<!--.*?-->", re.S)
 _FINAL = "<|channel|>final<|message|>" # gpt-oss
 
 def without_thoughts(answer: str) -> str:
@@ -29,14 +35,17 @@ def without_thoughts(answer: str) -> str:
     Returns:
         the rest of the answer; "" if it was cut off within the thoughts
     """
-    text = _OTHER_TAGS.sub(r"<\1think>", answer)
+    text = answer
+    for pattern, tag in _OTHER_TAGS: text = pattern.sub(tag, text)
     if "<|channel|>" in text: text = text.partition(_FINAL)[2]
-    return _SPECIAL.sub("", _REST_OF_THOUGHT.sub("", _THOUGHT.sub("", text))).strip()
+    return _SPECIAL.sub("", _ROLE.sub("", _REST_OF_THOUGHT.sub("", _THOUGHT.sub("", text)))).strip()
 
 # %% ../../nbs/lm/answers.ipynb #f12a0008
 _FENCE = re.compile(r"```(?:[\w+-]*[ \t]*\n)?(.*?)(?:```|\Z)", re.S)
 _KEYS = """new_sentence newsentence sentence sentences answer answers output outputs result response rewritten
     rewritten_sentence modified modified_sentence changed edited new caption captions text negative positive""".split()
+_NO_SENTENCE = {"error", "refusal", "message", "reason", "explanation", "note", "status"}
+_CUT_JSON = re.compile(rf'"(?:{"|".join(_KEYS)})"\s*:\s*"((?:[^"\\]|\\.)*)"', re.I) # the closing brace is missing
 
 def _strings(value):
     "Return the sentences in a JSON value."
@@ -44,7 +53,7 @@ def _strings(value):
     if isinstance(value, list): return [s for v in value for s in _strings(v)]
     if not isinstance(value, dict): return []
     by_key = {str(k).lower().replace(" ", "_"): v for k, v in value.items() if isinstance(v, (str, list))}
-    if len(by_key) == 1: return _strings(*by_key.values())
+    if len(by_key) == 1: return [] if by_key.keys() & _NO_SENTENCE else _strings(*by_key.values())
     return next((_strings(by_key[k]) for k in _KEYS if k in by_key), [])
 
 def _from_json(text):
@@ -54,26 +63,40 @@ def _from_json(text):
         try: value = decoder.raw_decode(text, found.start())[0]
         except (ValueError, RecursionError): continue
         return _strings(value)
+    if text.lstrip().startswith("{") and (cut := _CUT_JSON.search(text)): return [cut[1]]
     try: value = ast.literal_eval(re.search(r"\{.*\}", text[:10_000], re.S)[0]) # JSON with Python's quotation marks
     except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError): return None
     return _strings(value)
 
 # %% ../../nbs/lm/answers.ipynb #f12a0011
-_MARK = re.compile(r"^(?:(?:[>#]+|[*+])\s+|[-•–]\s*|\(?\d{1,3}\s*[.):]\s*(?=\D))+")
+_MARK = re.compile(r"^(?:(?:[>#]+|[*+])\s+|[-•–]\s*|\(?\d{1,3}\s*[.):]\s*(?=\D)|\(?[a-d]\)\s+)+")
 _YES = "sure(?: thing)?|certainly|of course|okay|ok|absolutely|great|yes|alright|got it"
 _LEAD = re.compile(rf"^(?:(?:{_YES}|here|below|following)\b[^:.!?]{{0,80}}:\W{{0,3}}(?:\s|$)|"
                    rf"(?:{_YES})\s*[!,.:]\s*)", re.I)
 _META = "|".join("""output answer sentence assistant result response caption new final rewritten revised modified
     changed negated negative positive passive voice paraphrase paraphrased corrected version text verb object subject
-    modifier replaced replacement with the in form my your transformed alternative edited""".split())
-_LABEL = re.compile(rf"^[*_\"'“]{{0,3}}(?:(?:{_META})\s+){{0,5}}(?:{_META})[*_\"'”]{{0,3}}\s*:[*_]{{0,3}}\s*", re.I)
-_OLD = re.compile(r"^\W{0,3}(?:original|input|old|before|user)\b[^:]{0,20}:", re.I)
+    modifier replaced replacement with the in form my your transformed alternative edited option candidate
+    variant""".split())
+_LABEL = re.compile(rf"^[*_\"'“]{{0,3}}(?:A\s*:|(?:(?:{_META})\s+){{0,5}}(?:{_META})(?:\s+(?:is|\d{{1,2}}))?"
+                    rf"[*_\"'”]{{0,3}}\s*(?:\([^()]{{0,40}}\)\s*)?[:=])[*_]{{0,3}}\s*", re.I)
+_DASHED = re.compile(r"^(?:(?:the|new|final|rewritten|revised|modified|changed|edited|corrected)\s+)+"
+                     r"(?:sentence|caption|version|answer)\s+[-–—]\s+", re.I)
+_SAID = re.compile(r"^[\"“](.+)[\"”] (?:is|would be) (?:the|my|a|one) (?:\w+ )?(?:sentence|caption|version|answer)\.?$",
+                   re.I)
+_OLD = re.compile(r"^\W{0,3}(?:original|input|old|before|user|q(?:uestion)?)\b[^:]{0,20}:", re.I)
+_RESULT = re.compile(r"^\W{0,3}(?:final|answer|result|output|response)\b[^:]{0,20}:", re.I)
+_LONE = re.compile(rf"(?:(?:{_META})\s*)+|[-|: ]+", re.I) # a heading, or the line below that of a table
 _REMARK = re.compile(r"^\W{0,3}(?:notes?\b|explanation|reason|changes?\b|i(?:'ve)? (?:replaced|changed|have|used|kept)|"
                      r"this (?:sentence|version)|let me know|(?:i )?hope|feel free|please)", re.I)
-_ASIDE = re.compile(r"\s*\((?:notes?\b|i |replaced|changed|verb|object|subject|modifier|here)[^()]*\)\s*$", re.I)
+_ASIDE = re.compile(r"\s*\((?:notes?\b|i |replaced|changed|verb|object|subject|modifier|here|\d+ words?\b)[^()]*\)\s*$",
+                    re.I)
 _TAG = re.compile(r"</?(?:caption|answer|sentence|output|response|result|p|b|i|em|strong)>", re.I)
 _CLOSE = {"“": "”", "‘": "’", "«": "»", "‹": "›", "„": "“”", "「": "」", "『": "』", "»": "«",
           **{c: c for c in "\"'`*_”"}}
+_BOXED = re.compile(r"\$?\\boxed\{(?:\\text\{)?([^{}]*)\}\}?\$?")
+_EMPHASIS = [(re.compile(r"~~[^~]+~~\s*"), ""), (re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
+             (re.compile(r"(?<=\w )\[(\w[^\[\]]*)\](?!\()"), r"\1")] # what was changed is crossed out or marked
+_ARROW = re.compile(r"\s*(?:→|⇒|[-=]+>)\s*")
 _MAY_RECUR = "'’*_" # as an apostrophe, or doubled
 
 def _bare(text):
@@ -90,11 +113,24 @@ def _bare(text):
 def _cleaned(line):
     "Remove what stands before and after the sentence of a line."
     before, line = None, _TAG.sub("", line.replace("\u200b", "").replace("\ufeff", "")).strip()
+    if re.fullmatch(r"\|[^|]+\|", line): line = line.strip("| ") # a row of a table
     while before != line:
         before = line
-        for pattern in (_MARK, _LEAD, _LABEL): line = pattern.sub("", line).strip()
-        line = _bare(_ASIDE.sub("", line))
-    return " ".join(re.split(r"\s*(?:→|⇒|[-=]+>)\s*", line)[-1].split())
+        for pattern in (_MARK, _LEAD, _LABEL, _DASHED): line = pattern.sub("", line).strip()
+        line = _bare(_ASIDE.sub("", _SAID.sub(r"\1", _BOXED.sub(r"\1", line))))
+    for pattern, rest in _EMPHASIS: line = pattern.sub(rest, line)
+    return _once(" ".join(_after_arrow(line).split()))
+
+def _after_arrow(line):
+    "Return what follows an arrow if it is a sentence, rather than the rest of one: \"A man rides → pulls a horse.\""
+    first, *others = _ARROW.split(line)
+    whole = others and (not first or others[-1][:1].isupper() or others[-1].split()[:1] == first.split()[:1])
+    return others[-1] if whole else line
+
+def _once(line):
+    "Return a sentence that is said twice once."
+    half = line[:len(line)//2]
+    return half if len(half) > 10 and line == f"{half} {half}" else line
 
 # %% ../../nbs/lm/answers.ipynb #f12a0013
 def answer_lines(answer: str) -> list[str]:
@@ -111,11 +147,17 @@ def answer_lines(answer: str) -> list[str]:
     if len(blocks) == 1: text = blocks[0]
     found = _from_json(text)
     lines, kept = [line for line in (text.splitlines() if found is None else found) if line.strip()], []
+    if len(final := [line for line in lines if _RESULT.match(line)]) == 1 and found is None and lines[-1:] == final:
+        lines = final # thoughts without tags, and a result below them
     for line in lines:
         if kept and _REMARK.match(line): break
         if _OLD.match(line) or line.startswith(("```", "---")): continue
+        if len(lines) > 1 and _LONE.fullmatch(line.strip().strip("|").strip()): continue
         if text := _cleaned(line): kept.append(text)
     return list(dict.fromkeys(kept))
+
+_REFUSED = re.compile(r"(?:i['’]?m|i am) (?:sorry|unable|not able)\b|i (?:can['’]?t|cannot|can not|won['’]?t) |"
+                      r"as an ai\b|(?:n/?a|none|null|nothing|no (?:answer|change|output))\W*$", re.I)
 
 def one_sentence(answer: str) -> str:
     """Extract the only sentence of an answer.
@@ -127,10 +169,12 @@ def one_sentence(answer: str) -> str:
         its sentence, "" if it has none or several
     """
     lines = answer_lines(answer)
-    return lines[0] if len(lines) == 1 and not lines[0].startswith(tuple("{[<")) else ""
+    if len(lines) != 1 or lines[0].startswith(tuple("{[<")) or _ARROW.search(lines[0]): return ""
+    return "" if _REFUSED.match(lines[0]) or not any(map(str.isalpha, lines[0])) else lines[0]
 
 # %% ../../nbs/lm/answers.ipynb #f12a0016
 _END = re.compile(r"[\s.!?…。！？]*$")
+_PICTURE = re.compile(r"\s*[\u2600-\u27bf\U0001f000-\U0001faff\ufe0f\u200d]+\s*$") # emoji at the end
 _PLAIN = str.maketrans("’‘“”", "''\"\"")
 
 def in_style(text: str, caption: str) -> str:
@@ -145,6 +189,7 @@ def in_style(text: str, caption: str) -> str:
     """
     plain = caption.strip()
     if not set(plain) & set("’‘“”"): text = text.translate(_PLAIN)
+    if not _PICTURE.search(plain): text = _PICTURE.sub("", text)
     if (body := _END.sub("", text)): text = body + _END.search(plain)[0].strip()
     if plain.isupper() and len(plain) > 1: return text.upper()
     named = re.match(r"I\b", text) or text[1:2].isupper() # "TV"

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..core.errors import VidnegError
+from ..core.errors import VidnegError, whole
 from ..core.files import atomic_path
 from ..core.parallel import parallel_map
 from ..core.records import Caption, Negative, SceneGraph, from_table, to_table
@@ -61,9 +61,7 @@ class Plan:
     def __post_init__(self):
         if self.mode not in WAYS:
             raise VidnegError(f"no mode {self.mode!r}; there are {', '.join(WAYS)}")
-        if min(self.per_caption, self.rounds, self.tries) < 1:
-            raise VidnegError(f"per_caption={self.per_caption}, rounds={self.rounds}, tries={self.tries}: "
-                              "all must be at least 1")
+        for name in ("per_caption", "rounds", "tries"): whole(getattr(self, name), name)
 
     def wanted(
         self,
@@ -315,6 +313,9 @@ def with_parses(
     Returns:
         one source per item, in the same order
     """
+    def is_bad(x): return isinstance(x, str) or isinstance(x, Caption) and not isinstance(x.text, str)
+    if bad := next(filter(is_bad, items), None):
+        raise VidnegError(f"{bad!r:.80} is no caption: pass records `Caption` with an id and a text")
     sources = [Source(x) for x in items]
     if generator.parse is None: return sources
     for s in sources: s.parsed = (parses or {}).get(s.item.text)

@@ -5,7 +5,6 @@
 # %% ../../../nbs/data/readers/official.ipynb #c1a00004
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,12 +17,12 @@ from ...core.errors import VidnegError
 from ...core.records import Caption, Clip, SceneGraph
 from ...core.seeds import stable_rng
 from ..dataset import DATASETS, SPLITS, Dataset, assemble
+from ..folders import is_media, stem, walk
 from ..pairs import Pair
 from .files import numbered_lines, readable, table_rows
 
 # %% auto #0
-__all__ = ['MEDIA', 'FEATURES', 'Official', 'Files', 'read_ids', 'read_official', 'Check', 'check_official',
-           'official_table']
+__all__ = ['FEATURES', 'Official', 'Files', 'read_ids', 'read_official', 'Check', 'check_official', 'official_table']
 
 # %% ../../../nbs/data/readers/official.ipynb #c1a00006
 @dataclass(frozen=True)
@@ -62,23 +61,7 @@ class Official:
         return read_official(name, root)
 
 # %% ../../../nbs/data/readers/official.ipynb #c1a00008
-MEDIA = frozenset(f".{e}" for e in ("mp4 mkv avi webm mov m4v mpg mpeg flv wmv 3gp mts ogv ts "
-                                    "jpg jpeg png webp bmp gif").split())
 FEATURES = frozenset((".npz", ".npy", ".pt", ".h5", ".hdf5", ".pth"))
-
-def _walk(root):
-    "Yield the paths below a folder, without hidden files; follow links, but enter no folder twice."
-    seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        folders[:] = [] if real in seen else sorted(f for f in folders if not f.startswith("."))
-        if real not in seen: yield from (Path(folder, n) for n in names if not n.startswith("."))
-        seen.add(real)
-
-def _stem(name):
-    "Return a name without the ending of a video or an image."
-    stem, ending = os.path.splitext(name)
-    return stem if ending.lower() in MEDIA else name
 
 class Files:
     """The files of a dataset's folder, which is listed once.
@@ -91,10 +74,10 @@ class Files:
         if not self.root.is_dir():
             raise VidnegError(f"{root} is not a folder: name the one that holds the dataset's files")
         self.annotations, self.videos, self.features = [], defaultdict(list), set()
-        for path in sorted(_walk(self.root), key=lambda p: (len(p.parts), p)):
+        for path in sorted(walk(self.root), key=lambda p: (len(p.parts), p)):
             ending = path.suffix.lower()
             if ending in FEATURES: self.features.add(path.stem)
-            elif ending not in MEDIA: self.annotations.append(path)
+            elif not is_media(path): self.annotations.append(path)
             else:
                 for name in {path.name, path.stem}: self.videos[name].append(path)
 
@@ -117,7 +100,7 @@ class Files:
     def video(self, name: str) -> Path | None:
         "Find a video or an image by its id, with any ending, in any folder below those that it names, or None."
         *folders, last = name.split("/")
-        found = self.videos.get(last) or self.videos.get(_stem(last), [])
+        found = self.videos.get(last) or self.videos.get(stem(last), [])
         return next((p for p in found if set(folders) <= set(p.parts)), None)
 
 def read_ids(path: str | Path) -> list[str]:
@@ -158,7 +141,7 @@ def _gather(name, files, protocol):
 
 def _placed(clip, files):
     "Return a clip with the path of its video, or the path where the missing video should be."
-    expected = clip.path if _stem(clip.path) != clip.path else f"{clip.path}.mp4"
+    expected = clip.path if stem(clip.path) != clip.path else f"{clip.path}.mp4"
     inside = [p for p in expected.split("/") if p not in ("", ".", "..")] # never outside the folder
     return replace(clip, path=str(files.video(clip.path) or files.root.joinpath(*inside)))
 
@@ -305,7 +288,7 @@ def check_official(
     broken = _broken(drawn, files, lambda path: read_frames(path, n_frames=2, size=32))
     table = _compare(_counts(records[Clip], records, queries), published)
     found = {asked: [p.name for p in some] for asked, some in files.asked.items()}
-    features = len({_stem(n) for n in names} & files.features)
+    features = len({stem(n) for n in names} & files.features)
     return Check(name, str(root), protocol, table, found, len(names), tuple(n for n in names if n in missing), features,
                  n, broken, problem)
 
