@@ -74,6 +74,8 @@ def encodable(text: str) -> str:
 # Emoji and other pictures, marks that are not seen, and tabs.
 _NO_LETTERS = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\ufe0f\ufeff\u200b-\u200f\u2060\t]")
 
+_SMALL = frozenset("A An The Is Are In On Of With And To".split())
+
 def readable(text: str) -> str:
     """Blank what the parser should not read, such as emoji and tabs, and write texts in capitals small.
 
@@ -84,7 +86,8 @@ def readable(text: str) -> str:
         string of the same length
     """
     text = _NO_LETTERS.sub(" ", encodable(text))
-    shouted = text.isupper() or text.istitle() and len(text.split()) >= 4
+    titled = text.istitle() and not _SMALL.isdisjoint(text.split()[1:]) # with A and Is, not a list of names
+    shouted = titled or text.isupper() and len(text.split()) >= 3
     return text.lower() if shouted and len(text.lower()) == len(text) else text
 
 def from_doc(doc: Doc, text: str, lemma: Callable[[str, str, str], str], clearnlp: bool = False) -> Parsed:

@@ -360,11 +360,11 @@ def _turnable(c):
 def _second_verb(tree):
     "Return True if a conjunction joins what is, or may be, another verb of the same subject."
     for k, t in enumerate(tree.tokens):
-        if t.pos in ("VERB", "AUX") and tree.relation[k] in ("conj", "parataxis") and not tree.find(k, "nsubj"):
-            return True
+        verbal = t.pos in ("VERB", "AUX") or t.pos == "X" and t.tag[:2] in ("VB", "MD") # X: two parsers differ
+        if verbal and tree.relation[k] in ("conj", "parataxis") and not tree.find(k, "nsubj"): return True
         if t.pos != "CCONJ": continue
         after = [i for i in range(k + 1, len(tree.tokens)) if tree.tokens[i].pos != "ADV"][:1]
-        if after and (tree.tokens[after[0]].pos in ("VERB", "AUX") or tree.tokens[after[0]].tag == "NNS"
+        if after and (tree.tokens[after[0]].tag[:2] in ("VB", "MD") or tree.tokens[after[0]].tag == "NNS"
                       and "VER" in word_classes(tree.lower[after[0]])): return True
     return False
 

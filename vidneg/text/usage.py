@@ -99,6 +99,7 @@ def verb_use(tree: Tree, i: int, end: int) -> str:
 _COUNTING = frozenset("a an one another each every either neither this that 1".split())
 _NOUNS = frozenset("nsubj nsubj:pass obj obl obl:agent nmod conj root compound nmod:poss".split())
 _SEVERAL = frozenset("these those many several few both two three four five six seven eight nine ten".split())
+_GATHERING = frozenset("group crowd bunch team row line pile set series piece slice couple variety".split())
 _VAGUE = frozenset("bit lot deal while kind sort type number amount pair couple".split())
 
 def _many(tree, i):
@@ -131,6 +132,7 @@ def noun_use(tree: Tree, i: int) -> str:
     text = tree.parsed.text
     named = t.text[:1].isupper() and i and not text.isupper() and not text.istitle()
     if t.pos != "NOUN" or named: return ""
+    if t.lemma in _GATHERING and tree.find(i, "nmod"): return "" # a crowd of people
     words = {tree.lower[k] for k in tree.find(i, "det", "nmod:poss", "nummod")}
     if t.dep == "compound": return "modifier" if t.tag == "NN" and tree.tokens[t.head].pos == "NOUN" else ""
     if _many(tree, i): return "" if words & _COUNTING else "plural"

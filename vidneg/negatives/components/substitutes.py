@@ -259,7 +259,9 @@ def _noun_options(tree, part, vocabulary, default):
     if not vocabulary.formal and _doubtful(tree, part): return []
     tag = "NNS" if head.tag in ("NNS", "NNPS") or base == "people" else "NN"
     counted = tag == "NNS" or bool(tree.find(part.head, "det", "nummod", "nmod:poss"))
-    article = any(tree.lower[k] in ("a", "an") for k in tree.find(part.head, "det"))
+    determiners = {tree.lower[k] for k in tree.find(part.head, "det")}
+    article = not determiners.isdisjoint(("a", "an"))
+    if tag == "NN" and "some" in determiners: return [] # some trouble, some box
     slots = [s for s in slots if not (s.mass and (article or tag == "NNS"))]
     case = {tree.lower[k] for k in tree.find(part.head, "case")}
     if case & _WHERE: slots.sort(key=lambda s: s.name not in _PLACE_SLOTS)
