@@ -25,7 +25,6 @@ from vidneg.lm.answers import in_style, one_sentence
 from vidneg.negatives.generate import make_negatives
 from vidneg.negatives.own import own_generator
 
-
 # exceptions that escape, and files that damage or size makes unreadable
 
 def test_a_cache_that_was_cut_off_is_refused(tmp_path):

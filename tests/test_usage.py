@@ -84,16 +84,19 @@ def test_present_stays_present(text):
 # A word counts only as the part of speech of its list
 
 @pytest.mark.parametrize("text, word", [("Someone is painting their fingernails.", "painting"),
-    ("A man likes to train dogs.", "train"), ("A woman can swim.", "can"), ("They match the colors of the wall.", "match"),
+    ("A man likes to train dogs.", "train"), ("A woman can swim.", "can"),
+    ("They match the colors of the wall.", "match"),
     ("He is ironing a shirt.", "ironing")])
 def test_verbs_are_no_nouns(text, word):
     for new in texts(text, "object"): assert word in new.split()
 
-@pytest.mark.parametrize("text", ["Then you get scissors and you cut off some of it.", "The winners congratulate each other.",
+@pytest.mark.parametrize("text", ["Then you get scissors and you cut off some of it.",
+                                  "The winners congratulate each other.",
     "A man begins to run.", "A big bit of bread falls."])
 def test_left_alone(text):
     made, counts = make_negatives([Caption("c", "v", text)], RULES, kinds=("action", "attribute"), mode="every")
-    assert not any("other" in e.old or "cut" in e.old or "big" in e.old or "begins" in e.old for m in made for e in m.edits)
+    words = ("other", "cut", "big", "begins")
+    assert not any(w in e.old for w in words for m in made for e in m.edits)
 
 def test_names_for_names():
     places = {w for w in NAVERO.readings if w.istitle() or w in ("greece", "england")}
@@ -124,7 +127,8 @@ def test_as_published_is_an_option():
     assert rules_published(Lexicon.from_lists({"c": ("attribute", "", ["red"])}, formal=True)).parse is None
 
 def test_results_do_not_depend_on_batches():
-    captions = [Caption(str(i), str(i), t) for i, t in enumerate(["A dog runs.", "Two girls wear red hats.", "A man sits in a car."])]
+    lines = ["A dog runs.", "Two girls wear red hats.", "A man sits in a car."]
+    captions = [Caption(str(i), str(i), t) for i, t in enumerate(lines)]
     together = make_negatives(captions, RULES, 3)[0]
     assert together == [n for c in captions for n in make_negatives([c], RULES, 3)[0]]
 
@@ -163,8 +167,9 @@ def component(text, kind, n=6): return texts(text, kind, COMPONENTS, n)
 def test_possessives():
     for text in ("The women's hats are red.", "The children's toys fall."):
         for new in component(text, "subject") | component(text, "object"): assert "s's" not in new
-    assert texts("The dogs' bowls fall.", "object", lists("object", "noun", ["dog", "fish"])) <= {"The fish's bowls fall."}
-    assert texts("The women's hats fall.", "object", lists("object", "noun", ["woman", "bear"])) <= {"The bears' hats fall."}
+    fish, bear = lists("object", "noun", ["dog", "fish"]), lists("object", "noun", ["woman", "bear"])
+    assert texts("The dogs' bowls fall.", "object", fish) <= {"The fish's bowls fall."}
+    assert texts("The women's hats fall.", "object", bear) <= {"The bears' hats fall."}
 
 @pytest.mark.parametrize("kind", ["object", "subject", "verb"])
 def test_emoji_stay(kind):
@@ -190,7 +195,8 @@ def test_capitals_of_the_text_are_kept():
     assert all(t.isupper() for t in [*rewrites(tree("A MAN IS RIDING A HORSE."), True).values(),
                                      *negations(tree("A MAN IS RIDING A HORSE."), True).values()])
     assert all(w[:1].isupper() for t in negations(tree("A Man Is Riding A Horse."), True).values() for w in t.split())
-    assert texts("A MAN HOLDS A DOG.", "object", lists("object", "noun", ["dog", "elephant"])) <= {"A MAN HOLDS AN ELEPHANT."}
+    words = lists("object", "noun", ["dog", "elephant"])
+    assert texts("A MAN HOLDS A DOG.", "object", words) <= {"A MAN HOLDS AN ELEPHANT."}
 
 def test_compounds_of_misread_verbs():
     text = "One man kite surfing in the ocean."
@@ -200,7 +206,8 @@ def test_compounds_of_misread_verbs():
 # Rewriting declines where the parse is unsure
 
 @pytest.mark.parametrize("text", ["A man never rides the horse.", "Nobody is riding the horse.", "A man hardly moves.",
-    "Neither man is dancing.", "No man rides the horse.", "The dog barely eats the food.", "A man without a hat rides a horse."])
+    "Neither man is dancing.", "No man rides the horse.", "The dog barely eats the food.",
+    "A man without a hat rides a horse."])
 def test_nothing_is_denied_twice(text): assert negations(tree(text), careful=True) == {}
 
 @pytest.mark.parametrize("text", [
@@ -212,7 +219,8 @@ def test_no_passive_with_a_shared_subject(text):
 @pytest.mark.parametrize("text", ["a group of young athletes race around a track", "A man with no hair sings.",
     "An adult dances with the baby.", "Then, a child in a pink dress jumps hopscotch."])
 def test_no_there_is_for_misread_verbs(text):
-    assert not any(new.lower().startswith("there is") and "who" not in new for new in rewrites(tree(text), True).values())
+    made = rewrites(tree(text), True).values()
+    assert not any(new.lower().startswith("there is") and "who" not in new for new in made)
     assert not any(w in new for new in component(text, "subject") for w in ("wedding around", "songs", "A songs"))
 
 @pytest.mark.parametrize("text, wrong", [("The dog runs with the frisbee in its mouth.", "In its mouth"),

@@ -300,7 +300,8 @@ def roles_of(table: Table, columns: Mapping[str, str] | None = None) -> dict[str
     Returns:
         role → column
     """
-    if not isinstance(columns or {}, Mapping): raise VidnegError(f"columns is {columns!r:.60}: pass {{role: column}}")
+    if not isinstance(columns or {}, Mapping):
+        raise VidnegError(f"columns is {columns!r:.60}: pass {{role: column}}")
     given = dict(columns or {})
     if unknown := [r for r in given if r not in ROLES]:
         raise VidnegError(f"no role {unknown[0]!r}; there are: {', '.join(ROLES)}")

@@ -16,7 +16,7 @@ __all__ = ['without_thoughts', 'answer_lines', 'one_sentence', 'in_style']
 _NAMES = "think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad"
 _THOUGHT = re.compile(rf"<({_NAMES})\b[^<>]*>.*?</\1\s*>", re.S | re.I)
 _REST_OF_THOUGHT = re.compile(rf"\A.*</(?:{_NAMES})\s*>|<(?:{_NAMES})\b[^<>]*>.*\Z", re.S | re.I)
-_OTHER_TAGS = [(re.compile(pattern, re.I), tag) for pattern, tag in ( # of Mistral, Kimi, Seed, Cohere, Gemma
+_OTHER_TAGS = [(re.compile(pattern, re.I), tag) for pattern, tag in ( # Mistral, Kimi, Seed, Cohere, Gemma
     (r"[\[◁](/?)think[\]▷]", r"<\1think>"), (r"<(/?)seed:think>", r"<\1think>"),
     (r"<\|(?:begin_of_|start_)(?:thought|thinking)\|>", "<think>"),
     (r"<\|end_(?:of_)?(?:thought|thinking)\|>", "</think>"),
@@ -95,7 +95,7 @@ _CLOSE = {"“": "”", "‘": "’", "«": "»", "‹": "›", "„": "“”",
           **{c: c for c in "\"'`*_”"}}
 _BOXED = re.compile(r"\$?\\boxed\{(?:\\text\{)?([^{}]*)\}\}?\$?")
 _EMPHASIS = [(re.compile(r"~~[^~]+~~\s*"), ""), (re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
-             (re.compile(r"(?<=\w )\[(\w[^\[\]]*)\](?!\()"), r"\1")] # what was changed is crossed out or marked
+             (re.compile(r"(?<=\w )\[(\w[^\[\]]*)\](?!\()"), r"\1")] # changes are crossed out or marked
 _ARROW = re.compile(r"\s*(?:→|⇒|[-=]+>)\s*")
 _MAY_RECUR = "'’*_" # as an apostrophe, or doubled
 
@@ -122,7 +122,7 @@ def _cleaned(line):
     return _once(" ".join(_after_arrow(line).split()))
 
 def _after_arrow(line):
-    "Return what follows an arrow if it is a sentence, rather than the rest of one: \"A man rides → pulls a horse.\""
+    "Return what follows an arrow if it is a sentence, not the rest of one (a man rides → pulls a horse)."
     first, *others = _ARROW.split(line)
     whole = others and (not first or others[-1][:1].isupper() or others[-1].split()[:1] == first.split()[:1])
     return others[-1] if whole else line

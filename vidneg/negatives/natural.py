@@ -430,7 +430,8 @@ class NaturalGenerator:
         if not chances.seen[k]: return "not attested"
         allowed = chances.seen & self._fine(slot, contrast, said) & agree
         allowed[k] = True
-        if not (allowed & distinct(contrast)[k]).any(): return "no replacement" if agree.all() else "two genders"
+        if not (allowed & distinct(contrast)[k]).any():
+            return "no replacement" if agree.all() else "two genders"
         return Place(slot, chances.p, allowed, k, tuple(also))
 
     def exchange(self, places: list[Place]) -> np.ndarray:
@@ -561,7 +562,8 @@ def replacements(self: NaturalGenerator,
         q = self.exchange([place])[0]
         some = np.flatnonzero(q)
         if not len(some): whys[contrast.kind] = "no replacement"
-        else: yield contrast.kind, Option(slot, tuple(list(contrast.group)[j] for j in some), q[some], place.also)
+        else:
+            yield contrast.kind, Option(slot, tuple(list(contrast.group)[j] for j in some), q[some], place.also)
 
 @patch
 def options(self: NaturalGenerator, source: Source) -> dict[str, list[Option | Order] | str]:

@@ -217,7 +217,8 @@ def _adverb(s, i):
 def _preposition(s, start, end):
     "Return the features and needs of a preposition; none if it governs no noun."
     below = s.tokens[end - 1].head
-    if below < end or s.tokens[end].pos == "ADP" or s.tokens[below].pos not in ("NOUN", "PROPN", "PRON"): return [], []
+    if below < end or s.tokens[end].pos == "ADP" or s.tokens[below].pos not in ("NOUN", "PROPN", "PRON"):
+        return [], []
     above = below
     while (above == below or start <= above < end) and s.tokens[above].head != above: above = s.tokens[above].head
     if above == below or start <= above < end: return [], []
