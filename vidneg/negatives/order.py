@@ -375,16 +375,19 @@ def _written(tree, event, changes):
         if word: out += (text[tokens[k - 1].end:tokens[k].start] if out else "") + word
     return out
 
-def _features(tree, event, late=False):
-    "Return what tells the place of an event: its verbs, its first article and its length."
+def _features(tree, event, marker=""):
+    "Return what tells the place of an event: its verbs or its noun, its first article and its length."
     def name(k):
+        if not tree.tokens[k].tag.startswith("VB"): return "s:" + tree.tokens[k].lemma.lower() # "shots"
         particle = [tree.lower[x] for x in tree.find(k, "compound") if x > k]
         return "_".join(["v:" + tree.tokens[k].lemma.lower(), *particle[:1]])
     objects = [o for k in event.heads for o in tree.find(k, "obj")]
     article = next((tree.lower[k] for k in range(event.start, event.end) if tree.tokens[k].dep == "det"), "")
     said = {"a": "a", "an": "a", "the": "the"}.get(article, "other" if article else "none")
-    shape = f"d:{said}", f"o:{bool(objects)}", f"n:{min((event.end - event.start)//4, 3)}"
-    return (*map(name, event.heads), *(f"after:{f}" if late else f for f in shape))
+    acts = bool(objects) or any(tree.find(k, "acl", "advcl") for k in event.heads)
+    shape = f"d:{said}", f"o:{acts}", f"n:{min((event.end - event.start)//4, 3)}"
+    own = {"after": "after:", "followed by": "followed:"}.get(marker, "") # their order in the text is another one
+    return (*map(name, event.heads), *(own + f for f in shape))
 
 def _in_form(tree, event, form):
     "Return the verbs of an event in another form."
@@ -443,7 +446,7 @@ def exchange_events(tree: Tree, events: Events) -> Order | str:
         edits = _edits(tree, events, now_first, now_second)
         if events.marker == "followed by": edits[1:1] = _agrees(tree, events)
     except _Declined as why: return str(why)
-    return Order(events.marker, tuple(edits), *(_features(tree, e, events.late) for e in (earlier, later)))
+    return Order(events.marker, tuple(edits), *(_features(tree, e, events.marker) for e in (earlier, later)))
 
 def find_orders(parsed: Parsed) -> list[Order] | str:
     """Find the events of a caption that can be exchanged.
@@ -472,9 +475,9 @@ def told_in_order(parsed: Parsed) -> list[tuple[tuple[str, ...], tuple[str, ...]
     """
     tree = Tree(parsed)
     events = find_events(tree)
-    if not isinstance(events, str) and events.marker != "followed by":
+    if not isinstance(events, str):
         pair = (events.second, events.first) if events.late else (events.first, events.second)
-        return [tuple(_features(tree, e, events.late) for e in pair)]
+        return [tuple(_features(tree, e, events.marker) for e in pair)]
     found = []
     for i, t in enumerate(tree.tokens):
         joined = [k for k in tree.find(i, "conj") if k > i and tree.tokens[k].tag.startswith("VB")]

@@ -131,14 +131,15 @@ class NaturalComponents:
             component → its options, or the reason why there are none
         """
         if self.name in source.memo: return source.memo[self.name]
-        tree, found, offered = Tree(source.parsed), {}, self.natural.options(source)
-        for option in chain.from_iterable(v for k, v in offered.items() if k != "temporal" and not isinstance(v, str)):
+        tree, found = Tree(source.parsed), {}
+        offered = [v for k, v in self.natural.options(source).items() if k != "temporal"]
+        for option in chain.from_iterable(v for v in offered if not isinstance(v, str)):
             kind = component_of(option, self._pos(option), tree)
             if kind: found.setdefault(kind, []).append(option)
         if deniable(tree): # "two boys are not" is unclear: which two?
             some = [o for o in chain.from_iterable(found.values()) if self._pos(o) != "NUM"]
             if some: found[NEGATED] = some
-        why = next((w for w in offered.values() if isinstance(w, str) and w != "no match"), "no match")
+        why = next((w for w in offered if isinstance(w, str) and w != "no match"), "no match")
         source.memo[self.name] = {k: found.get(k) or why for k in self.kinds}
         return source.memo[self.name]
 
