@@ -72,7 +72,8 @@ def generators(folder, captions):
     made = {"rules-published": (rules, captions), "rules-balanced": (balanced, captions),
             "lm": (lm_generator(lm, parser), captions), "mixed": (mixed_generator(rules, lm, parser), captions),
             "components": (ComponentGenerator(parser), captions), "spot": (spot, graphs),
-            "natural": (own_generator(captions), captions), "natural-components": (natural_components(captions), captions)}
+            "natural": (own_generator(captions), captions),
+            "natural-components": (natural_components(captions), captions)}
     assert made.keys() == set(GENERATORS)
     return made
 
