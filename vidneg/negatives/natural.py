@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from heapq import nsmallest
-from itertools import combinations, islice, repeat
+from itertools import combinations, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -25,72 +25,15 @@ from .order import Order, OrderCounts, find_orders, load_counts
 from ..text.edits import WORD, apply_edit
 from ..text.inflection import inflected, word_classes
 from ..text.lexicon import needs_an
-from ..text.parse import NamedParser
+from ..text.parse import AgreeingParser, NamedParser
 from ..text.slots import ANYWHERE, Contrast, Slot, SlotIndex, find_slots, load_index
 from ..text.synonyms import lemmas, related
 from ..text.syntax import verb_form
-from ..text.ud import CHUNK, Parsed, Parser
+from ..text.ud import Parsed, Parser
 
 # %% auto #0
-__all__ = ['NEGATION', 'KNOWN', 'MALE', 'FEMALE', 'AgreeingParser', 'agreed', 'unsound', 'surface', 'put', 'genders',
-           'flips', 'Limits', 'exchange', 'distinct', 'Place', 'Option', 'NaturalGenerator', 'balance', 'edits_of',
-           'edits_for', 'Said', 'natural']
-
-# %% ../../nbs/negatives/natural.ipynb #081ee115
-@dataclass(frozen=True)
-class AgreeingParser:
-    """A parser that marks the words on which two parsers differ by the part of speech X.
-
-    Attributes:
-        first: name of the parser whose result is used, as in `load_parser`
-        second: name of the parser that has to agree
-    """
-    first: str = "english"
-    second: str = "embedded"
-
-    def parse(self, texts: list[str]) -> list[Parsed]:
-        """Parse a list of texts twice.
-
-        Args:
-            texts: texts, few enough to be in memory at once
-
-        Returns:
-            parses, in the order of the texts
-        """
-        first, second = (NamedParser(name).parse(texts) for name in (self.first, self.second))
-        return [agreed(*both) for both in zip(first, second)]
-
-    def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]:
-        """Parse many texts, with only a chunk of them in memory at a time.
-
-        Args:
-            texts: any number of texts
-
-        Returns:
-            parses, in the order of the texts
-        """
-        texts = iter(texts)
-        while some := list(islice(texts, CHUNK)): yield from self.parse(some)
-
-_ALONE = frozenset("NN NNS PRP CD".split()) # read by their tags; other words need the same governor, too
-
-def agreed(a: Parsed, b: Parsed) -> Parsed:
-    """Mark the words on which two parses differ.
-
-    Args:
-        a: parse of a text
-        b: another parse of it
-
-    Returns:
-        the first parse, with X for words that the second reads otherwise
-    """
-    at, out = {(t.start, t.end): t for t in b.tokens}, []
-    for t in a.tokens:
-        o = at.get((t.start, t.end))
-        same = o is not None and o.tag == t.tag and (
-            t.tag in _ALONE or b.tokens[o.head].start == a.tokens[t.head].start)
-        out.append(t if same else t._replace(pos="X"))
-    return Parsed(a.text, tuple(out), a.noun_chunks)
+__all__ = ['NEGATION', 'KNOWN', 'MALE', 'FEMALE', 'unsound', 'surface', 'put', 'genders', 'flips', 'Limits', 'exchange',
+           'distinct', 'Place', 'Option', 'NaturalGenerator', 'balance', 'edits_of', 'edits_for', 'Said', 'natural']
 
 # %% ../../nbs/negatives/natural.ipynb #b0ea0cb7
 NEGATION = frozenset("not n't no never without nobody nothing none cannot neither nor hardly".split())
