@@ -208,7 +208,7 @@ def about_part(name: str, version: str, sections: tuple[tuple[str, str], ...] = 
         facts for the card
     """
     part, base = PARTS[name], DATASETS[PARTS[name].dataset]
-    return About(f"AARO-natural-{name}" + "-as-published"*(version == "published"), "1.0", "cc-by-4.0", base.license,
+    return About(f"AARO-natural-{name}" + "-as-published"*(version == "published"), "0.9", "cc-by-4.0", base.license,
                  f"{base.what} ({base.citation}); split {part.split} of the protocol {part.protocol}, from "
                  f"{base.source}",
                  creator="vidneg", sections=sections)
