@@ -11,7 +11,6 @@ from vidneg.core.records import Caption
 from vidneg.lm.cache import Cached
 from vidneg.negatives.asked import circulation, conversation, natural_chat
 from vidneg.negatives.generate import make_negatives
-from vidneg.negatives.natural import NaturalGenerator, edits_of
 from vidneg.text.edits import undo
 from vidneg.text.parse import NamedParser
 from vidneg.text.slots import SlotIndex
@@ -193,8 +192,9 @@ def many(shares=(4, 2, 1, 1)):
     "Return 400 made-up captions with animals."
     rng = np.random.default_rng(1)
     p = np.array(shares)/sum(shares)
-    return [f"A {rng.choice(['small', 'big', 'brown'])} {rng.choice(ANIMALS, p=p)} is "
-            f"{rng.choice(['running', 'sitting', 'walking'])} on the {rng.choice(['grass', 'beach'])}." for _ in range(400)]
+    one = lambda *some: rng.choice(some)
+    return [f"A {one('small', 'big', 'brown')} {rng.choice(ANIMALS, p=p)} is {one('running', 'sitting', 'walking')} "
+            f"on the {one('grass', 'beach')}." for _ in range(400)]
 
 
 def test_a_favorite_word_does_not_show(index):
