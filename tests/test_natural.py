@@ -22,8 +22,7 @@ from vidneg.negatives.natural import (
 from vidneg.negatives.order import find_orders
 from vidneg.text.edits import apply_edit, undo
 from vidneg.text.inflection import inflected
-from vidneg.text.parse import agreed
-from vidneg.text.parse import NamedParser, load_parser
+from vidneg.text.parse import NamedParser, agreed, load_parser
 from vidneg.text.slots import SlotIndex, find_slots, load_contrasts, load_index, save_index
 
 TEXTS = ["A man in a red shirt is playing the guitar on a stage.", "A woman opens the door and walks into the kitchen.",
