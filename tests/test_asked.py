@@ -83,7 +83,7 @@ def test_good_answers_are_used_whatever_their_wrapping(wrap, index):
 
 
 @pytest.mark.parametrize("answer, reason", [
-    ("I'm sorry, but I can't help with that.", "rest changed"), ("", "no sentence"),
+    ("I'm sorry, but I can't help with that.", "no sentence"), ("", "no sentence"),
     ("A small cat is running.\nA small cow is running.", "no sentence"),
     ("A small dog is running on the grass.", "unchanged"), ("A small puppy is running on the grass.", "synonym"),
     ("A small hound is running on the grass.", "synonym"), ("A small cat is sitting on the grass.", "rest changed"),
@@ -122,7 +122,8 @@ def test_a_caption_that_gives_orders_is_a_caption(index):
 def test_two_events_are_exchanged_as_often_as_both_orders_are_told(index):
     texts = ["A man runs and then jumps."]*12
     why, negatives = reasons(lambda *_: "A man jumps and then runs.", index, texts, ("temporal",))
-    assert why["kept"] == len(negatives) > 0 and set(why) <= {"kept", "less likely"}
+    assert why["kept"] == sum(n.generator == "natural-chat" for n in negatives) > 0
+    assert set(why) <= {"kept", "less likely"}
     assert {n.text for n in negatives} == {"A man jumps and then runs."}
     assert reasons(lambda *_: "A man runs and then sings.", index, texts, ("temporal",))[0] == {"rest changed": 12}
 

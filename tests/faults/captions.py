@@ -83,7 +83,8 @@ def made_by(name, generator, items):
     from vidneg.negatives.generate import make_negatives
     try: made, counts = make_negatives(items, generator, mode="every")
     except Exception as e: return Case(name, one_line(e) or str(e), False), []
-    wanted, n = len(items)*len(generator.kinds), sum(k for (_, why), k in counts.items() if why == "made")
+    kinds = generator.plan.kinds or generator.kinds
+    wanted, n = len(items)*len(kinds), sum(k for (_, why), k in counts.items() if why == "made")
     good = counts.total() == wanted and n == len(made)
     return Case(name, "all requests counted" if good else f"{counts.total()} of {wanted} counted", good), made
 
