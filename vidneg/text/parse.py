@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from vidneg.text.english import SpacyParser
 
 # %% auto #0
-__all__ = ['PIPELINE', 'ROWS', 'load_parser', 'NamedParser', 'AgreeingParser', 'agreed', 'write_parses', 'read_parses',
-           'parse_column', 'parses_of']
+__all__ = ['PIPELINE', 'ROWS', 'load_parser', 'ChunkedParser', 'NamedParser', 'AgreeingParser', 'agreed',
+           'write_parses', 'read_parses', 'parse_column', 'parses_of']
 
 # %% ../../nbs/text/parse.ipynb #ec5345a9
 PIPELINE = Path(vidneg.__file__).parent/"text"/"pipeline"
@@ -58,8 +59,26 @@ def load_parser(name: str = "embedded") -> SpacyParser:
     return _open(name)
 
 # %% ../../nbs/text/parse.ipynb #2607f5a4
+class ChunkedParser(ABC):
+    "A `Parser` whose `parse` gets any number of texts in chunks."
+    @abstractmethod
+    def parse(self, texts: list[str]) -> list[Parsed]:
+        "Parse a list of texts, few enough to be in memory at once."
+
+    def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]:
+        """Parse many texts, with only a chunk of them in memory at a time.
+
+        Args:
+            texts: any number of texts
+
+        Returns:
+            parses, in the order of the texts
+        """
+        texts = iter(texts)
+        while some := list(islice(texts, CHUNK)): yield from self.parse(some)
+
 @dataclass(frozen=True)
-class NamedParser:
+class NamedParser(ChunkedParser):
     """A `Parser` that is sent to other processes by its name.
 
     Attributes:
@@ -80,21 +99,9 @@ class NamedParser:
         known = dict(zip(new, load_parser(self.name).parse(new) if new else ()))
         return [known[t] for t in texts]
 
-    def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]:
-        """Parse many texts, with only a chunk of them in memory at a time.
-
-        Args:
-            texts: any number of texts
-
-        Returns:
-            parses, in the order of the texts
-        """
-        texts = iter(texts)
-        while some := list(islice(texts, CHUNK)): yield from self.parse(some)
-
 # %% ../../nbs/text/parse.ipynb #12ab06dd
 @dataclass(frozen=True)
-class AgreeingParser:
+class AgreeingParser(ChunkedParser):
     """A parser that marks the words on which two parsers differ by the part of speech X.
 
     Attributes:
@@ -115,18 +122,6 @@ class AgreeingParser:
         """
         first, second = (NamedParser(name).parse(texts) for name in (self.first, self.second))
         return [agreed(*both) for both in zip(first, second)]
-
-    def pipe(self, texts: Iterable[str]) -> Iterator[Parsed]:
-        """Parse many texts, with only a chunk of them in memory at a time.
-
-        Args:
-            texts: any number of texts
-
-        Returns:
-            parses, in the order of the texts
-        """
-        texts = iter(texts)
-        while some := list(islice(texts, CHUNK)): yield from self.parse(some)
 
 _ALONE = frozenset("NN NNS PRP CD".split()) # read by their tags; other words need the same governor, too
 
