@@ -282,7 +282,12 @@ _PHASE = frozenset("start begin continue stop finish end quit".split()) # verbs 
 
 def _fixed(s, c, word, i, end):
     "Return True for words of fixed phrases: man made, all three, helps to lift."
-    if c.pos == "VERB" and word not in _PHASE: return any(k > i for k in s.find(i, "xcomp", "ccomp"))
+    if c.pos == "VERB":
+        more = [k for k in s.find(i, "xcomp", "ccomp") if k > i]
+        if word not in _PHASE: return bool(more)
+        if more: return s.tokens[more[0]].tag == "VB" # "stops to look" is something else than "stops looking"
+        return not s.find(i, "obj") and any(s.lemma[k] in PERSON for k in s.find(i, "nsubj")) # he finishes and leaves
+    if c.pos == "NOUN" and s.tokens[i].dep == "conj" and s.tokens[s.tokens[i].head].pos == "VERB": return True # misread
     if c.pos == "NUM": # a replacement needs a plural noun, and no article that counts
         head = s.tokens[s.tokens[i].head]
         if head.lemma.lower() in _COUNTED: return True
