@@ -49,14 +49,14 @@ def word_mask(tokenizer: PreTrainedTokenizerFast, **how) -> dict:
     """Return the settings of MLM for a tokenizer.
 
     Args:
-        tokenizer: tokenizer whose special tokens have the lowest ids
+        tokenizer: tokenizer whose words follow the special tokens; BERT's first 104 ids are none
         **how: further arguments of `mask_tokens`: p, the share of masked tokens
 
     Returns:
         arguments of `mask_tokens`
     """
     return dict(mask_id=tokenizer.mask_token_id, vocab_size=len(tokenizer),
-                first_word=len(tokenizer.all_special_ids), **how)
+                first_word=max(tokenizer.all_special_ids) + 1, **how)
 
 
 def pretrain(
