@@ -22,7 +22,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import VidnegError
 from ..core.files import atomic_path, project_root
-from ..losses.components import attention_similarity
 from ..losses.registry import LOSSES
 from ..losses.tensors import wanted_by
 from ..models.registry import CLASSES
@@ -44,7 +43,8 @@ from vidneg.train.contrastive import (
 from ..train.tasks import with_parts
 
 # %% auto #0
-__all__ = ['MADE_OF', 'countable', 'Cost', 'count_step', 'tensors_of', 'Batch', 'training_step']
+__all__ = ['MADE_OF', 'STAGES', 'HEAD', 'COLUMNS', 'countable', 'Cost', 'count_step', 'tensors_of', 'Batch',
+           'training_step', 'moment_cost', 'Training', 'trainings', 'forecast_page', 'main']
 
 # %% ../../nbs/pipeline/forecast.ipynb #4e0b0006
 class _Attention(torch.autograd.Function):
@@ -235,7 +235,7 @@ def _components(model, every, texts, importance):
     "Compare each caption with its positive and negatives by attention over words, as `Components` does."
     (tokens, sentence, mask) = (torch.cat([x[i] for x in texts.values()], 1) for i in range(3))
     tokens, mask = model.text_states(tokens), mask.bool()
-    out = [attention_similarity(tokens[:, :1], tokens[:, 1:], mask[:, :1], mask[:, 1:], .1)]
+    out = [tokens[:, :1] @ tokens[:, 1:].mT] # the cosines of all words; attention over them costs next to nothing
     if "importance" in every: out.append(importance(sentence[:, 0], tokens[:, 1:-1], mask[:, 1:-1]))
     return out
 
@@ -261,3 +261,267 @@ def training_step(model: nn.Module, losses: Sequence[str], batch: Batch) -> list
         with torch.device(batch.device): importance = fresh_importance(model.widths.embedding, 0)
         out += _components(model, every, texts, importance)
     return out
+
+# %% ../../nbs/pipeline/forecast.ipynb #4e0b0018
+def moment_cost(
+    name: str,
+    config,
+    losses: Sequence[str],
+    queries: int,
+    tokens: int,
+    kinds: int = 5,
+    clips: int = 75,
+) -> Cost:
+    """Count a training step of moment retrieval.
+
+    Args:
+        name: class in CLASSES: MomentDETR or QDDETR
+        config: a `MomentConfig`
+        losses: losses on components
+        queries: queries per batch
+        tokens: tokens per text
+        kinds: negatives per query
+        clips: clips of two seconds per video: 150 seconds, as in QVHighlights
+
+    Returns:
+        of a step
+    """
+    import numpy as np
+
+    from vidneg.core.records import MomentQuery
+    from vidneg.train.moments import MomentBatches, MomentTask
+    some = [MomentQuery(str(i), str(i), f"text {i}", 2.*clips, ((10., 30.),)) for i in range(2)]
+    texts = {t: np.zeros((tokens, config.text_dim), np.float32)
+             for q in some for t in (q.text, f"+{q.text}", *(f"{k}{q.text}" for k in range(kinds)))}
+    videos = {q.clip_id: np.zeros((clips, config.video_dim), np.float32) for q in some}
+    negatives = {q.query_id: [f"{k}{q.text}" for k in range(kinds)] for q in some} if losses else None
+    batch = MomentBatches(some, videos, texts, negatives, {q.query_id: f"+{q.text}" for q in some}, 2).batch(0, 0)
+    task = MomentTask(CLASSES[name](config, 0), losses)
+    two = count_step(task, lambda: list(task(batch).values()))
+    return Cost(two.parameters, two.trained, two.flops*queries//2, two.saved*queries//2)
+
+# %% ../../nbs/pipeline/forecast.ipynb #4e0b0021
+@dataclass(frozen=True)
+class Training:
+    """A training, or the scoring of a test split.
+
+    Attributes:
+        cost: of a step
+        batch: clips per step
+        frames: per clip; 0: features are read
+        half: True: mixed precision
+    """
+    preset: str
+    stage: str
+    run: str
+    cost: Cost
+    batch: int
+    frames: int
+    steps: int
+    half: bool = False
+
+    @property
+    def flops(self) -> int:
+        """Return the operations of all steps.
+
+        Returns:
+            floating-point operations
+        """
+        return self.steps*self.cost.flops
+
+    def hours(self, device: Mapping, utilization: float) -> float:
+        "Return the hours on a device, of which a share of the peak is used."
+        return self.flops/(device["count"]*device["peak"]*utilization)/3600
+
+    def fits(self, device: Mapping) -> bool:
+        "Return True if state and kept activations fit into each device's memory, the batch divided among the devices."
+        own = self.cost.state(self.half) + self.cost.saved/(1 + self.half)/device["count"]
+        return own <= device["memory"]
+
+
+def _counted(config, name, losses, batch, train=True, known={}):
+    "Build a model on the meta device and count a step; equal questions are counted once."
+    key = name, config, tuple(losses), batch, train
+    if key not in known:
+        with torch.device("meta"): model = CLASSES[name](config)
+        known[key] = count_step(model, partial(training_step, model, losses, batch), train)
+    return known[key]
+
+
+def _training(preset, stage, run, model, params, losses, batch, epochs, items):
+    "Return a training of a model of the registry."
+    from vidneg.models.registry import MODELS
+    cost = _counted(model_config(model, params), MODELS[model].model.__name__, losses, batch)
+    return Training(preset, stage, run, cost, batch.clips, batch.frames, math.ceil(epochs*(items//batch.clips)),
+                    params[stage].get("mixed_precision", "no") != "no")
+
+# %% ../../nbs/pipeline/forecast.ipynb #4e0b0022
+def _pretrain_stage(preset, params, items, tokens, **rest):
+    own = params["pretrain"]
+    batch = Batch(own["batch_size"], own["n_frames"], tokens, directions=1, masked=own["mask_probability"])
+    return [_training(preset, "pretrain", "navero", "navero", params, own["losses"], batch, own["epochs"], items)]
+
+
+def _finetune_stage(preset, params, items, tokens, stage="finetune", runs=None, **rest):
+    own, found = params[stage], []
+    for run, about in (own["runs"] if runs is None else runs).items():
+        about = own["common"] | about
+        batch = Batch(own["batch_size"], own["n_frames"], tokens, own["negatives_per_clip"],
+                      about.get("vtm_directions", 2))
+        found.append(_training(preset, stage, run, "navero", params, about["losses"], batch, own["epochs"], items))
+    return found
+
+
+def _ablation_stage(preset, params, **rest):
+    own = params["ablation"]
+    return _finetune_stage(preset, params, stage="ablation", runs=dict.fromkeys(own["generators"], own["loss"]) | own["losses"],
+                     **rest)
+
+
+def _score_stage(preset, params, tokens, test, **rest):
+    own = params["score"]
+    batch = Batch(own["batch_size"], own["n_frames"], tokens, negatives=8) # caption and negative in four categories
+    cost = _counted(model_config("navero", params), "Navero", ["vtc", "neg_vtm"], batch, train=False)
+    runs = len(params["finetune"]["runs"]) + len(params["ablation"]["generators"]) + 1
+    return [Training(preset, "score", f"{runs} runs", cost, batch.clips, batch.frames, runs*math.ceil(test/batch.clips))]
+
+# %% ../../nbs/pipeline/forecast.ipynb #4e0b0023
+def _spot_stage(preset, params, items, tokens, **rest):
+    own, found = params["spot"], []
+    batch = Batch(own["batch_size"], own["n_frames"], tokens)
+    for name, losses in own["models"].items():
+        hard = ["hn_nce" if loss == "vtc" else loss for loss in losses]
+        for run, some, epochs in (("weak", losses, own["epochs"]), ("plain", losses, own["post_epochs"]),
+                                  ("hn", hard, own["post_epochs"])):
+            found.append(_training(preset, "spot", f"{name}/{run}", name, params, some, batch, epochs, items))
+    return found
+
+
+def _components_stage(preset, params, items, tokens, **rest):
+    from vidneg.train.components import component_runs, with_components
+    own, found = params["components"], []
+    for run, (losses, kinds) in component_runs(own["runs"], own["kinds"], own["single"]).items():
+        batch = Batch(own["batch_size"], own["n_frames"], tokens, len(kinds))
+        some = with_components(losses).get("losses", ["vtc"])
+        found.append(_training(preset, "components", run, "xclip", params, some, batch, own["epochs"], items))
+    return found
+
+
+def _moments_stage(preset, params, items, tokens, **rest):
+    own, found = params["moments"], []
+    for model in own["models"]:
+        for run, losses in own["runs"].items():
+            cost = moment_cost(model, model_config("moments", params), losses, own["batch_size"], tokens)
+            steps = own["epochs"]*math.ceil(items/own["batch_size"])
+            found.append(Training(preset, "moments", f"{model}/{run}", cost, own["batch_size"], 0, steps))
+    return found
+
+
+STAGES = {"pretrain": _pretrain_stage, "finetune": _finetune_stage, "ablation": _ablation_stage, "score": _score_stage, "spot": _spot_stage,
+          "components": _components_stage, "moments": _moments_stage}
+
+
+def trainings(assumed: Mapping, root: str | Path = ".") -> list[Training]:
+    """List the trainings of all presets.
+
+    Args:
+        assumed: contents of forecast.yaml
+        root: a folder inside the project
+    """
+    found = []
+    for preset, about in assumed["presets"].items():
+        params = resolved(about["scale"], root)
+        for stage in about["stages"]:
+            if stage not in STAGES: raise RunError(f"forecast.yaml, {preset}: no forecast of the stage {stage!r}; "
+                                                   f"there are: {', '.join(STAGES)}")
+            found += STAGES[stage](preset, params, items=about["items"], test=about.get("test", 0),
+                                   tokens=assumed["tokens"])
+    return found
+
+# %% ../../nbs/pipeline/forecast.ipynb #4e0b0028
+HEAD = """# What the scale `paper` costs
+
+All numbers are **computed**, none is measured: `python -m vidneg.pipeline.forecast` builds the models of each stage at
+their sizes on PyTorch's meta device, carries out one training step and counts. Parameters are those of the classes.
+Operations are those of matrix products, convolutions and attention, forward and backward. State is the memory of
+weights, gradients and AdamW's moments, activations that of the tensors that autograd keeps; both with mixed precision
+where the scale has it, without buffers of kernels and of communication.
+
+Assumed, in `scales/paper/forecast.yaml`: {peaks}; a model FLOPs utilization of {utilization:.0%}, which `make gpu-record`
+measures on a GPU; {tokens} tokens per text, a ceiling. An epoch visits each clip once, with one of its captions. Hours do
+not contain the decoding of videos: the last column says how many frames a second it must deliver to one H200.
+Negatives, audits, tables and figures need no GPU.
+"""
+COLUMNS = ["Stage", "Run", "Parameters, M", "Batch × frames", "TFLOP a step", "State, GB", "Activations, GB", "Steps"]
+
+
+def forecast_page(root: str | Path = ".") -> str:
+    """Write the forecast as a page.
+
+    Args:
+        root: a folder inside the project
+
+    Returns:
+        Markdown
+    """
+    root = project_root(root)
+    assumed = read_yaml(root/"scales/paper/forecast.yaml")
+    devices, share = assumed["devices"], assumed["utilization"]
+    peaks = ", ".join(f"{d['peak']/1e12:.0f} TFLOP/s and {d['memory']/1e9:.0f} GB for each {name.split()[-1]}"
+                      for name, d in devices.items())
+    parts, done = [HEAD.format(peaks=peaks, utilization=share, tokens=assumed["tokens"])], trainings(assumed, root)
+    sums = [[preset, f"{sum(t.flops for t in own)/1e18:,.0f}", *(_hours(own, d, share) for d in devices.values())]
+            for preset in assumed["presets"] for own in [[t for t in done if t.preset == preset]]]
+    parts.append(markdown_table(["Preset", "EFLOP", *(f"hours, {name}" for name in devices)], sums, 1))
+    for preset, about in assumed["presets"].items():
+        rows = [_row(t, devices, share) for t in done if t.preset == preset]
+        parts += [f"## {preset}\n", f"{about['items']:,} items per epoch ({about['place']}).\n",
+                  markdown_table([*COLUMNS, *(f"h, {name}" for name in devices), "frames/s"], rows)]
+    if any("*" in part for part in parts[2:]):
+        parts.append("\\* more than the memory of a device: train with `recompute` or `accumulate`.\n")
+    untried = root/"scales/paper/untried.md"
+    return "\n".join([*parts, *([untried.read_text(encoding="utf-8")] if untried.is_file() else [])])
+
+
+def _hours(some, device, share):
+    "Return the sum of hours, rounded to two digits."
+    total = sum(t.hours(device, share) for t in some)
+    return f"{total:,.0f}" if total >= 10 else f"{total:.2g}"
+
+
+def _row(t, devices, share):
+    "Return the cells of a training; a star marks hours on a device that is too small."
+    hours = [_hours([t], d, share) + "*"*(not t.fits(d)) for d in devices.values()]
+    first = next(iter(devices.values()))
+    rate = "–" if not t.frames else f"{t.batch*t.frames*t.steps/t.hours(first, share)/3600:,.0f}"
+    return (t.stage, t.run, f"{t.cost.parameters/1e6:.1f}", f"{t.batch} × {t.frames}" if t.frames else t.batch,
+            f"{t.cost.flops/1e12:,.3g}", f"{t.cost.state(t.half)/1e9:.2g}", f"{t.cost.saved/(1 + t.half)/1e9:.2g}",
+            f"{t.steps:,}", *hours, rate)
+
+# %% ../../nbs/pipeline/forecast.ipynb #4e0b0031
+def main(argv: list[str] | None = None) -> int:
+    """Run `python -m vidneg.pipeline.forecast`; return its exit status.
+
+    Args:
+        argv: command-line arguments; None: those of the process
+
+    Returns:
+        exit status, 0 for success
+    """
+    parser = argparse.ArgumentParser("python -m vidneg.pipeline.forecast", description="Write reports/paper-forecast.md.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when the page is not current")
+    args = parser.parse_args(argv)
+    try:
+        root = project_root()
+        path, page = root/"reports/paper-forecast.md", forecast_page(root)
+        if args.check and not (path.is_file() and path.read_text(encoding="utf-8") == page):
+            raise RunError(f"{path.name} is not what the scale paper costs; run `make recipes`")
+        if not args.check:
+            with atomic_path(path) as part: part.write_text(page, encoding="utf-8")
+    except VidnegError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+# %% ../../nbs/pipeline/forecast.ipynb #4e0b0032
+if __name__ == "__main__" and "__file__" in globals(): sys.exit(main()) # a notebook has no __file__
