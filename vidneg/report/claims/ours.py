@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ...core.errors import VidnegError
 from .claim import Claims
-from .spot import PROBED
+from .spot import BEFORE
 
 # %% auto #0
 __all__ = ['claims', 'claim', 'CHANCE']
@@ -42,7 +42,7 @@ def _own_pair(key, text, quantity, weights, **range_):
     "Add a claim on the mean accuracy of the probed models; `weights` maps the kinds to their coefficients."
     @claim(key, text, "–", quantity, stage="spot", **range_)
     def _(e):
-        runs = {f"{m}/weak": 1 / len(PROBED) for m in PROBED}
+        runs = {run: 1 / len(BEFORE) for run in BEFORE.values()}
         return e.accuracy(runs, weights(sorted(set(e.table("events").kind))), "acc_vtc", of="events")
 
 def _share(kinds, start, sign=1):
