@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -44,7 +44,7 @@ from ..train.tasks import with_parts
 
 # %% auto #0
 __all__ = ['MADE_OF', 'STAGES', 'HEAD', 'COLUMNS', 'countable', 'Cost', 'count_step', 'tensors_of', 'Batch',
-           'training_step', 'moment_cost', 'Training', 'trainings', 'forecast_page', 'main']
+           'training_step', 'moment_cost', 'decoder_cost', 'Training', 'trainings', 'forecast_page', 'main']
 
 # %% ../../nbs/pipeline/forecast.ipynb #4e0b0006
 class _Attention(torch.autograd.Function):
@@ -300,6 +300,26 @@ def moment_cost(
     two = count_step(task, lambda: list(task(batch).values()))
     return Cost(two.parameters, two.trained, two.flops*queries//2, two.saved*queries//2)
 
+# %% ../../nbs/pipeline/forecast.ipynb #4e0b0041
+def decoder_cost(config, questions: int, clip_tokens: int, tokens: int) -> Cost:
+    """Count a training step of the decoder that writes answers.
+
+    Args:
+        config: a `QAConfig`
+        questions: questions per batch
+        clip_tokens: tokens of a clip
+        tokens: tokens of a question
+
+    Returns:
+        of a step
+    """
+    from vidneg.models.qa import AnswerDecoder
+    model = AnswerDecoder(config, 0)
+    batch = dict(words=torch.zeros(2, tokens, config.text_dim), answer=torch.zeros(2, dtype=torch.long),
+                 video=torch.zeros(2, clip_tokens, config.video_dim))
+    two = count_step(model, lambda: list(model(**batch).values()))
+    return Cost(two.parameters, two.trained, two.flops*questions//2, two.saved*questions//2)
+
 # %% ../../nbs/pipeline/forecast.ipynb #4e0b0021
 @dataclass(frozen=True)
 class Training:
@@ -329,9 +349,10 @@ class Training:
         """
         return self.steps*self.cost.flops
 
-    def hours(self, device: Mapping, utilization: float) -> float:
-        "Return the hours on a device, of which a share of the peak is used."
-        return self.flops/(device["count"]*device["peak"]*utilization)/3600
+    def hours(self, device: Mapping, assumed: Mapping) -> float:
+        "Return the hours on devices, from the reached share of the peak and the shortest time of a step."
+        seconds = self.cost.flops/(device["count"]*device["peak"]*assumed["utilization"])
+        return self.steps*max(seconds, assumed["step_seconds"])/3600
 
     def fits(self, device: Mapping) -> bool:
         "Return True if state and kept activations fit into each device's memory, the batch divided among the devices."
@@ -339,19 +360,17 @@ class Training:
         return own <= device["memory"]
 
 
-def _counted(config, name, losses, batch, train=True, known={}):
-    "Build a model on the meta device and count a step; equal questions are counted once."
-    key = name, config, tuple(losses), batch, train
-    if key not in known:
-        with torch.device("meta"): model = CLASSES[name](config)
-        known[key] = count_step(model, partial(training_step, model, losses, batch), train)
-    return known[key]
+@cache
+def _counted(config, name, losses, batch, train=True):
+    "Build a model on the meta device and count a step; the same step is counted once."
+    with torch.device("meta"): model = CLASSES[name](config)
+    return count_step(model, partial(training_step, model, losses, batch), train)
 
 
 def _training(preset, stage, run, model, params, losses, batch, epochs, items):
     "Return a training of a model of the registry."
     from vidneg.models.registry import MODELS
-    cost = _counted(model_config(model, params), MODELS[model].model.__name__, losses, batch)
+    cost = _counted(model_config(model, params), MODELS[model].model.__name__, tuple(losses), batch)
     return Training(preset, stage, run, cost, batch.clips, batch.frames, math.ceil(epochs*(items//batch.clips)),
                     params[stage].get("mixed_precision", "no") != "no")
 
@@ -374,14 +393,14 @@ def _finetune_stage(preset, params, items, tokens, stage="finetune", runs=None, 
 
 def _ablation_stage(preset, params, **rest):
     own = params["ablation"]
-    return _finetune_stage(preset, params, stage="ablation", runs=dict.fromkeys(own["generators"], own["loss"]) | own["losses"],
-                     **rest)
+    runs = dict.fromkeys(own["generators"], own["loss"]) | own["losses"]
+    return _finetune_stage(preset, params, stage="ablation", runs=runs, **rest)
 
 
 def _score_stage(preset, params, tokens, test, **rest):
     own = params["score"]
     batch = Batch(own["batch_size"], own["n_frames"], tokens, negatives=8) # caption and negative in four categories
-    cost = _counted(model_config("navero", params), "Navero", ["vtc", "neg_vtm"], batch, train=False)
+    cost = _counted(model_config("navero", params), "Navero", ("vtc", "neg_vtm"), batch, train=False)
     runs = len(params["finetune"]["runs"]) + len(params["ablation"]["generators"]) + 1
     return [Training(preset, "score", f"{runs} runs", cost, batch.clips, batch.frames, runs*math.ceil(test/batch.clips))]
 
@@ -390,11 +409,24 @@ def _spot_stage(preset, params, items, tokens, **rest):
     own, found = params["spot"], []
     batch = Batch(own["batch_size"], own["n_frames"], tokens)
     for name, losses in own["models"].items():
-        hard = ["hn_nce" if loss == "vtc" else loss for loss in losses]
-        for run, some, epochs in (("weak", losses, own["epochs"]), ("plain", losses, own["post_epochs"]),
+        plain = [loss for loss in losses if loss in own["post_losses"]]
+        hard = ["hn_nce" if loss == "vtc" else loss for loss in plain]
+        for run, some, epochs in (("weak", losses, own["epochs"]), ("plain", plain, own["post_epochs"]),
                                   ("hn", hard, own["post_epochs"])):
+            if run == "weak" and name in own["zero_shot"]: continue
             found.append(_training(preset, "spot", f"{name}/{run}", name, params, some, batch, epochs, items))
     return found
+
+
+def _qa_stage(preset, params, tokens, words=2, questions=1, **rest):
+    from vidneg.models.qa import QAConfig
+    own, encoder = params["qa"], model_config(params["qa"]["model"], params)
+    config = QAConfig(encoder.width, encoder.width, tuple(f"word{i}" for i in range(words)),
+                      **{k: own[k] for k in ("width", "heads", "layers")})
+    grid = (encoder.image_size//encoder.patch_size)**2 + encoder.cls_token
+    cost = decoder_cost(config, own["batch_size"], own["n_frames"]*grid, tokens)
+    steps = own["epochs"]*math.ceil(questions/own["batch_size"])
+    return [Training(preset, "qa", run, cost, own["batch_size"], 0, steps) for run in ("blind", *own["stages"])]
 
 
 def _components_stage(preset, params, items, tokens, **rest):
@@ -417,8 +449,8 @@ def _moments_stage(preset, params, items, tokens, **rest):
     return found
 
 
-STAGES = {"pretrain": _pretrain_stage, "finetune": _finetune_stage, "ablation": _ablation_stage, "score": _score_stage, "spot": _spot_stage,
-          "components": _components_stage, "moments": _moments_stage}
+STAGES = {"pretrain": _pretrain_stage, "finetune": _finetune_stage, "ablation": _ablation_stage, "score": _score_stage,
+          "spot": _spot_stage, "qa": _qa_stage, "components": _components_stage, "moments": _moments_stage}
 
 
 def trainings(assumed: Mapping, root: str | Path = ".") -> list[Training]:
@@ -434,8 +466,8 @@ def trainings(assumed: Mapping, root: str | Path = ".") -> list[Training]:
         for stage in about["stages"]:
             if stage not in STAGES: raise RunError(f"forecast.yaml, {preset}: no forecast of the stage {stage!r}; "
                                                    f"there are: {', '.join(STAGES)}")
-            found += STAGES[stage](preset, params, items=about["items"], test=about.get("test", 0),
-                                   tokens=assumed["tokens"])
+            sizes = {k: v for k, v in about.items() if k not in ("scale", "place", "stages")}
+            found += STAGES[stage](preset, params, tokens=assumed["tokens"], **sizes)
     return found
 
 # %% ../../nbs/pipeline/forecast.ipynb #4e0b0028
@@ -444,15 +476,20 @@ HEAD = """# What the scale `paper` costs
 All numbers are **computed**, none is measured: `python -m vidneg.pipeline.forecast` builds the models of each stage at
 their sizes on PyTorch's meta device, carries out one training step and counts. Parameters are those of the classes.
 Operations are those of matrix products, convolutions and attention, forward and backward. State is the memory of
-weights, gradients and AdamW's moments, activations that of the tensors that autograd keeps; both with mixed precision
-where the scale has it, without buffers of kernels and of communication.
+weights, gradients and AdamW's moments; activations are the tensors that autograd keeps, half as large with mixed
+precision. Buffers of kernels and of communication are not counted.
 
-Assumed, in `scales/paper/forecast.yaml`: {peaks}; a model FLOPs utilization of {utilization:.0%}, which `make gpu-record`
-measures on a GPU; {tokens} tokens per text, a ceiling. An epoch visits each clip once, with one of its captions. Hours do
-not contain the decoding of videos: the last column says how many frames a second it must deliver to one H200.
-Negatives, audits, tables and figures need no GPU.
+Assumed, in `scales/paper/forecast.yaml`:
+
+- peaks in dense bf16, from the data sheets: {peaks};
+- a model FLOPs utilization of {utilization:.0%}, which `make gpu-record` measures on a GPU, but no step below
+  {step_seconds} s, which launches and the loop need;
+- {tokens} tokens per text, padding included: the largest number, so a ceiling.
+
+An epoch visits each clip once, with one of its captions. Hours do not contain the decoding of videos: the last column
+says how many frames a second it must deliver to one H200. Negatives, audits, tables and figures need no GPU.
 """
-COLUMNS = ["Stage", "Run", "Parameters, M", "Batch × frames", "TFLOP a step", "State, GB", "Activations, GB", "Steps"]
+COLUMNS = ["Stage", "Runs", "Parameters, M", "Batch × frames", "TFLOP a step", "State, GB", "Activations, GB", "Steps"]
 
 
 def forecast_page(root: str | Path = ".") -> str:
@@ -466,37 +503,44 @@ def forecast_page(root: str | Path = ".") -> str:
     """
     root = project_root(root)
     assumed = read_yaml(root/"scales/paper/forecast.yaml")
-    devices, share = assumed["devices"], assumed["utilization"]
+    devices, done = assumed["devices"], trainings(assumed, root)
     peaks = ", ".join(f"{d['peak']/1e12:.0f} TFLOP/s and {d['memory']/1e9:.0f} GB for each {name.split()[-1]}"
                       for name, d in devices.items())
-    parts, done = [HEAD.format(peaks=peaks, utilization=share, tokens=assumed["tokens"])], trainings(assumed, root)
-    sums = [[preset, f"{sum(t.flops for t in own)/1e18:,.0f}", *(_hours(own, d, share) for d in devices.values())]
-            for preset in assumed["presets"] for own in [[t for t in done if t.preset == preset]]]
-    parts.append(markdown_table(["Preset", "EFLOP", *(f"hours, {name}" for name in devices)], sums, 1))
+    own = {preset: [t for t in done if t.preset == preset] for preset in assumed["presets"]}
+    sums = [[preset, len(some), f"{sum(t.flops for t in some)/1e18:,.2g}",
+             *(_time(sum(t.hours(d, assumed) for t in some)) for d in devices.values())] for preset, some in own.items()]
+    parts = [HEAD.format(**assumed | {"peaks": peaks}),
+             markdown_table(["Preset", "Trainings", "EFLOP", *(f"all on {name}" for name in devices)], sums, 1)]
     for preset, about in assumed["presets"].items():
-        rows = [_row(t, devices, share) for t in done if t.preset == preset]
-        parts += [f"## {preset}\n", f"{about['items']:,} items per epoch ({about['place']}).\n",
-                  markdown_table([*COLUMNS, *(f"h, {name}" for name in devices), "frames/s"], rows)]
-    if any("*" in part for part in parts[2:]):
+        parts += [f"## {preset}\n", f"{about['items']:,} items per epoch: {about['place']}. Times are those of one run.\n",
+                  markdown_table([*COLUMNS, *devices, "frames/s"], _rows(own[preset], assumed))]
+    if any("\\*" in part for part in parts[2:]):
         parts.append("\\* more than the memory of a device: train with `recompute` or `accumulate`.\n")
     untried = root/"scales/paper/untried.md"
     return "\n".join([*parts, *([untried.read_text(encoding="utf-8")] if untried.is_file() else [])])
 
 
-def _hours(some, device, share):
-    "Return the sum of hours, rounded to two digits."
-    total = sum(t.hours(device, share) for t in some)
-    return f"{total:,.0f}" if total >= 10 else f"{total:.2g}"
+def _time(hours):
+    "Write a time in hours, minutes or seconds, with two digits."
+    value, unit = next((x, u) for x, u in ((hours, "h"), (hours*60, "min"), (hours*3600, "s")) if x >= 1 or u == "s")
+    return f"{value:,.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
 
 
-def _row(t, devices, share):
-    "Return the cells of a training; a star marks hours on a device that is too small."
-    hours = [_hours([t], d, share) + "*"*(not t.fits(d)) for d in devices.values()]
-    first = next(iter(devices.values()))
-    rate = "–" if not t.frames else f"{t.batch*t.frames*t.steps/t.hours(first, share)/3600:,.0f}"
-    return (t.stage, t.run, f"{t.cost.parameters/1e6:.1f}", f"{t.batch} × {t.frames}" if t.frames else t.batch,
+def _rows(some, assumed):
+    "Return the cells of trainings; runs with the same numbers share a row."
+    rows: dict[tuple, list[str]] = {}
+    for t in some: rows.setdefault(_cells(t, assumed), []).append(t.run)
+    return [(stage, ", ".join(runs), *cells) for (stage, *cells), runs in rows.items()]
+
+
+def _cells(t, assumed):
+    "Return the cells of a training without its name; a star marks devices that are too small."
+    devices = assumed["devices"].values()
+    times = [_time(t.hours(d, assumed)) + "\\*"*(not t.fits(d)) for d in devices]
+    rate = t.batch*t.frames*t.steps/t.hours(next(iter(devices)), assumed)/3600
+    return (t.stage, f"{t.cost.parameters/1e6:.1f}", f"{t.batch} × {t.frames}" if t.frames else str(t.batch),
             f"{t.cost.flops/1e12:,.3g}", f"{t.cost.state(t.half)/1e9:.2g}", f"{t.cost.saved/(1 + t.half)/1e9:.2g}",
-            f"{t.steps:,}", *hours, rate)
+            f"{t.steps:,}", *times, f"{rate:,.0f}" if t.frames else "–")
 
 # %% ../../nbs/pipeline/forecast.ipynb #4e0b0031
 def main(argv: list[str] | None = None) -> int:
