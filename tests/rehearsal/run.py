@@ -33,7 +33,8 @@ def skipped(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.glob("reports/executed/*.ipynb")):
         outputs = [o for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", [])]
-        found |= {path.stem: o["evalue"] for o in outputs if o.get("ename") == "Skipped"}
+        reasons = [o["evalue"] for o in outputs if o.get("ename") == "Skipped"]
+        if reasons: found[path.stem] = reasons[0]
     return found
 
 
