@@ -25,7 +25,7 @@ from .order import Order, OrderCounts, find_orders, load_counts
 from ..text.edits import WORD, apply_edit
 from ..text.inflection import inflected, word_classes
 from ..text.lexicon import needs_an
-from ..text.parse import AgreeingParser, NamedParser
+from ..text.parse import FORMS, AgreeingParser, NamedParser
 from ..text.slots import ANYWHERE, Contrast, Slot, SlotIndex, find_slots, load_index
 from ..text.synonyms import lemmas, related
 from ..text.syntax import verb_form
@@ -229,8 +229,8 @@ class Limits:
     """
     ratio: float = 3.0
     least: float = 0.005
-    things: float = 0.02
-    power: float = 0.6
+    things: float = 0.05
+    power: float = 0.45
 
 def exchange(
     p: np.ndarray,
@@ -738,7 +738,7 @@ def natural(
     Returns:
         the generator "natural"
     """
-    parser = parser or (AgreeingParser() if find_package("english") else NamedParser())
+    parser = parser or (AgreeingParser(alone=FORMS) if find_package("english") else NamedParser())
     index = load_index() if index is None else index
     said = Said(w for c in index.contrasts for w in c.group)
     some = nsmallest(sample, map(said.add, captions), key=lambda c: stable_seed(0, "natural", c.caption_id))

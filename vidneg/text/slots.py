@@ -359,7 +359,7 @@ SMOOTHING = 2.0
 MANY = 8 # a word that was seen once beside a feature of more counts than this may be an error of the parser
 EXPECTED = 5.0 # a word that is expected this often beside a feature, and is hardly ever seen there, avoids it
 LEAST_LIFT = 0.25 # smallest share of a word beside a needed feature, over its share in the class
-FEW = 3 # a feature that was seen this often or less says nothing about the words that it goes with
+FEW = {"NOUN": 0, "VERB": 3, "ADJ": 4, "ADV": 4} # a feature that was seen this often or less says nothing of words
 
 # Needs that are not asked for where the feature is rare: (part of speech, sort of feature)
 _MAY_BE_RARE = frozenset((("NOUN", "h"), ("VERB", "pp"), ("VERB", "s"), ("ADJ", "h"), ("ADV", "h")))
@@ -401,7 +401,7 @@ class SlotIndex:
         self.words = {c.name: list(c.group) for c in self.contrasts}
         self.counts = {c.name: defaultdict(Counter) for c in self.contrasts}
         self.texts: set[bytes] = set() # the counted captions, so that a caption is not evidence for itself
-        self.few = FEW
+        self.few = dict(FEW)
         self._rows: dict = {}
 
     def add(self, parses: Iterable[Parsed]) -> SlotIndex:
@@ -482,7 +482,7 @@ class SlotIndex:
         seen = ((n[shy]*prior < EXPECTED) | (lift[shy] >= 0.15)).all(0)
         for f in slot.needs:
             k = where.get(f)
-            if _may_be_rare(contrast, f) and (k is None or n[k] <= self.few): continue
+            if _may_be_rare(contrast, f) and (k is None or n[k] <= self.few[contrast.pos]): continue
             seen = seen & (rows[k] > (n[k] > MANY)) & (lift[k] >= LEAST_LIFT) if k is not None else seen & False
         return seen
 
