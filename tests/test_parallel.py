@@ -64,6 +64,12 @@ def test_jobs_come_back_in_order_and_name_the_one_that_fails():
         run_jobs([jobs[0], (divide, {"x": 1, "by": 0})])
 
 
+@pytest.mark.parametrize("workers", ["2", 1.5, -1, True, None])
+def test_a_number_of_workers_is_a_whole_number(workers):
+    for use in (lambda: parallel_map(abs, [-1, 2], workers), lambda: run_jobs([(divide, {"x": 6, "by": 2})], workers)):
+        with pytest.raises(VidnegError, match=f"workers is {workers!r}: pass a whole number"): use()
+
+
 def test_functions_of_scripts_may_be_mapped_and_interactive_ones_not():
     assert parallel_map(abs, [-1, 2], workers=2) == [1, 2]
     code = "from vidneg.core.parallel import parallel_map\ndef f(x): return x\nparallel_map(f, [1, 2], workers=2)"

@@ -17,7 +17,7 @@ from multiprocessing import connection
 
 from tqdm import tqdm
 
-from .errors import VidnegError
+from .errors import VidnegError, whole
 
 # %% auto #0
 __all__ = ['process_context', 'end_with_parent', 'pool_of', 'parallel_map', 'in_background', 'JobError', 'bar_options',
@@ -83,7 +83,7 @@ def parallel_map(
     """
     items = list(items)
     bar = dict(total=len(items), desc=desc, unit=unit, disable=not desc)
-    workers = min(workers, len(items))
+    workers = min(whole(workers, "workers", 0), len(items))
     if workers <= 1: return [fn(i) for i in tqdm(items, **bar)]
     if not threads and _only_here(fn):
         raise VidnegError(f"{fn} is defined in a notebook, where other processes cannot import it: "
@@ -180,7 +180,7 @@ def run_jobs(
     Returns:
         values of the functions, in the order of the jobs
     """
-    if not workers: return [func(**kwargs) for func, kwargs in jobs]
+    if not whole(workers, "workers", 0): return [func(**kwargs) for func, kwargs in jobs]
     context, waiting, running, results = process_context(), list(enumerate(jobs)), {}, {}
     lock, slots = context.RLock(), list(range(workers))[::-1]
     try:

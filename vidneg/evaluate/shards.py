@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import vidneg
 from ..core.child import ChildError, in_child
-from ..core.errors import VidnegError, require
+from ..core.errors import VidnegError, require, whole
 from ..core.files import atomic_path
 from ..core.parallel import bar_options, workers_here
 from ..core.records import Clip
@@ -672,7 +672,8 @@ def score_clips(
     Returns:
         SCORE_COLUMNS, `status` ("": scored, otherwise the reason and NaN scores), protocol; run by run
     """
-    if clips_per_shard < 1: raise VidnegError(f"clips_per_shard is {clips_per_shard}: use at least 1")
+    whole(clips_per_shard, "clips_per_shard")
+    if workers is not None: whole(workers, "workers")
     folder = Path(folder)
     plan = plan_of(scorer, items, clips, controls, run, n_frames, size, root=str(root), seed=seed,
                    per_shard=clips_per_shard)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import FunctionType
 
@@ -408,6 +409,8 @@ def open_model(
             raise VidnegError("models of this project run in float32")
         return named(load_world(batch_size, device_of(device)), name)
     if isinstance(model, str | Path):
+        if not Path(model).exists() and get_close_matches(str(model).lower(), ["world"]):
+            raise VidnegError(f"{str(model)!r}: there is no such folder; did you mean 'world'?")
         if not str(model):
             raise VidnegError("the model has no name: pass a name on the Hub, a folder, or world")
         return load_scorer(model, None, batch_size, device, dtype, name, **options)

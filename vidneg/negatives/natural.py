@@ -699,6 +699,7 @@ def draw(self: NaturalGenerator, requests: list[Request], plan: Plan) -> list[Ma
     Returns:
         one result per request: the negative, or the reason why there is none
     """
+    plan.one_round(self.name)
     return [self.draw_one(r, plan) for r in requests]
 
 # %% ../../nbs/negatives/natural.ipynb #b5640b47
