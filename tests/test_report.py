@@ -12,7 +12,7 @@ from vidneg.evaluate.retrieval import RANK_COLUMNS, RETRIEVAL_METRICS, toy_ranks
 from vidneg.evaluate.stats import Estimate
 from vidneg.report.claims.claim import Evidence, marked, read_evidence, verdict
 from vidneg.report.claims.page import PAPERS, claims_markdown, claims_of, count_verdicts, decide, write_claims
-from vidneg.report.claims.spot import PROBED
+from vidneg.report.claims.spot import BEFORE, PROBED
 from vidneg.report.figures import (
     RUN_COLORS,
     accuracy_figure,
@@ -348,7 +348,7 @@ def some_pairs(baseline, adaptive):
 def some_events(within, counterfactual):
     kinds = "temporal action", "neighborhood attribute", "counterfactual action"
     skill = dict(zip(kinds, (within, within, counterfactual)))
-    return toy_scores({f"{m}/weak": skill for m in PROBED}, 1500, ["balanced"], kinds)
+    return toy_scores(dict.fromkeys(BEFORE.values(), skill), 1500, ["balanced"], kinds)
 
 
 def all_true():
@@ -361,8 +361,8 @@ def all_true():
              toy_scores({"blind": 1}, 100, forms=["rules"])]
     weak = {"temporal action": 0, "neighborhood attribute": 0, "counterfactual action": .3,
             "counterfactual spatial relationship": .01}
-    gaps = {f"{m}/weak": weak for m in PROBED} | {"alpro/weak": weak | {"counterfactual action": .6}}
-    post = {f"{m}/{stage}": gap for m in ("navero", "xclip") for stage, gap in (("hn", .4), ("plain", .1))}
+    gaps = dict.fromkeys(BEFORE.values(), weak) | {"alpro/weak": weak | {"counterfactual action": .6}}
+    post = {f"{m}/{stage}": gap for m in ("alpro", "xclip") for stage, gap in (("hn", .4), ("plain", .1))}
     t2v = toy_ranks({"baseline": 2, "simple": 2.8, "adaptive": 2.6})
     v2t = toy_ranks({"baseline": 2, "simple": 2.8, "adaptive": 3.8})
     return Evidence(pd.concat([scores, *parts]), toy_ranks({"vanilla": 3, "navero": 4}), {"n": 300},
@@ -381,9 +381,9 @@ def all_false():
                          "balanced_4": -1.5}, 400, forms=["balanced"])
     weak = {"temporal action": .5, "neighborhood attribute": .5, "counterfactual action": .1,
             "counterfactual spatial relationship": .3}
-    gaps = {f"{m}/weak": weak for m in PROBED} | {"alpro/weak": dict.fromkeys(weak, .2)}
+    gaps = dict.fromkeys(BEFORE.values(), weak) | {"alpro/weak": dict.fromkeys(weak, .2)}
     gaps["alpro/weak"] |= {"counterfactual action": .05}
-    post = {f"{m}/{stage}": gap for m in ("navero", "xclip") for stage, gap in (("hn", .1), ("plain", .4))}
+    post = {f"{m}/{stage}": gap for m in ("alpro", "xclip") for stage, gap in (("hn", .1), ("plain", .4))}
     t2v = toy_ranks({"baseline": 4, "simple": 2, "adaptive": 2.8})
     v2t = toy_ranks({"baseline": 4, "simple": 2, "adaptive": 1})
     return Evidence(pd.concat([scores, toy_scores({"blind": -1}, 100, forms=["rules"])]),
@@ -429,11 +429,11 @@ def test_missing_runs_leave_their_claims_open():
     assert reason["rounds"] == "no balanced scores of run 'mixed_1r' (stage ablation)"
     assert reason["spot-hard"] == "no model was post-trained with and without hard negatives (stage spot)"
     assert reason["pairs-temporal"] == "no kind of manipulation begins with 'temporal' (stage spot)"
-    assert reason["spot-internvideo"].startswith("no t2v ranks of run 'internvideo/weak'")
+    assert reason["spot-internvideo"].startswith("no t2v ranks of run 'internvideo/zero-shot'")
 
 
 def test_a_gap_that_is_not_defined_leaves_its_claims_open():
-    ranks = toy_gaps({f"{m}/weak": .1 for m in PROBED}, clips=40)
+    ranks = toy_gaps(dict.fromkeys(BEFORE.values(), .1), clips=40)
     lost = (ranks.run == "alpro/weak") & ranks.kind.str.startswith("temporal")
     decided = decide(Evidence(gaps=ranks.assign(**{"rank": ranks["rank"].mask(lost, 9)}), settings={"n": 50}))
     decided = decided.set_index("key")

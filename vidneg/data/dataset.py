@@ -19,7 +19,7 @@ from .pairs import Pair
 from .readers.files import readable
 
 # %% auto #0
-__all__ = ['SPLITS', 'DATASETS', 'Dataset', 'assemble', 'read_dataset', 'take_dataset']
+__all__ = ['SPLITS', 'DATASETS', 'Dataset', 'assemble', 'read_dataset', 'read_source', 'take_dataset']
 
 # %% ../../nbs/data/dataset.ipynb #5fd5da62
 @dataclass(frozen=True)
@@ -194,14 +194,28 @@ DATASETS = Registry("official dataset", {
     **{f"aaro-natural-{p}": f"vidneg.data.readers.aaro_natural:{p.upper()}"
        for p in ("msrvtt", "didemo", "activitynet", "qvhighlights", "charades")}})
 
-def _read_source(source):
-    "Read a folder, or an official dataset given as \"name:folder\"; its reader is imported only then."
-    if Path(source).is_dir(): return read_dataset(source)
+def _tested(data):
+    "Return the dataset with val as test if it has no test captions: they are withheld by AnetQA and QVHighlights."
+    if data.of("test", "fine") or not data.of("val", "fine"): return data
+    clips = [dataclasses.replace(c, split="test") for c in data.clips if c.split == "val"]
+    return dataclasses.replace(data, clips=tuple([c for c in data.clips if c.split not in ("val", "test")] + clips))
+
+def read_source(source: str | Path, base: str | Path = ".") -> Dataset:
+    """Read the dataset that `data.source` names. Raises `VidnegError` if it names none.
+
+    Args:
+        source: folder for `read_dataset`, or name and folder of an official dataset: "msrvtt:data/raw"
+        base: folder to which a folder in `source` is relative
+
+    Returns:
+        the dataset; val is its test split if no test captions are given
+    """
+    if Path(base, source).is_dir(): return read_dataset(Path(base, source))
     name, colon, root = str(source).partition(":")
     if not colon:
         raise VidnegError(f"data.source is {str(source)!r}: neither \"world\" nor an existing folder, nor an official "
                           "dataset such as \"msrvtt:/path/to/MSRVTT\"")
-    return DATASETS[name].dataset(name, root)
+    return _tested(DATASETS[name].dataset(name, Path(base, root)))
 
 def take_dataset(source: str | Path, folder: str | Path, counts: dict[str, int]) -> Dataset:
     """Copy the tables of a dataset into the pipeline's data folder, with absolute paths to its videos.
@@ -215,7 +229,7 @@ def take_dataset(source: str | Path, folder: str | Path, counts: dict[str, int])
         the copied dataset, with its wordless captions, which are not written
     """
     folder = Path(folder)
-    data, taken, keep = _read_source(source), Counter(), []
+    data, taken, keep = read_source(source), Counter(), []
     _check_splits(data, source)
     for c in data.clips:
         taken[c.split] += 1

@@ -17,11 +17,9 @@ from ..core.errors import VidnegError
 from .io import save
 
 # %% auto #0
-__all__ = ['HEADS', 'QAConfig', 'spell', 'AnswerDecoder']
+__all__ = ['QAConfig', 'spell', 'AnswerDecoder']
 
 # %% ../../nbs/models/qa.ipynb #43a6c685
-HEADS = ("classify", "generate")
-
 @dataclass(frozen=True)
 class QAConfig:
     """Sizes of an answer decoder.
@@ -30,7 +28,6 @@ class QAConfig:
         video_dim: width of the frozen video tokens, d_v
         text_dim: width of the frozen question tokens, d_t
         answers: known answers, each once
-        head: "classify", or "generate" as in the paper
         width: width of the decoder, d
         heads: number of attention heads, a divisor of `width`
         layers: number of decoder layers
@@ -40,7 +37,6 @@ class QAConfig:
     video_dim: int
     text_dim: int
     answers: tuple[str, ...]
-    head: str = "classify"
     width: int = 128
     heads: int = 4
     layers: int = 2
@@ -49,8 +45,6 @@ class QAConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "answers", tuple(self.answers)) # a list when read from JSON
-        if self.head not in HEADS:
-            raise VidnegError(f"no head {self.head!r}; there are: {', '.join(HEADS)}")
         if not self.answers or len(set(self.answers)) < len(self.answers) or not all(a.strip() for a in self.answers):
             raise VidnegError("answers must be at least one text, none empty and each once: see `answer_vocabulary`")
         if self.width % self.heads:
@@ -98,22 +92,21 @@ class AnswerDecoder(nn.Module):
         super().__init__()
         self.config = c = config
         self.vocabulary, rows = spell(c.answers)
-        classify = c.head == "classify"
-        self.register_buffer("spelling", rows[:, :1] if classify else rows, persistent=False) # (A, L)
+        self.register_buffer("spelling", rows, persistent=False) # (A, L)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.video, self.text = (nn.Sequential(nn.LayerNorm(n), nn.Linear(n, c.width))
                                      for n in (c.video_dim, c.text_dim))
             self.source = nn.Parameter(.02*torch.randn(2, c.width)) # marks tokens of the video (0), the question (1)
             self.start = nn.Parameter(.02*torch.randn(c.width))
-            self.embedding = nn.Embedding(0 if classify else len(self.vocabulary), c.width)
+            self.embedding = nn.Embedding(len(self.vocabulary), c.width)
             self.positions = nn.Parameter(.02*torch.randn(self.spelling.shape[1], c.width))
             layer = nn.TransformerDecoderLayer(c.width, c.heads, int(c.width*c.mlp_ratio), c.dropout, "gelu",
                                                batch_first=True, norm_first=True)
             self.decoder = nn.TransformerDecoder(layer, c.layers, nn.LayerNorm(c.width))
             for p in self.decoder.parameters(): # TransformerDecoder copies one layer: draw each anew
                 if p.ndim > 1: nn.init.xavier_uniform_(p)
-            self.head = nn.Linear(c.width, len(c.answers) if classify else len(self.vocabulary))
+            self.head = nn.Linear(c.width, len(self.vocabulary))
 
     def memory(self,
         words: torch.Tensor,
@@ -152,7 +145,7 @@ class AnswerDecoder(nn.Module):
             prefix: ids of the words so far (B, n); n may be 0
 
         Returns:
-            logits (B, n+1, A) over answers, or (B, n+1, W) over words
+            logits over words (B, n+1, W)
         """
         x = torch.cat([self.start.expand(len(memory), 1, -1), self.embedding(prefix)], 1) # (B, n+1, d)
         x = x + self.positions[:x.shape[1]]
@@ -183,20 +176,22 @@ class AnswerDecoder(nn.Module):
             raise VidnegError(f"{len(answer)} answers for {len(words)} questions: give one answer per question")
         if len(answer) and not 0 <= int(answer.min()) <= int(answer.max()) < known:
             raise VidnegError(f"answers must be indices of the {known} known answers, in 0 to {known - 1}")
-        memory, mask = self.memory(words, words_mask, video, video_mask)
-        target = answer[:, None] if self.config.head == "classify" else self.spelling[answer] # (B, L)
-        logits = self.decode(memory, mask, target[:, :-1].clamp(min=0)) # (B, L, A or W)
-        loss = F.cross_entropy(logits.transpose(1, 2).float(), target, ignore_index=-1, reduction="none") # (B, L)
-        return {"answer": loss.sum(1)}
+        return {"answer": self._loss(*self.memory(words, words_mask, video, video_mask), answer)}
+
+    def _loss(self, memory, mask, answer):
+        "Return −log p(answer), summed over words (B,)."
+        target = self.spelling[answer] # (B, L)
+        logits = self.decode(memory, mask, target[:, :-1].clamp(min=0)) # (B, L, W)
+        return F.cross_entropy(logits.transpose(1, 2).float(), target, ignore_index=-1, reduction="none").sum(1)
 
     @torch.no_grad()
-    def predict(self,
+    def generate(self,
         words: torch.Tensor,
         words_mask: torch.Tensor | None = None,
         video: torch.Tensor | None = None,
         video_mask: torch.Tensor | None = None,
     ) -> list[str]:
-        """Return the most probable answers; for *generate*, the most probable word at each step.
+        """Write answers greedily: the most probable word at each step, until the answer ends.
 
         Args:
             words: frozen tokens of the questions (B, L, d_t)
@@ -205,28 +200,39 @@ class AnswerDecoder(nn.Module):
             video_mask: mask of the video tokens (B, S): 1 for tokens, 0 for padding
 
         Returns:
-            B answers; for "classify", "" if the two best tie
+            B answers
         """
-        training = self.training
-        memory, mask = self.eval().memory(words, words_mask, video, video_mask)
-        out = self._choose(memory, mask) if self.config.head == "classify" else self._generate(memory, mask)
-        self.train(training)
-        return out
-
-    def _choose(self, memory, mask):
-        "Choose the most probable answers of *classify*."
-        logits = self.decode(memory, mask, memory.new_zeros(len(memory), 0, dtype=torch.long))[:, 0] # (B, A)
-        best, first = logits.max(1)
-        alone = (logits == best[:, None]).sum(1) == 1
-        return [self.config.answers[i] if one else "" for i, one in zip(first.tolist(), alone.tolist())]
-
-    def _generate(self, memory, mask):
-        "Generate answers greedily, word by word."
-        prefix = memory.new_zeros(len(memory), 0, dtype=torch.long)
+        memory, mask = self.memory(words, words_mask, video, video_mask)
+        said = memory.new_zeros(len(memory), 0, dtype=torch.long)
         for _ in range(self.spelling.shape[1]):
-            prefix = torch.cat([prefix, self.decode(memory, mask, prefix)[:, -1:].argmax(-1)], 1)
-        texts = [[self.vocabulary[i] for i in row] for row in prefix.tolist()]
+            if (said == 0).any(1).all() and said.shape[1]: break # all have ended
+            said = torch.cat([said, self.decode(memory, mask, said)[:, -1:].argmax(-1)], 1)
+        texts = [[self.vocabulary[i] for i in row] for row in said.tolist()]
         return [" ".join(t[:t.index("")] if "" in t else t) for t in texts]
+
+    @torch.no_grad()
+    def score(self,
+        words: torch.Tensor,
+        options: torch.Tensor,
+        words_mask: torch.Tensor | None = None,
+        video: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Compute the log-probability of each option.
+
+        Args:
+            words: frozen tokens of the questions (B, L, d_t)
+            options: indices in `config.answers` (B, K), int; −1: no option
+            words_mask: attention mask (B, L): 1 for tokens, 0 for padding
+            video: frozen tokens of the videos (B, S, d_v); None: blind baseline
+            video_mask: mask of the video tokens (B, S): 1 for tokens, 0 for padding
+
+        Returns:
+            log-probabilities (B, K), −inf where there is no option
+        """
+        memory, mask = self.memory(words, words_mask, video, video_mask)
+        columns = [-self._loss(memory, mask, column.clamp(min=0)) for column in options.T] # K times (B,)
+        return torch.stack(columns, 1).masked_fill(options < 0, -torch.inf)
 
     def save(self, folder: str | Path) -> Path:
         """Write `config.json` and `model.safetensors`, each atomically.

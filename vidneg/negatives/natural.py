@@ -25,15 +25,16 @@ from .order import Order, OrderCounts, find_orders, load_counts
 from ..text.edits import WORD, apply_edit
 from ..text.inflection import inflected, word_classes
 from ..text.lexicon import needs_an
-from ..text.parse import AgreeingParser, NamedParser
+from ..text.parse import FORMS, AgreeingParser, NamedParser
 from ..text.slots import ANYWHERE, Contrast, Slot, SlotIndex, find_slots, load_index
 from ..text.synonyms import lemmas, related
 from ..text.syntax import verb_form
 from ..text.ud import Parsed, Parser
 
 # %% auto #0
-__all__ = ['NEGATION', 'KNOWN', 'MALE', 'FEMALE', 'unsound', 'surface', 'put', 'genders', 'flips', 'Limits', 'exchange',
-           'distinct', 'Place', 'Option', 'NaturalGenerator', 'balance', 'edits_of', 'edits_for', 'Said', 'natural']
+__all__ = ['NEGATION', 'KNOWN', 'UNKNOWN', 'PEOPLE', 'MALE', 'FEMALE', 'strange_words', 'near', 'unsound', 'surface',
+           'put', 'genders', 'flips', 'Limits', 'exchange', 'distinct', 'Place', 'Option', 'NaturalGenerator',
+           'balance', 'edits_of', 'edits_for', 'Said', 'natural']
 
 # %% ../../nbs/negatives/natural.ipynb #b0ea0cb7
 NEGATION = frozenset("not n't no never without nobody nothing none cannot neither nor hardly".split())
@@ -45,7 +46,9 @@ KNOWN = frozenset("""intro outro pinata shuffleboard website slackline sync sumo
     kitesurfing countertop lakeside stepper chug abs barbie usb cop spongebob french japanese british wheelie bullhorn
     breakdance sandcastle wetsuit bbq rugby onscreen american asian mexican chinese bmx peeler chairlift footwork tattoo
     hairdryer hairstylist outfield pilates windsurfer yurt blocker frisbee pong tv hoodie closeup handstand headstand
-    trunk zest tshirt skillet selfie suv""".split()) # words of captions that the dictionary lacks
+    trunk zest tshirt skillet selfie suv website shirtless tattooed
+    minecraft pokemon lego iphone scuba jumpsuit gameplay slideshow eyeshadow indian arabic egyptian spongebob disney
+    korean russian african squarepants barbell wrestlemania karaoke parkour kickboxing unicycle cosplay vlog""".split()) # words of captions that the dictionary lacks
 _PLURAL = frozenset("women men children people girls boys ladies guys kids".split())
 _SINGLE = frozenset("man woman boy girl lady guy child kid person baby".split())
 
@@ -58,8 +61,42 @@ def _disagrees(tokens, i):
     return any(tokens[k].text.lower() in _SINGLE for k in subjects) and not any(
         x.dep == "conj" and x.head in subjects for x in tokens) and t.dep in ("aux", "aux:pass", "cop")
 
+UNKNOWN = "unknown word"
+PEOPLE = frozenset(("NOUN man", "PRON he")) # classes that most captions have a word of
+
+def strange_words(parsed: Parsed, known: Set[str] = frozenset()) -> set[int]:
+    """Find the words that are misspelled, or that no dictionary has.
+
+    Args:
+        parsed: parse of a caption
+        known: words that are fine, though no dictionary has them
+
+    Returns:
+        tokens
+    """
+    found = set()
+    for i, t in enumerate(parsed.tokens):
+        w, lemma = t.text.lower(), t.lemma.lower()
+        if w.isalpha() and t.tag in _OPEN and not word_classes(w) and lemma not in known \
+                and KNOWN.isdisjoint((w, lemma)): found.add(i)
+    return found
+
+def near(parsed: Parsed, start: int, end: int) -> set[int]:
+    """Return the tokens beside a word, its governor and its dependents, by which it is read.
+
+    Args:
+        parsed: parse of a caption
+        start: first token of a word
+        end: one past its last token
+
+    Returns:
+        tokens
+    """
+    return {start - 1, end, *(parsed.tokens[i].head for i in range(start, end)),
+            *(i for i, t in enumerate(parsed.tokens) if start <= t.head < end)}
+
 def unsound(parsed: Parsed, known: Set[str] = frozenset(), longest: int = 40) -> str:
-    """Return the reason why a caption is not changed: it is long, denies something, or seems misspelled.
+    """Return the reason why a caption is not changed: it is long, denies something, or is misspelled.
 
     Args:
         parsed: parse of a caption
@@ -74,11 +111,7 @@ def unsound(parsed: Parsed, known: Set[str] = frozenset(), longest: int = 40) ->
     if not NEGATION.isdisjoint(low): return "negation"
     if any(a == b and a.isalpha() for a, b in zip(low, low[1:])): return "ill-formed caption"
     if any(map(_disagrees, repeat(parsed.tokens), range(len(low)))): return "ill-formed caption"
-    for t, w in zip(parsed.tokens, low):
-        if w.isalpha() and t.tag in _OPEN and not word_classes(w) and t.lemma.lower() not in known \
-                and KNOWN.isdisjoint((w, t.lemma.lower())):
-            return "unknown word"
-    return ""
+    return UNKNOWN if strange_words(parsed, known) else ""
 
 # %% ../../nbs/negatives/natural.ipynb #188332bc
 @lru_cache(2**16)
@@ -196,8 +229,8 @@ class Limits:
     """
     ratio: float = 3.0
     least: float = 0.005
-    things: float = 0.02
-    power: float = 0.6
+    things: float = 0.05
+    power: float = 0.45
 
 def exchange(
     p: np.ndarray,
@@ -401,6 +434,23 @@ class NaturalGenerator:
 
 # %% ../../nbs/negatives/natural.ipynb #2b8e6475
 @patch
+def slots(self: NaturalGenerator, parsed: Parsed) -> list[Slot] | str:
+    """Find the slots of a caption that have no unknown word beside them.
+
+    Args:
+        parsed: parse of a caption
+
+    Returns:
+        slots, or the reason why the caption is not changed
+    """
+    why = unsound(parsed, self.index.vocabulary)
+    if why not in ("", UNKNOWN): return why
+    strange = strange_words(parsed, self.index.vocabulary) if why else set()
+    if len(strange) > len(parsed.tokens)/5: return why
+    found = [s for s in find_slots(parsed, self.index.contrasts) if strange.isdisjoint(near(parsed, s.start, s.end))]
+    return found or why or found
+
+@patch
 def places(self: NaturalGenerator, parsed: Parsed, said: frozenset[str] = frozenset()) -> list[Place | str]:
     """Check all slots of a caption.
 
@@ -411,8 +461,8 @@ def places(self: NaturalGenerator, parsed: Parsed, said: frozenset[str] = frozen
     Returns:
         one per slot
     """
-    if why := unsound(parsed, self.index.vocabulary): return [why]
-    return [self.place(slot, parsed, said) for slot in find_slots(parsed, self.index.contrasts)]
+    slots = self.slots(parsed)
+    return [slots] if isinstance(slots, str) else [self.place(slot, parsed, said) for slot in slots]
 
 def balance(generator: NaturalGenerator, sources: Iterable[Source], steps: int = 20) -> NaturalGenerator:
     """Fit weights of words such that each word is a caption's as often as a negative's.
@@ -524,8 +574,8 @@ def options(self: NaturalGenerator, source: Source) -> dict[str, list[Option | O
     if "natural" in source.memo: return source.memo["natural"]
     parsed, c = source.parsed, source.item
     whys, found = dict.fromkeys(self.kinds, "no match"), {}
-    if why := unsound(parsed, self.index.vocabulary): whys, slots = dict.fromkeys(self.kinds, why), []
-    else: slots = find_slots(parsed, self.index.contrasts)
+    slots, why = self.slots(parsed), unsound(parsed, self.index.vocabulary)
+    if isinstance(slots, str): whys, slots = dict.fromkeys(self.kinds, why), []
     at = stable_rng(0, self.name, c.caption_id, "thin").random() # one number for all slots: they lie end to end
     orders = find_orders(parsed) if not why else why
     if isinstance(orders, str): whys["temporal"], orders = orders, ()
@@ -587,6 +637,26 @@ def edits_for(option: Option, word: str, pos: str, parsed: Parsed) -> tuple[Edit
     return edits_of(parsed, [(option.slot.start, option.slot.end, surface(word, pos, option.slot.form)), *more])
 
 @patch
+def pick(self: NaturalGenerator,
+    some: list[tuple[str, Option | Order]],
+    rng: np.random.Generator,
+) -> tuple[str, Option | Order]:
+    """Draw a kind, then one of its options; people change only where nothing else does.
+
+    Args:
+        some: (kind, option) of a caption
+        rng: source of chance
+
+    Returns:
+        one of them
+    """
+    things = [(k, o) for k, o in some if isinstance(o, Order) or o.slot.contrast not in PEOPLE]
+    kinds = list(dict.fromkeys(k for k, _ in things or some))
+    kind = kinds[rng.integers(len(kinds))]
+    found = [o for k, o in things or some if k == kind]
+    return kind, found[rng.integers(len(found))]
+
+@patch
 def draw_one(self: NaturalGenerator, request: Request, plan: Plan) -> Made | str:
     """Draw a slot, then its replacement.
 
@@ -602,8 +672,8 @@ def draw_one(self: NaturalGenerator, request: Request, plan: Plan) -> Made | str
     can = [k for k in request.kinds if not isinstance(found[k], str)]
     if not can: return found[request.kinds[0]]
     rng = stable_rng(plan.seed, self.name, c.caption_id, request.key)
-    kind = can[rng.integers(len(can))]
-    option, text = found[kind][rng.integers(len(found[kind]))], c.text
+    kind, option = self.pick([(k, o) for k in can for o in found[k]], rng)
+    text = c.text
     if isinstance(option, Order): edits = option.edits
     else:
         word = option.words[rng.choice(len(option.words), p=option.p/option.p.sum())]
@@ -622,6 +692,7 @@ def draw(self: NaturalGenerator, requests: list[Request], plan: Plan) -> list[Ma
     Returns:
         one result per request: the negative, or the reason why there is none
     """
+    plan.one_round(self.name)
     return [self.draw_one(r, plan) for r in requests]
 
 # %% ../../nbs/negatives/natural.ipynb #b5640b47
@@ -668,7 +739,7 @@ def natural(
     Returns:
         the generator "natural"
     """
-    parser = parser or (AgreeingParser() if find_package("english") else NamedParser())
+    parser = parser or (AgreeingParser(alone=FORMS) if find_package("english") else NamedParser())
     index = load_index() if index is None else index
     said = Said(w for c in index.contrasts for w in c.group)
     some = nsmallest(sample, map(said.add, captions), key=lambda c: stable_seed(0, "natural", c.caption_id))

@@ -191,7 +191,8 @@ def _spec(name, notebook, command, root, up, values, modules=()):
     spec = {"frozen": True} if "needs" in io else {}
     spec |= {"cmd": f"{up}.ci/python -m {command}", "deps": code + paths(io["reads"], values)}
     if not readme: spec["params"] = [name]
-    return spec | {"outs": [_out(p, readme) for p in paths(io["writes"], values)]}
+    kept = [{p: {"persist": True}} for p in paths(io.get("keeps", []), values)]
+    return spec | {"outs": [_out(p, readme) for p in paths(io["writes"], values)] + kept}
 
 
 def _plots(root, params):

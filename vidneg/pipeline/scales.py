@@ -17,8 +17,8 @@ from .dvc import write_dvc
 from .stage import RunError, read_yaml
 
 # %% auto #0
-__all__ = ['DVC_CONFIG', 'OWN', 'FEW', 'merge', 'scales', 'make_scale', 'name_of', 'fit_batches', 'new_scale',
-           'merge_overlays', 'remarks', 'reproduce', 'main']
+__all__ = ['DVC_CONFIG', 'OWN', 'FEW', 'merge', 'merge_overlays', 'scales', 'overlay_of', 'make_scale', 'name_of',
+           'fit_batches', 'new_scale', 'remarks', 'reproduce', 'main']
 
 # %% ../../nbs/pipeline/scales.ipynb #a7c40006
 def merge(values: dict, overlay: dict) -> dict:
@@ -69,6 +69,23 @@ def _flow(value):
         return value
     return json.dumps(value, ensure_ascii=False)
 
+# %% ../../nbs/pipeline/scales.ipynb #2f96b474
+def merge_overlays(first: dict, second: dict) -> dict:
+    """Merge two overlays into one.
+
+    Args:
+        first: an overlay
+        second: an overlay that takes precedence
+
+    Returns:
+        an overlay that keeps its nulls, which still have to remove names
+    """
+    merged = dict(first)
+    for name, new in second.items():
+        old = merged.get(name)
+        merged[name] = merge_overlays(old, new) if isinstance(new, dict) and isinstance(old, dict) else new
+    return merged
+
 # %% ../../nbs/pipeline/scales.ipynb #a7c4000b
 DVC_CONFIG = """[core]
     no_scm = True
@@ -91,6 +108,23 @@ def scales(root: str | Path = ".") -> list[str]:
     return ["laptop", *sorted(p.parent.name for p in (project_root(root)/"scales").glob("*/overlay.yaml"))]
 
 
+def overlay_of(name: str, root: str | Path = ".") -> dict:
+    """Read the overlay of a scale, on top of that of the scale that its entry `like` names.
+
+    Args:
+        name: name of the scale
+        root: a folder inside the project
+
+    Returns:
+        its changes of params.yaml
+    """
+    path = project_root(root)/"scales"/name/"overlay.yaml"
+    if not path.is_file(): raise RunError(f"no scale {name!r}; choose one of: {', '.join(scales(root))}")
+    overlay = read_yaml(path)
+    like = overlay.pop("like", "laptop")
+    return overlay if like == "laptop" else merge_overlays(overlay_of(like, root), overlay)
+
+
 def make_scale(name: str, root: str | Path = ".") -> Path:
     """Make the folder of a scale, or update it.
 
@@ -104,9 +138,7 @@ def make_scale(name: str, root: str | Path = ".") -> Path:
     root = project_root(root)
     if name == "laptop": return root
     folder = root/"scales"/name
-    if not (folder/"overlay.yaml").is_file():
-        raise RunError(f"no scale {name!r}; choose one of: {', '.join(scales(root))}")
-    values = merge(read_yaml(root/"params.yaml"), read_yaml(folder/"overlay.yaml"))
+    values = merge(read_yaml(root/"params.yaml"), overlay_of(name, root))
     _write_yaml(folder/"params.yaml", values, ["Made from ../../params.yaml and overlay.yaml: change these."])
     (folder/".dvc").mkdir(exist_ok=True)
     if not (folder/".dvc/config").is_file():
@@ -118,7 +150,7 @@ def make_scale(name: str, root: str | Path = ".") -> Path:
 OWN = {
     "data": {"train": 0, "val": 0, "test": 0, "compositional": 0, # 0: all clips
              "drawings": {"stills": 0, "films": 0, "pictures": 0}, "worlds": {"shortcuts": []},
-             "moments": {"train": 0, "test": 0}},
+             "skewed": {"train": 0, "test": 0}, "moments": {"train": 0, "test": 0}},
     "frames": {"on_error": "skip"},
     "negatives": {"lexicon": "navero", "oracle": "none"},
     "backbone": {"vocab_size": 8000},
@@ -185,7 +217,7 @@ def new_scale(data: str | Path, name: str = "", like: str = "laptop", root: str 
     if not data.is_dir():
         raise RunError(f"{data} is not a folder; name one with tables of clips and captions")
     splits = read_dataset(data).splits()
-    base = {} if like == "laptop" else read_yaml(root/"scales"/like/"overlay.yaml")
+    base = {} if like == "laptop" else overlay_of(like, root)
     overlay = merge_overlays(base, OWN | {"data": {"source": str(data), **OWN["data"]}})
     sized = fit_batches(merge(read_yaml(root/"params.yaml"), overlay), splits.get("train", 0) or 1)
     overlay = merge_overlays(overlay, sized)
@@ -194,23 +226,6 @@ def new_scale(data: str | Path, name: str = "", like: str = "laptop", root: str 
     _write_yaml(path, overlay, ["A scale for your own clips and captions. Null removes a name of ../../params.yaml.",
                                 "A batch_size here is the number of your training clips, so that a batch can be full."])
     return name
-
-
-def merge_overlays(first: dict, second: dict) -> dict:
-    """Merge two overlays into one.
-
-    Args:
-        first: an overlay
-        second: an overlay that takes precedence
-
-    Returns:
-        an overlay that keeps its nulls, which still have to remove names
-    """
-    merged = dict(first)
-    for name, new in second.items():
-        old = merged.get(name)
-        merged[name] = merge_overlays(old, new) if isinstance(new, dict) and isinstance(old, dict) else new
-    return merged
 
 # %% ../../nbs/pipeline/scales.ipynb #a7c40013
 FEW = 30 # clips; with fewer, confidence intervals are too wide to be useful
@@ -230,14 +245,14 @@ def remarks(folder: Path) -> list[str]:
     lines = [f"scale {'laptop' if not (folder/'overlay.yaml').exists() else folder.name}, on "
              + ("the embedded world" if source == "world" else source) + f"; results go to {folder}/reports"]
     if source == "world": return lines
-    from vidneg.data.dataset import read_dataset
-    splits = read_dataset(source).splits()
+    from vidneg.data.dataset import read_source
+    splits = read_source(source, folder).splits()
     lines.append("clips: " + ", ".join(f"{split} {n}" for split, n in splits.items()))
     for split in ("train", "val", "test"):
         if splits.get(split, 0) < FEW:
             lines.append(f"  {split} has {splits.get(split, 0)} clips: below {FEW}, expect wide intervals")
     n = splits.get("train", 0)
-    sizes = [f"{s}.{k}" for s, own in read_yaml(folder/"overlay.yaml").items() for k, v in (own or {}).items()
+    sizes = [f"{s}.{k}" for s, own in overlay_of(folder.name, folder).items() for k, v in (own or {}).items()
              if k.endswith("batch_size") and v == n]
     if sizes: lines.append(f"  batch sizes reduced to the {n} training clips: {', '.join(sizes)}")
     if not values.get("backbone", {}).get("vision"):

@@ -135,7 +135,8 @@ def writer_of(path: str, root: Path) -> str:
     for notebook in sorted((root/"nbs/stages").glob("*.ipynb")):
         nb = nbformat.read(notebook, 4)
         values = literals(tagged(nb, "parameters"))
-        for out in paths(literals(tagged(nb, "io")).get("writes", []), values):
+        io = literals(tagged(nb, "io"))
+        for out in paths([*io.get("writes", []), *io.get("keeps", [])], values):
             if path == out or path.startswith(out + "/"): return notebook.stem
     return ""
 
@@ -145,7 +146,7 @@ def begin(stage: str, names: dict):
 
     Args:
         stage: name of the notebook
-        names: the notebook's `globals()`: parameters, `reads`, `writes` and, if any, `needs`
+        names: the notebook's `globals()`: parameters, `reads`, `writes` and, if any, `needs`, `keeps`
     """
     root, folder = project_root(), scale_folder()
     os.chdir(folder)
@@ -159,10 +160,11 @@ def begin(stage: str, names: dict):
         where = "" if folder == root else f" in {folder.relative_to(root)}"
         way = f"run the stage that writes it: dvc repro {first}{where}" if first else "no stage writes it"
         raise RunError(f"{stage} reads {missing[0]}, which does not exist; {way}")
-    for p in map(Path, paths(names["writes"], names)):
-        try: p.parent.mkdir(parents=True, exist_ok=True)
+    folders = [Path(p).parent for p in paths(names["writes"], names)] + [*map(Path, paths(names.get("keeps", []), names))]
+    for p in folders:
+        try: p.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise RunError(f"cannot make the folder {p.parent} ({e.strerror}): move away what is there") from None
+            raise RunError(f"cannot make the folder {p} ({e.strerror}): move away what is there") from None
 
 # %% ../../nbs/pipeline/stage.ipynb #a7c10014
 def clean_on_save(model: dict, path: str = "", **kw):

@@ -88,8 +88,9 @@ _SPOT = (
     "Relative gap of R@1, Δ = (P − P′)/P: P is R@1 with true captions, P′ is R@1 with each caption replaced by its "
     "manipulation. 0 means that the model does not notice the manipulation; 1 means that it never retrieves a "
     "manipulated caption. Intervals are 95 %, by bootstrap over clips; – where P is 0. The stages of training: `weak`, "
-    "broad captions only; `plain`, then post-trained with captions of events; `hn`, post-trained with the same "
-    "captions and their manipulations as hard negatives (HN-NCE). Clips by kind: ")
+    "broad captions only; `zero-shot`, more pictures and other clips, never the data; `plain`, then post-trained with "
+    "captions of events; `hn`, post-trained with the same captions and their manipulations as hard negatives (HN-NCE). "
+    "Clips by kind: ")
 
 def _model_and_stage(table):
     "Split the run names model/stage into two columns."

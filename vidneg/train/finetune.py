@@ -36,7 +36,7 @@ def text_batches(
     """Make batches of clips, captions and negatives, with all texts tokenized once.
 
     Args:
-        features: features of all clips (N, T, P, d); may be a memory map
+        features: features of all clips (N, T, P, d), or frames (N, T, H, W, 3); may be a memory map
         clip_ids: ids of the clips (N,)
         captions: captions of the clips to train on
         negatives: negatives of these captions; None: batches without negatives
@@ -70,7 +70,7 @@ def finetune(
     runs: dict[str, dict],
     start: str | Path,
     batches: Batches | dict[str, Batches],
-    config: TrainConfig,
+    config: TrainConfig | dict[str, TrainConfig],
     folder: str | Path,
     workers: int = 2,
     val: Callable | None = None,
@@ -83,7 +83,7 @@ def finetune(
         runs: name → arguments of ContrastiveTask: losses, weights, options, vtm_directions
         start: folder of the model from which all runs start
         batches: batches of all runs, or name → batches
-        config: settings of every training
+        config: settings of every training, or name → settings
         folder: receives one folder per run
         workers: trainings at a time, each on one thread
         val: picklable function of the model, called after each epoch; returns further columns
@@ -93,7 +93,8 @@ def finetune(
     Returns:
         name → results of `fit`
     """
-    jobs = [(_train, dict(start=str(start), settings=dict(settings), config=config, folder=Path(folder)/name, val=val,
+    jobs = [(_train, dict(start=str(start), settings=dict(settings), folder=Path(folder)/name, val=val,
+                          config=config[name] if isinstance(config, dict) else config,
                           batches=batches[name] if isinstance(batches, dict) else batches, trackers=trackers,
                           logs=logs and Path(logs)/name))
             for name, settings in runs.items()]
@@ -103,6 +104,6 @@ def finetune(
 def _train(start, settings, batches, config, folder, val, trackers, logs):
     "Train one run, in a process of its own."
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"
-    task = ContrastiveTask(start_model(start), **settings)
+    task = ContrastiveTask(start_model(start, freeze=not batches.from_frames), **settings)
     return fit(task, batches, config, folder, val and partial(val, task.model), checkpoint=checkpoint,
                trackers=trackers, logs=logs)

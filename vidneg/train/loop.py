@@ -49,7 +49,8 @@ __all__ = ['check_settings', 'TrainConfig', 'parameter_groups', 'learning_rate',
 
 # %% ../../nbs/train/loop.ipynb #f12c0002
 _NUMBERS = { # setting → (smallest value, true if it is allowed itself, largest value)
-    "epochs": (0, False, 1e6), "learning_rate": (0, False, math.inf), "weight_decay": (0, True, math.inf),
+    "epochs": (0, False, 1e6), "learning_rate": (0, False, math.inf), "final_learning_rate": (0, True, math.inf),
+    "weight_decay": (0, True, math.inf),
     "warmup": (0, True, 1), "clip_norm": (0, False, math.inf)}
 _WHOLE = {"steps": 1, "accumulate": 1, "processes": 1, "num_threads": 1, "checkpoint_every": 0, "seed": None} # smallest
 _NAMES = {"mixed_precision": ("no", "bf16", "fp16"), "device": ("auto", "cpu")}
@@ -69,6 +70,9 @@ def check_settings(values: dict):
         if not _is_number(x, numbers.Real) or not (least <= x <= most) or x == least and not allowed:
             raise TrainingError(f"{name}={x!r} is not a number {'from' if allowed else 'above'} {least}"
                                 + (f" to {most}" if most == 1 else ""))
+    if values["final_learning_rate"] > values["learning_rate"]:
+        raise TrainingError(f"final_learning_rate={values['final_learning_rate']!r} is above learning_rate="
+                            f"{values['learning_rate']!r}: lower it")
     for name, least in _WHOLE.items():
         if values[name] is None and name == "steps": continue
         if not _is_number(values[name], numbers.Integral) or least is not None and values[name] < least:
@@ -90,6 +94,7 @@ class TrainConfig:
         epochs: passes over the data
         steps: optimizer steps, instead of epochs
         learning_rate: highest learning rate
+        final_learning_rate: learning rate at which the decay ends, at most the highest one
         weight_decay: weight decay of linear maps and convolutions; paper 0.2
         warmup: share of the steps in which the learning rate rises, in [0, 1]
         clip_norm: maximal norm of the gradient
@@ -108,6 +113,7 @@ class TrainConfig:
     epochs: float = 5
     steps: int | None = None
     learning_rate: float = 1e-4
+    final_learning_rate: float = 0.0
     weight_decay: float = 0.02
     warmup: float = 0.1
     clip_norm: float = 1.0
@@ -144,19 +150,19 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 # %% ../../nbs/train/loop.ipynb #aa19544e
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
-    """Compute the learning rate: linear warm-up, then a cosine decay to 0.
+    """Compute the learning rate: linear warm-up, then a cosine decay to the final learning rate.
 
     Args:
         step: number of the step, from 0 to `total` - 1
         total: number of steps of the run
-        config: highest learning rate and warm-up
+        config: highest and final learning rate, and warm-up
 
     Returns:
         learning rate of this step
     """
-    rise = max(1, round(config.warmup * total))
-    if step < rise: return config.learning_rate * (step + 1) / rise
-    return config.learning_rate * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise))) / 2
+    rise, peak, final = max(1, round(config.warmup * total)), config.learning_rate, config.final_learning_rate
+    if step < rise: return peak * (step + 1) / rise
+    return final + (peak - final) * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise))) / 2
 
 # %% ../../nbs/train/loop.ipynb #ad43cc75
 def _tensors(task, optimizer):

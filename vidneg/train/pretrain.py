@@ -5,7 +5,8 @@
 # %% ../../nbs/train/pretrain.ipynb #b1a00004
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,17 @@ import pandas as pd
 from transformers import PreTrainedTokenizerFast
 
 from ..core.records import Caption, read_records
-from ..data.batches import Batches, BatchSource
+from ..data.batches import Batches
+from ..data.dataset import read_dataset
+from ..data.video import read_clips
+from ..models.features import cache_features
+from ..models.io import load
 from .contrastive import ContrastiveTask
 from .finetune import start_model, text_batches
 from .loop import TrainConfig, fit
 
 # %% auto #0
-__all__ = ['picture_batches', 'word_mask', 'pretrain']
+__all__ = ['picture_batches', 'other_batches', 'word_mask', 'pretrain']
 
 # %% ../../nbs/train/pretrain.ipynb #b1a00006
 def picture_batches(
@@ -44,24 +49,64 @@ def picture_batches(
     ids = [str(i) for i in range(len(pictures))]
     return text_batches(pictures, ids, captions, None, tokenizer, max_tokens, **settings)
 
+# %% ../../nbs/train/pretrain.ipynb #b1a00021
+def other_batches(
+    folders: Iterable[str | Path],
+    backbone: str | Path,
+    tokenizer: PreTrainedTokenizerFast,
+    max_tokens: int,
+    n_frames: int,
+    workers: int = 1,
+    scratch: str | Path = ".vidneg/others",
+    **settings,
+) -> Batches | None:
+    """Make batches of the training clips of other datasets with their broad captions, or all if none is broad.
+
+    Args:
+        folders: folders of datasets
+        backbone: folder of the encoder of the frames
+        tokenizer: tokenizer of the model
+        max_tokens: maximal number of tokens; longer texts are truncated
+        n_frames: frames per clip
+        workers: threads and processes
+        scratch: folder for frames and features, deleted at the end
+        **settings: arguments of `Batches`: batch_size, seed, ...
+
+    Returns:
+        None: there is no dataset
+    """
+    found, ids, captions, encoder, root = [], [], [], load(backbone), Path(scratch)
+    for folder in sorted(map(Path, folders)):
+        data = read_dataset(folder)
+        clips = [c for c in data.clips if c.split == "train"]
+        cache = read_clips(clips, ".", root/folder.name/"frames", n_frames, workers=workers)
+        path = root/folder.name/"features.npy"
+        found.append(np.array(cache_features(encoder, cache.frames, path, workers=workers))) # (N, T, P, d)
+        ids += [f"{folder.name}/{c}" for c in cache.clip_ids]
+        captions += [Caption(f"{folder.name}/{c.caption_id}", f"{folder.name}/{c.clip_id}", c.text, c.grain)
+                     for c in data.of("train", "broad") or data.of("train") if c.clip_id in cache.row]
+    shutil.rmtree(root, ignore_errors=True)
+    if not captions: return None
+    return text_batches(np.concatenate(found), ids, captions, None, tokenizer, max_tokens, **settings)
+
 # %% ../../nbs/train/pretrain.ipynb #b1a00009
 def word_mask(tokenizer: PreTrainedTokenizerFast, **how) -> dict:
     """Return the settings of MLM for a tokenizer.
 
     Args:
-        tokenizer: tokenizer whose special tokens have the lowest ids
+        tokenizer: tokenizer whose words follow the special tokens; BERT's first 104 ids are none
         **how: further arguments of `mask_tokens`: p, the share of masked tokens
 
     Returns:
         arguments of `mask_tokens`
     """
     return dict(mask_id=tokenizer.mask_token_id, vocab_size=len(tokenizer),
-                first_word=len(tokenizer.all_special_ids), **how)
+                first_word=max(tokenizer.all_special_ids) + 1, **how)
 
 
 def pretrain(
     start: str | Path,
-    batches: BatchSource,
+    batches: Batches,
     config: TrainConfig,
     folder: str | Path,
     losses: Sequence[str],
@@ -72,17 +117,17 @@ def pretrain(
 
     Args:
         start: folder of the initial model
-        batches: batches by epoch and index
+        batches: batches of features or frames
         config: settings of the training
         folder: receives the model and metrics.csv; may be `start`
         losses: names in LOSSES
         mask: settings of MLM, from `word_mask`
-        freeze: True: freeze the layers below the cached features
+        freeze: True: freeze the layers below the cached features; frames train all layers
 
     Returns:
         losses by epoch
     """
-    model = start_model(start, freeze)
+    model = start_model(start, freeze and not batches.from_frames)
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"
     task = ContrastiveTask(model, losses, mask=mask if "mlm" in losses else None, vtm_directions=1)
     done = fit(task, batches, config, folder, checkpoint=checkpoint)

@@ -23,7 +23,7 @@ from .loop import TrainConfig, fit
 from .tasks import Task
 
 # %% auto #0
-__all__ = ['QAFeatures', 'qa_features', 'QABatches', 'answer_questions', 'decoder_job']
+__all__ = ['QAFeatures', 'qa_features', 'QABatches', 'answer_questions', 'choose_answers', 'decoder_job']
 
 # %% ../../nbs/train/questions.ipynb #b04d81c7
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def answer_questions(
     batch_size: int = 256,
     blind: bool = False,
 ) -> list[str]:
-    """Answer all questions with a decoder.
+    """Answer all questions with a decoder, in words of its own.
 
     Args:
         model: trained decoder
@@ -158,12 +158,45 @@ def answer_questions(
         blind: True: leave the video out
 
     Returns:
-        predicted answers of the N questions
+        written answers of the N questions
     """
-    device, out = next(model.parameters()).device, []
+    return [a for _, rows in _parts(model.eval(), features, batch_size, blind) for a in model.generate(**rows)]
+
+def _parts(model, features, batch_size, blind):
+    "Yield the indices of some questions, and their arguments on the model's device."
+    device = next(model.parameters()).device
     for i in range(0, len(features), batch_size):
-        rows = features.rows(np.arange(i, min(i + batch_size, len(features))), blind)
-        out += model.predict(**{k: v.to(device) for k, v in rows.items()})
+        at = np.arange(i, min(i + batch_size, len(features)))
+        yield at, {k: v.to(device) for k, v in features.rows(at, blind).items()}
+
+def choose_answers(
+    model: AnswerDecoder,
+    questions: Sequence[Question],
+    features: QAFeatures,
+    batch_size: int = 256,
+    blind: bool = False,
+) -> list[str]:
+    """Choose the most probable option of each question.
+
+    Args:
+        model: trained decoder
+        questions: N questions with options
+        features: features of these questions
+        batch_size: questions at a time
+        blind: True: leave the video out
+
+    Returns:
+        N answers; "": the two best tie, or the decoder knows no option
+    """
+    number, out = {a: i for i, a in enumerate(model.config.answers)}, []
+    for at, rows in _parts(model.eval(), features, batch_size, blind):
+        some = [questions[i].options for i in at]
+        options = torch.full((len(at), max(1, *map(len, some))), -1)
+        for row, known in zip(options, some): row[:len(known)] = torch.tensor([number.get(o, -1) for o in known])
+        scores = model.score(options=options.to(rows["words"].device), **rows) # (n, K)
+        best, first = scores.max(1)
+        alone = ((scores == best[:, None]).sum(1) == 1) & best.isfinite()
+        out += [o[i] if one else "" for o, i, one in zip(some, first.tolist(), alone.tolist())]
     return out
 
 # %% ../../nbs/train/questions.ipynb #b4a00005

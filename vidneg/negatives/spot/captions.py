@@ -263,6 +263,7 @@ def spot_generator(
     grammar: str,
     balanced: bool = True,
     modes: tuple[str, ...] = ("swap_time",),
+    chat: Chat | None = None,
 ) -> SpotGenerator:
     """Make a generator with the word frequencies of graphs.
 
@@ -272,12 +273,16 @@ def spot_generator(
         grammar: name in `GRAMMARS`
         balanced: if true, draw from the symmetric joint; otherwise uniformly
         modes: changes of temporal predicates, of `MODES` in `events`
+        chat: words the statements; where its sentences cannot be used, the grammar does
 
     Returns:
-        a generator with a grammar decorator
+        a generator with a grammar decorator, or one by a chat model
     """
     vocabulary = count_vocabulary(graphs, SCHEMES[scheme], balanced, modes)
-    return SpotGenerator(SCHEMES[scheme], vocabulary, GrammarDecorator(GRAMMARS[grammar]()), modes)
+    decorator = GrammarDecorator(GRAMMARS[grammar]())
+    words = sorted({w for words in vocabulary.weights.values() for w in words})
+    if chat: decorator = ChatDecorator(chat, decorator, others=tuple(words))
+    return SpotGenerator(SCHEMES[scheme], vocabulary, decorator, modes)
 
 # %% ../../../nbs/negatives/spot/captions.ipynb #9ffe71b9
 def graph_table(sets: dict[str, Iterable[SceneGraph]]) -> pd.DataFrame:
