@@ -137,9 +137,9 @@ def test_training_sets_of_navero_are_as_published(done):
             for run in ("navero", "rule_5r", "lm_5r", "mixed_1r", "mixed_5r_old")}
     for made in read.values(): assert max(Counter(n.caption_id for n in made).values()) == 1
     assert all(len(n.edits) == 1 for n in read["mixed_1r"])
-    for run in ("navero", "rule_5r", "mixed_5r_old"): # five rounds, each in a category drawn anew
-        assert sum(n.kind == "mixed" for n in read[run]) > len(read[run])/2
-        assert max(len(n.edits) for n in read[run]) > 2
+    for name in ("navero", "rule_5r", "mixed_5r_old"): # five rounds, each in a category drawn anew
+        assert sum(n.kind == "mixed" for n in read[name]) > len(read[name])/2
+        assert max(len(n.edits) for n in read[name]) > 2
     assert {n.generator for n in read["navero"]} == {"mixed"} and {n.generator for n in read["lm_5r"]} == {"lm"}
     assert {n.generator for n in read["rule_5r"]} == {"rules-published"}
 
