@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption
 from vidneg.negatives.generate import Source, job_of, make_negatives
 from vidneg.negatives.natural import (
@@ -234,3 +235,10 @@ def test_a_job_can_be_sent_to_another_process(captions, generator):
 def test_plurals_of_all_nouns_exist():
     lacking = [w for c in load_contrasts() if c.pos == "NOUN" for w in c.group if not inflected(w, "NNS")]
     assert not lacking
+
+
+def test_several_rounds_are_refused(captions, generator):
+    made, _ = make_negatives(captions, generator)
+    assert made and {n.rounds for n in made} == {1}
+    with pytest.raises(VidnegError, match="natural makes one change per negative, not 3 rounds"):
+        make_negatives(captions, generator, rounds=3)

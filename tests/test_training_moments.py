@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.records import Clip, MomentQuery
@@ -126,6 +127,8 @@ def test_component_losses_fall_and_the_importance_module_learns(cls, tmp_path):
     rows = fit(task, batches, config, tmp_path, progress=False)["history"]
     assert rows[-1]["component_simple"] < rows[0]["component_simple"] and rows[-1]["loss"] < rows[0]["loss"]
     assert all(not torch.equal(a, b) for a, b in zip(before, task.importance.parameters()))
+    kept = load_file(tmp_path/"importance.safetensors")
+    assert kept and all(torch.equal(kept[n], p) for n, p in task.importance.named_parameters())
     found = find_moments(task.model, queries, videos, words, batch_size=4)
     assert [p["qid"] for p in found] == [q.query_id for q in queries]
     assert all(len(p["pred_saliency_scores"]) == 10 and len(p["pred_relevant_windows"]) == 4 for p in found)

@@ -6,7 +6,7 @@ from vidneg.negatives.components.make import ComponentGenerator
 from vidneg.negatives.generate import make_negatives
 from vidneg.negatives.mixed import MixedGenerator
 from vidneg.negatives.mlm import LmEditor
-from vidneg.negatives.rules import SlotFrequencies, rules_balanced, rules_published
+from vidneg.negatives.rules import SlotFrequencies, rules_balanced, rules_checked, rules_published
 from vidneg.text.edits import undo
 from vidneg.text.lexicon import Lexicon, inflect, needs_an
 from vidneg.text.parse import NamedParser, load_parser
@@ -16,7 +16,7 @@ from vidneg.text.usage import English, faults, load_usage, stands, takes
 
 ENGLISH = English(NamedParser("embedded"))
 NAVERO = Lexicon.navero()
-RULES = rules_published(NAVERO, english=ENGLISH)
+RULES = rules_checked(NAVERO, english=ENGLISH)
 
 def tree(text): return Tree(load_parser("embedded")(text))
 
@@ -26,7 +26,7 @@ def texts(text, kind, generator=RULES, n=12):
     for m in made: assert undo(m.text, m.edits) == text
     return {m.text for m in made}
 
-def lists(category, how, words): return rules_published(
+def lists(category, how, words): return rules_checked(
     Lexicon.from_lists({"words": (category, how, words)}), english=ENGLISH)
 
 
@@ -121,10 +121,17 @@ def test_balance_is_kept_within_a_use():
     made, _ = make_negatives(captions, rules_balanced(NAVERO, counted, ENGLISH), kinds=("object",))
     assert {m.text.split()[-1] for m in made} <= {"dog", "horse"}
 
-def test_as_published_is_an_option():
-    published = rules_published(NAVERO, english=None)
-    assert published.parse is None and RULES.parse is not None
-    assert rules_published(Lexicon.from_lists({"c": ("attribute", "", ["red"])}, formal=True)).parse is None
+def test_published_rules_are_as_published_unless_asked_and_records_tell_them_apart():
+    captions = [Caption("c", "v", "A man is watching a train.")]
+    for name, build in (("rules-published", rules_published), ("rules-checked", rules_checked)):
+        generator = build(NAVERO)
+        assert generator.name == name and (generator.parse is None) == (name == "rules-published")
+        assert {n.generator for n in make_negatives(captions, generator, 4)[0]} == {name}
+    assert rules_published(NAVERO, english=ENGLISH).name == "rules-checked"
+
+def test_a_formal_language_needs_no_checks():
+    formal = rules_checked(Lexicon.from_lists({"c": ("attribute", "", ["red"])}, formal=True))
+    assert formal.parse is None and formal.name == "rules-published"
 
 def test_results_do_not_depend_on_batches():
     lines = ["A dog runs.", "Two girls wear red hats.", "A man sits in a car."]

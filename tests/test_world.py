@@ -1,4 +1,5 @@
 "The world: its language parses its own sentences, its captions are true, and its oracle agrees with brute force."
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,7 @@ from vidneg.core.errors import VidnegError
 from vidneg.core.records import Caption, SceneGraph, read_records
 from vidneg.world import language as lang
 from vidneg.world.language import IT, Clause, Meaning, OutsideLanguage, Phrase, holds, parse, say
-from vidneg.world.script import WorldConfig, captions, in_use, is_held_out, make_clip, make_script
+from vidneg.world.script import WorldConfig, captions, draw_word, in_use, is_held_out, make_clip, make_script
 from vidneg.world.words import COLORS, MATERIALS, SCENES, SHAPES
 from vidneg.world.write import write_world
 
@@ -146,6 +147,29 @@ def test_vocabulary_in_use_grows_with_the_shortcut():
     sizes = [[len(v) for v in in_use(WorldConfig(shortcut=s)).values()] for s in (0, .25, .5, .75, 1)]
     assert all((np.diff(s) >= 0).all() for s in np.array(sizes).T)
     with pytest.raises(VidnegError, match="shortcut"): WorldConfig(shortcut=1.5)
+
+
+def test_without_skew_the_world_is_as_it_always_was():
+    "Published numbers rest on these words; the digest was made before there was a skew."
+    texts = [c.text for shortcut in (0.0, 1.0) for i in range(60)
+             for c in captions(make_clip("train", i, WorldConfig(shortcut=shortcut)), WorldConfig(shortcut=shortcut))]
+    assert hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] == "3cd298160ce4f4f9"
+
+
+def test_words_follow_the_skew():
+    "The looks of entities without events are drawn by Zipf's law; verbs have an exponent of at least 1."
+    for skew in (0.5, 2.0):
+        scripts = [make_script(f"skewed{i}", WorldConfig(skew=skew)) for i in range(400)]
+        standing = [s.groups[0][0].predicate for s in scripts if s.groups[0][0].kind == "relation"]
+        for words, found in ((SHAPES, [e.name for s in scripts for e in s.graph.entities]), (lang.RELATIONS, standing)):
+            count, zipf = Counter(found), 1/np.arange(1, len(words) + 1)**skew
+            expected = len(found)*zipf/zipf.sum()
+            assert (abs(np.array([count[w] for w in words]) - expected) < 4*np.sqrt(expected) + 1).all()
+    words = list(lang.ACTIONS)
+    drawn = Counter(draw_word(np.random.default_rng(i), words, 3.0) for i in range(2000))
+    assert drawn.most_common(1)[0][0] == words[0] and abs(drawn[words[0]]/drawn[words[1]] - 8) < 2.5
+    for skew in (-1, float("nan"), float("inf")):
+        with pytest.raises(VidnegError, match="skew"): WorldConfig(skew=skew)
 
 
 def test_world_on_disk_does_not_depend_on_workers(tmp_path):

@@ -60,7 +60,7 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Clips, texts or pairs per b
 Frames = Annotated[int | None, typer.Option("--frames", min=1, help="Frames per clip; default: the model's.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random choices.")]
 Generator = Annotated[str, typer.Option("--generator", "-g", help="Maker of the negatives: natural, or NAVERO's word "
-                                        "lists, rules-balanced or rules-published.")]
+                                        "lists: rules-published, rules-checked or rules-balanced.")]
 Pool = Annotated[str | None, typer.Option(help="Table or text file of further captions, from which natural "
                                           "learns which words stand beside each other.")]
 
@@ -158,7 +158,7 @@ def negatives(
 
     \b
     Example:
-      vidneg negatives captions.jsonl -o negatives.parquet --kinds action,object --rounds 3
+      vidneg negatives captions.jsonl -o negatives.parquet --kinds action,object -g rules-balanced --rounds 3
     """
     from vidneg.data.tables import check_output, write_frame
     from vidneg.negatives.own import negatives_frame, own_generator, read_pool

@@ -69,7 +69,8 @@ def generators(folder, captions):
     events = count_vocabulary(graphs, scheme, True, MODES)
     spot = SpotGenerator(scheme, events, GrammarDecorator(TemplateGrammar()), MODES)
     balanced = own_generator(captions, "rules-balanced")
-    made = {"rules-published": (rules, captions), "rules-balanced": (balanced, captions),
+    made = {"rules-published": (rules, captions), "rules-checked": (own_generator(captions, "rules-checked"), captions),
+            "rules-balanced": (balanced, captions),
             "lm": (lm_generator(lm, parser), captions), "mixed": (mixed_generator(rules, lm, parser), captions),
             "components": (ComponentGenerator(parser), captions), "spot": (spot, graphs),
             "natural": (own_generator(captions), captions),

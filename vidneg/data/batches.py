@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,7 @@ import torch
 from ..core.errors import VidnegError
 from ..core.records import Caption, Negative
 from ..core.seeds import stable_rng, stable_seed
+from .augment import Augment, augment_of, names_side
 from .video import sample_indices
 
 # %% auto #0
@@ -252,6 +254,8 @@ class Batches(OrderedBatches):
         pad_id: id of the padding token
         round_to: texts are padded to a multiple of this number of tokens
         n_frames: frames per clip, one drawn from each of n_frames equal segments; None: all F
+        augment: crops of frames (N, F, H, W, 3), drawn anew in every epoch; None: none
+        may_flip: clips that may be mirrored (N,); None: all
     """
     def __init__(self,
         features: np.ndarray,
@@ -265,9 +269,15 @@ class Batches(OrderedBatches):
         pad_id: int = 0,
         round_to: int = 4,
         n_frames: int | None = None,
+        augment: Augment | Mapping | None = None,
+        may_flip: Sequence[bool] | None = None,
     ):
         flat = [c for clip in captions for c in clip]
         self.features, self.pad_id, self.round_to, self.n_frames = features, pad_id, round_to, n_frames
+        self.augment = augment_of(augment)
+        self.may_flip = np.ones(len(features), bool) if may_flip is None else np.asarray(may_flip, bool) # (N,)
+        if self.augment and not self.from_frames:
+            raise VidnegError("features cannot be cropped: train from frames, or without augment")
         self.k = negatives_per_clip if negatives is not None else 0
         self.first = np.cumsum([0] + [len(c) for c in captions]) # (N+1,) captions first[i]:first[i+1] belong to clip i
         with_caption = np.flatnonzero(np.diff(self.first))
@@ -281,6 +291,15 @@ class Batches(OrderedBatches):
         if not len(self):
             raise VidnegError(f"{len(self.items)} clips with captions make no batch of {batch_size}: "
                               "use a smaller batch_size")
+
+    @property
+    def from_frames(self) -> bool:
+        """Return whether the batches hold frames.
+
+        Returns:
+            True: frames, from which all layers can be trained; False: features
+        """
+        return self.features.ndim == 5
 
     def caption_of(self, epoch: int, row: int) -> int:
         """Choose the caption of a clip for an epoch.
@@ -305,11 +324,15 @@ class Batches(OrderedBatches):
         Returns:
             features (B, T, ...)
         """
-        if self.n_frames is None: return np.ascontiguousarray(self.features[rows])
-        total = self.features.shape[1]
-        frames = np.stack([sample_indices(total, self.n_frames, "segment", stable_rng(self.seed, "frames", epoch, r))
-                           for r in rows]) # (B, T)
-        return np.ascontiguousarray(self.features[rows[:, None], frames])
+        if self.n_frames is None: x = np.ascontiguousarray(self.features[rows])
+        else:
+            total = self.features.shape[1]
+            frames = np.stack([sample_indices(total, self.n_frames, "segment", stable_rng(self.seed, "frames", epoch, r))
+                               for r in rows]) # (B, T)
+            x = np.ascontiguousarray(self.features[rows[:, None], frames])
+        if not self.augment: return x
+        return np.stack([self.augment(clip, stable_rng(self.seed, "crop", epoch, r), self.may_flip[r])
+                         for clip, r in zip(x, rows)])
 
     def _negatives(self, epoch, caption):
         "Choose K negatives of a caption, by number; if it has fewer, the caption's own number fills the rest."
@@ -363,6 +386,7 @@ class Batches(OrderedBatches):
         settings = [self.batch_size, self.k, self.seed, self.shuffle, self.drop_last, self.pad_id, self.round_to,
                     self.n_frames]
         arrays = sample, self.texts.ids, self.texts.starts, self.first, self.first_negative
+        if self.augment: settings, arrays = [*settings, asdict(self.augment)], (*arrays, self.may_flip)
         return [settings, self.features.shape], arrays
 
 # %% ../../nbs/data/batches.ipynb #65c92119
@@ -398,6 +422,9 @@ def batches_of(
     texts = list(dict.fromkeys([c.text for c in captions] + [t for some in of_caption.values() for t in some]))
     ids = dict(zip(texts, tokenize(texts)))
     tokens = [[ids[c.text] for c in of_clip[clip]] for clip in clip_ids]
+    if settings.get("augment"):
+        settings["may_flip"] = [not names_side(t for c in of_clip[clip] for t in (c.text, *of_caption[c.caption_id]))
+                                for clip in clip_ids]
     if negatives is None: return Batches(features, tokens, None, **settings)
     false = [[[ids[t] for t in of_caption[c.caption_id]] for c in of_clip[clip]] for clip in clip_ids]
     return Batches(features, tokens, false, **settings)

@@ -12,12 +12,12 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import TimesformerConfig, TimesformerModel
+from transformers import TimesformerConfig, TimesformerModel, ViTModel
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.timesformer.modeling_timesformer import TimesformerEmbeddings, TimesformerLayer
 
 from ..core.errors import VidnegError
-from .base import FusionModel, bert_config, from_pretrained_parts, init_weights
+from .base import FusionModel, bert_config, bert_sizes, from_pretrained_parts, init_weights, same_width
 from .builder import Builder
 from vidneg.models.encoders import (
     TextEncoder,
@@ -26,6 +26,8 @@ from vidneg.models.encoders import (
     check_frames,
     load_by_name,
     normalized_pixels,
+    pretrained,
+    pretrained_config,
     spread_positions,
     visible,
 )
@@ -34,7 +36,7 @@ from ..text.tokenize import tokenize
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'TINY', 'alpro', 'alpro_from_parts', 'AlproConfig', 'timesformer_config', 'TimeSformerBlock',
-           'TimeSformer', 'load_timesformer', 'Alpro', 'EntityPrompter']
+           'TimeSformer', 'load_timesformer', 'load_vit', 'Alpro', 'EntityPrompter']
 
 # %% ../../nbs/models/alpro.ipynb #bfbf100b
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class AlproConfig:
     position_std: float = .2
     temperature: float = 0.07
 
+    vision_kinds = ("timesformer", "vit") # kinds of checkpoints from which the video encoder can start
+
     @classmethod
     def paper(cls, **changes) -> AlproConfig:
         """Return the sizes of TimeSformer-B/16 on 8 frames of 224 px, and of BERT-base cut in half.
@@ -88,6 +92,23 @@ class AlproConfig:
         """
         return cls(**{**dict(image_size=224, width=768, heads=12, video_layers=12, text_layers=6, fusion_layers=6,
                              embed_dim=256, max_tokens=512, vocab_size=30522, dropout=.1), **changes})
+
+    @classmethod
+    def from_parts(cls, vision, text, **changes) -> AlproConfig:
+        """Return the sizes of a model whose encoders start from published checkpoints.
+
+        Args:
+            vision: config of a published TimeSformer or ViT
+            text: config of a published BERT
+            **changes: fields to set
+
+        Returns:
+            the sizes of these encoders, and all else as published
+        """
+        same_width(vision, text)
+        v = dict(image_size=vision.image_size, patch_size=vision.patch_size, video_layers=vision.num_hidden_layers)
+        if vision.model_type == "timesformer": v["max_frames"] = vision.num_frames
+        return cls.paper(**{**bert_sizes(text, cls.paper(), changes.get("fusion_layers")), **v, **changes})
 
 # %% ../../nbs/models/alpro.ipynb #106028e7
 def timesformer_config(config: AlproConfig) -> TimesformerConfig:
@@ -155,6 +176,18 @@ class TimeSformer(nn.Module):
         """
         return self.embeddings.time_embeddings[0]
 
+    def pixels(self, frames: torch.Tensor) -> torch.Tensor:
+        """Normalize frames as TimeSformer does, and resize them to the model's size.
+
+        Args:
+            frames: frames (B, T, H, W, 3), uint8
+
+        Returns:
+            pixels (B·T, 3, S, S)
+        """
+        dtype = self.embeddings.cls_token.dtype
+        return normalized_pixels(frames.flatten(0, 1), self.config.image_size, [.45]*3, [.225]*3, dtype)
+
     def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
         """Embed the patches of each frame and add their spatial positions.
 
@@ -165,8 +198,7 @@ class TimeSformer(nn.Module):
             features (B, T, N, d)
         """
         e, shape = self.embeddings, check_frames(frames).shape[:2]
-        pixels = normalized_pixels(frames.flatten(0, 1), self.config.image_size, [.45]*3, [.225]*3, e.cls_token.dtype)
-        x = e.patch_embeddings.projection(pixels).flatten(2).mT + e.position_embeddings[:, 1:] # (B·T, N, d)
+        x = e.patch_embeddings.projection(self.pixels(frames)).flatten(2).mT + e.position_embeddings[:, 1:] # (B·T, N, d)
         return x.unflatten(0, shape)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -195,8 +227,38 @@ def load_timesformer(encoder: TimeSformer, name: str) -> TimeSformer:
     Returns:
         `encoder`
     """
-    weights = TimesformerModel.from_pretrained(name).state_dict()
+    weights = pretrained(TimesformerModel, name).state_dict()
     load_by_name(encoder, {k.replace("encoder.layer.", "layers."): w for k, w in weights.items()}, name)
+    return encoder
+
+# %% ../../nbs/models/alpro.ipynb #19234185
+@torch.no_grad()
+def load_vit(encoder: TimeSformer, name: str) -> TimeSformer:
+    """Load a ViT into the spatial parts of `encoder`, and copy its attention to the temporal parts.
+
+    Args:
+        encoder: encoder with the checkpoint's sizes
+        name: ViT checkpoint: a name on the Hub, e.g. "google/vit-base-patch16-224-in21k", or a folder
+
+    Returns:
+        `encoder`
+    """
+    weights = {k: w for k, w in pretrained(ViTModel, name, fresh=("pooler.",)).state_dict().items()
+               if not k.startswith("pooler.")}
+    out = {k: w for k, w in weights.items() if ".attention." not in k}
+    for old, new in (("mlp.fc1", "intermediate.dense"), ("mlp.fc2", "output.dense")):
+        out = {k.replace(old, new): w for k, w in out.items()}
+    for i in range(encoder.config.num_hidden_layers):
+        layer, parts = f"layers.{i}", [f"layers.{i}.attention.{x}_proj" for x in "qkvo"]
+        if f"{parts[0]}.weight" not in weights: continue # `load_by_name` says what is missing
+        for kind in ("weight", "bias"):
+            *qkv, o = (weights[f"{part}.{kind}"] for part in parts)
+            for where in ("attention", "temporal_attention"):
+                out |= {f"{layer}.{where}.attention.qkv.{kind}": torch.cat(qkv), f"{layer}.{where}.output.dense.{kind}": o}
+            out[f"{layer}.temporal_layernorm.{kind}"] = weights[f"{layer}.layernorm_before.{kind}"]
+            out[f"{layer}.temporal_dense.{kind}"] = torch.zeros_like(encoder.state_dict()[f"{layer}.temporal_dense.{kind}"])
+    load_by_name(encoder, out, name, fresh=("time_embeddings",))
+    encoder.embeddings.time_embeddings.zero_()
     return encoder
 
 # %% ../../nbs/models/alpro.ipynb #7003c9f8
@@ -321,12 +383,13 @@ class Alpro(FusionModel):
         return self.entity_head(mean)
 
     def load_vision(self, name: str):
-        """Load TimeSformer into the video encoder.
+        """Load a TimeSformer, or the ViT from which one starts, into the video encoder.
 
         Args:
             name: TimeSformer checkpoint: a folder, or a name such as "facebook/timesformer-base-finetuned-k600"
         """
-        load_timesformer(self.video, name)
+        kind = pretrained_config(name, "timesformer", "vit").model_type
+        (load_vit if kind == "vit" else load_timesformer)(self.video, name)
 
     def load_text(self, name: str):
         """Load BERT into the text encoder, the fusion layers and the MLM head.

@@ -14,7 +14,8 @@ from ..core.errors import VidnegError
 from .scorer import Widths
 
 # %% auto #0
-__all__ = ['DualEncoder', 'FusionModel', 'init_weights', 'bert_config', 'from_pretrained_parts', 'count_parameters']
+__all__ = ['DualEncoder', 'FusionModel', 'init_weights', 'bert_config', 'bert_sizes', 'same_width',
+           'from_pretrained_parts', 'count_parameters']
 
 # %% ../../nbs/models/base.ipynb #5c0d0006
 class DualEncoder(nn.Module):
@@ -33,25 +34,25 @@ class DualEncoder(nn.Module):
         return Widths(self.config.width, self.config.embed_dim)
 
     def check_patches(self, patches: torch.Tensor) -> torch.Tensor:
-        """Check the patches of another encoder. Raises `VidnegError` for another grid or width.
+        """Return the last N tokens of each frame, its patches. Raises `VidnegError` for another grid or width.
 
         Args:
-            patches: patch tokens of another image encoder, required shape (B, T, N, widths.patch)
+            patches: tokens of another image encoder, required shape (B, T, [1+]N, widths.patch)
 
         Returns:
-            `patches`
+            patch tokens (B, T, N, d), without [CLS]
         """
         wanted = (self.config.image_size//self.config.patch_size)**2, self.widths.patch
-        if patches.shape[2:] != wanted:
+        if patches.shape[2] - wanted[0] not in (0, 1) or patches.shape[3] != wanted[1]:
             raise VidnegError(f"each frame has patches of shape {tuple(patches.shape[2:])}, "
-                              f"the model takes {wanted}: change its sizes")
-        return patches
+                              f"the model takes {wanted}, or one token more before them: change its sizes")
+        return patches[:, :, -wanted[0]:]
 
     def read_patches(self, patches: torch.Tensor) -> torch.Tensor:
         """Turn another encoder's patch tokens into features of single frames.
 
         Args:
-            patches: patch tokens of another image encoder (B, T, N, d)
+            patches: tokens of another image encoder (B, T, [1+]N, d)
 
         Returns:
             features for `encode_video`
@@ -196,6 +197,36 @@ def bert_config(config) -> BertConfig:
         vocab_size=c.vocab_size, hidden_size=c.width, num_attention_heads=c.heads,
         num_hidden_layers=c.text_layers + c.fusion_layers, intermediate_size=int(c.width*c.mlp_ratio),
         max_position_embeddings=c.max_tokens, hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout)
+
+# %% ../../nbs/models/base.ipynb #05505d16
+def bert_sizes(bert, published, fusion_layers: int | None = None) -> dict:
+    """Return the sizes that a published BERT gives to a fusion model.
+
+    Args:
+        bert: config of a published BERT
+        published: config of a fusion model at its published sizes
+        fusion_layers: number of layers with a view of the video; None: the published share
+
+    Returns:
+        fields of the fusion model's config
+    """
+    n, share = bert.num_hidden_layers, published.fusion_layers/(published.text_layers + published.fusion_layers)
+    fusion = fusion_layers or max(1, round(n*share))
+    if fusion >= n: raise VidnegError(f"BERT has {n} layers: at least one has to read the text alone, and {fusion} fuse")
+    return dict(width=bert.hidden_size, heads=bert.num_attention_heads, vocab_size=bert.vocab_size,
+                mlp_ratio=bert.intermediate_size/bert.hidden_size, text_layers=n - fusion, fusion_layers=fusion,
+                dropout=bert.hidden_dropout_prob, max_tokens=min(published.max_tokens, bert.max_position_embeddings))
+
+def same_width(vision, text) -> None:
+    """Raise `VidnegError` for two encoders that cannot be fused because their widths or heads differ.
+
+    Args:
+        vision: config of a published image or video encoder
+        text: config of a published BERT
+    """
+    for field in ("hidden_size", "num_attention_heads", "intermediate_size"):
+        a, b = vision.to_dict()[field], text.to_dict()[field]
+        if a != b: raise VidnegError(f"vision and text encoder have {field} {a} and {b}, which must be equal to fuse them")
 
 # %% ../../nbs/models/base.ipynb #d49e7d74
 def from_pretrained_parts(

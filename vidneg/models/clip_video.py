@@ -18,7 +18,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoder
 from ..core.errors import VidnegError
 from .base import DualEncoder
 from .builder import Builder
-from .encoders import check_frames, normalized_pixels, spread_positions
+from .encoders import check_frames, normalized_pixels, pretrained, spread_positions
 from .scorer import Widths
 
 # %% auto #0
@@ -184,12 +184,12 @@ class ClipVideo(DualEncoder):
         """Turn another encoder's patch tokens into features, after adding CLIP's own [CLS] and positions.
 
         Args:
-            patches: patch tokens of another image encoder (B, T, N, d)
+            patches: tokens of another image encoder (B, T, [1+]N, d), whose own [CLS] is left out
 
         Returns:
             features, as from `frame_features`
         """
-        vision, shape = self.clip.vision_model, self.check_patches(patches).shape[:2]
+        vision, patches, shape = self.clip.vision_model, self.check_patches(patches), patches.shape[:2]
         e = vision.embeddings
         cls = e.class_embedding.expand(*shape, 1, -1) # (B, T, 1, d)
         x = torch.cat([cls, patches], 2) + e.position_embedding.weight # (B, T, 1+N, d)
@@ -263,19 +263,22 @@ class ClipVideo(DualEncoder):
         return states, states[torch.arange(len(states), device=states.device), last]
 
 # %% ../../nbs/models/clip_video.ipynb #4d98115c
-def from_clip(model_class: type[ClipVideo], name: str, **changes) -> ClipVideo:
+def from_clip(model_class: type[ClipVideo], name: str, seed: int = 0, **changes) -> ClipVideo:
     """Build a video model from a published CLIP.
 
     Args:
         model_class: class to build
         name: CLIP checkpoint: a name on the Hub, e.g. "openai/clip-vit-large-patch14", or a folder
+        seed: seed of all weights that CLIP has not
         **changes: config fields to set: temporal, max_frames, ...
 
     Returns:
         model of `model_class`
     """
-    clip = CLIPModel.from_pretrained(name)
-    model = model_class(model_class.config_class.paper(**{**sizes_of(clip.config), **changes}))
+    clip = pretrained(CLIPModel, name)
+    sizes = sizes_of(clip.config)
+    sizes["temporal_layers"] = min(ClipVideoConfig.paper().temporal_layers, sizes["text_layers"])
+    model = model_class(model_class.config_class.paper(**{**sizes, **changes}), seed)
     model.clip.load_state_dict(clip.state_dict())
     if model.config.temporal == "transformer": model.start_temporal()
     return model

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 import transformers
 from torch import nn
-from transformers import BeitModel
+from transformers import AutoConfig, BeitConfig, BeitForMaskedImageModeling, BeitModel, PretrainedConfig
 from transformers.models.beit.modeling_beit import BeitAttention, BeitLayer, BeitPatchEmbeddings
 from transformers.models.bert.modeling_bert import BertAttention, BertEmbeddings, BertLayer
 
@@ -20,7 +21,7 @@ from ..core.errors import VidnegError
 # %% auto #0
 __all__ = ['attend', 'beit_attention', 'bert_attention', 'check_frames', 'normalized_pixels', 'ConvStem',
            'FrameEmbeddings', 'SpatialBlock', 'SpaceTimeBlock', 'spread_positions', 'VideoEncoder', 'load_by_name',
-           'load_beit', 'visible', 'TextEncoder']
+           'pretrained_config', 'pretrained', 'beit_weights', 'beit_output', 'load_beit', 'visible', 'TextEncoder']
 
 # %% ../../nbs/models/encoders.ipynb #74338bd0
 def attend(
@@ -389,6 +390,82 @@ def load_by_name(module: nn.Module, weights: dict[str, torch.Tensor], source: st
                               "set the sizes and layers in the config to the checkpoint's")
     module.load_state_dict(weights, strict=False)
 
+# %% ../../nbs/models/encoders.ipynb #b9869cc9
+def _not_found(name, cause):
+    "Return the error for a checkpoint that cannot be loaded."
+    return VidnegError(f"there is no checkpoint {str(name)!r} ({str(cause).splitlines()[0][:160]}): name a folder, or "
+                       "a model of the Hub that this machine can reach or has in its cache")
+
+def pretrained_config(name: str | Path, *kinds: str):
+    """Read the sizes of a published checkpoint. Raises `VidnegError` if it cannot be found or is of another kind.
+
+    Args:
+        name: checkpoint: a name on the Hub, or a folder
+        *kinds: kinds of model that are possible here, as "beit"
+
+    Returns:
+        its config
+    """
+    try: config = AutoConfig.from_pretrained(str(name))
+    except (OSError, ValueError) as e: raise _not_found(name, e) from e
+    if config.model_type in kinds: return config
+    raise VidnegError(f"checkpoint {str(name)!r} is a {config.model_type}: name a {' or '.join(kinds)}")
+
+def pretrained(model_class: type, name: str | Path, fresh: tuple[str, ...] = ()):
+    """Load a published checkpoint. Raises `VidnegError` if it cannot be found or lacks weights.
+
+    Args:
+        model_class: class of `transformers`
+        name: checkpoint: a name on the Hub, or a folder
+        fresh: beginnings of the names of parameters that the checkpoint may lack
+
+    Returns:
+        the model
+    """
+    try: model, about = model_class.from_pretrained(str(name), output_loading_info=True)
+    except (OSError, ValueError) as e: raise _not_found(name, e) from e
+    lacks = sorted(k for k in about["missing_keys"] if not k.startswith(fresh or ("-",)))
+    if lacks:
+        raise VidnegError(f"checkpoint {str(name)!r} lacks {', '.join(lacks[:3])} ({len(lacks)} in all): it is no "
+                          f"{model_class.__name__}")
+    return model
+
+# %% ../../nbs/models/encoders.ipynb #851c029f
+def _beit(name):
+    "Load a BEiT for evaluation; say whether it was pre-trained on masked images."
+    masked = any("MaskedImage" in c for c in pretrained_config(name, "beit").architectures or ())
+    return pretrained(BeitForMaskedImageModeling if masked else BeitModel, name).eval(), masked
+
+def beit_weights(name: str | Path) -> tuple[dict[str, torch.Tensor], PretrainedConfig]:
+    """Read the weights of a BEiT.
+
+    Args:
+        name: BEiT checkpoint: a name on the Hub, or a folder
+
+    Returns:
+        weights by parameter name, without the mask token; the sizes
+    """
+    model, masked = _beit(name)
+    weights = dict((model.beit if masked else model).state_dict())
+    if masked: weights |= {f"layernorm.{k}": w for k, w in model.layernorm.state_dict().items()}
+    return {k: w for k, w in weights.items() if "mask_token" not in k}, model.config
+
+@torch.no_grad()
+def beit_output(name: str | Path, pixels: torch.Tensor) -> torch.Tensor:
+    """Compute the tokens of images with the class of `transformers`.
+
+    Args:
+        name: BEiT checkpoint: a name on the Hub, or a folder
+        pixels: normalized pixels (B, 3, H, W)
+
+    Returns:
+        normalized tokens (B, 1+N, d)
+    """
+    model, masked = _beit(name)
+    x = (model.beit if masked else model)(pixels).last_hidden_state
+    if masked: return model.layernorm(x)
+    return model.pooler.layernorm(x) if model.config.use_mean_pooling else x
+
 # %% ../../nbs/models/encoders.ipynb #53cd65a3
 def load_beit(encoder: VideoEncoder, name: str) -> VideoEncoder:
     """Load a BEiT checkpoint into the spatial parts of `encoder`.
@@ -400,11 +477,10 @@ def load_beit(encoder: VideoEncoder, name: str) -> VideoEncoder:
     Returns:
         `encoder`
     """
-    beit = BeitModel.from_pretrained(name)
-    weights = {k: w for k, w in beit.state_dict().items() if "mask_token" not in k}
+    weights, config = beit_weights(name)
     shared = weights.pop("shared_position_bias.relative_position_bias_table", None)
     if shared is not None: # one table for all blocks: each block gets its copy
-        for i in range(beit.config.num_hidden_layers):
+        for i in range(config.num_hidden_layers):
             weights[f"layers.{i}.relative_position_bias.relative_position_bias_table"] = shared
     # A BEiT that mean-pools normalizes the pooled patches, others the tokens: one LayerNorm under two names.
     weights = {k.replace("pooler.layernorm", "layernorm"): w for k, w in weights.items() if "pooler.dense" not in k}

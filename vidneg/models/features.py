@@ -5,6 +5,7 @@
 # %% ../../nbs/models/features.ipynb #46f73f8f
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ import torch
 from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..core.parallel import parallel_map
+from ..data.video import sample_indices
 from .base import DualEncoder
 
 # %% auto #0
-__all__ = ['cache_features']
+__all__ = ['cache_features', 'write_layout', 'no_features', 'clip_inputs', 'shown_inputs']
 
 # %% ../../nbs/models/features.ipynb #842d70a7
 def cache_features(
@@ -61,3 +63,66 @@ def cache_features(
         parallel_map(write_batch, starts, workers if device.type == "cpu" else 1, desc, threads=True)
         out.flush()
     return np.load(path, mmap_mode="r")
+
+# %% ../../nbs/models/features.ipynb #e4cce5a5
+def write_layout(path: str | Path, model: DualEncoder, features: np.ndarray) -> dict:
+    """Write which tokens of a frame are its patches.
+
+    Args:
+        path: file of features; the layout goes beside it, with the ending .json
+        model: model that computed them
+        features: features (N, T, P, d); no clips: the models read frames
+
+    Returns:
+        the layout
+    """
+    side = model.config.image_size//model.config.patch_size
+    first = features.shape[2] - side*side if len(features) else 0
+    layout = {"train_from": "features" if len(features) else "frames", "grid": [side, side],
+              "tokens_before_the_grid": first, "order": "the last rows × columns tokens, row by row"}
+    with atomic_path(Path(path).with_suffix(".json")) as part:
+        part.write_text(json.dumps(layout, indent=2) + "\n", encoding="utf-8")
+    return layout
+
+# %% ../../nbs/models/features.ipynb #e1ee8551
+def no_features(path: str | Path) -> np.ndarray:
+    """Write a file without features, which says that models read frames.
+
+    Args:
+        path: .npy file to write
+
+    Returns:
+        features of no clips (0, 0, 0, 0), float16
+    """
+    none = np.zeros((0, 0, 0, 0), np.float16)
+    with atomic_path(path) as part, open(part, "wb") as f: np.save(f, none)
+    return none
+
+def clip_inputs(path: str | Path, frames: np.ndarray) -> np.ndarray:
+    """Return what models are trained from: features, or frames if the file has none.
+
+    Args:
+        path: file from `cache_features` or `no_features`
+        frames: frames of the same clips (N, T, H, W, 3), uint8
+
+    Returns:
+        features (N, T, P, d), memory-mapped; or `frames`
+    """
+    features = np.load(path, mmap_mode="r")
+    if len(features) not in (0, len(frames)):
+        raise VidnegError(f"{path} has features of {len(features)} clips, and there are {len(frames)}: compute them anew")
+    return features if len(features) else frames
+
+def shown_inputs(inputs: np.ndarray, rows: np.ndarray, n_frames: int) -> np.ndarray:
+    """Return the inputs of some clips for evaluation, in memory.
+
+    Args:
+        inputs: features or frames of all clips (N, F, ...), from `clip_inputs`
+        rows: rows of the clips (n,)
+        n_frames: number T of evenly spread frames
+
+    Returns:
+        features (n, T, P, d), float32; or frames (n, T, H, W, 3), uint8
+    """
+    x = inputs[np.asarray(rows)[:, None], sample_indices(inputs.shape[1], n_frames)]
+    return x if inputs.ndim == 5 else np.asarray(x, np.float32)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import BertForMaskedLM
 from transformers.models.bert.modeling_bert import BertAttention, BertLayer, BertPredictionHeadTransform
 
-from .encoders import TextEncoder, attend, bert_attention, load_by_name, visible
+from .encoders import TextEncoder, attend, bert_attention, load_by_name, pretrained, visible
 
 # %% auto #0
 __all__ = ['FusionLayer', 'FusionEncoder', 'MatchHead', 'MLMHead', 'load_bert']
@@ -129,7 +129,7 @@ def load_bert(text: TextEncoder, fusion: FusionEncoder, head: MLMHead | None, na
         head: receives the MLM head; None: not loaded
         name: BERT checkpoint: a name on the Hub, or a folder
     """
-    weights = BertForMaskedLM.from_pretrained(name).state_dict()
+    weights = pretrained(BertForMaskedLM, name, fresh=("cls.",)).state_dict() # a BERT without MLM head has no "cls."
     n = len(text.layer)
     layers = {k.removeprefix("bert.encoder."): w for k, w in weights.items() if k.startswith("bert.encoder.")}
     lower = {k: w for k, w in layers.items() if int(k.split(".")[1]) < n}

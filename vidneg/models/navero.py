@@ -14,7 +14,7 @@ from torch import nn
 from transformers import BeitConfig
 
 from ..core.errors import VidnegError
-from .base import FusionModel, bert_config, from_pretrained_parts, init_weights
+from .base import FusionModel, bert_config, bert_sizes, from_pretrained_parts, init_weights, same_width
 from .builder import Builder
 from .encoders import SpaceTimeBlock, TextEncoder, VideoEncoder, load_beit
 from .fusion import FusionEncoder, MatchHead, MLMHead, load_bert
@@ -72,6 +72,8 @@ class NaveroConfig:
     position_std: float = 1.
     temperature: float = 0.07
 
+    vision_kinds = ("beit",) # kinds of checkpoints from which the video encoder can start
+
     def __post_init__(self): object.__setattr__(self, "stem", tuple(self.stem)) # a list when read from JSON
 
     @classmethod
@@ -88,6 +90,37 @@ class NaveroConfig:
             image_size=224, stem=(), width=768, heads=12, spatial_layers=0, spacetime_layers=12, text_layers=9,
             fusion_layers=3, embed_dim=256, max_frames=12, max_tokens=32, vocab_size=30522, dropout=.1, cls_token=True,
             absolute_positions=False, layer_scale=.1, init_temporal="zero"), **changes})
+
+    @classmethod
+    def blocks(cls, n: int, spatial_layers: int = 0) -> dict:
+        """Divide the blocks of an image encoder among those that read single frames and those that read clips.
+
+        Args:
+            n: number of video blocks
+            spatial_layers: number of lower blocks that read single frames
+
+        Returns:
+            fields of the config
+        """
+        return dict(spatial_layers=spatial_layers, spacetime_layers=n - spatial_layers)
+
+    @classmethod
+    def from_parts(cls, vision, text, **changes) -> NaveroConfig:
+        """Return the sizes of a model whose encoders start from published checkpoints.
+
+        Args:
+            vision: config of a published BEiT
+            text: config of a published BERT
+            **changes: fields to set
+
+        Returns:
+            the sizes of these encoders, and all else as published
+        """
+        same_width(vision, text)
+        v = dict(image_size=vision.image_size, patch_size=vision.patch_size, layer_scale=vision.layer_scale_init_value,
+                 absolute_positions=vision.use_absolute_position_embeddings)
+        v |= cls.blocks(vision.num_hidden_layers, **{k: changes[k] for k in ("spatial_layers",) if k in changes})
+        return cls.paper(**{**bert_sizes(text, cls.paper(), changes.get("fusion_layers")), **v, **changes})
 
     @property
     def init_std(self) -> float:
@@ -166,6 +199,20 @@ class Navero(FusionModel):
             features (B, T, N, d)
         """
         return self.video.frame_features(frames)
+
+    def read_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        """Turn another encoder's tokens into features of single frames; [CLS] is the model's own if there is none.
+
+        Args:
+            patches: tokens of another image encoder (B, T, [1+]N, d)
+
+        Returns:
+            features for `encode_video`
+        """
+        grid = self.check_patches(patches) # (B, T, N, d)
+        if not self.config.cls_token: return grid
+        if grid.shape[2] < patches.shape[2]: return patches
+        return torch.cat([self.video.embeddings.cls_token[None].to(grid).expand(*grid.shape[:2], -1, -1), grid], 2)
 
     def encode_video(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode videos.

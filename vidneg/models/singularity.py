@@ -62,6 +62,19 @@ class SingularityConfig(NaveroConfig):
         base = dict(spatial_layers=12, spacetime_layers=0, max_frames=4)
         return super().paper(**{**base, **changes})
 
+    @classmethod
+    def blocks(cls, n: int, spatial_layers: int = 0) -> dict:
+        """Let all blocks of an image encoder read single frames.
+
+        Args:
+            n: number of video blocks
+            spatial_layers: not used: all blocks read single frames
+
+        Returns:
+            fields of the config
+        """
+        return dict(spatial_layers=n, spacetime_layers=0)
+
 # %% ../../nbs/models/singularity.ipynb #40b9bf8e
 class Singularity(Navero):
     """Singularity-temporal: BEiT on frames, a temporal encoder, BERT with cross-attention, and heads for VTM and MLM.

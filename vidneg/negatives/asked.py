@@ -398,6 +398,7 @@ def draw(self: AskedGenerator, requests: list[Request], plan: Plan) -> list[Made
     Returns:
         one result per request: the negative, or the reason why there is none
     """
+    plan.one_round(self.name)
     offers = self.offers([r.source for r in requests], self.kinds)
     return [self._one(r, plan, offer) for r, offer in zip(requests, offers)]
 

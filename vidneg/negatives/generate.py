@@ -63,6 +63,16 @@ class Plan:
             raise VidnegError(f"no mode {self.mode!r}; there are {', '.join(WAYS)}")
         for name in ("per_caption", "rounds", "tries"): whole(getattr(self, name), name)
 
+    def one_round(self, name: str):
+        """Raise `VidnegError` if several rounds are asked of a generator that makes one change.
+
+        Args:
+            name: name of the generator
+        """
+        if self.rounds > 1:
+            raise VidnegError(f"{name} makes one change per negative, not {self.rounds} rounds of edits: leave rounds "
+                              "at 1, or take rules-balanced, rules-published, lm or mixed")
+
     def wanted(
         self,
         item_id: str,
@@ -189,6 +199,7 @@ class Generator(Protocol):
 
 GENERATORS = Registry("generator", {
     "rules-published": "vidneg.negatives.rules:rules_published",
+    "rules-checked": "vidneg.negatives.rules:rules_checked",
     "rules-balanced": "vidneg.negatives.rules:rules_balanced",
     "lm": "vidneg.negatives.mixed:lm_generator", "mixed": "vidneg.negatives.mixed:mixed_generator",
     "components": "vidneg.negatives.components.make:ComponentGenerator",

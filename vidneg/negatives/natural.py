@@ -32,8 +32,9 @@ from ..text.syntax import verb_form
 from ..text.ud import Parsed, Parser
 
 # %% auto #0
-__all__ = ['NEGATION', 'KNOWN', 'MALE', 'FEMALE', 'unsound', 'surface', 'put', 'genders', 'flips', 'Limits', 'exchange',
-           'distinct', 'Place', 'Option', 'NaturalGenerator', 'balance', 'edits_of', 'edits_for', 'Said', 'natural']
+__all__ = ['NEGATION', 'KNOWN', 'UNKNOWN', 'MALE', 'FEMALE', 'strange_words', 'near', 'unsound', 'surface', 'put',
+           'genders', 'flips', 'Limits', 'exchange', 'distinct', 'Place', 'Option', 'NaturalGenerator', 'balance',
+           'edits_of', 'edits_for', 'Said', 'natural']
 
 # %% ../../nbs/negatives/natural.ipynb #b0ea0cb7
 NEGATION = frozenset("not n't no never without nobody nothing none cannot neither nor hardly".split())
@@ -58,8 +59,41 @@ def _disagrees(tokens, i):
     return any(tokens[k].text.lower() in _SINGLE for k in subjects) and not any(
         x.dep == "conj" and x.head in subjects for x in tokens) and t.dep in ("aux", "aux:pass", "cop")
 
+UNKNOWN = "unknown word"
+
+def strange_words(parsed: Parsed, known: Set[str] = frozenset()) -> set[int]:
+    """Find the words that are misspelled, or that no dictionary has.
+
+    Args:
+        parsed: parse of a caption
+        known: words that are fine, though no dictionary has them
+
+    Returns:
+        tokens
+    """
+    found = set()
+    for i, t in enumerate(parsed.tokens):
+        w, lemma = t.text.lower(), t.lemma.lower()
+        if w.isalpha() and t.tag in _OPEN and not word_classes(w) and lemma not in known \
+                and KNOWN.isdisjoint((w, lemma)): found.add(i)
+    return found
+
+def near(parsed: Parsed, start: int, end: int) -> set[int]:
+    """Return the tokens beside a word, its governor and its dependents, by which it is read.
+
+    Args:
+        parsed: parse of a caption
+        start: first token of a word
+        end: one past its last token
+
+    Returns:
+        tokens
+    """
+    return {start - 1, end, *(parsed.tokens[i].head for i in range(start, end)),
+            *(i for i, t in enumerate(parsed.tokens) if start <= t.head < end)}
+
 def unsound(parsed: Parsed, known: Set[str] = frozenset(), longest: int = 40) -> str:
-    """Return the reason why a caption is not changed: it is long, denies something, or seems misspelled.
+    """Return the reason why a caption is not changed: it is long, denies something, or is misspelled.
 
     Args:
         parsed: parse of a caption
@@ -74,11 +108,7 @@ def unsound(parsed: Parsed, known: Set[str] = frozenset(), longest: int = 40) ->
     if not NEGATION.isdisjoint(low): return "negation"
     if any(a == b and a.isalpha() for a, b in zip(low, low[1:])): return "ill-formed caption"
     if any(map(_disagrees, repeat(parsed.tokens), range(len(low)))): return "ill-formed caption"
-    for t, w in zip(parsed.tokens, low):
-        if w.isalpha() and t.tag in _OPEN and not word_classes(w) and t.lemma.lower() not in known \
-                and KNOWN.isdisjoint((w, t.lemma.lower())):
-            return "unknown word"
-    return ""
+    return UNKNOWN if strange_words(parsed, known) else ""
 
 # %% ../../nbs/negatives/natural.ipynb #188332bc
 @lru_cache(2**16)
@@ -401,6 +431,23 @@ class NaturalGenerator:
 
 # %% ../../nbs/negatives/natural.ipynb #2b8e6475
 @patch
+def slots(self: NaturalGenerator, parsed: Parsed) -> list[Slot] | str:
+    """Find the slots of a caption that have no unknown word beside them.
+
+    Args:
+        parsed: parse of a caption
+
+    Returns:
+        slots, or the reason why the caption is not changed
+    """
+    why = unsound(parsed, self.index.vocabulary)
+    if why not in ("", UNKNOWN): return why
+    strange = strange_words(parsed, self.index.vocabulary) if why else set()
+    if len(strange) > len(parsed.tokens)/5: return why
+    found = [s for s in find_slots(parsed, self.index.contrasts) if strange.isdisjoint(near(parsed, s.start, s.end))]
+    return found or why or found
+
+@patch
 def places(self: NaturalGenerator, parsed: Parsed, said: frozenset[str] = frozenset()) -> list[Place | str]:
     """Check all slots of a caption.
 
@@ -411,8 +458,8 @@ def places(self: NaturalGenerator, parsed: Parsed, said: frozenset[str] = frozen
     Returns:
         one per slot
     """
-    if why := unsound(parsed, self.index.vocabulary): return [why]
-    return [self.place(slot, parsed, said) for slot in find_slots(parsed, self.index.contrasts)]
+    slots = self.slots(parsed)
+    return [slots] if isinstance(slots, str) else [self.place(slot, parsed, said) for slot in slots]
 
 def balance(generator: NaturalGenerator, sources: Iterable[Source], steps: int = 20) -> NaturalGenerator:
     """Fit weights of words such that each word is a caption's as often as a negative's.
@@ -524,8 +571,8 @@ def options(self: NaturalGenerator, source: Source) -> dict[str, list[Option | O
     if "natural" in source.memo: return source.memo["natural"]
     parsed, c = source.parsed, source.item
     whys, found = dict.fromkeys(self.kinds, "no match"), {}
-    if why := unsound(parsed, self.index.vocabulary): whys, slots = dict.fromkeys(self.kinds, why), []
-    else: slots = find_slots(parsed, self.index.contrasts)
+    slots, why = self.slots(parsed), unsound(parsed, self.index.vocabulary)
+    if isinstance(slots, str): whys, slots = dict.fromkeys(self.kinds, why), []
     at = stable_rng(0, self.name, c.caption_id, "thin").random() # one number for all slots: they lie end to end
     orders = find_orders(parsed) if not why else why
     if isinstance(orders, str): whys["temporal"], orders = orders, ()
@@ -622,6 +669,7 @@ def draw(self: NaturalGenerator, requests: list[Request], plan: Plan) -> list[Ma
     Returns:
         one result per request: the negative, or the reason why there is none
     """
+    plan.one_round(self.name)
     return [self.draw_one(r, plan) for r in requests]
 
 # %% ../../nbs/negatives/natural.ipynb #b5640b47

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from ..core.errors import VidnegError
 from ..core.records import Caption
 from ..data.inputs import Inputs, open_data
-from .generate import Generator, stream_negatives
+from .generate import GENERATORS, Generator, stream_negatives
 from .natural import NaturalGenerator, natural
-from .rules import SlotFrequencies, rules_balanced, rules_published
+from .rules import SlotFrequencies, rules_balanced
 from ..text.lexicon import CATEGORIES, Lexicon
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ['OWN', 'COLUMNS', 'own_generator', 'read_pool', 'negatives_frame']
 
 # %% ../../nbs/negatives/own.ipynb #c63ea259
-OWN = ("natural", "rules-balanced", "rules-published") # generators that need nothing but captions
+OWN = ("natural", "rules-balanced", "rules-checked", "rules-published") # generators that need nothing but captions
 
 def own_generator(
     captions: Sequence[Caption],
@@ -56,7 +56,7 @@ def own_generator(
         raise VidnegError(f"{what}; there are: {', '.join(known)}")
     if name == "natural": return natural(captions, pool=pool)
     lexicon = lexicon or Lexicon.navero()
-    if name == "rules-published": return rules_published(lexicon)
+    if name != "rules-balanced": return GENERATORS[name](lexicon)
     return rules_balanced(lexicon, SlotFrequencies.count(captions, lexicon, kinds))
 
 # %% ../../nbs/negatives/own.ipynb #2c1c08c6

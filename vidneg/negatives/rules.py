@@ -25,7 +25,8 @@ from ..text.usage import English, in_use, usable
 
 # %% auto #0
 __all__ = ['CHECKED', 'Uniform', 'symmetric_joint', 'english_of', 'all_matches', 'choices', 'SlotFrequencies',
-           'Balanced', 'RuleGenerator', 'together', 'rules_published', 'rules_balanced', 'word_log_odds']
+           'Balanced', 'RuleGenerator', 'together', 'rules_published', 'rules_checked', 'rules_balanced',
+           'word_log_odds']
 
 # %% ../../nbs/negatives/rules.ipynb #97e2085f
 def _entries(reading, lexicon):
@@ -480,7 +481,7 @@ def draw(self: RuleGenerator, requests: list[Request], plan: Plan) -> list[Made 
 def rules_published(
     lexicon: Lexicon,
     frequencies: SlotFrequencies | None = None,
-    english: English | None | str = "auto",
+    english: English | None | str = None,
 ) -> RuleGenerator:
     """Make NAVERO's rule-based generator.
 
@@ -490,9 +491,27 @@ def rules_published(
         english: knows how words are used; None: any word of a list, as published
 
     Returns:
-        the generator "rules-published"
+        the generator "rules-published", or "rules-checked" if the words are checked
     """
-    return RuleGenerator("rules-published", lexicon, Uniform(lexicon), english=english_of(lexicon, english))
+    known = english_of(lexicon, english)
+    return RuleGenerator("rules-checked" if known else "rules-published", lexicon, Uniform(lexicon), english=known)
+
+def rules_checked(
+    lexicon: Lexicon,
+    frequencies: SlotFrequencies | None = None,
+    english: English | None | str = "auto",
+) -> RuleGenerator:
+    """Make NAVERO's rule-based generator with our checks of usage, which its records name.
+
+    Args:
+        lexicon: word lists by category
+        frequencies: ignored
+        english: knows how words are used
+
+    Returns:
+        the generator "rules-checked"; "rules-published" if the lexicon is formal and needs no checks
+    """
+    return rules_published(lexicon, frequencies, english)
 
 def rules_balanced(
     lexicon: Lexicon,

@@ -193,7 +193,7 @@ def run_probe(
         split: split of the data; None: all
         per_caption: largest number of negatives per caption and kind
         rounds: largest number of edits per negative, 1 to 5
-        generator: makes the negatives: "natural", "rules-balanced" or "rules-published"
+        generator: makes the negatives: "natural", "rules-published", "rules-checked" or "rules-balanced"
         pool: further captions to learn from, for "natural": table, text file, or list of texts
         n_frames: frames per clip; None: as the model declares, or 8
         size: shorter side of the frames, pixels; None: as the model declares, or 224

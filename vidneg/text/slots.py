@@ -22,7 +22,7 @@ from .ud import Parsed
 
 # %% auto #0
 __all__ = ['PARTICLES', 'ADVERBS', 'MANY_WORDS', 'CONTENT', 'PERSON', 'ANYWHERE', 'WEIGHTS', 'SMOOTHING', 'MANY',
-           'EXPECTED', 'LEAST_LIFT', 'Contrast', 'load_contrasts', 'Slot', 'find_slots', 'Chances', 'SlotIndex',
+           'EXPECTED', 'LEAST_LIFT', 'FEW', 'Contrast', 'load_contrasts', 'Slot', 'find_slots', 'Chances', 'SlotIndex',
            'save_index', 'load_index']
 
 # %% ../../nbs/text/slots.ipynb #ac2a5aa4
@@ -110,7 +110,12 @@ PERSON = frozenset("""he she they we i you it who people person man woman boy gi
 # words that go with any verb
 ANYWHERE = frozenset("man woman boy girl lady guy gentleman female male adult child kid toddler baby".split())
 _GENERIC = frozenset("""big small large little new white black red blue green yellow
-    brown long short tall several many more another""".split())
+    brown long short tall several many more another different same other second third various first last next""".split())
+_ANYBODY = frozenset("""asian japanese chinese korean indian mexican french british american african russian arabic
+    young old older elderly skinny slim fat tattooed shirtless barefoot animated famous professional blond blonde
+    muscular amateur single lone""".split()) # said of men, women and children
+# things of which a body, a vehicle or a game has as many as it has
+_COUNTED = frozenset("hand foot arm leg eye ear knee elbow shoulder finger toe thumb wheel side half twin part".split())
 
 class _Sentence:
     "A parse with the children of each token."
@@ -205,7 +210,7 @@ def _adjective(s, i):
     elif t.dep in ("amod", "nummod", "compound"): found = f"h:{t.dep}:{s.name(t.head)}"
     elif subjects := s.find(i, "nsubj"): found = f"h:subject:{s.name(subjects[0])}"
     else: found = f"h:{s.head(i)}"
-    return [found], [found]
+    return [found], [] if found.startswith("h:many:") else [found] # whatever is many can be two
 
 def _adverb(s, i):
     "Return the features and needs of an adverb."
@@ -277,9 +282,16 @@ _PHASE = frozenset("start begin continue stop finish end quit".split()) # verbs 
 
 def _fixed(s, c, word, i, end):
     "Return True for words of fixed phrases: man made, all three, helps to lift."
-    if c.pos == "VERB" and word not in _PHASE: return any(k > i for k in s.find(i, "xcomp", "ccomp"))
+    if c.pos == "VERB":
+        more = [k for k in s.find(i, "xcomp", "ccomp") if k > i]
+        if word not in _PHASE: return bool(more)
+        if more: return s.tokens[more[0]].tag == "VB" # "stops to look" is something else than "stops looking"
+        return not s.find(i, "obj") and any(s.lemma[k] in PERSON for k in s.find(i, "nsubj")) # he finishes and leaves
+    if c.pos == "NOUN" and s.tokens[i].dep == "conj" and s.tokens[s.tokens[i].head].pos == "VERB": return True # misread
     if c.pos == "NUM": # a replacement needs a plural noun, and no article that counts
-        return s.tokens[s.tokens[i].head].tag != "NNS" or i > 0 and s.lower[i - 1] not in _BEFORE_MANY
+        head = s.tokens[s.tokens[i].head]
+        if head.lemma.lower() in _COUNTED: return True
+        return head.tag != "NNS" or i > 0 and s.lower[i - 1] not in _BEFORE_MANY
     return c.pos == "NOUN" and s.lower[end:end + 1] == ["made"]
 
 def find_slots(parsed: Parsed, contrasts: tuple[Contrast, ...]) -> list[Slot]:
@@ -301,7 +313,8 @@ def find_slots(parsed: Parsed, contrasts: tuple[Contrast, ...]) -> list[Slot]:
         elif c.pos == "ADP": features, needs = _preposition(s, i, end)
         else: features, needs = _READ[c.pos](s, i)
         if not features or _fixed(s, c, word, i, end): continue
-        if word in ANYWHERE: needs = [f for f in needs if f[0] in "mn"]
+        if word in ANYWHERE:
+            needs = [f for f in needs if f[0] in "mn" and not (f[:7] == "m:amod:" and f[7:] in _ANYBODY)]
         form, left = _form(s, c, i), s.lower[i - 1] if i else "<s>"
         right = s.lower[end] if end < len(s.lower) else ""
         features += [f"l:{form}:{'a' if left == 'an' else left}", f"r:{form}:{right}"]
@@ -329,6 +342,19 @@ SMOOTHING = 2.0
 MANY = 8 # a word that was seen once beside a feature of more counts than this may be an error of the parser
 EXPECTED = 5.0 # a word that is expected this often beside a feature, and is hardly ever seen there, avoids it
 LEAST_LIFT = 0.25 # smallest share of a word beside a needed feature, over its share in the class
+FEW = 3 # a feature that was seen this often or less says nothing about the words that it goes with
+
+# Needs that are not asked for where the feature is rare: (part of speech, sort of feature)
+_MAY_BE_RARE = frozenset((("NOUN", "h"), ("NOUN", "m"), ("VERB", "pp"), ("VERB", "s"), ("ADJ", "h"), ("ADV", "h")))
+# classes of adjectives and adverbs that go with most things
+_OF_ANYTHING = frozenset("ADJ red,ADJ big,ADJ long,ADJ young,ADJ old,ADJ first,ADV quickly,ADV gently".split(","))
+
+def _may_be_rare(contrast, feature):
+    "Return True if a word may take a place of this kind without having been seen there."
+    sort, _, rest = feature.partition(":")
+    if (contrast.pos, sort) not in _MAY_BE_RARE: return False
+    if contrast.pos in ("ADJ", "ADV"): return contrast.name in _OF_ANYTHING
+    return not rest.startswith(("nsubj", "root:", "compound", "nummod")) # a subject does not act as others do
 
 class Chances(NamedTuple):
     """The words of a class at one slot.
@@ -358,6 +384,7 @@ class SlotIndex:
         self.words = {c.name: list(c.group) for c in self.contrasts}
         self.counts = {c.name: defaultdict(Counter) for c in self.contrasts}
         self.texts: set[bytes] = set() # the counted captions, so that a caption is not evidence for itself
+        self.few = FEW
         self._rows: dict = {}
 
     def add(self, parses: Iterable[Parsed]) -> SlotIndex:
@@ -432,14 +459,13 @@ class SlotIndex:
 
     def _seen(self, slot, prior, features, rows):
         "Return the words that were seen with all needs of a slot, and avoid none of its features (W,)."
-        n, few = rows.sum(1, keepdims=True), self.by_name[slot.contrast].pos == "NOUN" or slot.contrast == "ADJ red"
+        n, contrast = rows.sum(1, keepdims=True), self.by_name[slot.contrast]
         lift, where = (rows + 0.5*prior)/(n + 0.5)/prior, {f: k for k, f in enumerate(features)}
         shy = [k for k, f in enumerate(features) if f[0] in "bhvo"] # features that a word may avoid
         seen = ((n[shy]*prior < EXPECTED) | (lift[shy] >= 0.15)).all(0)
         for f in slot.needs:
-            rare = few and f[0] == "h" and f.partition(":")[2][:5] not in ("nsubj", "root:") # too rare to tell
             k = where.get(f)
-            if rare and (k is None or n[k] <= 1): continue
+            if _may_be_rare(contrast, f) and (k is None or n[k] <= self.few): continue
             seen = seen & (rows[k] > (n[k] > MANY)) & (lift[k] >= LEAST_LIFT) if k is not None else seen & False
         return seen
 

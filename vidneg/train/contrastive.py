@@ -28,7 +28,7 @@ from .tasks import LossTask, Provider, Step, gather, own_rows
 
 # %% auto #0
 __all__ = ['Video', 'Text', 'Texts', 'own_similarity', 'all_similarities', 'gathered', 'with_first', 'Similarities',
-           'Positives', 'fresh_importance', 'Components', 'Entities', 'Fusion', 'ContrastiveTask']
+           'Positives', 'fresh_importance', 'save_importance', 'Components', 'Entities', 'Fusion', 'ContrastiveTask']
 
 # %% ../../nbs/train/contrastive.ipynb #7e550008
 class Video(Provider):
@@ -290,6 +290,17 @@ def fresh_importance(width: int, seed: int) -> Importance:
         torch.manual_seed(stable_seed(seed, "importance"))
         return Importance(width)
 
+def save_importance(importance: Importance | None, folder: str | Path):
+    """Write an importance module beside its model.
+
+    Args:
+        importance: trained module; None: nothing is written
+        folder: receives importance.safetensors
+    """
+    if importance is None: return
+    weights = {k: w.detach().cpu().contiguous() for k, w in importance.state_dict().items()}
+    with atomic_path(Path(folder)/"importance.safetensors") as part: save_file(weights, part)
+
 class Components(Provider):
     """Provider of similarities of each caption with its positive and with its negatives.
 
@@ -492,6 +503,4 @@ class ContrastiveTask(LossTask):
             folder: receives the model's files, and importance.safetensors if there is such a module
         """
         save(self.model, folder, self.tokenizer)
-        if self.importance is None: return
-        weights = {k: w.detach().cpu().contiguous() for k, w in self.importance.state_dict().items()}
-        with atomic_path(Path(folder)/"importance.safetensors") as part: save_file(weights, part)
+        save_importance(self.importance, folder)

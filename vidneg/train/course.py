@@ -38,7 +38,15 @@ def common_nouns(graphs: Iterable[SceneGraph], most: int) -> list[str]:
     return sorted(noun for noun, _ in Counter(e.name for g in graphs for e in g.entities).most_common(most))
 
 
-def fresh_start(name: str, losses: Sequence[str], dual: Mapping, fused: Mapping, entities: int = 0, **common) -> dict:
+def fresh_start(
+    name: str,
+    losses: Sequence[str],
+    dual: Mapping,
+    fused: Mapping,
+    entities: int = 0,
+    towers: Mapping[str, str] | None = None,
+    **common,
+) -> dict:
     """Return the arguments of an untrained model.
 
     Args:
@@ -47,12 +55,14 @@ def fresh_start(name: str, losses: Sequence[str], dual: Mapping, fused: Mapping,
         dual: config fields of a dual encoder
         fused: config fields of a model that fuses texts and frames
         entities: number of entities, for the loss pem
+        towers: published encoders, see `from_towers`; they fix the sizes
         **common: size, and config fields of every model
 
     Returns:
         argument `start` of `train_retrieval`
     """
     head = {"entities": entities} if "pem" in losses else {}
+    if towers: return {"name": name, "towers": dict(towers), **head}
     return {"name": name, **common, **head, **(fused if "match" in MODELS[name].model.supports else dual)}
 
 # %% ../../nbs/train/course.ipynb #b3a00009
@@ -63,14 +73,14 @@ class Course:
     Attributes:
         folder: receives the folders of all trainings
         models: name of a model → losses
-        tokenizer: tokenizer of all models
+        tokenizers: model → tokenizer
         frames: frames of the clips (N, F, H, W, 3) uint8, for the loss pem
         prompter: arguments of `load_prompter`, for the loss pem
         workers: trainings at a time
     """
     folder: Path
     models: Mapping[str, Sequence[str]]
-    tokenizer: PreTrainedTokenizerFast
+    tokenizers: Mapping[str, PreTrainedTokenizerFast]
     frames: np.ndarray
     prompter: Mapping
     workers: int = 1
@@ -78,7 +88,7 @@ class Course:
     def jobs(self,
         stage: str,
         starts: Mapping[str, str | Path | dict],
-        batches: Batches,
+        batches: Mapping[str, Batches],
         config: TrainConfig,
         prompters: Mapping[str, str | Path | dict] = {},
         losses: Mapping[str, Sequence[str]] | None = None,
@@ -89,7 +99,7 @@ class Course:
         Args:
             stage: name of the stage
             starts: model → argument `start` of `train_retrieval`
-            batches: batches of the stage
+            batches: model → batches of the stage
             config: settings of every training
             prompters: model → folder of its prompter; missing, or a dict: train one
             losses: model → losses, in place of its own
@@ -100,12 +110,13 @@ class Course:
         """
         jobs = {}
         for name, start in starts.items():
-            own = (losses or self.models)[name]
-            kwargs = dict(start=start, batches=batches, config=config, folder=Path(self.folder)/name/stage, losses=own,
-                          patches=True, tokenizer=self.tokenizer, mask=word_mask(self.tokenizer), **settings)
+            own, seen, tokenizer = (losses or self.models)[name], batches[name], self.tokenizers[name]
+            kwargs = dict(start=start, batches=seen, config=config, folder=Path(self.folder)/name/stage, losses=own,
+                          patches=True, tokenizer=tokenizer, mask=word_mask(tokenizer) if "mlm" in own else None,
+                          **settings)
             if "pem" in own:
                 trained = prompters.get(name, {})
-                kwargs["batches"] = WithFrames(batches, self.frames)
+                if not seen.from_frames: kwargs["batches"] = WithFrames(seen, self.frames)
                 kwargs["prompter"] = {**self.prompter, **({} if isinstance(trained, dict) else {"folder": trained})}
             jobs[f"{name}/{stage}"] = train_retrieval, kwargs
         return jobs

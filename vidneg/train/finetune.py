@@ -36,7 +36,7 @@ def text_batches(
     """Make batches of clips, captions and negatives, with all texts tokenized once.
 
     Args:
-        features: features of all clips (N, T, P, d); may be a memory map
+        features: features of all clips (N, T, P, d), or frames (N, T, H, W, 3); may be a memory map
         clip_ids: ids of the clips (N,)
         captions: captions of the clips to train on
         negatives: negatives of these captions; None: batches without negatives
@@ -103,6 +103,6 @@ def finetune(
 def _train(start, settings, batches, config, folder, val, trackers, logs):
     "Train one run, in a process of its own."
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"
-    task = ContrastiveTask(start_model(start), **settings)
+    task = ContrastiveTask(start_model(start, freeze=not batches.from_frames), **settings)
     return fit(task, batches, config, folder, val and partial(val, task.model), checkpoint=checkpoint,
                trackers=trackers, logs=logs)

@@ -21,7 +21,7 @@ from ..losses.components import Importance, cosine, pool
 from ..losses.registry import LOSSES
 from ..losses.tensors import wanted_by
 from ..models.moment import MomentModel, pool_joint, predictions
-from .contrastive import fresh_importance
+from .contrastive import fresh_importance, save_importance
 from .loop import TrainConfig, fit
 from .tasks import LossTask, Provider, Step
 
@@ -245,6 +245,15 @@ class MomentTask(LossTask):
         self.importance = importance if "importance" in self.every else None
         self.settings = {"losses": list(losses), "weights": self.weights, "options": options, "levels": levels,
                          "temperature": temperature, "pooling": pooling, "model": type(model).__name__}
+
+    def save(self, folder: str | Path):
+        """Write the model as `vidneg.models.io.load` reads it, with the importance module.
+
+        Args:
+            folder: receives the model's files, and importance.safetensors if there is such a module
+        """
+        super().save(folder)
+        save_importance(self.importance, folder)
 
 # %% ../../nbs/train/moments.ipynb #2f22054e
 @torch.no_grad()

@@ -14,7 +14,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerFast
 
 from ..core.records import Caption, read_records
-from ..data.batches import Batches, BatchSource
+from ..data.batches import Batches
 from ..data.dataset import read_dataset
 from ..data.video import read_clips
 from ..models.features import cache_features
@@ -94,19 +94,19 @@ def word_mask(tokenizer: PreTrainedTokenizerFast, **how) -> dict:
     """Return the settings of MLM for a tokenizer.
 
     Args:
-        tokenizer: tokenizer whose special tokens have the lowest ids
+        tokenizer: tokenizer whose words follow the special tokens; BERT's first 104 ids are none
         **how: further arguments of `mask_tokens`: p, the share of masked tokens
 
     Returns:
         arguments of `mask_tokens`
     """
     return dict(mask_id=tokenizer.mask_token_id, vocab_size=len(tokenizer),
-                first_word=len(tokenizer.all_special_ids), **how)
+                first_word=max(tokenizer.all_special_ids) + 1, **how)
 
 
 def pretrain(
     start: str | Path,
-    batches: BatchSource,
+    batches: Batches,
     config: TrainConfig,
     folder: str | Path,
     losses: Sequence[str],
@@ -117,17 +117,17 @@ def pretrain(
 
     Args:
         start: folder of the initial model
-        batches: batches by epoch and index
+        batches: batches of features or frames
         config: settings of the training
         folder: receives the model and metrics.csv; may be `start`
         losses: names in LOSSES
         mask: settings of MLM, from `word_mask`
-        freeze: True: freeze the layers below the cached features
+        freeze: True: freeze the layers below the cached features; frames train all layers
 
     Returns:
         losses by epoch
     """
-    model = start_model(start, freeze)
+    model = start_model(start, freeze and not batches.from_frames)
     checkpoint = Path(".vidneg")/f"{Path(folder).as_posix().replace('/', '-')}.safetensors"
     task = ContrastiveTask(model, losses, mask=mask if "mlm" in losses else None, vtm_directions=1)
     done = fit(task, batches, config, folder, checkpoint=checkpoint)

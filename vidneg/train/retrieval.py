@@ -23,6 +23,7 @@ from ..models.alpro import TEMPLATES, EntityPrompter
 from ..models.io import load
 from ..models.registry import MODELS
 from ..models.scoring import scorer_of
+from ..models.towers import from_towers
 from ..text.tokenize import load_tokenizer
 from .contrastive import ContrastiveTask, fresh_importance
 from .loop import TrainConfig, fit
@@ -166,7 +167,7 @@ class OnBackbone(nn.Module):
 
 # %% ../../nbs/train/retrieval.ipynb #5d0c7a52
 class PatchScorer:
-    """A scorer of a retrieval model that reads another encoder's patches.
+    """A scorer of a retrieval model that reads another encoder's patches, or frames.
 
     Args:
         model: model of the registry `MODELS`
@@ -184,11 +185,12 @@ class PatchScorer:
         """Encode videos.
 
         Args:
-            patches: patch features (N, T, P, d)
+            patches: patch features (N, T, P, d), or frames (N, T, H, W, 3), uint8
 
         Returns:
             encoded videos, as the model's own scorer returns them
         """
+        if patches.ndim == 5: return self.scorer.encode_video(patches)
         parts = torch.as_tensor(patches).split(self.batch_size)
         return self.scorer.encode_video(torch.cat([self.model.read_patches(x) for x in parts]))
 
@@ -233,7 +235,11 @@ def _start(start, seed, losses, entities):
     if not isinstance(start, dict): return load(start)
     head = {"entities": len(entities)} if "pem" in losses else {}
     sizes = head | start
-    return MODELS[sizes.pop("name")](seed=seed, **sizes)
+    name, towers = sizes.pop("name"), sizes.pop("towers", None)
+    if not towers: return MODELS[name](seed=seed, **sizes)
+    model, differences = from_towers(name, towers, seed, **sizes)
+    print(f"{name} differs from {', '.join(towers.values())} by at most {max(differences.values()):.0e}", flush=True)
+    return model
 
 def train_retrieval(
     start: str | Path | dict,
@@ -247,7 +253,7 @@ def train_retrieval(
     """Train a retrieval model; works in any process.
 
     Args:
-        start: folder of a saved model; or {"name": in MODELS, "size": ..., and fields of its config}
+        start: folder of a saved model; or {"name": in MODELS, "size" or "towers": ..., and fields of its config}
         batches: `Batches`, `WithPositives` or `WithFrames`
         config: settings of the training
         folder: receives the model and metrics.csv

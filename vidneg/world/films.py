@@ -15,7 +15,7 @@ from ..core.seeds import stable_rng
 from ..data.moments import CLIP_SECONDS, overlap, saliency_scores
 from .language import ACTIONS, CHANGES, CONTACTS, parse, say, words as language_words
 from .oracle import true_windows
-from .script import Script, WorldConfig, in_use, make_script, tell
+from .script import Script, WorldConfig, draw_word, in_use, make_script, tell
 from .words import SCENES
 
 # %% auto #0
@@ -125,7 +125,7 @@ def make_film(film_id: str, config: WorldConfig, film: FilmConfig = FilmConfig()
         shots = [make_script(k, replace(config, frames=int(n))) for k, n in zip(keys, frames)]
         if film.events[0] <= sum(len(_scripted(s)) for s in shots) <= film.events[1]: break
     else: raise VidnegError(f"no film with {film.events} events was found: widen FilmConfig.events")
-    scene = str(rng.choice(in_use(config)["scene"]))
+    scene = draw_word(rng, in_use(config)["scene"], config.skew)
     starts = (np.cumsum(frames) - frames)/config.fps
     parts = [_moved(s, i, float(t)) for i, (s, t) in enumerate(zip(shots, starts))]
     entities, events, groups = (sum(p, ()) for p in zip(*parts))

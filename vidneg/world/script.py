@@ -5,6 +5,7 @@
 # %% ../../nbs/world/script.ipynb #1175007f
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import permutations
 
@@ -18,8 +19,8 @@ from .layout import PlannedEvent, Tracks, kind_of, lay_out, relation_between
 from .words import COLORS, MATERIALS, SCENES, SHAPES, SIZES
 
 # %% auto #0
-__all__ = ['WorldConfig', 'in_use', 'plan_events', 'Script', 'make_script', 'phrase', 'tell', 'captions', 'is_held_out',
-           'make_clip']
+__all__ = ['WorldConfig', 'in_use', 'draw_word', 'plan_events', 'Script', 'make_script', 'phrase', 'tell', 'captions',
+           'is_held_out', 'make_clip']
 
 # %% ../../nbs/world/script.ipynb #52d0c0af
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class WorldConfig:
 
     Attributes:
         shortcut: degree to which scene and objects alone identify a clip, in [0, 1]
+        skew: exponent of Zipf's law for the words of a clip, at least 0; verbs have at least 1
         fps: frames per second
         frames: frames per clip
         side: side of a frame in pixels
@@ -38,6 +40,7 @@ class WorldConfig:
         seed: seed of the world
     """
     shortcut: float = 1.0
+    skew: float = 0.0
     fps: float = 8.0
     frames: int = 24
     side: int = 64
@@ -50,6 +53,8 @@ class WorldConfig:
     def __post_init__(self):
         if not 0 <= self.shortcut <= 1:
             raise VidnegError(f"shortcut must be in [0, 1], got {self.shortcut}")
+        if not 0 <= self.skew < np.inf:
+            raise VidnegError(f"skew must be a number of at least 0, got {self.skew}")
 
     @property
     def seconds(self) -> float:
@@ -76,21 +81,32 @@ def in_use(config: WorldConfig) -> dict:
             "material": tuple(MATERIALS), "size": tuple(SIZES)}
 
 # %% ../../nbs/world/script.ipynb #02e06340
-def _frequent_first(rng, words):
-    "Draw a word by Zipf's law, like verbs in captions: the k-th has a probability proportional to 1/k."
-    p = 1/np.arange(1, len(words) + 1)
-    return str(rng.choice(list(words), p=p/p.sum()))
+def draw_word(rng: np.random.Generator, words: Iterable[str], skew: float) -> str:
+    """Draw a word by Zipf's law: the k-th has a probability proportional to 1/k^skew.
+
+    Args:
+        rng: draws the word
+        words: the most frequent first
+        skew: exponent of Zipf's law, at least 0; 0: equally frequent words
+
+    Returns:
+        one of the words
+    """
+    words = list(words)
+    if skew == 0: return str(rng.choice(words)) # other draws than with equal weights, and the older ones
+    p = 1/np.arange(1, len(words) + 1)**skew
+    return str(rng.choice(words, p=p/p.sum()))
 
 def _plan_event(rng, config, subject, n, start, end, before):
     "Draw an action, a contact (with entity `n`, or the one after a new subject) or a change."
-    kind = rng.choice(3, p=(.5, .3, .2))
-    if kind == 0: return PlannedEvent(_frequent_first(rng, ACTIONS), subject, start=start, end=end)
+    kind, verbs = rng.choice(3, p=(.5, .3, .2)), max(1.0, config.skew)
+    if kind == 0: return PlannedEvent(draw_word(rng, ACTIONS, verbs), subject, start=start, end=end)
     if kind == 1:
-        return PlannedEvent(_frequent_first(rng, CONTACTS), subject, n + (subject == n), start=start, end=end)
+        return PlannedEvent(draw_word(rng, CONTACTS, verbs), subject, n + (subject == n), start=start, end=end)
     # "turns red before it turns red" would reveal itself by its words
     changes = [c for c in CHANGES if c not in [d.predicate for d in before]]
     predicate = str(rng.choice(changes))
-    value = str(rng.choice(in_use(config)[CHANGES[predicate][1]]))
+    value = draw_word(rng, in_use(config)[CHANGES[predicate][1]], config.skew)
     return PlannedEvent(predicate, subject, value=value, start=start, end=end)
 
 # %% ../../nbs/world/script.ipynb #3763476d
@@ -113,7 +129,7 @@ def plan_events(rng: np.random.Generator, config: WorldConfig) -> tuple[list[Pla
         planned.append(_plan_event(rng, config, 0 if plan == 1 and i else n, n, a, b, planned if plan == 1 else []))
         n = max(n, planned[-1].subject + 1, planned[-1].object + 1)
     if plan == 4 or n <= 2 and rng.random() < config.relation:
-        planned.append(PlannedEvent(str(rng.choice(RELATIONS)), n, n + 1, start=0, end=end))
+        planned.append(PlannedEvent(draw_word(rng, RELATIONS, config.skew), n, n + 1, start=0, end=end))
         n += 2
     return planned, n
 
@@ -133,9 +149,9 @@ class Script:
     tracks: Tracks
     groups: tuple[tuple[Event, ...], ...]
 
-def _look(rng, vocab):
+def _look(rng, vocab, skew):
     "Draw the appearance of an entity."
-    return {k: str(rng.choice(vocab[k])) for k in ("shape", "size", "color", "material")}
+    return {k: draw_word(rng, vocab[k], skew) for k in ("shape", "size", "color", "material")}
 
 def _attributes(look, i, planned, seconds):
     "Return the attributes of entity `i` with the times during which they hold."
@@ -193,12 +209,13 @@ def make_script(clip_id: str, config: WorldConfig) -> Script:
     """
     rng = stable_rng(config.seed, "world", clip_id)
     vocab = in_use(config)
-    scene = str(rng.choice(vocab["scene"]))
+    scene = draw_word(rng, vocab["scene"], config.skew)
     planned, n = plan_events(rng, config)
-    looks = [_look(rng, vocab) for _ in range(max(n, 2))]
+    looks = [_look(rng, vocab, config.skew) for _ in range(max(n, 2))]
     for d in planned:  # a change needs a new value: redraw the old one, which no caption says
         kind = CHANGES.get(d.predicate, ("", ""))[1]
-        while kind and looks[d.subject][kind] == d.value: looks[d.subject][kind] = str(rng.choice(vocab[kind]))
+        while kind and looks[d.subject][kind] == d.value:
+            looks[d.subject][kind] = draw_word(rng, vocab[kind], config.skew)
     radius = np.array([SIZES[l["size"]] for l in looks])
     planned, p = lay_out(planned, radius, config.frames, config.fps, rng)
     looks = looks[:len(p.path)]

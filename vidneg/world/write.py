@@ -21,7 +21,7 @@ from .stills import draw_films, draw_pictures, draw_stills
 
 # %% auto #0
 __all__ = ['write_tables', 'write_world', 'film_frames', 'write_films', 'write_drawings', 'write_worlds',
-           'write_queries']
+           'write_skewed', 'write_queries']
 
 # %% ../../nbs/world/write.ipynb #bc5aa5e0
 def write_tables(
@@ -172,6 +172,22 @@ def write_worlds(folder: str | Path, shortcuts: list[float], train: int, val: in
     Path(folder).mkdir(parents=True, exist_ok=True)
     for s in shortcuts:
         write_world(Path(folder)/f"{s}", {"train": train, "val": val}, WorldConfig(shortcut=s, seed=seed), workers)
+
+
+def write_skewed(folder: str | Path, train: int, test: int, skew: float = 0.0, seed: int = 0, workers: int = 1):
+    """Render a small world with unequally frequent words and no held-out combinations, unless `train` is 0.
+
+    Args:
+        folder: folder that receives the files of `write_world`
+        train: number of training clips; 0: no clips at all
+        test: number of test clips
+        skew: value of `WorldConfig.skew`, at least 0
+        seed: seed of the world
+        workers: number of processes; the files do not depend on it
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    config = WorldConfig(skew=skew, held_out=0.0, seed=seed)
+    if train: write_world(folder, {"train": train, "test": test}, config, workers)
 
 
 def write_queries(

@@ -190,6 +190,7 @@ def draw(self: NaturalComponents, requests: list[Request], plan: Plan) -> list[M
     Returns:
         one result per request: the negative, or the reason why there is none
     """
+    plan.one_round(self.name)
     drawn = [self.draw_one(r, plan) for r in requests]
     deny = [i for i, m in enumerate(drawn) if not isinstance(m, str) and m.negative.kind == NEGATED]
     for i, parsed in zip(deny, self.parse([drawn[i].negative.text for i in deny]) if deny else ()):

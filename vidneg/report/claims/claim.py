@@ -18,6 +18,7 @@ from ...core.errors import VidnegError
 from ...core.records import Question, read_records
 from ...evaluate.accuracy import KINDS, item_matrix
 from ...evaluate.answers import right
+from ...evaluate.cross import cross_estimate
 from ...evaluate.gap import joint_gaps
 from ...evaluate.retrieval import RETRIEVAL_METRICS, rank_matrix
 from ...evaluate.stats import Estimate, contrast, paired_difference
@@ -56,6 +57,7 @@ class Evidence:
         components: retrieval ranks from the stage components, columns RANK_COLUMNS
         pairs: item scores from the stage components, columns SCORE_COLUMNS
         events: item scores from the stage spot, columns SCORE_COLUMNS; runs as in `gaps`
+        cross: item scores from the stage cross, columns SCORE_COLUMNS and seed
     """
     scores: pd.DataFrame | None = None
     ranks: pd.DataFrame | None = None
@@ -66,6 +68,7 @@ class Evidence:
     components: pd.DataFrame | None = None
     pairs: pd.DataFrame | None = None
     events: pd.DataFrame | None = None
+    cross: pd.DataFrame | None = None
 
     def table(self, name: str) -> pd.DataFrame:
         """Return a table, or raise an error if it is missing.
@@ -203,6 +206,19 @@ def moment(self: Evidence, a: str, b: str, metric: str = "mAP") -> Estimate:
         raise VidnegError(f"{a} and {b} have predictions for different queries")
     return paired_difference(wide[a], wide[b], wide.index.get_level_values("clip_id"), **self.settings)
 
+@patch
+def crossed(self: Evidence, cells: Sequence[tuple[str, str]], combine: Callable) -> Estimate:
+    """Estimate a number that `combine` makes of accuracies of the cross; clips and seeds are resampled together.
+
+    Args:
+        cells: (run, form) of each cell; runs are named "trained/by"
+        combine: function of the accuracies (..., cells) that returns numbers (...)
+
+    Returns:
+        a fraction
+    """
+    return cross_estimate(self.table("cross"), cells, combine, **self.settings)
+
 # %% ../../../nbs/report/claims/claim.ipynb #b7e00003
 def read_evidence(folder: str | Path = "data", **settings) -> Evidence:
     """Read the evidence that exists; a stage without any test items leaves an empty table, which counts as missing.
@@ -224,7 +240,7 @@ def read_evidence(folder: str | Path = "data", **settings) -> Evidence:
     return Evidence(read("scores/scores-test.parquet", "ablation/scores.parquet"), read("scores/ranks-test.parquet"),
                     settings, read("spot/ranks.parquet"), answers, read("moments/values.parquet"),
                     read("components/ranks.parquet"), read("components/scores.parquet"),
-                    read("spot/scores.parquet"))
+                    read("spot/scores.parquet"), read("cross/scores.parquet"))
 
 # %% ../../../nbs/report/claims/claim.ipynb #f67c9e78
 @dataclass(frozen=True)
