@@ -370,7 +370,8 @@ def _counted(config, name, losses, batch, train=True):
 def _training(preset, stage, run, model, params, losses, batch, epochs, items):
     "Return a training of a model of the registry."
     from vidneg.models.registry import MODELS
-    cost = _counted(model_config(model, params), MODELS[model].model.__name__, tuple(losses), batch)
+    name = params["components"]["model"] if model == "components" else model
+    cost = _counted(model_config(model, params), MODELS[name].model.__name__, tuple(losses), batch)
     return Training(preset, stage, run, cost, batch.clips, batch.frames, math.ceil(epochs*(items//batch.clips)),
                     params[stage].get("mixed_precision", "no") != "no")
 
@@ -435,7 +436,7 @@ def _components_stage(preset, params, items, tokens, **rest):
     for run, (losses, kinds) in component_runs(own["runs"], own["kinds"], own["single"]).items():
         batch = Batch(own["batch_size"], own["n_frames"], tokens, len(kinds))
         some = with_components(losses).get("losses", ["vtc"])
-        found.append(_training(preset, "components", run, "xclip", params, some, batch, own["epochs"], items))
+        found.append(_training(preset, "components", run, "components", params, some, batch, own["epochs"], items))
     return found
 
 
