@@ -287,8 +287,8 @@ HEAD = """# Recipes: the papers' and ours
 
 Each line is one choice: the published value with its place, and ours at the scales `paper` (or the preset in brackets)
 and `laptop`. `python -m vidneg.pipeline.recipes` writes this page. What the papers say stands in
-`scales/paper/published.yaml`; our values are read from the scales' parameters and from the code. **ours**: the paper does
-not state it, the choice is ours. **differs**: the scale `paper` is not the paper, with the reason.
+`scales/paper/published.yaml`; our values are read from the scales' parameters and from the code. **ours**: the paper
+does not state it, the choice is ours. **differs**: the scale `paper` is not the paper, with the reason.
 """
 
 
@@ -307,7 +307,8 @@ def recipes_page(root: str | Path = ".") -> str:
     parts = [HEAD, "Of {} choices, {} are as published, {} are ours and {} differ.\n".format(len(rows), *counts)]
     for title in dict.fromkeys(r["title"] for r in rows):
         lines = [_line(r) for r in rows if r["title"] == title]
-        parts.append(f"## {title}\n\n" + markdown_table(["Choice", "Paper", "Place", "`paper`", "`laptop`", ""], lines, 6))
+        header = "Choice", "Paper", "Place", "`paper`", "`laptop`", ""
+        parts.append(f"## {title}\n\n" + markdown_table(header, lines, 6))
     return "\n".join(parts)
 
 
