@@ -153,6 +153,9 @@ def test_negatives_stand_alone(suffix, tmp_path, monkeypatch):
         for e in r.edits: text = text[:e["start"]] + e["new"] + text[e["end"]:]
         assert text == r.negative and len(r.edits) <= 3
     assert f"{len(made)} pairs" in run("audit", "n.parquet")[0]
+    if suffix == "txt": # without kinds, every round may take another one
+        run("negatives", "c.txt", "-o", "any.parquet", *how[2:4], "-g", "rules-published")
+        assert "mixed" in set(pd.read_parquet("any.parquet").kind)
     again = run("negatives", f"c.{suffix}", "-o", "n.csv", *how)
     assert list(pd.read_csv("n.csv").negative) == list(made.negative) and again
 

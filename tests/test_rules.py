@@ -145,6 +145,17 @@ def test_each_category_once():
     assert sorted(n.kind for n in negatives) == sorted(CATEGORIES)
     assert counts == Counter({(c, "made"): 1 for c in CATEGORIES})
 
+def test_several_rounds_draw_their_category_anew():
+    text = "a man in a red shirt is giving a quick review on a vehicle in front of a large house"
+    one, five = (make_negatives(captions_of([text]*200), PUBLISHED, rounds=r)[0] for r in (1, 5))
+    assert {n.kind for n in one} <= {*CATEGORIES} and all(len(n.edits) == 1 for n in one)
+    assert sum(n.kind == "mixed" for n in five) > 190 and sum(len(n.edits) == 5 for n in five) > 150
+    for mode in ("each_category", "every"): # typed test sets stay in their kind on purpose
+        typed, _ = make_negatives(captions_of([text]*20), PUBLISHED, rounds=5, mode=mode)
+        assert typed and {n.kind for n in typed} <= {*CATEGORIES} and max(len(n.edits) for n in typed) > 1
+    aaro, _ = make_negatives(captions_of([text]*20), PUBLISHED, rounds=5, kinds=("relation",))
+    assert {n.kind for n in aaro} == {"relation"}
+
 def test_texts_are_distinct():
     negatives, counts = make_negatives([CAVE], PUBLISHED, per_caption=40)
     assert len({n.text for n in negatives} | {FIGURE3}) == 41

@@ -150,7 +150,8 @@ def negatives(
         = Path("negatives.parquet"),
     kinds: Annotated[str | None, typer.Option(help="Kinds, separated by commas; default: all.")] = None,
     per_caption: Annotated[int, typer.Option(min=1, help="Negatives per caption and kind.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Largest number of edits per negative.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Largest number of edits per negative of rules, each "
+                                                "in a category drawn anew unless --kinds is given.")] = 1,
     generator: Generator = "natural", pool: Pool = None,
     split: Split = None, limit: Limit = None, column: Column = None, seed: Seed = 0,
 ):
@@ -166,15 +167,16 @@ def negatives(
     found = _open(captions, split=split, limit=limit, columns=_columns(column), texts_only=True)
     _advise(generator)
     maker = own_generator(found.captions, generator, _names(kinds) or None, pool=read_pool(pool or ()))
+    mode = "any" if rounds > 1 and generator != "natural" and not kinds else "every"
     kinds = _names(kinds) or maker.kinds
     frame, counts = negatives_frame(found, maker, lambda some: tqdm(some, "negatives", disable=None), seed=seed,
-                                    kinds=kinds, per_caption=per_caption, rounds=rounds, mode="every")
+                                    kinds=kinds, per_caption=per_caption, rounds=rounds, mode=mode)
     if not len(frame):
         raise VidnegError(f"none of the {len(found.captions)} captions has a word of kind {', '.join(kinds)} that "
                          "could "
                           "be replaced: try other kinds or another --generator")
     write_frame(frame, out)
-    _counts(counts, kinds)
+    _counts(counts, () if mode == "any" else kinds)
     typer.echo(f"{len(frame)} negatives of {frame.caption_id.nunique()} captions: {out}")
 
 # %% ../nbs/cli.ipynb #f5e55ed6

@@ -220,7 +220,7 @@ def item_matrix(scores: pd.DataFrame, metric: str = "acc", form: str = "balanced
     Args:
         scores: columns SCORE_COLUMNS, any number of runs
         metric: name in METRICS
-        form: "balanced" or "published"
+        form: balanced, rules, lm or mixed
         runs: names of R runs; default: all
 
     Returns:
@@ -287,7 +287,7 @@ def accuracy_difference(
         a: name of a run
         b: name of the run that is subtracted
         metric: name in METRICS
-        form: "balanced" or "published"
+        form: balanced, rules, lm or mixed
         kinds: categories of the average
         **kwargs: `n`, `seed`, `level` of `bootstrap`
 
@@ -301,13 +301,7 @@ def accuracy_difference(
                          for k, e in _per_kind(estimate, kinds, set(kind))])
 
 # %% ../../nbs/evaluate/accuracy.ipynb #b89e4001
-def toy_scores(
-    skills: dict,
-    clips: int = 200,
-    forms=("balanced", "published"),
-    kinds=KINDS,
-    seed: int = 0,
-) -> pd.DataFrame:
+def toy_scores(skills: dict, clips: int = 200, forms=("balanced", "rules"), kinds=KINDS, seed: int = 0) -> pd.DataFrame:
     """Make scores of imaginary runs on imaginary items, for examples and tests.
 
     Args:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +16,14 @@ import pandas as pd
 from ..core.errors import VidnegError
 from ..core.parallel import parallel_map
 from ..core.records import Caption, Negative, read_records
+from ..data.video import FrameCache, sample_indices
 from .accuracy import ITEM_COLUMNS, acc, score_pairs
 from .retrieval import retrieval_ranks
 from ..models.scorer import Scorer
 
 # %% auto #0
 __all__ = ['items_table', 'aaro_items', 'text_pairs', 'first_captions', 'score_model', 'score_models',
-           'validation_accuracy']
+           'validation_accuracy', 'validate_on']
 
 # %% ../../nbs/evaluate/score.ipynb #ce959f4b
 def items_table(negatives: Iterable[Negative], captions: Iterable[Caption], form: str) -> pd.DataFrame:
@@ -31,7 +32,7 @@ def items_table(negatives: Iterable[Negative], captions: Iterable[Caption], form
     Args:
         negatives: negatives of a test set; those of other captions are ignored
         captions: captions of the test set
-        form: form of the test set, "balanced" or "published"
+        form: form of the test set: balanced, rules, lm or mixed
 
     Returns:
         columns ITEM_COLUMNS, one row per negative
@@ -46,25 +47,17 @@ def items_table(negatives: Iterable[Negative], captions: Iterable[Caption], form
     return pd.DataFrame(rows, columns=ITEM_COLUMNS)
 
 # %% ../../nbs/evaluate/score.ipynb #b2a00002
-def aaro_items(
-    folder: str | Path,
-    split: str,
-    captions: Sequence[Caption],
-    forms: Sequence[str] = ("balanced", "published"),
-) -> pd.DataFrame:
+def aaro_items(files: Mapping[str, str | Path], captions: Sequence[Caption]) -> pd.DataFrame:
     """Read the items of AARO in all forms.
 
     Args:
-        folder: folder with aaro-SPLIT-FORM.parquet, tables of negatives
-        split: "train", "val" or "test"
+        files: form of the test set → table of its negatives
         captions: captions of the split; negatives of others are ignored
-        forms: forms to read
 
     Returns:
         columns ITEM_COLUMNS, one row per negative
     """
-    some = [items_table(read_records(Path(folder)/f"aaro-{split}-{form}.parquet", Negative), captions, form)
-            for form in forms]
+    some = [items_table(read_records(path, Negative), captions, form) for form, path in files.items()]
     return pd.concat(some, ignore_index=True)
 
 
@@ -175,3 +168,27 @@ def validation_accuracy(
     made = scorer(model)
     scores = score_pairs(made, made.encode_video(videos), clip_ids, items, "val")
     return {"val_acc": float(pd.Series(acc(scores)).groupby(scores.kind.to_numpy()).mean().mean())}
+
+def validate_on(
+    items: pd.DataFrame,
+    features: np.ndarray,
+    cache: FrameCache,
+    n_frames: int,
+    scorer: Callable[..., Scorer],
+) -> Callable | None:
+    """Make the validation of a training from cached features.
+
+    Args:
+        items: items of a test set, columns ITEM_COLUMNS
+        features: features of all clips (N, T, P, d); may be a memory map
+        cache: frame cache with the rows of the clips
+        n_frames: frames per clip that the model sees
+        scorer: function from a model to its scorer
+
+    Returns:
+        function of the model that returns `val_acc`; None if there are no items
+    """
+    if not len(items): return None
+    clips = list(dict.fromkeys(items.clip_id))
+    videos = np.asarray(features[cache.rows(clips)][:, sample_indices(features.shape[1], n_frames)], np.float32)
+    return partial(validation_accuracy, scorer=scorer, videos=videos, clip_ids=clips, items=items)

@@ -35,11 +35,18 @@ __all__ = ['WAYS', 'EXHAUSTED', 'REFUSED', 'GENERATORS', 'Plan', 'Source', 'Requ
            'to_shard', 'shard', 'Task', 'Set', 'make_all', 'single_task']
 
 # %% ../../nbs/negatives/generate.ipynb #7ccacb12
-WAYS = ("each_category", "any", "every")
+WAYS = ("auto", "each_category", "any", "every")
 
 @dataclass(frozen=True)
 class Plan:
     """The number, kinds and seed of the negatives to make from each caption or graph.
+
+    The modes differ in the kinds that a negative may have:
+
+    - "each_category": the kinds of an item in turn, one per negative; all its rounds stay in this kind
+    - "every": `per_caption` negatives of every kind, as in typed test sets; all rounds stay in the kind
+    - "any": every round draws its kind anew, as for NAVERO's training negatives; a negative of several kinds is "mixed"
+    - "auto": "each_category" for one round, "any" for several
 
     Attributes:
         per_caption: K, largest number of negatives per caption (per caption and kind in the mode "every")
@@ -53,7 +60,7 @@ class Plan:
     per_caption: int = 1
     rounds: int = 1
     kinds: tuple[str, ...] = ()
-    mode: str = "each_category"
+    mode: str = "auto"
     seed: int = 0
     distinct: bool = True
     tries: int = 10
@@ -72,6 +79,12 @@ class Plan:
         if self.rounds > 1:
             raise VidnegError(f"{name} makes one change per negative, not {self.rounds} rounds of edits: leave rounds "
                               "at 1, or take rules-balanced, rules-published, lm or mixed")
+
+    @property
+    def way(self) -> str:
+        "Return the mode that is in effect: \"auto\" depends on the number of rounds."
+        if self.mode != "auto": return self.mode
+        return "any" if self.rounds > 1 else "each_category"
 
     def wanted(
         self,
@@ -92,8 +105,8 @@ class Plan:
             (kinds to choose from, number of the negative), one pair per negative
         """
         numbers = range(self.per_caption)
-        if self.mode == "any": return [(kinds, j) for j in numbers]
-        if self.mode == "every": return [((kind,), j) for kind in kinds for j in numbers]
+        if self.way == "any": return [(kinds, j) for j in numbers]
+        if self.way == "every": return [((kind,), j) for kind in kinds for j in numbers]
         order = stable_rng(self.seed, name, item_id, "order").permutation(len(offered))
         return [((offered[order[j % len(order)]],), j) for j in numbers if offered]
 
@@ -296,7 +309,7 @@ def fill(sources: list[Source], job: Job) -> tuple[list[Made], Counter]:
     """
     generator, kinds, counts = job.generator, job.kinds, Counter()
     wanted, made = [], [[] for _ in sources]
-    by_turns = job.plan.mode == "each_category"
+    by_turns = job.plan.way == "each_category"
     offers = generator.offers(sources, kinds) if by_turns else [dict.fromkeys(kinds, "")]*len(sources)
     for s, offer in zip(sources, offers):
         counts.update((k, why) for k, why in offer.items() if why)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +14,7 @@ import pandas as pd
 from ..core.records import Caption, Negative, write_records
 
 # %% auto #0
-__all__ = ['set_file', 'captions_file', 'write_set', 'outcome_rows']
+__all__ = ['set_file', 'captions_file', 'write_set', 'first_negatives', 'per_caption', 'outcome_rows']
 
 # %% ../../nbs/negatives/sets.ipynb #cad67dae
 def set_file(folder: str | Path, part: str, name: str) -> Path:
@@ -51,6 +51,35 @@ def write_set(path: Path, negatives: list[Negative], captions: list[Caption] | N
     """
     write_records(path, negatives, Negative)
     if captions is not None: write_records(captions_file(path), captions, Caption)
+
+# %% ../../nbs/negatives/sets.ipynb #b6a00008
+def first_negatives(negatives: Iterable[Negative], k: int) -> list[Negative]:
+    """Keep the first negatives of every caption.
+
+    Args:
+        negatives: negatives of a set
+        k: largest number per caption, at least 1
+
+    Returns:
+        in the same order
+    """
+    count, kept = Counter(), []
+    for n in negatives:
+        count[n.caption_id] += 1
+        if count[n.caption_id] <= k: kept.append(n)
+    return kept
+
+def per_caption(negatives: Iterable[Negative]) -> float:
+    """Count the distinct negatives of a caption.
+
+    Args:
+        negatives: negatives of a set
+
+    Returns:
+        mean over the captions with a negative; 0 without any
+    """
+    texts = {(n.caption_id, n.text) for n in negatives}
+    return len(texts)/max(1, len({caption for caption, _ in texts}))
 
 # %% ../../nbs/negatives/sets.ipynb #b6a00005
 def outcome_rows(counts: Mapping[tuple[str, str], Counter]) -> pd.DataFrame:

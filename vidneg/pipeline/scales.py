@@ -155,10 +155,7 @@ OWN = {
     "negatives": {"lexicon": "navero", "oracle": "none"},
     "backbone": {"vocab_size": 8000},
     "pretrain": {"picture_epochs": 0},
-    "ablation": {"oracle": "none", "generators": {
-        "mixed_5r": {"lexicon": "navero", "lm": True, "rounds": 5}, "rule_5r": {"lexicon": "navero", "rounds": 5},
-        "lm_5r": {"lm": True, "rounds": 5}, "mixed_1r": {"lexicon": "navero", "lm": True, "rounds": 1},
-        "mixed_5r_old": {"lexicon": "navero-old", "lm": True, "rounds": 5}}},
+    "ablation": {"oracle": "none"},
     "generators": {"lexicon": "navero", "vocabulary": "", "scheme": "activitynet", "grammar": "template",
                    "oracle": "none"},
     "audit": {"oracle": "none"},

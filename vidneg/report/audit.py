@@ -19,21 +19,17 @@ from .tables import markdown_table
 __all__ = ['sets_table', 'share_to_keep', 'audit_row', 'audits_markdown', 'rates_markdown', 'write_audit']
 
 # %% ../../nbs/report/audit.ipynb #a0d10006
-def sets_table(generated: str | Path, negatives: str | Path, ablation: str | Path) -> pd.DataFrame:
-    """Join tables of rates or outcomes; the set of an ablation run is called \"ablation-\" and the run's name.
+def sets_table(generated: str | Path, negatives: str | Path) -> pd.DataFrame:
+    """Join tables of rates or outcomes.
 
     Args:
         generated: Parquet file with the columns part and set
-        negatives: the same table for the negatives of `finetune`, without part and set
-        ablation: the same table with a column run; the file may be missing
+        negatives: the same table for the balanced training negatives, without part and set
 
     Returns:
         part, set, and the other columns of the tables
     """
-    parts = [pd.read_parquet(generated), pd.read_parquet(negatives).assign(part="train", set="finetune")]
-    if Path(ablation).exists():
-        runs = pd.read_parquet(ablation)
-        parts.append(runs.assign(part="train", set="ablation-" + runs.run).drop(columns="run"))
+    parts = [pd.read_parquet(generated), pd.read_parquet(negatives).assign(part="train", set="balanced")]
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/report/audit.ipynb #a0d10009

@@ -34,7 +34,7 @@ STYLE = {
     "ytick.major.size": 3, "legend.frameon": False, "lines.linewidth": 1.8, "figure.facecolor": "white",
     "svg.hashsalt": "vidneg", "svg.fonttype": "path"}
 RUN_COLORS = {"blind": "#000000", "pretrain": "#CC79A7", "vanilla": "#999999", "negvidl": "#56B4E9",
-               "navero": "#0072B2"}
+               "navero": "#0072B2", "vanilla-weighted": "#CCCCCC", "navero-balanced": "#D55E00"}
 OTHER_COLORS = "#E69F00", "#882255", "#44AA99", "#DDCC77", "#AA4499", "#117733"
 TRUE_COLOR, FALSE_COLOR = "#00795A", "#C04A00" # caption and negative, dark enough for text
 
@@ -115,7 +115,7 @@ def accuracy_figure(table: pd.DataFrame, form: str = "balanced", metric: str = "
 
     Args:
         table: accuracies, as returned by `accuracy_table`
-        form: form of the negatives: balanced or published
+        form: form of the negatives: balanced, rules, lm or mixed
         metric: name in METRICS
 
     Returns:
@@ -169,7 +169,7 @@ def _band(ax, own, x, at, color, label=None):
 # %% ../../nbs/report/figures.ipynb #7e21767c
 @styled
 def shortcut_figure(differences: pd.DataFrame) -> Figure:
-    """Draw the difference NAVERO − Vanilla against the world's shortcut dial, with 95 % intervals.
+    """Draw the difference of our NAVERO and a Vanilla with its weights against the world's shortcut dial, with 95 % intervals.
 
     Args:
         differences: rows of `accuracy_difference`, with a column shortcut: the setting of the dial, 0–1
@@ -181,9 +181,9 @@ def shortcut_figure(differences: pd.DataFrame) -> Figure:
     def draw(ax, own, at):
         "Draw one panel."
         ax.axhline(0, color="#777777", lw=.9, ls=(0, (4, 3)))
-        _band(ax, own, "shortcut", at, RUN_COLORS["navero"])
+        _band(ax, own, "shortcut", at, RUN_COLORS["navero-balanced"])
     return _panels(differences, "shortcut", draw, "data.shortcut: how well scene and objects alone identify a clip",
-                   "NAVERO − Vanilla\n(points of acc)")[0]
+                   "NAVERO, balanced − Vanilla\n(points of acc)")[0]
 
 # %% ../../nbs/report/figures.ipynb #ad185089
 @styled
@@ -290,7 +290,7 @@ def choose_cases(
         scores: scores of the runs, columns SCORE_COLUMNS
         wrong: name of the run that has to be wrong
         right: name of the run that has to be right
-        form: form of the negatives: balanced or published
+        form: form of the negatives: balanced, rules, lm or mixed
         kinds: categories, in the order of the figure
 
     Returns:

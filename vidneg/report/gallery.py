@@ -101,12 +101,14 @@ SECTIONS = {
     "Audits of the negatives": ["audit/*.md"]} # heading → files in the folder of reports
 FIGURES = {
     "figures/accuracy-balanced.svg": "Accuracy on balanced negatives, per category",
-    "figures/accuracy-published.svg": "Accuracy on published negatives, per category",
+    "figures/accuracy-rules.svg": "Accuracy on negatives by rules as published, per category",
+    "figures/accuracy-lm.svg": "Accuracy on negatives by a language model, per category",
+    "figures/accuracy-mixed.svg": "Accuracy on mixed negatives, per category",
     "ablation/giveaway.svg": "Accuracy after training, by how far the text alone reveals the training negatives",
-    "figures/negatives.svg": "Accuracy by the number of negatives per clip",
+    "ablation/distinct.svg": "Accuracy by the number of different negatives per caption",
     "figures/shortcut.svg": "Accuracy by how far scene and objects alone distinguish the training clips",
     "figures/training.svg": "Training",
-    "figures/cases.svg": "Items that NAVERO gets right and Vanilla wrong"} # file → title, in the order of the page
+    "figures/cases.svg": "Items that our NAVERO gets right and a Vanilla with its weights wrong"} # file → title, in the order of the page
 
 def _title(text, path):
     "Return the title of a report, and its other lines."
@@ -357,7 +359,8 @@ def verdict(numbers: pd.DataFrame, claims: pd.DataFrame, run: str) -> list[str]:
         sentences
     """
     said, own = [], _accuracy(numbers, run)
-    others = [(run_label(r), _accuracy(numbers, r)) for r in ("vanilla", "blind") if r != run]
+    others = [(run_label(r), _accuracy(numbers, r)) for r in ("vanilla", "vanilla-weighted", "blind")
+              if r != run]
     if own:
         text = f"{run_label(run)} prefers the caption to the negative in {fmt(own)} % of the balanced items"
         said.append("; ".join([text, *(f"{name}: {fmt(e)} %" for name, e in others if e)])

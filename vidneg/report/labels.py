@@ -12,7 +12,7 @@ __all__ = ['RUN_LABELS', 'KIND_LABELS', 'METRIC_LABELS', 'run_label', 'run_order
 
 # %% ../../nbs/report/labels.ipynb #22478d8b
 RUN_LABELS = {"blind": "Blind (text only)", "pretrain": "Pre-trained", "vanilla": "Vanilla", "negvidl": "NegVidL",
-              "navero": "NAVERO", "navero_k1": "NAVERO, 1 negative"}
+              "navero": "NAVERO", "vanilla-weighted": "Vanilla, our weights", "navero-balanced": "NAVERO, balanced"}
 KIND_LABELS = {**{kind: kind.capitalize() for kind in KINDS}, "average": "Avg"}
 METRIC_LABELS = {"acc": "acc", "acc_hat": "acc-hat", "acc_vtc": "acc, contrastive"}
 

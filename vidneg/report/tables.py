@@ -16,13 +16,13 @@ from ..core.errors import VidnegError
 from ..core.files import atomic_path
 from ..evaluate.accuracy import accuracy_difference, accuracy_table
 from ..evaluate.retrieval import RETRIEVAL_METRICS, retrieval_difference, retrieval_table
-from ..evaluate.stats import estimate_of, fmt
+from ..evaluate.stats import Estimate, estimate_of, fmt
 from .labels import KIND_LABELS, METRIC_LABELS, run_label, run_order
 
 # %% auto #0
-__all__ = ['COLUMNS', 'DIFFERENCE', 'ABLATIONS', 'FORM_NOTES', 'FOOT', 'paper_table', 'paper_notes', 'table2',
-           'markdown_table', 'table2_compact', 'table2_intervals', 'ablation_table', 'table6', 'table6_markdown',
-           'write_table2', 'write_ablation', 'write_table6']
+__all__ = ['COLUMNS', 'DIFFERENCES', 'DIFFERENCE', 'ABLATIONS', 'FORM_NOTES', 'FOOT', 'paper_table', 'paper_notes',
+           'table2', 'markdown_table', 'table2_compact', 'table2_intervals', 'ablation_table', 'table6',
+           'table6_markdown', 'write_table2', 'write_ablation', 'write_training_negatives', 'write_table6']
 
 # %% ../../nbs/report/tables.ipynb #e757bcd7
 _PAPERS = resources.files("vidneg.report")/"paper"
@@ -64,7 +64,9 @@ def paper_notes(paper: str = "navero") -> list:
 # %% ../../nbs/report/tables.ipynb #5e383e31
 COLUMNS = ["source", "data", "model", "form", "metric", "category", "value", "low", "high", "n", "clips"]
 
-DIFFERENCE = "NAVERO − Vanilla"
+DIFFERENCES = {"NAVERO − Vanilla": ("navero", "vanilla"), # all else equal: the weights of the shared losses
+               "NAVERO, balanced − Vanilla, our weights": ("navero-balanced", "vanilla-weighted")}
+DIFFERENCE = next(iter(DIFFERENCES)) # as in the paper
 
 def _in_order(table, form):
     "Sort the rows of a score or rank table by run, in the order of the tables, then by form or direction."
@@ -101,9 +103,9 @@ def table2(scores: pd.DataFrame, data: str = "AARO-World", **kwargs) -> pd.DataF
     own = accuracy_table(scores, **kwargs).rename(columns={"run": "model"})
     parts = [own]
     for (form, metric), part in own.groupby(["form", "metric"], sort=False):
-        if {"navero", "vanilla"} <= set(part.model):
-            difference = accuracy_difference(scores, "navero", "vanilla", metric, form, **kwargs)
-            parts.append(difference.assign(model=DIFFERENCE))
+        for label, pair in DIFFERENCES.items():
+            if not {*pair} <= set(part.model): continue
+            parts.append(accuracy_difference(scores, *pair, metric, form, **kwargs).assign(model=label))
     ours = _percent(pd.concat(parts, ignore_index=True)).rename(columns={"kind": "category"})
     return _tidy(ours.assign(source="ours", data=data), _paper_rows(paper_table(2), _PRINTED))
 
@@ -136,7 +138,7 @@ def table2_compact(numbers: pd.DataFrame, form: str = "balanced", paper: bool = 
 
     Args:
         numbers: numbers, as returned by `table2` or `ablation_table`
-        form: form of the negatives: balanced, published or mixed
+        form: form of the negatives: balanced, rules, lm or mixed
         paper: True: add the paper's rows
 
     Returns:
@@ -157,7 +159,7 @@ def table2_intervals(numbers: pd.DataFrame, form: str = "balanced") -> str:
 
     Args:
         numbers: numbers, as returned by `table2` or `ablation_table`
-        form: form of the negatives: balanced, published or mixed
+        form: form of the negatives: balanced, rules, lm or mixed
 
     Returns:
         Markdown
@@ -171,7 +173,7 @@ def table2_intervals(numbers: pd.DataFrame, form: str = "balanced") -> str:
 
 # %% ../../nbs/report/tables.ipynb #b7d00002
 ABLATIONS = { # number of the table → name of the run in the score files → label; in the order of the paper's rows
-    3: {"mixed_5r": "Mixed, 5 rounds", "rule_5r": "Rule-based, 5 rounds", "lm_5r": "LM-based, 5 rounds",
+    3: {"navero": "Mixed, 5 rounds", "rule_5r": "Rule-based, 5 rounds", "lm_5r": "LM-based, 5 rounds",
         "mixed_1r": "Mixed, 1 round", "mixed_5r_old": "Mixed, 5 rounds, fewer actions"},
     4: {"navero": "NAVERO: neg-VTM", "navero_negvtc": "neg-VTC and neg-VTM", "negvidl": "NegVidL: neg-VTC",
         "vanilla": "Vanilla: none"}}
@@ -216,8 +218,8 @@ def table6(ranks: pd.DataFrame, data: str = "World", **kwargs) -> pd.DataFrame:
     """
     ranks = _in_order(ranks, "direction")
     parts = [retrieval_table(ranks, **kwargs).rename(columns={"run": "model"})]
-    if {"navero", "vanilla"} <= set(ranks.run):
-        parts.append(retrieval_difference(ranks, "navero", "vanilla", **kwargs).assign(model=DIFFERENCE))
+    parts += [retrieval_difference(ranks, *pair, **kwargs).assign(model=label)
+              for label, pair in DIFFERENCES.items() if {*pair} <= set(ranks.run)]
     ours = pd.concat(parts, ignore_index=True)
     ours = _percent(ours, ours.metric.map(lambda m: 1 if m in ("MedR", "MnR") else 100))
     ours = ours.rename(columns={"direction": "form"}).assign(source="ours", data=data)
@@ -240,7 +242,7 @@ def table6_markdown(numbers: pd.DataFrame, direction: str = "t2v", intervals: bo
     part, rows = numbers[(numbers.form == direction) & (paper | (numbers.source == "ours"))], []
     for (source, data), block in part.groupby(["source", "data"], sort=False):
         for model, own in block.groupby("model", sort=False):
-            cells = {r.metric: fmt(estimate_of(r), 1, interval=intervals, sign=model == DIFFERENCE)
+            cells = {r.metric: fmt(estimate_of(r), 1, interval=intervals, sign=_is_difference(model))
                      if source == "ours" else _cell(r.value) for r in own.itertuples()}
             rows.append([_place(source, data), run_label(model), *[cells.get(m, "–") for m in RETRIEVAL_METRICS],
                          _size(own)])
@@ -249,13 +251,15 @@ def table6_markdown(numbers: pd.DataFrame, direction: str = "t2v", intervals: bo
 # %% ../../nbs/report/tables.ipynb #96cf86a3
 FORM_NOTES = {
     "balanced": "Replacements are drawn so that the negative cannot be recognized from the text alone.",
-    "published": "Replacements are drawn uniformly from the word list, as in the paper.",
-    "mixed": "Several edits per negative, by rules and by a language model, like the training negatives of Table 3."}
+    "rules": "Replacements are drawn uniformly from the word lists, as published, with words of the data's language.",
+    "lm": "A word is masked, and a language model replaces it.",
+    "mixed": "One edit, by rules as published or by a language model, with equal chance."}
 _CELLS = (
     "An item is a caption and a negative of it. acc is the share of items in which the video–text matching (VTM) "
     "head gives the caption a higher probability than the negative; a tie is wrong. acc-hat gives half a point if "
     "the caption is above ½, and half a point if the negative is below ½. In the tables without intervals, a cell is "
     "acc/acc-hat.")
+_UNWEIGHTED = "The losses are added unweighted, as in the paper.\n"
 FOOT = (
     "Numbers are percent. Intervals are 95 %, by bootstrap over clips, paired for differences. A difference \"A − "
     "B\" is positive where A has the higher value. *Blind* reads the text only. Rows marked *(paper)* are the NAVERO "
@@ -305,9 +309,35 @@ def write_ablation(number: int, scores: pd.DataFrame, folder: str | Path, **kwar
     """
     numbers = ablation_table(number, scores, **kwargs)
     page = [f"# Training {'negatives' if number == 3 else 'losses'} (Table {number})\n\n{_CELLS}\n",
-            *_by_form(numbers, numbers.form), FOOT]
+            *([_UNWEIGHTED] if number == 4 else []), *_by_form(numbers, numbers.form), FOOT]
     if numbers.form.isna().all(): page[1:1] = ["None of these runs has scores yet.\n", table2_compact(numbers)]
     return _write(folder, f"table{number}", numbers, "\n".join(page))
+
+def write_training_negatives(rates: pd.DataFrame, blind: pd.DataFrame, folder: str | Path) -> Path:
+    """Write what the runs of the ablation were trained with.
+
+    Args:
+        rates: coverage and errors by kind, with the columns run and distinct
+        blind: accuracy of the best blind ranker: run, scorer, accuracy, low, high
+        folder: folder for negatives.md
+
+    Returns:
+        the Markdown file
+    """
+    labels, of = ABLATIONS[3], {r.run: r for r in blind.itertuples()}
+    rows = []
+    for r in rates[rates.kind == "all"].itertuples():
+        wrong, own = "–" if pd.isna(r.wrong) else fmt(Estimate(r.wrong, r.low, r.high, 0, 0)), of.get(r.run)
+        best = [own.scorer, fmt(Estimate(own.accuracy, own.low, own.high, 0, 0))] if own else ["–", "–"]
+        rows.append([labels.get(r.run, run_label(r.run)), best[0], f"{r.distinct:.2f}", f"{100*r.covered:.1f}", wrong,
+                     best[1]])
+    header = ["Training negatives", "Best blind ranker", "Different ones per caption", "Captions covered (%)",
+              "False negatives (%)", "Blind accuracy (%)"]
+    text = ("Every run sees one negative per clip and step. Where a caption has several, one is drawn anew in every "
+            "epoch.\n")
+    with atomic_path(Path(folder)/"negatives.md") as part:
+        part.write_text(f"# Training negatives\n\n{text}\n{markdown_table(header, rows)}", encoding="utf-8")
+    return Path(folder)/"negatives.md"
 
 def write_table6(ranks: pd.DataFrame, folder: str | Path, **kwargs) -> Path:
     """Write Table 6 in both directions.

@@ -96,7 +96,7 @@ class Evidence:
             coefficients: run → coefficient: {"navero": 1, "vanilla": −1} is a difference
             kinds: category → coefficient; default: the average of all categories
             metric: name in METRICS
-            form: balanced or published
+            form: form of the test set: balanced, rules, lm or mixed
             of: table to read: scores, pairs or events
 
         Returns:
