@@ -71,7 +71,8 @@ def _retrieval(name, own):
     from vidneg.train.course import fresh_start
     losses = (own.get("models") or {}).get(name) or ()
     fields = fresh_start(name, losses, own["clip_sizes"], own.get("fused_sizes") or {}, own.get("entities", 0))
-    if (own.get("towers") or {}).get(name): # published encoders fix the sizes, which are those of the size paper
+    towers = own.get("towers") or {}
+    if towers.get(name) or "clip" in towers: # published encoders fix the sizes, which are those of the size paper
         return MODELS[name].config("paper", **({"entities": fields["entities"]} if "entities" in fields else {}))
     return MODELS[fields.pop("name")].config(own["size"], max_tokens=own["max_tokens"], **fields)
 
