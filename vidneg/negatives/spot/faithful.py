@@ -26,7 +26,8 @@ _ARTICLES = frozenset("a an the".split())
 def _lemmas(word):
     return frozenset({word, *(base.lower() for bases in all_lemmas(word).values() for base in bases)})
 
-def _read(text): return [_lemmas(w) for w in re.findall(r"[\w&'-]+|,", text.lower())]
+@lru_cache(maxsize=100_000) # a vocabulary is searched in every sentence
+def _read(text): return tuple(_lemmas(w) for w in re.findall(r"[\w&'-]+|,", text.lower()))
 
 def _ends(words, phrase):
     "Return the positions at which a phrase ends in a text, in any inflected form."
