@@ -218,7 +218,7 @@ def shown(value) -> str:
     if value is None or value == "": return "–"
     if isinstance(value, bool): return "yes" if value else "no"
     if isinstance(value, (list, tuple)): return " + ".join(map(shown, value)) or "–"
-    if isinstance(value, Mapping): return ", ".join(f"{k}: {shown(v)}" for k, v in value.items())
+    if isinstance(value, Mapping): return ", ".join(f"{k}: {shown(v)}" for k, v in value.items()) or "–"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 # %% ../../nbs/pipeline/recipes.ipynb #4e0a0017
