@@ -2,12 +2,11 @@
 
 `python bench/order_counts.py FOLDER` reads the captions that `bench/slot_counts.py` reads, whose licenses allow it,
 with the parser "english" (`vidneg models get english`). The same input gives the same file.
+`--check` compares, as there.
 """
-import argparse
 import re
-from pathlib import Path
 
-from slot_counts import captions
+from slot_counts import captions, keep, options
 
 from vidneg.negatives.order import COUNTS, OrderCounts, save_counts
 from vidneg.text.parse import load_parser
@@ -15,11 +14,7 @@ from vidneg.text.parse import load_parser
 TWO_EVENTS = re.compile(r"\b(?:then|before|after|followed by|and \w+(?:s|ing|ed))\b") # other captions count for nothing
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("folder", type=Path, help="folder of the three sources")
-    arguments.add_argument("--parser", default="english")
-    arguments = arguments.parse_args()
+    arguments = options(__doc__)
     texts = [t for t in dict.fromkeys(captions(arguments.folder)) if TWO_EVENTS.search(t)]
     counts = OrderCounts().add(load_parser(arguments.parser).pipe(texts))
-    path = save_counts(COUNTS, counts)
-    print(f"{path}: {len(texts)} captions, {path.stat().st_size:,} bytes")
+    keep(COUNTS, lambda path: save_counts(path, counts), arguments.check)

@@ -2,10 +2,14 @@
 
 `python bench/slot_counts.py FOLDER` reads FOLDER/sugar_crepe/*.json (COCO captions, CC BY 4.0), FOLDER/vitatecs/*.jsonl
 (captions of MSR-VTT and VATEX, CC BY 4.0) and FOLDER/didemo/{val,test}_data.json (BSD-2): the true captions alone. The
-parser is "english" (`vidneg models get english`). The same input gives the same file.
+parser is "english" (`vidneg models get english`). The same input gives the same file. With `--check` nothing is written;
+the script says if the file in the package is current: it has to be made again after each change of classes of words
+(contrasts.txt), of slots, or of how captions are parsed.
 """
 import argparse
 import json
+import sys
+import tempfile
 from pathlib import Path
 
 from vidneg.text.lexicon import LISTS
@@ -24,12 +28,27 @@ def captions(folder):
         yield from (r["description"] for r in rows)
 
 
+def options(about):
+    "Read the command line."
+    parser = argparse.ArgumentParser(description=about.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="folder of the three sources")
+    parser.add_argument("--parser", default="english")
+    parser.add_argument("--check", action="store_true", help="compare with the file in the package, and write nothing")
+    return parser.parse_args()
+
+
+def keep(path, save, check):
+    "Write a file, or compare it with the present one; the exit status is 1 if they differ."
+    if not check: return print(f"{save(path)}: {path.stat().st_size:,} bytes")
+    with tempfile.TemporaryDirectory() as folder:
+        new = save(Path(folder)/path.name).read_text(encoding="utf-8").split("\n")
+    old = path.read_text(encoding="utf-8").split("\n")
+    lines = len({*new} ^ {*old})
+    if new != old: sys.exit(f"{path} is not current, {lines} lines differ: run the script without --check")
+    print(f"{path} is current")
+
+
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("folder", type=Path, help="folder of the three sources")
-    arguments.add_argument("--parser", default="english")
-    arguments = arguments.parse_args()
-    texts = dict.fromkeys(captions(arguments.folder))
-    index = SlotIndex().add(load_parser(arguments.parser).pipe(texts))
-    path = save_index(LISTS.parent/"slot_counts.txt", index)
-    print(f"{path}: {len(texts)} captions, {path.stat().st_size:,} bytes")
+    arguments = options(__doc__)
+    index = SlotIndex().add(load_parser(arguments.parser).pipe(dict.fromkeys(captions(arguments.folder))))
+    keep(LISTS.parent/"slot_counts.txt", lambda path: save_index(path, index), arguments.check)

@@ -151,7 +151,7 @@ def changed(before, root):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path, stages", [
-    ("vidneg/report/figures.py", {"audit", "figures", "scoreboard", "published", "events",
+    ("vidneg/report/figures.py", {"audit", "cross_text", "figures", "scoreboard", "published", "events",
                                   "world_model"}), # the last is frozen
     ("nbs/stages/events.ipynb", {"events"}), ("nbs/stages/report.ipynb", {"report"}), ("nbs/index.ipynb", {"readme"})])
 def test_a_changed_file_makes_only_dependent_stages_stale(copy, path, stages):

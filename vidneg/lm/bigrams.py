@@ -44,9 +44,10 @@ class BigramFill:
     def _tokens(text): return WORD.findall(text.lower())
 
     def _p(self, a, b):
-        "Return P(b | a)."
-        return (self.after[a][b] + self.smoothing*self.words[b]/self.total)/(self.words[a] + self.smoothing) \
-            if a in self.words else self.words[b]/self.total
+        "Return P(b | a); an unknown neighbor makes no difference between words."
+        if a not in self.words: return self.words[b]/self.total
+        if b not in self.words: return 1.0
+        return (self.after[a][b] + self.smoothing*self.words[b]/self.total)/(self.words[a] + self.smoothing)
 
     def _gap(self, text, top_k):
         "Return the predictions for one gap."
