@@ -19,7 +19,7 @@ export JUPYTER_PLATFORM_DIRS := 1
 # Only root has to be asked whether a server may run as root.
 ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help .venv lock reproduce dvc test check rules types wheel lab export clean-notebooks readme bench bench-memory bench-shards faults gpu-record archive docs
+.PHONY: help .venv lock reproduce rehearsal dvc test check rules types wheel lab export clean-notebooks readme bench bench-memory bench-shards faults gpu-record archive docs
 
 help: ## list the targets
 	@sed -nE 's/^([a-z.-]+):[^#]*## /\1\t/p' Makefile | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ lock: .venv ## requirements.lock from pyproject.toml; versions that are there st
 export SCALE DATA LIKE
 reproduce: .venv ## every table and figure; SCALE=smoke|gpu|paper in scales/SCALE, DATA=/a/folder on your own clips
 	@python -m vidneg.pipeline.scales reproduce --scale "$$SCALE" --data "$$DATA" --like "$${LIKE:-laptop}"
+
+rehearsal: .venv ## the scale paper in minutes, on files of the forms that users have: does every stage run?
+	@python tests/rehearsal/run.py
 
 dvc: .venv ## dvc.yaml, from what the stages' notebooks say and import
 	@python -m vidneg.pipeline.dvc

@@ -35,7 +35,7 @@ def sentence(key):
     return f"a {who} in a {color} t-shirt {does} a {what} {where} a table"
 
 
-NOTHING = {"worlds": {"shortcuts": [], "train": 0, "val": 0}} # the world draws nothing beside the custom clips
+NOTHING = {"worlds": {"shortcuts": [], "train": 0, "val": 0}, "skewed": {"train": 0, "test": 0}} # the world draws nothing beside the custom clips
 BROKEN = {"train-1": "cut off", "test-0": "cut off",
           "train-2": "no such file", "val-1": "is not a video|holds no video"}
 
@@ -84,6 +84,7 @@ def done(tmp_path_factory):
         stage("spot", scheme="activitynet")
         stage("qa")
         stage("dial")
+        stage("cross")
     return root, left
 
 
@@ -124,7 +125,7 @@ def test_negatives_of_all_generators(done):
 @pytest.mark.slow
 def test_stages_without_scene_graphs_are_skipped_with_empty_tables(done):
     for name, table in (("spot", "gaps"), ("spot", "accuracy"), ("spot", "ranks"), ("spot", "scores"), ("qa", "table"),
-                        ("qa", "differences"), ("qa", "answers"), ("dial", "scores"), ("dial", "ranks")):
+                        ("qa", "differences"), ("qa", "answers"), ("dial", "scores"), ("dial", "ranks"), ("cross", "scores")):
         found = pd.read_parquet(done[0]/f"data/{name}/{table}.parquet")
         assert not len(found) and len(found.columns)
     assert "graphs" in done[1]["spot"] and "graphs" in done[1]["qa"] and "shortcuts" in done[1]["dial"]
@@ -174,7 +175,7 @@ def test_every_scale_declares_what_the_notebooks_take(tmp_path, scale):
     if scale == "my-clips":
         assert not re.search(r"\bworld\b", str({s: v for s, v in params.items() if s in OWN}))
         assert params["data"]["drawings"]["stills"] == params["data"]["moments"]["train"] == 0
-        assert not params["data"]["worlds"]["shortcuts"]
+        assert not params["data"]["worlds"]["shortcuts"] and not params["data"]["skewed"]["train"]
         assert {params[s]["test_name"] for s in ("report", "scoreboard", "events", "audit", "gallery")} == {"my-clips"}
         assert all(v <= 4 for s, values in params.items() if s not in ("features", "score")
                    for k, v in values.items() if k.endswith("batch_size"))

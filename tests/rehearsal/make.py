@@ -22,6 +22,8 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPTokenizer,
+    ViTConfig,
+    ViTModel,
 )
 
 from vidneg.core.seeds import stable_rng
@@ -194,6 +196,7 @@ def checkpoints(folder: Path, texts: list[str]):
     BeitForMaskedImageModeling(BeitConfig(
         **small, image_size=SIDE, patch_size=16, vocab_size=64, use_shared_relative_position_bias=True,
         use_mask_token=True, use_absolute_position_embeddings=False)).save_pretrained(folder/"beit")
+    ViTModel(ViTConfig(**small, image_size=SIDE, patch_size=16)).save_pretrained(folder/"vit")
     vocab = train_tokenizer(texts, 600, folder/"words.json").get_vocab()
     (folder/"bert").mkdir(parents=True, exist_ok=True)
     (folder/"bert/vocab.txt").write_text("\n".join(sorted(vocab, key=vocab.get)) + "\n", encoding="utf-8")

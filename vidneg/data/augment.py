@@ -50,8 +50,8 @@ class Augment:
         for name in ("scale", "ratio"): object.__setattr__(self, name, tuple(vars(self)[name])) # a list in YAML
         (a, b), (c, d) = self.scale, self.ratio
         if not (0 < a <= b <= 1 and 0 < c <= d and 0 <= self.flip <= 1):
-            raise VidnegError(f"augment has scale {self.scale}, ratio {self.ratio} and flip {self.flip}: scale and flip "
-                              "lie in (0, 1] and [0, 1], a ratio above 0, the smaller number first")
+            raise VidnegError(f"augment has scale {self.scale}, ratio {self.ratio} and flip {self.flip}: scale lies in "
+                              "(0, 1], flip in [0, 1], a ratio above 0, the smaller number first")
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int, bool]:
         """Draw a crop. The number of draws is always the same.

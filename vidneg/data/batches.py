@@ -254,7 +254,7 @@ class Batches(OrderedBatches):
         pad_id: id of the padding token
         round_to: texts are padded to a multiple of this number of tokens
         n_frames: frames per clip, one drawn from each of n_frames equal segments; None: all F
-        augment: crops of frames (N, F, H, W, 3), drawn anew in every epoch; None: none
+        augment: crops of frames, drawn anew in every epoch; None: none
         may_flip: clips that may be mirrored (N,); None: all
     """
     def __init__(self,
@@ -326,9 +326,8 @@ class Batches(OrderedBatches):
         """
         if self.n_frames is None: x = np.ascontiguousarray(self.features[rows])
         else:
-            total = self.features.shape[1]
-            frames = np.stack([sample_indices(total, self.n_frames, "segment", stable_rng(self.seed, "frames", epoch, r))
-                               for r in rows]) # (B, T)
+            total, rngs = self.features.shape[1], (stable_rng(self.seed, "frames", epoch, r) for r in rows)
+            frames = np.stack([sample_indices(total, self.n_frames, "segment", rng) for rng in rngs]) # (B, T)
             x = np.ascontiguousarray(self.features[rows[:, None], frames])
         if not self.augment: return x
         return np.stack([self.augment(clip, stable_rng(self.seed, "crop", epoch, r), self.may_flip[r])

@@ -5,18 +5,23 @@
 # %% ../../nbs/data/moments.ipynb #f37de243
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..core.errors import VidnegError
-from ..core.records import Clip, MomentQuery
+from ..core.files import atomic_path
+from ..core.records import Clip, MomentQuery, write_records
 from ..core.seeds import stable_rng
+from .dataset import read_source
 
 # %% auto #0
-__all__ = ['CLIP_SECONDS', 'overlap', 'saliency_scores', 'cut', 'saliency_pairs', 'moment_batch']
+__all__ = ['CLIP_SECONDS', 'overlap', 'saliency_scores', 'cut', 'saliency_pairs', 'moment_batch', 'read_features',
+           'take_queries']
 
 # %% ../../nbs/data/moments.ipynb #7b0ec1c7
 CLIP_SECONDS = 2.0 # length of a clip with a saliency score
@@ -134,3 +139,53 @@ def moment_batch(
     return dict(video=video, video_mask=video_mask, text=text, text_mask=text_mask, windows=windows,
                 windows_mask=windows_mask, saliency_scores=saliency, saliency_pairs=torch.from_numpy(np.stack(pairs)),
                 negative=torch.tensor(negative), duration=torch.tensor(length))
+
+# %% ../../nbs/data/moments.ipynb #9fa0bca6
+def read_features(folders: Sequence[str | Path], name: str, length: int | None = None) -> np.ndarray:
+    """Read the features of a video's clips. Raises `VidnegError` if a file is missing or has another form.
+
+    Args:
+        folders: folders with a file NAME.npz per video, one per encoder
+        name: id of the video
+        length: number T of clips: more are cut, the last one stands for missing ones; None: as found
+
+    Returns:
+        features (T, d) float32, the encoders' unit vectors side by side
+    """
+    parts = []
+    for path in (Path(folder)/f"{name}.npz" for folder in folders):
+        if not path.is_file(): raise VidnegError(f"{path} does not exist: get the features of every video")
+        with np.load(path) as file: part = file["features"] if "features" in file else np.zeros(0)
+        if part.ndim != 2 or not part.size:
+            raise VidnegError(f"{path} should hold an array `features` (clips, width), not {part.shape}")
+        part = part.astype(np.float32)
+        parts.append(part/(np.linalg.norm(part, axis=-1, keepdims=True) + 1e-5))
+    shortest = min(map(len, parts))
+    return np.concatenate([part[np.arange(length or shortest).clip(max=shortest - 1)] for part in parts], 1)
+
+# %% ../../nbs/data/moments.ipynb #fa404ef3
+def take_queries(folder: str | Path, source: str, features: Sequence[str]) -> dict[str, int]:
+    """Write the queries of a dataset and where the features of its videos are; files of features stay where they are.
+
+    Args:
+        folder: receives clips.parquet, moments.parquet, features.json
+        source: name and folder of an official dataset with queries: "qvhighlights:data/raw"
+        features: names of the folders with features, anywhere inside the source's folder
+
+    Returns:
+        split → number of queries
+    """
+    data, root = read_source(source), Path(source.partition(":")[2])
+    found = [next((p for p in sorted(root.rglob(name)) if p.is_dir()), root/name) for name in features]
+    if absent := [str(p) for p in found if not p.is_dir()]:
+        raise VidnegError(f"{source} has no folder of features {absent[0]}: name those that it has")
+    told = {s: [q for q in some if q.windows] for s, some in data.queries.items()}
+    parts = {"train": told.get("train", []), "test": told.get("test") or told.get("val", [])}
+    for split, some in parts.items():
+        if not some: raise VidnegError(f"{source} has no queries with windows for {split}")
+    split = {q.clip_id: s for s, some in parts.items() for q in some}
+    clips = [replace(c, split=split[c.clip_id]) for c in data.clips if c.clip_id in split]
+    write_records(Path(folder)/"clips.parquet", clips)
+    write_records(Path(folder)/"moments.parquet", [q for some in parts.values() for q in some], MomentQuery)
+    with atomic_path(Path(folder)/"features.json") as part: part.write_text(json.dumps([str(p.absolute()) for p in found]))
+    return {s: len(some) for s, some in parts.items()}

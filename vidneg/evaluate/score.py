@@ -16,9 +16,10 @@ import pandas as pd
 from ..core.errors import VidnegError
 from ..core.parallel import parallel_map
 from ..core.records import Caption, Negative, read_records
-from ..data.video import FrameCache, sample_indices
+from ..data.video import FrameCache
 from .accuracy import ITEM_COLUMNS, acc, score_pairs
 from .retrieval import retrieval_ranks
+from ..models.features import shown_inputs
 from ..models.scorer import Scorer
 
 # %% auto #0
@@ -180,7 +181,7 @@ def validate_on(
 
     Args:
         items: items of a test set, columns ITEM_COLUMNS
-        features: features of all clips (N, T, P, d); may be a memory map
+        features: features of all clips (N, T, P, d), or frames; may be a memory map
         cache: frame cache with the rows of the clips
         n_frames: frames per clip that the model sees
         scorer: function from a model to its scorer
@@ -190,5 +191,5 @@ def validate_on(
     """
     if not len(items): return None
     clips = list(dict.fromkeys(items.clip_id))
-    videos = np.asarray(features[cache.rows(clips)][:, sample_indices(features.shape[1], n_frames)], np.float32)
+    videos = shown_inputs(features, cache.rows(clips), n_frames)
     return partial(validation_accuracy, scorer=scorer, videos=videos, clip_ids=clips, items=items)

@@ -198,7 +198,8 @@ class TimeSformer(nn.Module):
             features (B, T, N, d)
         """
         e, shape = self.embeddings, check_frames(frames).shape[:2]
-        x = e.patch_embeddings.projection(self.pixels(frames)).flatten(2).mT + e.position_embeddings[:, 1:] # (B·T, N, d)
+        x = e.patch_embeddings.projection(self.pixels(frames)).flatten(2).mT # (B·T, N, d)
+        x = x + e.position_embeddings[:, 1:]
         return x.unflatten(0, shape)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -249,14 +250,16 @@ def load_vit(encoder: TimeSformer, name: str) -> TimeSformer:
     for old, new in (("mlp.fc1", "intermediate.dense"), ("mlp.fc2", "output.dense")):
         out = {k.replace(old, new): w for k, w in out.items()}
     for i in range(encoder.config.num_hidden_layers):
-        layer, parts = f"layers.{i}", [f"layers.{i}.attention.{x}_proj" for x in "qkvo"]
-        if f"{parts[0]}.weight" not in weights: continue # `load_by_name` says what is missing
+        layer, part = f"layers.{i}", f"layers.{i}.attention."
+        if f"{part}q_proj.weight" not in weights: continue # `load_by_name` says what is missing
         for kind in ("weight", "bias"):
-            *qkv, o = (weights[f"{part}.{kind}"] for part in parts)
+            *qkv, o = (weights[f"{part}{x}_proj.{kind}"] for x in "qkvo")
             for where in ("attention", "temporal_attention"):
-                out |= {f"{layer}.{where}.attention.qkv.{kind}": torch.cat(qkv), f"{layer}.{where}.output.dense.{kind}": o}
+                out[f"{layer}.{where}.attention.qkv.{kind}"] = torch.cat(qkv)
+                out[f"{layer}.{where}.output.dense.{kind}"] = o
             out[f"{layer}.temporal_layernorm.{kind}"] = weights[f"{layer}.layernorm_before.{kind}"]
-            out[f"{layer}.temporal_dense.{kind}"] = torch.zeros_like(encoder.state_dict()[f"{layer}.temporal_dense.{kind}"])
+            dense = f"{layer}.temporal_dense.{kind}"
+            out[dense] = torch.zeros_like(encoder.get_parameter(dense))
     load_by_name(encoder, out, name, fresh=("time_embeddings",))
     encoder.embeddings.time_embeddings.zero_()
     return encoder

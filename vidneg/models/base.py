@@ -212,7 +212,8 @@ def bert_sizes(bert, published, fusion_layers: int | None = None) -> dict:
     """
     n, share = bert.num_hidden_layers, published.fusion_layers/(published.text_layers + published.fusion_layers)
     fusion = fusion_layers or max(1, round(n*share))
-    if fusion >= n: raise VidnegError(f"BERT has {n} layers: at least one has to read the text alone, and {fusion} fuse")
+    if fusion >= n:
+        raise VidnegError(f"BERT has {n} layers: at least one has to read the text alone, and {fusion} fuse")
     return dict(width=bert.hidden_size, heads=bert.num_attention_heads, vocab_size=bert.vocab_size,
                 mlp_ratio=bert.intermediate_size/bert.hidden_size, text_layers=n - fusion, fusion_layers=fusion,
                 dropout=bert.hidden_dropout_prob, max_tokens=min(published.max_tokens, bert.max_position_embeddings))
@@ -226,7 +227,8 @@ def same_width(vision, text) -> None:
     """
     for field in ("hidden_size", "num_attention_heads", "intermediate_size"):
         a, b = vision.to_dict()[field], text.to_dict()[field]
-        if a != b: raise VidnegError(f"vision and text encoder have {field} {a} and {b}, which must be equal to fuse them")
+        if a != b:
+            raise VidnegError(f"vision and text encoder have {field} {a} and {b}, which must be equal to fuse them")
 
 # %% ../../nbs/models/base.ipynb #d49e7d74
 def from_pretrained_parts(

@@ -110,7 +110,7 @@ def clip_inputs(path: str | Path, frames: np.ndarray) -> np.ndarray:
     """
     features = np.load(path, mmap_mode="r")
     if len(features) not in (0, len(frames)):
-        raise VidnegError(f"{path} has features of {len(features)} clips, and there are {len(frames)}: compute them anew")
+        raise VidnegError(f"{path} has features of {len(features)} clips, not of {len(frames)}: compute them anew")
     return features if len(features) else frames
 
 def shown_inputs(inputs: np.ndarray, rows: np.ndarray, n_frames: int) -> np.ndarray:

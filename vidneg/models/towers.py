@@ -139,7 +139,7 @@ def largest_difference(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> f
 
 @torch.no_grad()
 def from_towers(name: str, towers: Mapping[str, str], seed: int = 0, **changes) -> Started:
-    """Build a model whose towers have published weights. Raises `VidnegError` if one lacks weights or computes otherwise.
+    """Build a model whose towers have published weights. Raises `VidnegError` if they lack some or compute otherwise.
 
     Args:
         name: name in MODELS
@@ -156,8 +156,8 @@ def from_towers(name: str, towers: Mapping[str, str], seed: int = 0, **changes) 
         model = from_clip(builder.model, towers["clip"], seed, **{**published, **builder.fixed, **changes})
     else:
         sizes = builder.model.config_class
-        vision, text = pretrained_config(towers["vision"], *sizes.vision_kinds), pretrained_config(towers["text"], "bert")
-        config = sizes.from_parts(vision, text, **changes)
+        vision = pretrained_config(towers["vision"], *sizes.vision_kinds)
+        config = sizes.from_parts(vision, pretrained_config(towers["text"], "bert"), **changes)
         model = from_pretrained_parts(config, towers["vision"], towers["text"], seed, model_class=builder.model)
     model.eval()
     size, rng = model.config.image_size, torch.Generator().manual_seed(0)

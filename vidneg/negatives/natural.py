@@ -25,16 +25,16 @@ from .order import Order, OrderCounts, find_orders, load_counts
 from ..text.edits import WORD, apply_edit
 from ..text.inflection import inflected, word_classes
 from ..text.lexicon import needs_an
-from ..text.parse import AgreeingParser, NamedParser
+from ..text.parse import FORMS, AgreeingParser, NamedParser
 from ..text.slots import ANYWHERE, Contrast, Slot, SlotIndex, find_slots, load_index
 from ..text.synonyms import lemmas, related
 from ..text.syntax import verb_form
 from ..text.ud import Parsed, Parser
 
 # %% auto #0
-__all__ = ['NEGATION', 'KNOWN', 'UNKNOWN', 'MALE', 'FEMALE', 'strange_words', 'near', 'unsound', 'surface', 'put',
-           'genders', 'flips', 'Limits', 'exchange', 'distinct', 'Place', 'Option', 'NaturalGenerator', 'balance',
-           'edits_of', 'edits_for', 'Said', 'natural']
+__all__ = ['NEGATION', 'KNOWN', 'UNKNOWN', 'PEOPLE', 'MALE', 'FEMALE', 'strange_words', 'near', 'unsound', 'surface',
+           'put', 'genders', 'flips', 'Limits', 'exchange', 'distinct', 'Place', 'Option', 'NaturalGenerator',
+           'balance', 'edits_of', 'edits_for', 'Said', 'natural']
 
 # %% ../../nbs/negatives/natural.ipynb #b0ea0cb7
 NEGATION = frozenset("not n't no never without nobody nothing none cannot neither nor hardly".split())
@@ -46,7 +46,9 @@ KNOWN = frozenset("""intro outro pinata shuffleboard website slackline sync sumo
     kitesurfing countertop lakeside stepper chug abs barbie usb cop spongebob french japanese british wheelie bullhorn
     breakdance sandcastle wetsuit bbq rugby onscreen american asian mexican chinese bmx peeler chairlift footwork tattoo
     hairdryer hairstylist outfield pilates windsurfer yurt blocker frisbee pong tv hoodie closeup handstand headstand
-    trunk zest tshirt skillet selfie suv""".split()) # words of captions that the dictionary lacks
+    trunk zest tshirt skillet selfie suv website shirtless tattooed
+    minecraft pokemon lego iphone scuba jumpsuit gameplay slideshow eyeshadow indian arabic egyptian spongebob disney
+    korean russian african squarepants barbell wrestlemania karaoke parkour kickboxing unicycle cosplay vlog""".split()) # words of captions that the dictionary lacks
 _PLURAL = frozenset("women men children people girls boys ladies guys kids".split())
 _SINGLE = frozenset("man woman boy girl lady guy child kid person baby".split())
 
@@ -60,6 +62,7 @@ def _disagrees(tokens, i):
         x.dep == "conj" and x.head in subjects for x in tokens) and t.dep in ("aux", "aux:pass", "cop")
 
 UNKNOWN = "unknown word"
+PEOPLE = frozenset(("NOUN man", "PRON he")) # classes that most captions have a word of
 
 def strange_words(parsed: Parsed, known: Set[str] = frozenset()) -> set[int]:
     """Find the words that are misspelled, or that no dictionary has.
@@ -226,8 +229,8 @@ class Limits:
     """
     ratio: float = 3.0
     least: float = 0.005
-    things: float = 0.02
-    power: float = 0.6
+    things: float = 0.05
+    power: float = 0.45
 
 def exchange(
     p: np.ndarray,
@@ -634,6 +637,26 @@ def edits_for(option: Option, word: str, pos: str, parsed: Parsed) -> tuple[Edit
     return edits_of(parsed, [(option.slot.start, option.slot.end, surface(word, pos, option.slot.form)), *more])
 
 @patch
+def pick(self: NaturalGenerator,
+    some: list[tuple[str, Option | Order]],
+    rng: np.random.Generator,
+) -> tuple[str, Option | Order]:
+    """Draw a kind, then one of its options; people change only where nothing else does.
+
+    Args:
+        some: (kind, option) of a caption
+        rng: source of chance
+
+    Returns:
+        one of them
+    """
+    things = [(k, o) for k, o in some if isinstance(o, Order) or o.slot.contrast not in PEOPLE]
+    kinds = list(dict.fromkeys(k for k, _ in things or some))
+    kind = kinds[rng.integers(len(kinds))]
+    found = [o for k, o in things or some if k == kind]
+    return kind, found[rng.integers(len(found))]
+
+@patch
 def draw_one(self: NaturalGenerator, request: Request, plan: Plan) -> Made | str:
     """Draw a slot, then its replacement.
 
@@ -649,8 +672,8 @@ def draw_one(self: NaturalGenerator, request: Request, plan: Plan) -> Made | str
     can = [k for k in request.kinds if not isinstance(found[k], str)]
     if not can: return found[request.kinds[0]]
     rng = stable_rng(plan.seed, self.name, c.caption_id, request.key)
-    kind = can[rng.integers(len(can))]
-    option, text = found[kind][rng.integers(len(found[kind]))], c.text
+    kind, option = self.pick([(k, o) for k in can for o in found[k]], rng)
+    text = c.text
     if isinstance(option, Order): edits = option.edits
     else:
         word = option.words[rng.choice(len(option.words), p=option.p/option.p.sum())]
@@ -716,7 +739,7 @@ def natural(
     Returns:
         the generator "natural"
     """
-    parser = parser or (AgreeingParser() if find_package("english") else NamedParser())
+    parser = parser or (AgreeingParser(alone=FORMS) if find_package("english") else NamedParser())
     index = load_index() if index is None else index
     said = Said(w for c in index.contrasts for w in c.group)
     some = nsmallest(sample, map(said.add, captions), key=lambda c: stable_seed(0, "natural", c.caption_id))

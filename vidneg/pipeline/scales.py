@@ -150,7 +150,7 @@ def make_scale(name: str, root: str | Path = ".") -> Path:
 OWN = {
     "data": {"train": 0, "val": 0, "test": 0, "compositional": 0, # 0: all clips
              "drawings": {"stills": 0, "films": 0, "pictures": 0}, "worlds": {"shortcuts": []},
-             "moments": {"train": 0, "test": 0}},
+             "skewed": {"train": 0, "test": 0}, "moments": {"train": 0, "test": 0}},
     "frames": {"on_error": "skip"},
     "negatives": {"lexicon": "navero", "oracle": "none"},
     "backbone": {"vocab_size": 8000},

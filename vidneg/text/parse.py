@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from vidneg.text.english import SpacyParser
 
 # %% auto #0
-__all__ = ['PIPELINE', 'ROWS', 'load_parser', 'ChunkedParser', 'NamedParser', 'AgreeingParser', 'agreed',
-           'write_parses', 'read_parses', 'parse_column', 'parses_of']
+__all__ = ['PIPELINE', 'ALONE', 'FORMS', 'ROWS', 'load_parser', 'ChunkedParser', 'NamedParser', 'AgreeingParser',
+           'agreed', 'write_parses', 'read_parses', 'parse_column', 'parses_of']
 
 # %% ../../nbs/text/parse.ipynb #ec5345a9
 PIPELINE = Path(vidneg.__file__).parent/"text"/"pipeline"
@@ -100,6 +100,9 @@ class NamedParser(ChunkedParser):
         return [known[t] for t in texts]
 
 # %% ../../nbs/text/parse.ipynb #12ab06dd
+ALONE = frozenset("NN NNS PRP CD".split()) # read by their tags; other words need the same governor, too
+FORMS = ALONE | frozenset("JJ VB VBD VBG VBN VBP VBZ".split()) # enough where a word is replaced in the same form
+
 @dataclass(frozen=True)
 class AgreeingParser(ChunkedParser):
     """A parser that marks the words on which two parsers differ by the part of speech X.
@@ -107,9 +110,11 @@ class AgreeingParser(ChunkedParser):
     Attributes:
         first: name of the parser whose result is used, as in `load_parser`
         second: name of the parser that has to agree
+        alone: tags of words whose governor may differ
     """
     first: str = "english"
     second: str = "embedded"
+    alone: frozenset[str] = ALONE
 
     def parse(self, texts: list[str]) -> list[Parsed]:
         """Parse a list of texts twice.
@@ -121,16 +126,15 @@ class AgreeingParser(ChunkedParser):
             parses, in the order of the texts
         """
         first, second = (NamedParser(name).parse(texts) for name in (self.first, self.second))
-        return [agreed(*both) for both in zip(first, second)]
+        return [agreed(*both, self.alone) for both in zip(first, second)]
 
-_ALONE = frozenset("NN NNS PRP CD".split()) # read by their tags; other words need the same governor, too
-
-def agreed(a: Parsed, b: Parsed) -> Parsed:
+def agreed(a: Parsed, b: Parsed, alone: frozenset[str] = ALONE) -> Parsed:
     """Mark the words on which two parses differ.
 
     Args:
         a: parse of a text
         b: another parse of it
+        alone: tags of words whose governor may differ
 
     Returns:
         the first parse, with X for words that the second reads otherwise
@@ -139,7 +143,7 @@ def agreed(a: Parsed, b: Parsed) -> Parsed:
     for t in a.tokens:
         o = at.get((t.start, t.end))
         same = o is not None and o.tag == t.tag and (
-            t.tag in _ALONE or b.tokens[o.head].start == a.tokens[t.head].start)
+            t.tag in alone or b.tokens[o.head].start == a.tokens[t.head].start)
         out.append(t if same else t._replace(pos="X"))
     return Parsed(a.text, tuple(out), a.noun_chunks)
 

@@ -134,6 +134,11 @@ class _Sentence:
         "Return the preposition of a noun phrase, \"\" for none."
         return "_".join(self.lower[k] for k in self.find(i, "case") if k < i)
 
+    def many(self, i, end):
+        "Return the noun that is counted: men in \"two men\" and in \"a group of men\"."
+        if end == i + 1: return self.tokens[i].head
+        return next((k for k in self.find(end - 2, "nmod") if self.case(k) == "of"), i)
+
     def name(self, i):
         "Return the base form of a token, and one word for all people and all numbers."
         t = self.tokens[i]
@@ -197,20 +202,24 @@ def _verb(s, i, end):
     needs += [f for f in features if f.startswith("pp:") and not f.startswith(("pp:in:", "pp:on:", "pp:at:"))
               and f.split(":")[2] not in PERSON]
     for k in s.find(i, "nsubj", "nsubj:pass"):
-        features.append(f"s:{s.name(k)}")
+        features.append(f"{'o' if s.tokens[k].dep == 'nsubj:pass' else 's'}:{s.name(k)}") # syrup is poured
         if s.lemma[k] not in PERSON and s.tokens[k].tag != "PRP": needs.append(features[-1])
     features.append(f"g:{t.dep}:{s.name(t.head) if t.dep in ('xcomp', 'acl') else ''}")
     return features, needs
 
 # %% ../../nbs/text/slots.ipynb #5cbf43de
+def _number(s, i, end):
+    "Return the features of a number, which needs nothing: whatever is many can be two."
+    return [f"h:many:{s.name(s.many(i, end))}"], []
+
 def _adjective(s, i):
-    "Return the features and needs of an adjective or a number."
+    "Return the features and needs of an adjective."
     t = s.tokens[i]
     if t.text.lower() in MANY_WORDS or t.pos == "NUM": found = f"h:many:{s.name(t.head)}"
     elif t.dep in ("amod", "nummod", "compound"): found = f"h:{t.dep}:{s.name(t.head)}"
     elif subjects := s.find(i, "nsubj"): found = f"h:subject:{s.name(subjects[0])}"
     else: found = f"h:{s.head(i)}"
-    return [found], [] if found.startswith("h:many:") else [found] # whatever is many can be two
+    return [found], [found]
 
 def _adverb(s, i):
     "Return the features and needs of an adverb."
@@ -245,7 +254,7 @@ def _spans(s, table):
     while i < n:
         t, step = s.tokens[i], 1
         for size in (3, 2):
-            key = "ADP", "_".join(s.lower[i:i + size])
+            key = "NUM" if s.lower[i] == "a" else "ADP", "_".join(s.lower[i:i + size])
             if i + size <= n and key in table:
                 yield table[key], key[1], i, i + size
                 step = size
@@ -265,7 +274,7 @@ def _pronoun(s, i):
     "Return the features of he and she, which need nothing."
     return [f"h:{s.head(i)}"], []
 
-_READ = {"PRON": _pronoun, "NOUN": _noun, "ADJ": _adjective, "NUM": _adjective, "ADV": _adverb, "SCONJ": _order}
+_READ = {"PRON": _pronoun, "NOUN": _noun, "ADJ": _adjective, "ADV": _adverb, "SCONJ": _order}
 _DEPS = {"NOUN": frozenset("nsubj nsubj:pass obj iobj obl obl:agent nmod conj root".split()),
          "VERB": frozenset("root xcomp ccomp advcl acl acl:relcl conj csubj parataxis".split())}
 
@@ -280,6 +289,12 @@ _BEFORE_MANY = frozenset("in on of to with by from at for and are is as see watc
 
 _PHASE = frozenset("start begin continue stop finish end quit".split()) # verbs that take another verb
 
+def _singular(s, i):
+    "Return True if a noun is the subject of a verb in the singular, or if parsers differ on it."
+    t, verb = s.tokens[i], s.tokens[i].head
+    if not t.dep.startswith("nsubj"): return t.pos == "X"
+    return any(s.tokens[k].tag == "VBZ" for k in (verb, *s.find(verb, "aux", "aux:pass", "cop")))
+
 def _fixed(s, c, word, i, end):
     "Return True for words of fixed phrases: man made, all three, helps to lift."
     if c.pos == "VERB":
@@ -289,8 +304,9 @@ def _fixed(s, c, word, i, end):
         return not s.find(i, "obj") and any(s.lemma[k] in PERSON for k in s.find(i, "nsubj")) # he finishes and leaves
     if c.pos == "NOUN" and s.tokens[i].dep == "conj" and s.tokens[s.tokens[i].head].pos == "VERB": return True # misread
     if c.pos == "NUM": # a replacement needs a plural noun, and no article that counts
-        head = s.tokens[s.tokens[i].head]
-        if head.lemma.lower() in _COUNTED: return True
+        head = s.tokens[s.many(i, end)]
+        group = end > i + 1 and (_singular(s, end - 2) or s.find(s.many(i, end), "nummod")) # "a group of two" has one
+        if head.lemma.lower() in _COUNTED or group: return True
         return head.tag != "NNS" or i > 0 and s.lower[i - 1] not in _BEFORE_MANY
     return c.pos == "NOUN" and s.lower[end:end + 1] == ["made"]
 
@@ -311,6 +327,7 @@ def find_slots(parsed: Parsed, contrasts: tuple[Contrast, ...]) -> list[Slot]:
         if t.dep not in _DEPS.get(c.pos, (t.dep,)): continue
         if c.pos == "VERB": features, needs = _verb(s, i, end)
         elif c.pos == "ADP": features, needs = _preposition(s, i, end)
+        elif c.pos == "NUM": features, needs = _number(s, i, end)
         else: features, needs = _READ[c.pos](s, i)
         if not features or _fixed(s, c, word, i, end): continue
         if word in ANYWHERE:
@@ -318,7 +335,7 @@ def find_slots(parsed: Parsed, contrasts: tuple[Contrast, ...]) -> list[Slot]:
         form, left = _form(s, c, i), s.lower[i - 1] if i else "<s>"
         right = s.lower[end] if end < len(s.lower) else ""
         features += [f"l:{form}:{'a' if left == 'an' else left}", f"r:{form}:{right}"]
-        features += [f"b:{w}" for w in sorted(bag - {s.lemma[i]} - c.group.keys())] # two words of a class are rare
+        features += [f"b:{w}" for w in sorted(bag - {*s.lemma[i:end]} - c.group.keys())] # two words of a class are rare
         out.append(Slot(c.name, word, form, i, end, tuple(features), tuple(dict.fromkeys(needs))))
     return out
 
@@ -342,10 +359,10 @@ SMOOTHING = 2.0
 MANY = 8 # a word that was seen once beside a feature of more counts than this may be an error of the parser
 EXPECTED = 5.0 # a word that is expected this often beside a feature, and is hardly ever seen there, avoids it
 LEAST_LIFT = 0.25 # smallest share of a word beside a needed feature, over its share in the class
-FEW = 3 # a feature that was seen this often or less says nothing about the words that it goes with
+FEW = {"NOUN": 0, "VERB": 3, "ADJ": 4, "ADV": 4} # a feature that was seen this often or less says nothing of words
 
 # Needs that are not asked for where the feature is rare: (part of speech, sort of feature)
-_MAY_BE_RARE = frozenset((("NOUN", "h"), ("NOUN", "m"), ("VERB", "pp"), ("VERB", "s"), ("ADJ", "h"), ("ADV", "h")))
+_MAY_BE_RARE = frozenset((("NOUN", "h"), ("VERB", "pp"), ("VERB", "s"), ("ADJ", "h"), ("ADV", "h")))
 # classes of adjectives and adverbs that go with most things
 _OF_ANYTHING = frozenset("ADJ red,ADJ big,ADJ long,ADJ young,ADJ old,ADJ first,ADV quickly,ADV gently".split(","))
 
@@ -384,7 +401,7 @@ class SlotIndex:
         self.words = {c.name: list(c.group) for c in self.contrasts}
         self.counts = {c.name: defaultdict(Counter) for c in self.contrasts}
         self.texts: set[bytes] = set() # the counted captions, so that a caption is not evidence for itself
-        self.few = FEW
+        self.few = dict(FEW)
         self._rows: dict = {}
 
     def add(self, parses: Iterable[Parsed]) -> SlotIndex:
@@ -465,7 +482,7 @@ class SlotIndex:
         seen = ((n[shy]*prior < EXPECTED) | (lift[shy] >= 0.15)).all(0)
         for f in slot.needs:
             k = where.get(f)
-            if _may_be_rare(contrast, f) and (k is None or n[k] <= self.few): continue
+            if _may_be_rare(contrast, f) and (k is None or n[k] <= self.few[contrast.pos]): continue
             seen = seen & (rows[k] > (n[k] > MANY)) & (lift[k] >= LEAST_LIFT) if k is not None else seen & False
         return seen
 

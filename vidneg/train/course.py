@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +15,16 @@ from transformers import PreTrainedTokenizerFast
 
 from ..core.records import SceneGraph
 from ..data.batches import Batches
+from ..models.io import load
 from ..models.registry import MODELS
+from ..models.towers import from_towers
 from .jobs import train_many
 from .loop import TrainConfig
 from .pretrain import word_mask
 from .retrieval import WithFrames, train_retrieval
 
 # %% auto #0
-__all__ = ['common_nouns', 'fresh_start', 'Course']
+__all__ = ['common_nouns', 'fresh_start', 'per_tokenizer', 'start_of', 'Course']
 
 # %% ../../nbs/train/course.ipynb #b3a00006
 def common_nouns(graphs: Iterable[SceneGraph], most: int) -> list[str]:
@@ -64,6 +66,36 @@ def fresh_start(
     head = {"entities": entities} if "pem" in losses else {}
     if towers: return {"name": name, "towers": dict(towers), **head}
     return {"name": name, **common, **head, **(fused if "match" in MODELS[name].model.supports else dual)}
+
+# %% ../../nbs/train/course.ipynb #f7047a9f
+def per_tokenizer(
+    tokenizers: Mapping[str, PreTrainedTokenizerFast],
+    make: Callable[..., Batches | None],
+) -> dict[str, Batches | None]:
+    """Make batches once for each tokenizer.
+
+    Args:
+        tokenizers: model → tokenizer
+        make: function that makes batches, with the argument `tokenizer`
+
+    Returns:
+        model → batches
+    """
+    made = {id(t): make(tokenizer=t) for t in {id(t): t for t in tokenizers.values()}.values()}
+    return {name: made[id(t)] for name, t in tokenizers.items()}
+
+def start_of(name: str, start: str | Path | Mapping[str, str], seed: int = 0):
+    """Load a model that is not trained before post-training.
+
+    Args:
+        name: name in MODELS
+        start: folder of a saved model, or towers: see `from_towers`
+        seed: seed of the weights that no tower has
+
+    Returns:
+        the model
+    """
+    return from_towers(name, start, seed).model if isinstance(start, Mapping) else load(start)
 
 # %% ../../nbs/train/course.ipynb #b3a00009
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def finetune(
     runs: dict[str, dict],
     start: str | Path,
     batches: Batches | dict[str, Batches],
-    config: TrainConfig,
+    config: TrainConfig | dict[str, TrainConfig],
     folder: str | Path,
     workers: int = 2,
     val: Callable | None = None,
@@ -83,7 +83,7 @@ def finetune(
         runs: name → arguments of ContrastiveTask: losses, weights, options, vtm_directions
         start: folder of the model from which all runs start
         batches: batches of all runs, or name → batches
-        config: settings of every training
+        config: settings of every training, or name → settings
         folder: receives one folder per run
         workers: trainings at a time, each on one thread
         val: picklable function of the model, called after each epoch; returns further columns
@@ -93,7 +93,8 @@ def finetune(
     Returns:
         name → results of `fit`
     """
-    jobs = [(_train, dict(start=str(start), settings=dict(settings), config=config, folder=Path(folder)/name, val=val,
+    jobs = [(_train, dict(start=str(start), settings=dict(settings), folder=Path(folder)/name, val=val,
+                          config=config[name] if isinstance(config, dict) else config,
                           batches=batches[name] if isinstance(batches, dict) else batches, trackers=trackers,
                           logs=logs and Path(logs)/name))
             for name, settings in runs.items()]

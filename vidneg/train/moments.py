@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..core.errors import VidnegError
 from ..core.records import Clip, MomentQuery, Negative
@@ -21,13 +22,14 @@ from ..losses.components import Importance, cosine, pool
 from ..losses.registry import LOSSES
 from ..losses.tensors import wanted_by
 from ..models.moment import MomentModel, pool_joint, predictions
+from ..text.tokenize import load_tokenizer, tokenize
 from .contrastive import fresh_importance, save_importance
 from .loop import TrainConfig, fit
 from .tasks import LossTask, Provider, Step
 
 # %% auto #0
-__all__ = ['video_features', 'text_features', 'MomentBatches', 'Moments', 'JointComponents', 'MomentTask',
-           'find_moments', 'component_texts', 'moment_job']
+__all__ = ['video_features', 'text_features', 'clip_text_features', 'MomentBatches', 'Moments', 'JointComponents',
+           'MomentTask', 'find_moments', 'component_texts', 'moment_job']
 
 # %% ../../nbs/train/moments.ipynb #c6126c41
 def video_features(
@@ -69,6 +71,29 @@ def text_features(scorer, texts: Sequence[str]) -> dict[str, np.ndarray]:
     rows = torch.as_tensor(encoded.index)
     states, mask = encoded.states[rows].float().cpu(), encoded.mask[rows].bool().cpu()
     return {t: s[m].numpy() for t, s, m in zip(texts, states, mask)}
+
+# %% ../../nbs/train/moments.ipynb #198ad6cd
+@torch.no_grad()
+def clip_text_features(name: str, texts: Sequence[str], batch_size: int = 256) -> dict[str, np.ndarray]:
+    """Encode the tokens of each distinct text with the text encoder of a published CLIP.
+
+    Args:
+        name: CLIP: a name on the Hub, or a folder
+        texts: texts, which may repeat
+        batch_size: texts at a time
+
+    Returns:
+        text → features of its tokens (L, d) float32
+    """
+    from transformers import CLIPTextModel
+    model, tokenizer = CLIPTextModel.from_pretrained(name).eval(), load_tokenizer(name)
+    texts, out = list(dict.fromkeys(texts)), {}
+    for i in range(0, len(texts), batch_size):
+        some = texts[i:i + batch_size]
+        ids, mask = tokenize(tokenizer, some, model.config.max_position_embeddings)
+        states = F.normalize(model(ids, mask).last_hidden_state, dim=-1) # (B, L, d)
+        out |= {t: s[m].numpy() for t, s, m in zip(some, states, mask.bool())}
+    return out
 
 # %% ../../nbs/train/moments.ipynb #e5b517a3
 def _padded(rows):

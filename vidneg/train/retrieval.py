@@ -253,7 +253,7 @@ def train_retrieval(
     """Train a retrieval model; works in any process.
 
     Args:
-        start: folder of a saved model; or {"name": in MODELS, "size" or "towers": ..., and fields of its config}
+        start: folder of a saved model; or {"name": in MODELS, "size" or "towers": ..., config fields}
         batches: `Batches`, `WithPositives` or `WithFrames`
         config: settings of the training
         folder: receives the model and metrics.csv

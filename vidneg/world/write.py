@@ -174,7 +174,15 @@ def write_worlds(folder: str | Path, shortcuts: list[float], train: int, val: in
         write_world(Path(folder)/f"{s}", {"train": train, "val": val}, WorldConfig(shortcut=s, seed=seed), workers)
 
 
-def write_skewed(folder: str | Path, train: int, test: int, skew: float = 0.0, seed: int = 0, workers: int = 1):
+def write_skewed(
+    folder: str | Path,
+    train: int,
+    test: int,
+    skew: float = 0.0,
+    side: int = 64,
+    seed: int = 0,
+    workers: int = 1,
+):
     """Render a small world with unequally frequent words and no held-out combinations, unless `train` is 0.
 
     Args:
@@ -182,11 +190,12 @@ def write_skewed(folder: str | Path, train: int, test: int, skew: float = 0.0, s
         train: number of training clips; 0: no clips at all
         test: number of test clips
         skew: value of `WorldConfig.skew`, at least 0
+        side: side of a frame in pixels
         seed: seed of the world
         workers: number of processes; the files do not depend on it
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    config = WorldConfig(skew=skew, held_out=0.0, seed=seed)
+    config = WorldConfig(skew=skew, held_out=0.0, side=side, seed=seed)
     if train: write_world(folder, {"train": train, "test": test}, config, workers)
 
 

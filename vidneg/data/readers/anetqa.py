@@ -9,19 +9,21 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ...core.errors import VidnegError
 from ...core.files import atomic_path
 from ...core.records import Attribute, Caption, Clip, Entity, Event, Question, SceneGraph
+from ...core.seeds import stable_seed
 from ..graphs import check_graph
-from .files import Row, json_items, read_json, readable, seconds
+from .files import Row, json_items, json_values, read_json, readable, seconds
 from .official import Files, Official
 
 # %% auto #0
 __all__ = ['DATASET', 'anetqa_graph', 'read_anetqa', 'read_anetqa_questions', 'read_answer_vocabulary',
-           'write_anetqa_answers', 'read_anetqa_answers', 'read']
+           'write_anetqa_answers', 'read_anetqa_answers', 'anetqa_questions', 'read']
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #ad6e1a9d
 def _boxes(entry):
@@ -173,19 +175,19 @@ def _anetqa_question(row, where):
     return Question(row["qa_id"], row["video_id"], readable(row["question"]), answer, kind,
                     str(row["taxonomy"].get("question_type", "")))
 
-def read_anetqa_questions(path: str | Path) -> list[Question]:
+def read_anetqa_questions(path: str | Path, videos: Container[str] | None = None) -> list[Question]:
     """Read AnetQA's questions.
 
     Args:
         path: path of qa_train.json, qa_val.json or q_test.json
+        videos: ids of videos; None: all
 
     Returns:
         questions with AnetQA's video ids as clip ids; those of q_test.json have no answers
     """
-    rows, name = read_json(path), Path(path).name
-    if type(rows) is not list:
-        raise VidnegError(f"{name} is not a file of questions: it should hold a list")
-    out = [_anetqa_question(row, f"{name}[{i}]") for i, row in enumerate(rows)]
+    name = Path(path).name
+    def asked(row): return videos is None or type(row) is not dict or row.get("video_id") in videos
+    out = [_anetqa_question(row, f"{name}[{i}]") for i, row in enumerate(json_values(path)) if asked(row)]
     if twice := [i for i, n in Counter(q.question_id for q in out).items() if n > 1]:
         raise VidnegError(f"{name}: the qa_id {twice[0]!r} occurs twice: each question needs its own")
     return out
@@ -237,6 +239,36 @@ def read_anetqa_answers(path: str | Path) -> dict[str, str]:
     if len({r["question_id"] for r in rows}) < len(rows):
         raise VidnegError(f"{name} answers a question twice: keep one answer per question")
     return {r["question_id"]: r["answer"] for r in rows}
+
+# %% ../../../nbs/data/readers/anetqa.ipynb #acc87d43
+def anetqa_questions(
+    root: str | Path,
+    videos: Mapping[str, Container[str]],
+    per_video: int = 20,
+    seed: int = 0,
+) -> dict[str, list[Question]]:
+    """Choose questions of videos, at random but always the same.
+
+    Args:
+        root: folder with qa_train.json and qa_val.json, in any subfolders
+        videos: split, train or test → ids of videos
+        per_video: questions per video, at most
+        seed: seed of the choice
+
+    Returns:
+        split → questions; val is the test
+    """
+    files, chosen, options = Files(root), {}, defaultdict(set)
+    for split, ids in videos.items():
+        path = files.need("qa_val.json" if split == "test" else f"qa_{split}.json")[0]
+        by_video = defaultdict(list)
+        for q in read_anetqa_questions(path, ids): by_video[q.clip_id].append(q)
+        some = (sorted(qs, key=lambda q: stable_seed(seed, "anetqa", q.question_id))[:per_video]
+                for qs in by_video.values())
+        chosen[split] = [q for qs in some for q in qs]
+    for q in chosen.get("train", []): options[q.template].add(q.answer)
+    return {split: [replace(q, options=tuple(sorted(options[q.template]))) for q in some]
+            for split, some in chosen.items()}
 
 # %% ../../../nbs/data/readers/anetqa.ipynb #c1b30002
 def read(files: Files, protocol: str) -> Iterator[Clip | Caption | SceneGraph]:

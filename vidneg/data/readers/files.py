@@ -17,8 +17,8 @@ from ...core.errors import VidnegError
 from ...core.files import check_size
 
 # %% auto #0
-__all__ = ['read_text', 'parse_json', 'read_json', 'numbered_lines', 'json_lines', 'readable', 'Row', 'seconds', 'need',
-           'json_rows', 'json_items', 'line_rows', 'table_rows']
+__all__ = ['read_text', 'parse_json', 'read_json', 'numbered_lines', 'json_lines', 'readable', 'json_values', 'Row',
+           'seconds', 'need', 'json_rows', 'json_items', 'line_rows', 'table_rows']
 
 # %% ../../../nbs/data/readers/files.ipynb #d4897e93
 def read_text(path: str | Path, whole: bool = False) -> str:
@@ -108,6 +108,32 @@ def readable(text: str) -> str:
         text without invisible marks, and with spaces for control characters
     """
     return _CONTROLS.sub(" ", _MARKS.sub("", text))
+
+# %% ../../../nbs/data/readers/files.ipynb #7c88312b
+def json_values(path: str | Path, chunk: int = 2**20) -> Iterator:
+    """Yield the values of a list, however long it is. Raises `VidnegError` if the file holds something else.
+
+    Args:
+        path: JSON file in UTF-8 that holds a list
+        chunk: characters to read at a time
+
+    Returns:
+        parsed values
+    """
+    name, decoder = Path(path).name, json.JSONDecoder(object_pairs_hook=_unique)
+    if not Path(path).is_file(): raise VidnegError(f"{path} does not exist: check the path of the annotations")
+    with open(path, encoding="utf-8-sig") as file:
+        text = file.read(chunk).lstrip()
+        if text[:1] != "[": raise VidnegError(f"{name} should hold a list, not {read_json(path)!r:.60}")
+        text = text[1:]
+        while (text := text.lstrip(" \t\r\n,"))[:1] != "]":
+            try: value, end = decoder.raw_decode(text)
+            except ValueError as e:
+                if not (more := file.read(max(chunk, len(text)))): raise VidnegError(f"{name} is not JSON: {e}") from None
+                text += more # the value goes on
+                continue
+            yield value
+            text = text[end:]
 
 # %% ../../../nbs/data/readers/files.ipynb #cc4e5173
 class Row(dict):
