@@ -200,6 +200,7 @@ def _plots(root, params):
     import nbformat
     plots = []
     for notebook in sorted((root/"nbs/stages").glob("*.ipynb")):
+        if notebook.stem not in params: continue # this scale leaves the stage out
         for title, (path, x, y) in literals(tagged(nbformat.read(notebook, 4), "io")).get("plots", {}).items():
             plots.append({title: {"x": x, "y": {p: y for p in paths([path], params[notebook.stem])}}})
     return plots

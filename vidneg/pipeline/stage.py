@@ -160,8 +160,8 @@ def begin(stage: str, names: dict):
         where = "" if folder == root else f" in {folder.relative_to(root)}"
         way = f"run the stage that writes it: dvc repro {first}{where}" if first else "no stage writes it"
         raise RunError(f"{stage} reads {missing[0]}, which does not exist; {way}")
-    folders = [Path(p).parent for p in paths(names["writes"], names)] + [*map(Path, paths(names.get("keeps", []), names))]
-    for p in folders:
+    parents = [Path(p).parent for p in paths(names["writes"], names)]
+    for p in [*parents, *map(Path, paths(names.get("keeps", []), names))]:
         try: p.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise RunError(f"cannot make the folder {p} ({e.strerror}): move away what is there") from None

@@ -285,6 +285,7 @@ def _form(s, c, i):
     if c.pos == "ADJ": return "before" if t.dep == "amod" else "after"
     return t.tag if c.pos == "NOUN" else ""
 
+# %% ../../nbs/text/slots.ipynb #573afbc7
 _BEFORE_MANY = frozenset("in on of to with by from at for and are is as see watch while , . into behind".split())
 
 _PHASE = frozenset("start begin continue stop finish end quit".split()) # verbs that take another verb
@@ -310,6 +311,7 @@ def _fixed(s, c, word, i, end):
         return head.tag != "NNS" or i > 0 and s.lower[i - 1] not in _BEFORE_MANY
     return c.pos == "NOUN" and s.lower[end:end + 1] == ["made"]
 
+# %% ../../nbs/text/slots.ipynb #d0668dc0
 def find_slots(parsed: Parsed, contrasts: tuple[Contrast, ...]) -> list[Slot]:
     """Find the words of a caption that belong to a class, with what stands around them.
 
