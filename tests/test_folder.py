@@ -74,12 +74,11 @@ def done(tmp_path_factory):
         stage("negatives", lexicon="navero")
         stage("lm", width=16, layers=1, heads=2, batch_size=8)
         stage("generators", lexicon="navero", vocabulary="", scheme="activitynet", rounds=2)
-        (root/"data/ablation").mkdir() # a run without ablation
         stage("audit", shares=[0.5])
         stage("backbone", model=TINY, vocab_size=200)
         stage("features")
         stage("pretrain", **short)
-        stage("finetune", fewer_negatives=[], **short)
+        stage("finetune", **short)
         stage("score", n_frames=2)
         stage("spot", scheme="activitynet")
         stage("qa")
@@ -96,7 +95,8 @@ def test_broken_files_are_listed_and_never_scored(done):
     scores, ranks = (pd.read_parquet(done[0]/f"data/scores/{name}-test.parquet") for name in ("scores", "ranks"))
     asked = {f"test-{i}" for i in range(1, 9)}
     assert set(scores.clip_id) <= asked == set(ranks.clip_id)
-    assert set(scores.run) == {"blind", "pretrain", "vanilla", "negvidl", "navero"} and scores.score_pos.notna().all()
+    assert set(scores.run) == {"blind", "pretrain", "vanilla", "negvidl", "navero", "vanilla-weighted",
+                                "navero-balanced"} and scores.score_pos.notna().all()
 
 
 @pytest.mark.slow
@@ -218,7 +218,7 @@ def test_real_clips_as_a_folder(tmp_path, monkeypatch):
     left = run("data", tmp_path, monkeypatch, source=str(tmp_path/"own"), **OWN["data"] | NOTHING)
     assert left["data"].splits() == {"train": 18, "val": 4, "test": 8} and left["shown"] == {"train", "val", "test"}
     run("negatives", tmp_path, monkeypatch, lexicon="navero")
-    for form in ("published", "balanced"):
+    for form in ("rules", "balanced"):
         items = read_records(tmp_path/f"data/negatives/aaro-test-{form}.parquet", Negative)
         clips = {n.caption_id.removesuffix(".0") for n in items}
         assert clips and clips <= {c.clip_id for c in left["data"].of("test")}

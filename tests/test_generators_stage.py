@@ -35,7 +35,6 @@ def dataset(root):
     write_records(root/"data/dataset/graphs.parquet", [s.graph for _, s in scripts], SceneGraph)
     texts = [c.text for c in CORPUS["train"]]
     CaptionMlm(word_tokenizer(texts), width=16, layers=1, heads=2).save(root/"data/lm")
-    (root/"data/ablation").mkdir() # a run without ablation
 
 
 def written(*folders):
@@ -130,3 +129,27 @@ def test_a_named_model_equals_the_model_itself(done, given):
 def test_interval_contains_its_value(n):
     "Rounding must not put an end of the interval inside a share of 0 or 1."
     for p, low, high in (wilson([1.]*n, range(n)), wilson([0.]*n, range(n))): assert low <= p <= high
+
+
+@pytest.mark.slow
+def test_training_sets_of_navero_are_as_published(done):
+    read = {run: read_records(done[0]/f"data/generated/{run}.parquet", Negative)
+            for run in ("navero", "rule_5r", "lm_5r", "mixed_1r", "mixed_5r_old")}
+    for made in read.values(): assert max(Counter(n.caption_id for n in made).values()) == 1
+    assert all(len(n.edits) == 1 for n in read["mixed_1r"])
+    for name in ("navero", "rule_5r", "mixed_5r_old"): # five rounds, each in a category drawn anew
+        assert sum(n.kind == "mixed" for n in read[name]) > len(read[name])/2
+        assert max(len(n.edits) for n in read[name]) > 2
+    assert {n.generator for n in read["navero"]} == {"mixed"} and {n.generator for n in read["lm_5r"]} == {"lm"}
+    assert {n.generator for n in read["rule_5r"]} == {"rules-published"}
+
+
+@pytest.mark.slow
+def test_items_are_in_words_that_the_oracle_knows(done):
+    graphs = {s.clip_id: s.graph for s in SCRIPTS["test"]}
+    clip_of = {c.caption_id: c.clip_id for c in CORPUS["test"]}
+    for form in ("rules", "balanced"):
+        items = read_records(done[0]/f"data/negatives/aaro-test-{form}.parquet", Negative)
+        assert items and {n.generator for n in items} == {"rules-" + form.replace("rules", "published")}
+        assert {verdict(n.text, graphs[clip_of[n.caption_id]]) for n in items} == {"false"}
+        assert all(len(n.edits) == 1 for n in items)

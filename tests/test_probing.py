@@ -196,8 +196,8 @@ def test_constant_scores_are_never_right():
 def test_difference_is_the_difference_of_the_table():
     scores = toy_scores({"a": .3, "b": .9}, 40)
     table = accuracy_table(scores, ["acc"])
-    table = table[table.form == "published"].pivot(index="kind", columns="run", values="value")
-    gap = accuracy_difference(scores.sample(frac=1, random_state=0), "b", "a", form="published").set_index("kind")
+    table = table[table.form == "rules"].pivot(index="kind", columns="run", values="value")
+    gap = accuracy_difference(scores.sample(frac=1, random_state=0), "b", "a", form="rules").set_index("kind")
     assert (gap.value - (table.b - table.a)).abs().max() < 1e-12
     assert ((gap.low <= gap.value) & (gap.value <= gap.high)).all()
 

@@ -160,7 +160,7 @@ def test_table6_by_hand():
 
 
 def test_ablations_by_hand():
-    scores = by_hand().replace({"run": {"navero": "mixed_5r", "vanilla": "lm_5r"}})
+    scores = by_hand().replace({"run": {"vanilla": "lm_5r"}})
     numbers = ablation_table(3, scores)
     ours = numbers[numbers.source == "ours"].set_index(["model", "metric", "category"]).value
     assert ours["Mixed, 5 rounds", "acc", "average"] == 87.5 and ours["LM-based, 5 rounds", "acc", "action"] == 50
@@ -175,7 +175,7 @@ def test_ablations_by_hand():
 def test_ablation_rows_are_those_of_the_paper():
     three = zip(ABLATIONS[3], paper_table(3).itertuples())
     rows = {run: (row[1], row.rounds, row[3]) for run, row in three}
-    assert rows == {"mixed_5r": ("Mixed", 5, True), "rule_5r": ("Rule-based", 5, True), "lm_5r": ("LLM-based", 5, True),
+    assert rows == {"navero": ("Mixed", 5, True), "rule_5r": ("Rule-based", 5, True), "lm_5r": ("LLM-based", 5, True),
                     "mixed_1r": ("Mixed", 1, True), "mixed_5r_old": ("Mixed", 5, False)}
     four = {run: (row.neg_vtc, row.neg_vtm) for run, row in zip(ABLATIONS[4], paper_table(4).itertuples())}
     assert four == {"navero": (False, True), "navero_negvtc": (True, True), "negvidl": (True, False),
@@ -183,7 +183,7 @@ def test_ablation_rows_are_those_of_the_paper():
 
 
 def test_an_ablation_without_runs_shows_the_paper(tmp_path):
-    page = write_ablation(3, by_hand(), tmp_path).read_text()
+    page = write_ablation(3, by_hand().replace({"run": {"navero": "other"}}), tmp_path).read_text()
     assert "None of these runs" in page and page.count("| AARO-MSRVTT *(paper)* |") == 5
     numbers = pd.read_csv(tmp_path/"table3.csv")
     assert set(numbers.source) == {"paper"} and len(numbers) == 5*10
@@ -206,7 +206,7 @@ def test_tables_have_the_same_bytes(tmp_path):
     assert names == ["table2.csv", "table2.md", "table4.csv", "table4.md", "table6.csv", "table6.md"]
     for name in names: assert (tmp_path/"one"/name).read_bytes() == (tmp_path/"two"/name).read_bytes(), name
     back = pd.read_csv(tmp_path/"one"/"table2.csv")
-    assert set(back.source) == {"ours", "paper"} and set(back.form.dropna()) == {"balanced", "published"}
+    assert set(back.source) == {"ours", "paper"} and set(back.form.dropna()) == {"balanced", "rules"}
 
 
 # figures
@@ -280,7 +280,7 @@ def test_a_run_has_one_color():
 
 
 def test_data_without_some_categories_has_a_note_and_a_table_without_average(tmp_path):
-    scores = toy_scores({"vanilla": 1., "mixed_5r": 1.2}, clips=20)
+    scores = toy_scores({"vanilla": 1., "navero": 1.2}, clips=20)
     scores = scores[~((scores.form == "balanced") & scores.kind.isin(["attribute", "relation"]))]
     averages = accuracy_table(scores[scores.form == "balanced"], ("acc",), n=20).query("kind == 'average'")
     fig = giveaway_figure(averages.assign(blind=.5, blind_low=.4, blind_high=.6))
@@ -354,10 +354,11 @@ def some_events(within, counterfactual):
 def all_true():
     "Make evidence by which every claim holds."
     vanilla = dict(zip(KINDS, (0, 1, 0, 1)))
-    scores = toy_scores({"blind": 0, "vanilla": vanilla, "negvidl": .9, "navero": 2.4, "navero_k1": 2.2,
-                         "mixed_5r": 1.5, "rule_5r": .7, "lm_5r": .7, "mixed_5r_old": .5}, 400, forms=["balanced"])
-    parts = [a_copy(scores, "mixed_5r", "mixed_1r"), a_copy(scores, "navero", "navero_negvtc"),
-             toy_scores({"blind": 1}, 100, forms=["published"])]
+    scores = toy_scores({"blind": 0, "vanilla": vanilla, "negvidl": .8, "navero": 1.9, "rule_5r": .7, "lm_5r": .7,
+                         "mixed_5r_old": .5, "best_neg_vtm": 1.9, "best_neg_vtc": 1, "vanilla-weighted": .5,
+                         "navero-balanced": 2, "balanced_1": 2.3, "balanced_4": 9}, 400, forms=["balanced"])
+    parts = [a_copy(scores, "navero", "mixed_1r"), a_copy(scores, "navero", "navero_negvtc"),
+             toy_scores({"blind": 1}, 100, forms=["rules"])]
     weak = {"temporal action": 0, "neighborhood attribute": 0, "counterfactual action": .3,
             "counterfactual spatial relationship": .01}
     gaps = dict.fromkeys(BEFORE.values(), weak) | {"alpro/weak": weak | {"counterfactual action": .6}}
@@ -375,8 +376,9 @@ def all_false():
     "Make evidence by which every claim is reversed."
     vanilla = dict(zip(KINDS, (3, 1.5, 3, 1.5)))
     scores = toy_scores({"blind": .5, "vanilla": vanilla, "negvidl": 1, "navero": -.6, "navero_negvtc": .6,
-                         "navero_k1": -.8, "mixed_5r": .5, "mixed_1r": 0, "rule_5r": 1.5, "lm_5r": 1.5,
-                         "mixed_5r_old": 1.5}, 400, forms=["balanced"])
+                         "mixed_1r": .2, "rule_5r": 1.5, "lm_5r": 1.5, "mixed_5r_old": 1.5, "best_neg_vtm": 0,
+                         "best_neg_vtc": 1, "vanilla-weighted": 1, "navero-balanced": 0, "balanced_1": -.6,
+                         "balanced_4": -1.5}, 400, forms=["balanced"])
     weak = {"temporal action": .5, "neighborhood attribute": .5, "counterfactual action": .1,
             "counterfactual spatial relationship": .3}
     gaps = dict.fromkeys(BEFORE.values(), weak) | {"alpro/weak": dict.fromkeys(weak, .2)}
@@ -384,7 +386,7 @@ def all_false():
     post = {f"{m}/{stage}": gap for m in ("alpro", "xclip") for stage, gap in (("hn", .1), ("plain", .4))}
     t2v = toy_ranks({"baseline": 4, "simple": 2, "adaptive": 2.8})
     v2t = toy_ranks({"baseline": 4, "simple": 2, "adaptive": 1})
-    return Evidence(pd.concat([scores, toy_scores({"blind": -1}, 100, forms=["published"])]),
+    return Evidence(pd.concat([scores, toy_scores({"blind": -1}, 100, forms=["rules"])]),
                     toy_ranks({"vanilla": 4, "navero": 1}), {"n": 300}, toy_gaps(gaps | post), some_answers(3, 8),
                     some_moments({"plain": .3, "simple": .2, "discernible": .2, "adaptive": .1}),
                     pd.concat([t2v[t2v.direction == "t2v"], v2t[v2t.direction == "v2t"]]),
@@ -441,9 +443,9 @@ def test_a_gap_that_is_not_defined_leaves_its_claims_open():
 
 
 def test_evidence_is_read_from_the_outputs_of_stages(tmp_path):
-    scores = toy_scores({"vanilla": .3, "mixed_5r": 1}, 5, forms=["balanced"])
+    scores = toy_scores({"vanilla": .3, "rule_5r": 1}, 5, forms=["balanced"])
     for name, part in (("scores/scores-test", scores[scores.run == "vanilla"]),
-                       ("ablation/scores", scores[scores.run == "mixed_5r"]),
+                       ("ablation/scores", scores[scores.run == "rule_5r"]),
                        ("spot/ranks", toy_gaps({"x/hn": .1}, clips=3))):
         (tmp_path/name).parent.mkdir()
         part.to_parquet(tmp_path/f"{name}.parquet", index=False)
@@ -453,7 +455,7 @@ def test_evidence_is_read_from_the_outputs_of_stages(tmp_path):
     said = pd.DataFrame({"question_id": ["q2", "q0", "q1"], "hn": ["red", "red", "blue"], "plain": ["red", "", "blue"]})
     said.to_parquet(tmp_path/"qa/answers.parquet", index=False)
     evidence = read_evidence(tmp_path)
-    assert set(evidence.scores.run) == {"vanilla", "mixed_5r"} and len(evidence.scores) == len(scores)
+    assert set(evidence.scores.run) == {"vanilla", "rule_5r"} and len(evidence.scores) == len(scores)
     assert evidence.ranks is None and evidence.moments is None and set(evidence.gaps.run) == {"x/hn"}
     assert evidence.answers.values.tolist() == [["c0", "temporal", True, False], ["c0", "object", False, False],
                                                 ["c1", "object", True, True]]

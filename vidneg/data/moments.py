@@ -187,5 +187,6 @@ def take_queries(folder: str | Path, source: str, features: Sequence[str]) -> di
     clips = [replace(c, split=split[c.clip_id]) for c in data.clips if c.clip_id in split]
     write_records(Path(folder)/"clips.parquet", clips)
     write_records(Path(folder)/"moments.parquet", [q for some in parts.values() for q in some], MomentQuery)
-    with atomic_path(Path(folder)/"features.json") as part: part.write_text(json.dumps([str(p.absolute()) for p in found]))
+    places = json.dumps([str(p.absolute()) for p in found])
+    with atomic_path(Path(folder)/"features.json") as part: part.write_text(places)
     return {s: len(some) for s, some in parts.items()}

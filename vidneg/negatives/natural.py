@@ -32,7 +32,7 @@ from ..text.syntax import verb_form
 from ..text.ud import Parsed, Parser
 
 # %% auto #0
-__all__ = ['NEGATION', 'KNOWN', 'UNKNOWN', 'PEOPLE', 'MALE', 'FEMALE', 'strange_words', 'near', 'unsound', 'surface',
+__all__ = ['NEGATION', 'KNOWN', 'UNKNOWN', 'MALE', 'FEMALE', 'PEOPLE', 'strange_words', 'beside', 'unsound', 'surface',
            'put', 'genders', 'flips', 'Limits', 'exchange', 'distinct', 'Place', 'Option', 'NaturalGenerator',
            'balance', 'edits_of', 'edits_for', 'Said', 'natural']
 
@@ -40,29 +40,19 @@ __all__ = ['NEGATION', 'KNOWN', 'UNKNOWN', 'PEOPLE', 'MALE', 'FEMALE', 'strange_
 NEGATION = frozenset("not n't no never without nobody nothing none cannot neither nor hardly".split())
 _OPEN = frozenset("NN NNS VB VBZ VBP VBG VBD VBN JJ JJR JJS RB".split())
 
-KNOWN = frozenset("""intro outro pinata shuffleboard website slackline sync sumo hairstyle bungee skateboarder lab
-    cymbal snowboarder countdown racquetball groomer paintball cafe reflection sparkly bandanna bandana olympic
-    keyboardist
-    kitesurfing countertop lakeside stepper chug abs barbie usb cop spongebob french japanese british wheelie bullhorn
-    breakdance sandcastle wetsuit bbq rugby onscreen american asian mexican chinese bmx peeler chairlift footwork tattoo
-    hairdryer hairstylist outfield pilates windsurfer yurt blocker frisbee pong tv hoodie closeup handstand headstand
-    trunk zest tshirt skillet selfie suv website shirtless tattooed
-    minecraft pokemon lego iphone scuba jumpsuit gameplay slideshow eyeshadow indian arabic egyptian spongebob disney
-    korean russian african squarepants barbell wrestlemania karaoke parkour kickboxing unicycle cosplay vlog""".split()) # words of captions that the dictionary lacks
-_PLURAL = frozenset("women men children people girls boys ladies guys kids".split())
-_SINGLE = frozenset("man woman boy girl lady guy child kid person baby".split())
+# words of captions that the dictionary lacks
+KNOWN = frozenset("""
+    intro outro pinata shuffleboard website slackline sync sumo hairstyle bungee skateboarder lab cymbal snowboarder
+    countdown racquetball groomer paintball cafe reflection sparkly bandanna bandana olympic keyboardist kitesurfing
+    countertop lakeside stepper chug abs barbie usb cop spongebob french japanese british wheelie bullhorn
+    breakdance sandcastle wetsuit bbq rugby onscreen american asian mexican chinese bmx peeler chairlift footwork
+    tattoo hairdryer hairstylist outfield pilates windsurfer yurt blocker frisbee pong tv hoodie closeup handstand
+    headstand trunk zest tshirt skillet selfie suv shirtless tattooed minecraft pokemon lego iphone scuba jumpsuit
+    gameplay slideshow eyeshadow indian arabic egyptian disney korean russian african squarepants barbell
+    wrestlemania karaoke parkour kickboxing cosplay vlog""".split())
 
-def _disagrees(tokens, i):
-    "Return True for a women, and for a subject such as woman with a plural verb."
-    t = tokens[i]
-    if t.text.lower() in ("a", "an"): return t.dep == "det" and tokens[t.head].text.lower() in _PLURAL
-    if t.text.lower() not in ("are", "were", "have"): return False
-    subjects = [k for k, x in enumerate(tokens) if x.head == t.head and x.dep.startswith("nsubj")]
-    return any(tokens[k].text.lower() in _SINGLE for k in subjects) and not any(
-        x.dep == "conj" and x.head in subjects for x in tokens) and t.dep in ("aux", "aux:pass", "cop")
-
+# %% ../../nbs/negatives/natural.ipynb #e197b4e1
 UNKNOWN = "unknown word"
-PEOPLE = frozenset(("NOUN man", "PRON he")) # classes that most captions have a word of
 
 def strange_words(parsed: Parsed, known: Set[str] = frozenset()) -> set[int]:
     """Find the words that are misspelled, or that no dictionary has.
@@ -81,7 +71,7 @@ def strange_words(parsed: Parsed, known: Set[str] = frozenset()) -> set[int]:
                 and KNOWN.isdisjoint((w, lemma)): found.add(i)
     return found
 
-def near(parsed: Parsed, start: int, end: int) -> set[int]:
+def beside(parsed: Parsed, start: int, end: int) -> set[int]:
     """Return the tokens beside a word, its governor and its dependents, by which it is read.
 
     Args:
@@ -94,6 +84,19 @@ def near(parsed: Parsed, start: int, end: int) -> set[int]:
     """
     return {start - 1, end, *(parsed.tokens[i].head for i in range(start, end)),
             *(i for i, t in enumerate(parsed.tokens) if start <= t.head < end)}
+
+# %% ../../nbs/negatives/natural.ipynb #62347ebc
+_PLURAL = frozenset("women men children people girls boys ladies guys kids".split())
+_SINGLE = frozenset("man woman boy girl lady guy child kid person baby".split())
+
+def _disagrees(tokens, i):
+    "Return True for a women, and for a subject such as woman with a plural verb."
+    t = tokens[i]
+    if t.text.lower() in ("a", "an"): return t.dep == "det" and tokens[t.head].text.lower() in _PLURAL
+    if t.text.lower() not in ("are", "were", "have"): return False
+    subjects = [k for k, x in enumerate(tokens) if x.head == t.head and x.dep.startswith("nsubj")]
+    return any(tokens[k].text.lower() in _SINGLE for k in subjects) and not any(
+        x.dep == "conj" and x.head in subjects for x in tokens) and t.dep in ("aux", "aux:pass", "cop")
 
 def unsound(parsed: Parsed, known: Set[str] = frozenset(), longest: int = 40) -> str:
     """Return the reason why a caption is not changed: it is long, denies something, or is misspelled.
@@ -432,7 +435,7 @@ class NaturalGenerator:
         out[rows, some] = q
         return out
 
-# %% ../../nbs/negatives/natural.ipynb #2b8e6475
+# %% ../../nbs/negatives/natural.ipynb #7996d8ff
 @patch
 def slots(self: NaturalGenerator, parsed: Parsed) -> list[Slot] | str:
     """Find the slots of a caption that have no unknown word beside them.
@@ -447,9 +450,10 @@ def slots(self: NaturalGenerator, parsed: Parsed) -> list[Slot] | str:
     if why not in ("", UNKNOWN): return why
     strange = strange_words(parsed, self.index.vocabulary) if why else set()
     if len(strange) > len(parsed.tokens)/5: return why
-    found = [s for s in find_slots(parsed, self.index.contrasts) if strange.isdisjoint(near(parsed, s.start, s.end))]
+    found = [s for s in find_slots(parsed, self.index.contrasts) if strange.isdisjoint(beside(parsed, s.start, s.end))]
     return found or why or found
 
+# %% ../../nbs/negatives/natural.ipynb #2b8e6475
 @patch
 def places(self: NaturalGenerator, parsed: Parsed, said: frozenset[str] = frozenset()) -> list[Place | str]:
     """Check all slots of a caption.
@@ -603,6 +607,29 @@ def offers(self: NaturalGenerator, sources: list[Source], kinds: tuple[str, ...]
     found = map(self.options, sources)
     return [{k: v if isinstance(v := some[k], str) else "" for k in kinds} for some in found]
 
+# %% ../../nbs/negatives/natural.ipynb #7076f411
+PEOPLE = frozenset(("NOUN man", "PRON he")) # classes that most captions have a word of
+
+@patch
+def pick(self: NaturalGenerator,
+    some: list[tuple[str, Option | Order]],
+    rng: np.random.Generator,
+) -> tuple[str, Option | Order]:
+    """Draw a kind, then one of its options; people change only where nothing else does.
+
+    Args:
+        some: (kind, option) of a caption
+        rng: source of chance
+
+    Returns:
+        one of them
+    """
+    things = [(k, o) for k, o in some if isinstance(o, Order) or o.slot.contrast not in PEOPLE]
+    kinds = list(dict.fromkeys(k for k, _ in things or some))
+    kind = kinds[rng.integers(len(kinds))]
+    found = [o for k, o in things or some if k == kind]
+    return kind, found[rng.integers(len(found))]
+
 # %% ../../nbs/negatives/natural.ipynb #ef8d2aa8
 def edits_of(parsed: Parsed, changes: Iterable[tuple[int, int, str]]) -> tuple[Edit, ...]:
     """Turn changes of tokens into edits, from right to left.
@@ -635,26 +662,6 @@ def edits_for(option: Option, word: str, pos: str, parsed: Parsed) -> tuple[Edit
     same = pos == "NOUN" and _gender_of(word) == _gender_of(option.slot.word) # a boy for a man: pronouns stay
     more = [(i, i + 1, w or surface(word, pos, parsed.tokens[i].tag)) for i, w in option.also if not (w and same)]
     return edits_of(parsed, [(option.slot.start, option.slot.end, surface(word, pos, option.slot.form)), *more])
-
-@patch
-def pick(self: NaturalGenerator,
-    some: list[tuple[str, Option | Order]],
-    rng: np.random.Generator,
-) -> tuple[str, Option | Order]:
-    """Draw a kind, then one of its options; people change only where nothing else does.
-
-    Args:
-        some: (kind, option) of a caption
-        rng: source of chance
-
-    Returns:
-        one of them
-    """
-    things = [(k, o) for k, o in some if isinstance(o, Order) or o.slot.contrast not in PEOPLE]
-    kinds = list(dict.fromkeys(k for k, _ in things or some))
-    kind = kinds[rng.integers(len(kinds))]
-    found = [o for k, o in things or some if k == kind]
-    return kind, found[rng.integers(len(found))]
 
 @patch
 def draw_one(self: NaturalGenerator, request: Request, plan: Plan) -> Made | str:

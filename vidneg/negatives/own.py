@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from ..core.errors import VidnegError
 from ..core.records import Caption
 from ..data.inputs import Inputs, open_data
+from .components.substitutes import CHANGED
 from .generate import GENERATORS, Generator, stream_negatives
-from .natural import NaturalGenerator, natural
+from .natural import NaturalGenerator
 from .rules import SlotFrequencies, rules_balanced
 from ..text.lexicon import CATEGORIES, Lexicon
 
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['OWN', 'COLUMNS', 'own_generator', 'read_pool', 'negatives_frame']
+__all__ = ['KINDS', 'OWN', 'COLUMNS', 'own_generator', 'read_pool', 'negatives_frame']
 
 # %% ../../nbs/negatives/own.ipynb #c63ea259
-OWN = ("natural", "rules-balanced", "rules-checked", "rules-published") # generators that need nothing but captions
+# generators that need nothing but captions → their kinds
+KINDS = {"natural": NaturalGenerator.kinds, "natural-components": CHANGED,
+         **dict.fromkeys(("rules-balanced", "rules-checked", "rules-published"), CATEGORIES)}
+OWN = tuple(KINDS)
 
 def own_generator(
     captions: Sequence[Caption],
@@ -49,12 +53,12 @@ def own_generator(
     name = name or ("natural" if lexicon is None else "rules-balanced")
     if name not in OWN:
         raise VidnegError(f"no generator {name!r} for your own captions; there are: {', '.join(OWN)}")
-    if name != "natural" and kinds is None: kinds = CATEGORIES
-    known = NaturalGenerator.kinds if name == "natural" else CATEGORIES
+    known = KINDS[name]
+    if known is CATEGORIES and kinds is None: kinds = CATEGORIES
     if kinds is not None and (unknown := [k for k in kinds if k not in known] or not kinds):
         what = f"no kind {unknown[0]!r}" if kinds else "no kinds are given"
         raise VidnegError(f"{what}; there are: {', '.join(known)}")
-    if name == "natural": return natural(captions, pool=pool)
+    if name.startswith("natural"): return GENERATORS[name](captions, pool=pool)
     lexicon = lexicon or Lexicon.navero()
     if name != "rules-balanced": return GENERATORS[name](lexicon)
     return rules_balanced(lexicon, SlotFrequencies.count(captions, lexicon, kinds))

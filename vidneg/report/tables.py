@@ -20,8 +20,8 @@ from ..evaluate.stats import Estimate, estimate_of, fmt
 from .labels import KIND_LABELS, METRIC_LABELS, run_label, run_order
 
 # %% auto #0
-__all__ = ['COLUMNS', 'DIFFERENCES', 'DIFFERENCE', 'ABLATIONS', 'FORM_NOTES', 'FOOT', 'paper_table', 'paper_notes',
-           'table2', 'markdown_table', 'table2_compact', 'table2_intervals', 'ablation_table', 'table6',
+__all__ = ['COLUMNS', 'DIFFERENCES', 'DIFFERENCE', 'ABLATIONS', 'FORM_TITLES', 'FORM_NOTES', 'FOOT', 'paper_table',
+           'paper_notes', 'table2', 'markdown_table', 'table2_compact', 'table2_intervals', 'ablation_table', 'table6',
            'table6_markdown', 'write_table2', 'write_ablation', 'write_training_negatives', 'write_table6']
 
 # %% ../../nbs/report/tables.ipynb #e757bcd7
@@ -249,6 +249,8 @@ def table6_markdown(numbers: pd.DataFrame, direction: str = "t2v", intervals: bo
     return markdown_table(["Test data", "Model", *RETRIEVAL_METRICS, "n (clips)"], rows)
 
 # %% ../../nbs/report/tables.ipynb #96cf86a3
+FORM_TITLES = {"balanced": "Balanced negatives", "rules": "Negatives by rules", "lm": "Negatives by a language model",
+               "mixed": "Mixed negatives"}
 FORM_NOTES = {
     "balanced": "Replacements are drawn so that the negative cannot be recognized from the text alone.",
     "rules": "Replacements are drawn uniformly from the word lists, as published, with words of the data's language.",
@@ -277,7 +279,7 @@ def _write(folder, name, numbers, page):
 def _by_form(numbers, forms):
     "Write a compact table and one with intervals for each form of negatives in `forms`."
     return [text for form, note in FORM_NOTES.items() if form in set(forms) for text in (
-        f"## {form.capitalize()} negatives\n\n{note}\n", table2_compact(numbers, form),
+        f"## {FORM_TITLES[form]}\n\n{note}\n", table2_compact(numbers, form),
         "With intervals:\n", table2_intervals(numbers, form))]
 
 def write_table2(scores: pd.DataFrame, folder: str | Path, **kwargs) -> Path:
@@ -324,7 +326,8 @@ def write_training_negatives(rates: pd.DataFrame, blind: pd.DataFrame, folder: s
     Returns:
         the Markdown file
     """
-    labels, of = ABLATIONS[3], {r.run: r for r in blind.itertuples()}
+    labels = ABLATIONS[3] | {r: f"Balanced rules, {r.split('_')[1]}" for r in rates.run if r.startswith("balanced_")}
+    of = {r.run: r for r in blind.itertuples()}
     rows = []
     for r in rates[rates.kind == "all"].itertuples():
         wrong, own = "–" if pd.isna(r.wrong) else fmt(Estimate(r.wrong, r.low, r.high, 0, 0)), of.get(r.run)

@@ -110,7 +110,7 @@ PERSON = frozenset("""he she they we i you it who people person man woman boy gi
 # words that go with any verb
 ANYWHERE = frozenset("man woman boy girl lady guy gentleman female male adult child kid toddler baby".split())
 _GENERIC = frozenset("""big small large little new white black red blue green yellow
-    brown long short tall several many more another different same other second third various first last next""".split())
+    brown long short tall several many more another different same other second third various first next""".split())
 _ANYBODY = frozenset("""asian japanese chinese korean indian mexican french british american african russian arabic
     young old older elderly skinny slim fat tattooed shirtless barefoot animated famous professional blond blonde
     muscular amateur single lone""".split()) # said of men, women and children
@@ -285,6 +285,7 @@ def _form(s, c, i):
     if c.pos == "ADJ": return "before" if t.dep == "amod" else "after"
     return t.tag if c.pos == "NOUN" else ""
 
+# %% ../../nbs/text/slots.ipynb #573afbc7
 _BEFORE_MANY = frozenset("in on of to with by from at for and are is as see watch while , . into behind".split())
 
 _PHASE = frozenset("start begin continue stop finish end quit".split()) # verbs that take another verb
@@ -310,6 +311,7 @@ def _fixed(s, c, word, i, end):
         return head.tag != "NNS" or i > 0 and s.lower[i - 1] not in _BEFORE_MANY
     return c.pos == "NOUN" and s.lower[end:end + 1] == ["made"]
 
+# %% ../../nbs/text/slots.ipynb #d0668dc0
 def find_slots(parsed: Parsed, contrasts: tuple[Contrast, ...]) -> list[Slot]:
     """Find the words of a caption that belong to a class, with what stands around them.
 

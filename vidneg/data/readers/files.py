@@ -129,8 +129,9 @@ def json_values(path: str | Path, chunk: int = 2**20) -> Iterator:
         while (text := text.lstrip(" \t\r\n,"))[:1] != "]":
             try: value, end = decoder.raw_decode(text)
             except ValueError as e:
-                if not (more := file.read(max(chunk, len(text)))): raise VidnegError(f"{name} is not JSON: {e}") from None
-                text += more # the value goes on
+                more = file.read(max(chunk, len(text))) # the value goes on
+                if not more: raise VidnegError(f"{name} is not JSON: {e}") from None
+                text += more
                 continue
             yield value
             text = text[end:]

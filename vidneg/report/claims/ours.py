@@ -33,8 +33,8 @@ def _(e): return e.accuracy({"blind": 1}, form="rules")
        "average acc, balanced minus mixed", above=0, stage="ablation")
 def _(e): return e.accuracy({"balanced_1": 1, "mixed_1r": -1})
 
-@claim("distinct", "More different negatives of a caption help: four beat one, with one in a step (balanced, one edit).",
-       "–", "average acc, four minus one different negatives per caption", above=0, stage="ablation")
+@claim("distinct", "More different negatives of a caption help: four beat one, with one in a step (balanced, one "
+       "edit).", "–", "average acc, four minus one different negatives per caption", above=0, stage="ablation")
 def _(e): return e.accuracy({"balanced_4": 1, "balanced_1": -1})
 
 @claim("balanced-vanilla", "Our NAVERO, with four balanced negatives in a step, beats a Vanilla with the same weights.",
