@@ -18,13 +18,13 @@ from vidneg.lm.protocols import MASK
 from vidneg.negatives.mixed import mixed_generator
 from vidneg.negatives.rules import rules_published
 from vidneg.report.cross_text import (
+    captions_of,
     coverage,
     cross_figure,
     cross_page,
     crossed_generators,
     crossed_pairs,
     gains,
-    captions_of,
 )
 from vidneg.text.lexicon import CATEGORIES, Lexicon
 from vidneg.text.parse import NamedParser
