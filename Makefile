@@ -19,7 +19,7 @@ export JUPYTER_PLATFORM_DIRS := 1
 # Only root has to be asked whether a server may run as root.
 ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help .venv lock reproduce rehearsal dvc test check rules types wheel lab export clean-notebooks readme bench bench-memory bench-shards faults gpu-record archive docs
+.PHONY: help .venv lock reproduce rehearsal dvc test check rules types wheel lab export clean-notebooks readme bench bench-memory bench-shards faults gpu-record archive docs recipes
 
 help: ## list the targets
 	@sed -nE 's/^([a-z.-]+):[^#]*## /\1\t/p' Makefile | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -78,6 +78,10 @@ docs: .venv ## the documentation's site in dist/docs, from the notebooks and doc
 
 readme: .venv ## README.md from nbs/index.ipynb
 	@python -m vidneg.pipeline.readme
+
+recipes: .venv ## the papers' recipes beside ours, and what the scale paper costs: reports/recipes.md, paper-forecast.md
+	@python -m vidneg.pipeline.recipes
+	@python -m vidneg.pipeline.forecast
 
 bench: .venv ## speeds on this machine
 	@python bench/bench.py

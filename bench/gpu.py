@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from vidneg.core.errors import VidnegError
 from vidneg.core.files import atomic_path, project_root
 from vidneg.core.records import Negative, read_records
 from vidneg.data.dataset import read_dataset
 from vidneg.data.video import FrameCache
+from vidneg.pipeline.forecast import countable
 from vidneg.pipeline.runner import commit
 from vidneg.pipeline.stage import read_section, scale_folder
 from vidneg.text.tokenize import load_tokenizer
@@ -49,7 +49,7 @@ def batches_and_task(params):
 
 def flops_of_a_step(task, batch):
     "Count the floating-point operations of forward and backward, on the CPU."
-    with FlopCounterMode(display=False) as counter: sum(v.mean() for v in task(batch).values()).backward()
+    with countable() as counter: sum(v.mean() for v in task(batch).values()).backward()
     return counter.get_total_flops()
 
 

@@ -183,7 +183,8 @@ def test_wrong_arguments(wrong, message):
     with pytest.raises(VidnegError, match=message): make_negatives([CAVE], PUBLISHED, **wrong)
 
 def test_registry():
-    assert {"rules-published", "rules-checked", "rules-balanced", "lm", "mixed", "components", "spot"} <= set(GENERATORS)
+    assert {"rules-published", "rules-checked", "rules-balanced", "lm", "mixed", "components",
+            "spot"} <= set(GENERATORS)
     assert all(callable(GENERATORS[name]) for name in GENERATORS)
     with pytest.raises(VidnegError, match="needs frequencies"): GENERATORS["rules-balanced"](NAVERO, None)
 

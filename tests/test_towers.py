@@ -1,5 +1,6 @@
 "Models start from published towers: the same outputs, sizes from the checkpoint, and errors that name what is wrong."
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -164,3 +165,24 @@ def test_models_of_one_checkpoint_share_a_tokenizer(tmp_path):
     towers = {"xclip": {"clip": str(tmp_path/"clip")}, "clip4clip-mean": {"clip": str(tmp_path/"clip")}}
     found = tower_tokenizers(towers, ["xclip", "clip4clip-mean", "navero"], "the default")
     assert found["xclip"] is found["clip4clip-mean"] and found["navero"] == "the default"
+
+
+@pytest.mark.parametrize("name, parts", [("xclip", {"clip": "clip"}), ("alpro", {"vision": "vit", "text": "bert"})])
+def test_training_starts_from_towers_and_trains_them(towers, tmp_path, name, parts, capsys):
+    from vidneg.data.batches import Batches
+    from vidneg.text.tokenize import train_tokenizer
+    from vidneg.train.course import Course, fresh_start
+    from vidneg.train.loop import TrainConfig
+    frames = np.random.default_rng(0).integers(256, size=(4, 3, 32, 32, 3), dtype=np.uint8)
+    tok = train_tokenizer(["a dog runs"], 60, tmp_path/"t.json")
+    losses = ["vtc", "pem"] if name == "alpro" else ["vtc"]
+    batches = Batches(frames, [[[2, 5 + i, 3]] for i in range(4)], batch_size=4, augment={"flip": 0.5})
+    prompting = {"entities": ["dog", "cat"], "templates": ["a {}"]}
+    course = Course(tmp_path, {name: losses}, {name: tok}, frames, prompting, 0)
+    start = fresh_start(name, losses, {}, {}, 2, towers={k: towers[v] for k, v in parts.items()}, size="tiny")
+    done = course.train(course.jobs("weak", {name: start}, {name: batches}, TrainConfig(steps=2, device="cpu")))
+    assert set(losses) <= set(done[f"{name}/weak"]) and "differs from" in capsys.readouterr().out
+    trained, published = load(tmp_path/name/"weak"), from_towers(name, start["towers"], **(
+        {"entities": 2} if name == "alpro" else {})).model
+    patches = next(k for k in trained.state_dict() if "patch_embedding" in k and k.endswith("weight"))
+    assert not torch.equal(trained.state_dict()[patches], published.state_dict()[patches])

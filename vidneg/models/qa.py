@@ -231,8 +231,11 @@ class AnswerDecoder(nn.Module):
             log-probabilities (B, K), −inf where there is no option
         """
         memory, mask = self.memory(words, words_mask, video, video_mask)
-        columns = [-self._loss(memory, mask, column.clamp(min=0)) for column in options.T] # K times (B,)
-        return torch.stack(columns, 1).masked_fill(options < 0, -torch.inf)
+        out = memory.new_full(options.shape, -torch.inf) # (B, K)
+        for column, found in zip(options.T, out.T): # a question with few options costs little
+            at = (column >= 0).nonzero()[:, 0]
+            if len(at): found[at] = -self._loss(memory[at], mask[at], column[at]).to(out.dtype)
+        return out
 
     def save(self, folder: str | Path) -> Path:
         """Write `config.json` and `model.safetensors`, each atomically.

@@ -132,7 +132,8 @@ def count_step(model: nn.Module, outputs: Callable[[], Sequence[torch.Tensor]], 
         storage = x.untyped_storage()
         if storage._cdata not in own: kept[storage._cdata] = storage.nbytes()
         return x
-    with countable() as counter, torch.set_grad_enabled(train), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda x: x)
+    with countable() as counter, torch.set_grad_enabled(train), hooks:
         found = outputs()
         if train: sum(x.sum() for x in found).backward()
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
@@ -195,9 +196,10 @@ def _compared(model, every, video, texts):
     out = [first("caption")] if "similarity" in every else []
     if "positive_similarity" in every: out.append(first("positive"))
     if "negatives" not in texts: return out
-    if "neg_similarity" in every: out.append(all_similarities(model, video, texts["negatives"][:2], texts["negatives"][2]))
+    *text, mask = texts["negatives"]
+    if "neg_similarity" in every: out.append(all_similarities(model, video, text, mask))
     if "neg" in every and ("neg_similarity" not in every or model.similarity_is_cosine):
-        out.append(own_similarity(model, video, texts["negatives"][:2], texts["negatives"][2]))
+        out.append(own_similarity(model, video, text, mask))
     return out
 
 # %% ../../nbs/pipeline/forecast.ipynb #4e0b0013
@@ -370,7 +372,8 @@ def _counted(config, name, losses, batch, train=True):
 def _training(preset, stage, run, model, params, losses, batch, epochs, items):
     "Return a training of a model of the registry."
     from vidneg.models.registry import MODELS
-    cost = _counted(model_config(model, params), MODELS[model].model.__name__, tuple(losses), batch)
+    name = params["components"]["model"] if model == "components" else model
+    cost = _counted(model_config(model, params), MODELS[name].model.__name__, tuple(losses), batch)
     return Training(preset, stage, run, cost, batch.clips, batch.frames, math.ceil(epochs*(items//batch.clips)),
                     params[stage].get("mixed_precision", "no") != "no")
 
@@ -381,28 +384,39 @@ def _pretrain_stage(preset, params, items, tokens, **rest):
     return [_training(preset, "pretrain", "navero", "navero", params, own["losses"], batch, own["epochs"], items)]
 
 
-def _finetune_stage(preset, params, items, tokens, stage="finetune", runs=None, **rest):
+def _navero_runs(preset, stage, params, items, tokens, runs, negatives=1):
+    "Return fine-tunings: name → arguments of `ContrastiveTask`."
     own, found = params[stage], []
-    for run, about in (own["runs"] if runs is None else runs).items():
+    for run, about in runs.items():
         about = own["common"] | about
-        batch = Batch(own["batch_size"], own["n_frames"], tokens, own["negatives_per_clip"],
-                      about.get("vtm_directions", 2))
+        batch = Batch(own["batch_size"], own["n_frames"], tokens, negatives, about.get("vtm_directions", 2))
         found.append(_training(preset, stage, run, "navero", params, about["losses"], batch, own["epochs"], items))
     return found
 
 
-def _ablation_stage(preset, params, **rest):
-    own = params["ablation"]
-    runs = dict.fromkeys(own["generators"], own["loss"]) | own["losses"]
-    return _finetune_stage(preset, params, stage="ablation", runs=runs, **rest)
+def _finetune_stage(preset, params, items, tokens, **rest):
+    own = params["finetune"]
+    return (_navero_runs(preset, "finetune", params, items, tokens, own["runs"])
+            + _navero_runs(preset, "finetune", params, items, tokens, own["ours"], own["negatives_per_clip"]))
+
+
+def _ablation_runs(own):
+    "Return the runs of the stage `ablation`: name → arguments of `ContrastiveTask`."
+    names = [*own["sets"], *(f"balanced_{n}" for n in own["distinct"])]
+    return dict.fromkeys(names, own["loss"]) | own["losses"]
+
+
+def _ablation_stage(preset, params, items, tokens, **rest):
+    return _navero_runs(preset, "ablation", params, items, tokens, _ablation_runs(params["ablation"]))
 
 
 def _score_stage(preset, params, tokens, test, **rest):
-    own = params["score"]
+    own, tuned = params["score"], params["finetune"]
     batch = Batch(own["batch_size"], own["n_frames"], tokens, negatives=8) # caption and negative in four categories
     cost = _counted(model_config("navero", params), "Navero", ("vtc", "neg_vtm"), batch, train=False)
-    runs = len(params["finetune"]["runs"]) + len(params["ablation"]["generators"]) + 1
-    return [Training(preset, "score", f"{runs} runs", cost, batch.clips, batch.frames, runs*math.ceil(test/batch.clips))]
+    runs = 1 + len(tuned["runs"] | tuned["ours"] | _ablation_runs(params["ablation"])) # and the pre-trained model
+    steps = runs*math.ceil(test/batch.clips)
+    return [Training(preset, "score", f"{runs} runs", cost, batch.clips, batch.frames, steps)]
 
 # %% ../../nbs/pipeline/forecast.ipynb #4e0b0023
 def _spot_stage(preset, params, items, tokens, **rest):
@@ -435,7 +449,7 @@ def _components_stage(preset, params, items, tokens, **rest):
     for run, (losses, kinds) in component_runs(own["runs"], own["kinds"], own["single"]).items():
         batch = Batch(own["batch_size"], own["n_frames"], tokens, len(kinds))
         some = with_components(losses).get("losses", ["vtc"])
-        found.append(_training(preset, "components", run, "xclip", params, some, batch, own["epochs"], items))
+        found.append(_training(preset, "components", run, "components", params, some, batch, own["epochs"], items))
     return found
 
 
@@ -508,11 +522,13 @@ def forecast_page(root: str | Path = ".") -> str:
                       for name, d in devices.items())
     own = {preset: [t for t in done if t.preset == preset] for preset in assumed["presets"]}
     sums = [[preset, len(some), f"{sum(t.flops for t in some)/1e18:,.2g}",
-             *(_time(sum(t.hours(d, assumed) for t in some)) for d in devices.values())] for preset, some in own.items()]
+             *(_time(sum(t.hours(d, assumed) for t in some)) for d in devices.values())]
+            for preset, some in own.items()]
     parts = [HEAD.format(**assumed | {"peaks": peaks}),
              markdown_table(["Preset", "Trainings", "EFLOP", *(f"all on {name}" for name in devices)], sums, 1)]
     for preset, about in assumed["presets"].items():
-        parts += [f"## {preset}\n", f"{about['items']:,} items per epoch: {about['place']}. Times are those of one run.\n",
+        size = f"{about['items']:,} items per epoch: {about['place']}. Times are those of one run."
+        parts += [f"## {preset}\n", f"{size}\n",
                   markdown_table([*COLUMNS, *devices, "frames/s"], _rows(own[preset], assumed))]
     if any("\\*" in part for part in parts[2:]):
         parts.append("\\* more than the memory of a device: train with `recompute` or `accumulate`.\n")
@@ -552,7 +568,8 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         exit status, 0 for success
     """
-    parser = argparse.ArgumentParser("python -m vidneg.pipeline.forecast", description="Write reports/paper-forecast.md.")
+    parser = argparse.ArgumentParser("python -m vidneg.pipeline.forecast",
+                                     description="Write reports/paper-forecast.md.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when the page is not current")
     args = parser.parse_args(argv)
     try:

@@ -17,7 +17,7 @@ from typing import Any
 from ..core.errors import VidnegError
 from ..core.files import atomic_path, project_root
 from .runner import declared, read_notebook
-from .scales import merge
+from .scales import merge, overlay_of
 from .stage import RunError, literals, read_yaml, tagged
 from ..report.tables import markdown_table
 
@@ -54,46 +54,50 @@ def resolved(scale: str = "laptop", root: str | Path = ".") -> dict[str, dict]:
     """
     root = project_root(root)
     values = read_yaml(root/"params.yaml")
-    if scale != "laptop": values = merge(values, read_yaml(root/"scales"/scale/"overlay.yaml"))
+    if scale != "laptop": values = merge(values, overlay_of(scale, root))
     return {stage: default | (values.get(stage) or {}) for stage, default in stage_defaults(root).items()}
 
 # %% ../../nbs/pipeline/recipes.ipynb #4e0a0009
-def _navero(params):
+def _navero(own):
     "Return the config that the stage `backbone` builds."
     from vidneg.models.navero import NaveroConfig
-    own = params["backbone"]
     make: Any = NaveroConfig.paper if own["vision"] else NaveroConfig
     return make(**({} if own["text"] else {"vocab_size": own["vocab_size"]}) | (own["model"] or {}))
 
 
-def _spot(name, params):
-    "Return the config that the stage `spot` builds for a model of the registry."
+def _retrieval(name, own):
+    "Return the config of a model of the registry that a stage with the parameters `own` trains."
     from vidneg.models.registry import MODELS
     from vidneg.train.course import fresh_start
-    own = params["spot"]
-    fields = fresh_start(name, own["models"].get(name) or (), own["clip_sizes"], own["fused_sizes"],
-                         own["entities"], size=own["size"], max_tokens=own["max_tokens"])
-    return MODELS[fields.pop("name")].config(fields.pop("size"), **fields)
+    losses = (own.get("models") or {}).get(name) or ()
+    fields = fresh_start(name, losses, own["clip_sizes"], own.get("fused_sizes") or {}, own.get("entities", 0))
+    towers = own.get("towers") or {}
+    if towers.get(name) or "clip" in towers: # published encoders fix the sizes, which are those of the size paper
+        return MODELS[name].config("paper", **({"entities": fields["entities"]} if "entities" in fields else {}))
+    return MODELS[fields.pop("name")].config(own["size"], max_tokens=own["max_tokens"], **fields)
 
 
-def _moments(params):
+def _moments(own):
     "Return the config of the moment retrieval models."
     from vidneg.models.moment import MomentConfig
-    return MomentConfig(width=params["moments"]["width"])
+    make: Any = MomentConfig.paper if own["published"] else MomentConfig
+    return make(width=own["width"])
 
 
 def model_config(name: str, params: Mapping[str, dict]):
     """Build the config of a model at a scale.
 
     Args:
-        name: "navero", a model of the stage spot, or "moments"
+        name: "navero", "moments", "components", or a model of the stage spot
         params: parameters of a scale, from `resolved`
 
     Returns:
         a config: a dataclass of sizes
     """
-    if name == "navero": return _navero(params)
-    return _moments(params) if name == "moments" else _spot(name, params)
+    if name == "navero": return _navero(params["backbone"])
+    if name == "moments": return _moments(params["moments"])
+    if name == "components": return _retrieval(params["components"]["model"], params["components"])
+    return _retrieval(name, params["spot"])
 
 # %% ../../nbs/pipeline/recipes.ipynb #4e0a0012
 @dataclass(frozen=True)
@@ -214,7 +218,7 @@ def shown(value) -> str:
     if value is None or value == "": return "–"
     if isinstance(value, bool): return "yes" if value else "no"
     if isinstance(value, (list, tuple)): return " + ".join(map(shown, value)) or "–"
-    if isinstance(value, Mapping): return ", ".join(f"{k}: {shown(v)}" for k, v in value.items())
+    if isinstance(value, Mapping): return ", ".join(f"{k}: {shown(v)}" for k, v in value.items()) or "–"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 # %% ../../nbs/pipeline/recipes.ipynb #4e0a0017
@@ -284,8 +288,8 @@ HEAD = """# Recipes: the papers' and ours
 
 Each line is one choice: the published value with its place, and ours at the scales `paper` (or the preset in brackets)
 and `laptop`. `python -m vidneg.pipeline.recipes` writes this page. What the papers say stands in
-`scales/paper/published.yaml`; our values are read from the scales' parameters and from the code. **ours**: the paper does
-not state it, the choice is ours. **differs**: the scale `paper` is not the paper, with the reason.
+`scales/paper/published.yaml`; our values are read from the scales' parameters and from the code. **ours**: the paper
+does not state it, the choice is ours. **differs**: the scale `paper` is not the paper, with the reason.
 """
 
 
@@ -304,7 +308,8 @@ def recipes_page(root: str | Path = ".") -> str:
     parts = [HEAD, "Of {} choices, {} are as published, {} are ours and {} differ.\n".format(len(rows), *counts)]
     for title in dict.fromkeys(r["title"] for r in rows):
         lines = [_line(r) for r in rows if r["title"] == title]
-        parts.append(f"## {title}\n\n" + markdown_table(["Choice", "Paper", "Place", "`paper`", "`laptop`", ""], lines, 6))
+        header = "Choice", "Paper", "Place", "`paper`", "`laptop`", ""
+        parts.append(f"## {title}\n\n" + markdown_table(header, lines, 6))
     return "\n".join(parts)
 
 

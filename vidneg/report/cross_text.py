@@ -23,6 +23,7 @@ from .figures import styled
 from .tables import markdown_table
 from ..text.lexicon import CATEGORIES, Lexicon
 from ..text.ud import Parser
+from ..text.usage import English, default_parser
 
 # %% auto #0
 __all__ = ['LABELS', 'PAPER', 'some_captions', 'crossed_generators', 'crossed_pairs', 'coverage', 'cross_figure',
@@ -54,6 +55,17 @@ def some_captions(
     found = [replace(c, clip_id=video[c.clip_id]) for c in captions if c.clip_id in video and c.text.strip()]
     return sorted(found, key=lambda c: stable_seed(seed, "cross", c.caption_id))[:n]
 
+class _Once:
+    "A parser that reads each text once, however many generators ask."
+    def __init__(self, parser): self.parser, self.known = parser, {}
+
+    def parse(self, texts):
+        new = [t for t in dict.fromkeys(texts) if t not in self.known]
+        self.known.update(zip(new, self.parser.parse(new) if new else ()))
+        return [self.known[t] for t in texts]
+
+    def pipe(self, texts): return iter(self.parse(list(texts)))
+
 def crossed_generators(
     captions: list[Caption],
     lexicon: Lexicon,
@@ -71,11 +83,11 @@ def crossed_generators(
     Returns:
         name → generator
     """
-    rules = rules_published(lexicon)
+    rules, english = rules_published(lexicon), English(_Once(default_parser()))
     return {"rules-published": rules,
             "mixed": mixed_generator(rules, fill_mask, parser, checked=False, unlike=None), # no checks, as published
-            "rules-balanced": rules_balanced(lexicon, SlotFrequencies.count(captions, lexicon)),
-            "natural": natural(captions)}
+            "rules-balanced": rules_balanced(lexicon, SlotFrequencies.count(captions, lexicon, english=english), english),
+            "natural": natural(captions, parser=english.parser)}
 
 def crossed_pairs(
     captions: list[Caption],

@@ -110,7 +110,7 @@ PERSON = frozenset("""he she they we i you it who people person man woman boy gi
 # words that go with any verb
 ANYWHERE = frozenset("man woman boy girl lady guy gentleman female male adult child kid toddler baby".split())
 _GENERIC = frozenset("""big small large little new white black red blue green yellow
-    brown long short tall several many more another different same other second third various first last next""".split())
+    brown long short tall several many more another different same other second third various first next""".split())
 _ANYBODY = frozenset("""asian japanese chinese korean indian mexican french british american african russian arabic
     young old older elderly skinny slim fat tattooed shirtless barefoot animated famous professional blond blonde
     muscular amateur single lone""".split()) # said of men, women and children
