@@ -18,7 +18,8 @@ from vidneg.pipeline.stage import read_yaml
 ROOT = Path(__file__).parents[1]
 SIZES = {"epochs", "post_epochs", "start_epochs", "batch_size", "learning_rate", "post_learning_rate", "n_frames",
          "final_learning_rate", "size", "width", "heads", "bootstrap_samples", "sample", "shares", "captions_per_clip",
-         "mixed_precision", "processes", "worlds", "clips"}
+         "mixed_precision", "processes", "worlds", "clips",
+         "start_batch_size"}
 NAMES = {"source", "moments", "vision", "text", "tokenizer", "model", "towers", "text_encoder", "questions_from"}
 
 

@@ -186,7 +186,11 @@ def fit_batches(values: dict, n: int) -> dict:
     Returns:
         an overlay; {} if no batch is too large
     """
-    large = {s: {k: n for k, v in section.items() if k.endswith("batch_size") and isinstance(v, int) and v > n}
+    def smaller(v):
+        "Return the reduced size, or a mapping of the reduced ones; None if none is too large."
+        if isinstance(v, dict): return {k: n for k, x in v.items() if smaller(x)} or None
+        return n if isinstance(v, int) and v > n else None
+    large = {s: {k: smaller(v) for k, v in section.items() if k.endswith("batch_size") and smaller(v)}
              for s, section in values.items() if s not in ("features", "score")} # inference takes smaller batches too
     return {s: found for s, found in large.items() if found}
 
