@@ -18,13 +18,13 @@ from vidneg.lm.protocols import MASK
 from vidneg.negatives.mixed import mixed_generator
 from vidneg.negatives.rules import rules_published
 from vidneg.report.cross_text import (
+    captions_of,
     coverage,
     cross_figure,
     cross_page,
     crossed_generators,
     crossed_pairs,
     gains,
-    some_captions,
 )
 from vidneg.text.lexicon import CATEGORIES, Lexicon
 from vidneg.text.parse import NamedParser
@@ -163,9 +163,9 @@ def test_captions_name_their_video():
     clips = [Clip("v_0_5", "v", 0, 5, "test"), Clip("v_5_9", "v", 5, 9, "test"), Clip("w", "w", split="train")]
     captions = [Caption("a", "v_0_5", "a dog"), Caption("b", "v_5_9", "a cat"), Caption("c", "w", "a cow"),
                 Caption("d", "v_0_5", " ")]
-    found = some_captions(clips, captions, "test", 9)
+    found = captions_of(clips, captions, "test", 9)
     assert {c.caption_id for c in found} == {"a", "b"} and {c.clip_id for c in found} == {"v"}
-    assert some_captions(clips, captions[::-1], "test", 1) == found[:1]
+    assert captions_of(clips, captions[::-1], "test", 1) == found[:1]
 
 
 def test_generators_are_those_of_the_paper_and_ours():

@@ -103,8 +103,8 @@ def test_tables_and_pages_agree(done):
     out = done[0]/"reports/audit"
     table, rates = pd.read_csv(out/"audit.csv"), pd.read_csv(out/"generators.csv")
     assert {f"{s.replace('/', '-')}.html" for s in table.set} == {p.name for p in out.glob("*.html")}
-    assert "train/finetune" in set(table.set) and "train/finetune" in set(rates.part + "/" + rates["set"])
-    assert "train/rules-balanced" not in set(table.set), "audited as train/finetune"
+    assert "train/balanced" in set(table.set) and "train/balanced" in set(rates.part + "/" + rates["set"])
+    assert "train/rules-balanced" not in set(table.set), "audited as train/balanced"
     assert table.before.between(0, 1).all() and (table.kept_items <= table.measured).all()
     assert (table.before_low <= table.before).all() and (table.before <= table.before_high).all()
     tested = rates[rates.part == "test"]

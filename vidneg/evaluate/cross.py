@@ -13,7 +13,7 @@ import pandas as pd
 from ..audit.blind import NgramLM, tokens
 from ..core.errors import VidnegError
 from ..core.seeds import stable_rng
-from .accuracy import ITEM_COLUMNS, KINDS, SCORE_COLUMNS, METRICS, check_items, check_scores, toy_scores
+from .accuracy import ITEM_COLUMNS, KINDS, METRICS, SCORE_COLUMNS, check_items, check_scores, toy_scores
 from .stats import Estimate, checked_values, clip_weights, percentile_interval
 
 # %% auto #0

@@ -32,9 +32,9 @@ from ..text.syntax import verb_form
 from ..text.ud import Parsed, Parser
 
 # %% auto #0
-__all__ = ['NEGATION', 'KNOWN', 'UNKNOWN', 'MALE', 'FEMALE', 'PEOPLE', 'strange_words', 'beside', 'unsound', 'surface',
-           'put', 'genders', 'flips', 'Limits', 'exchange', 'distinct', 'Place', 'Option', 'NaturalGenerator',
-           'balance', 'edits_of', 'edits_for', 'Said', 'natural']
+__all__ = ['NEGATION', 'KNOWN', 'UNKNOWN', 'MALE', 'FEMALE', 'PEOPLE', 'NEARNESS', 'strange_words', 'beside', 'unsound',
+           'surface', 'put', 'genders', 'flips', 'Limits', 'exchange', 'distinct', 'Place', 'Option',
+           'NaturalGenerator', 'balance', 'edits_of', 'edits_for', 'nearest', 'Said', 'natural']
 
 # %% ../../nbs/negatives/natural.ipynb #b0ea0cb7
 NEGATION = frozenset("not n't no never without nobody nothing none cannot neither nor hardly".split())
@@ -230,10 +230,10 @@ class Limits:
         things: the same for verbs, prepositions, and nouns of other classes than people
         power: exponent of the probabilities that are exchanged; below 1: more captions, less balanced
     """
-    ratio: float = 3.0
-    least: float = 0.005
-    things: float = 0.05
-    power: float = 0.45
+    ratio: float = 4.0
+    least: float = 0.003
+    things: float = 0.03
+    power: float = 0.3
 
 def exchange(
     p: np.ndarray,
@@ -663,6 +663,20 @@ def edits_for(option: Option, word: str, pos: str, parsed: Parsed) -> tuple[Edit
     more = [(i, i + 1, w or surface(word, pos, parsed.tokens[i].tag)) for i, w in option.also if not (w and same)]
     return edits_of(parsed, [(option.slot.start, option.slot.end, surface(word, pos, option.slot.form)), *more])
 
+# from the reason that came nearest to a negative; others concern a whole caption
+NEARNESS = ("unbalanced", "two genders", "word twice", "not attested", "no replacement", "unsure", "no match")
+
+def nearest(whys: list[str]) -> str:
+    """Choose what to say of a caption whose kinds fail for different reasons.
+
+    Args:
+        whys: a reason for each kind
+
+    Returns:
+        the reason of the kind that came nearest to a negative
+    """
+    return min(whys, key=lambda why: NEARNESS.index(why) if why in NEARNESS else len(NEARNESS))
+
 @patch
 def draw_one(self: NaturalGenerator, request: Request, plan: Plan) -> Made | str:
     """Draw a slot, then its replacement.
@@ -677,7 +691,7 @@ def draw_one(self: NaturalGenerator, request: Request, plan: Plan) -> Made | str
     c, parsed = request.source.item, request.source.parsed
     found = self.options(request.source)
     can = [k for k in request.kinds if not isinstance(found[k], str)]
-    if not can: return found[request.kinds[0]]
+    if not can: return nearest([found[k] for k in request.kinds])
     rng = stable_rng(plan.seed, self.name, c.caption_id, request.key)
     kind, option = self.pick([(k, o) for k in can for o in found[k]], rng)
     text = c.text

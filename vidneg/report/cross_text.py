@@ -26,19 +26,13 @@ from ..text.ud import Parser
 from ..text.usage import English, default_parser
 
 # %% auto #0
-__all__ = ['LABELS', 'PAPER', 'some_captions', 'crossed_generators', 'crossed_pairs', 'coverage', 'cross_figure',
-           'gains', 'wide_table', 'cross_page']
+__all__ = ['LABELS', 'PAPER', 'captions_of', 'crossed_generators', 'crossed_pairs', 'coverage', 'cross_figure', 'gains',
+           'wide_table', 'cross_page']
 
 # %% ../../nbs/report/cross_text.ipynb #ac5c0006
 LABELS = {"rules-published": "published", "rules-checked": "checked", "rules-balanced": "balanced"}
 
-def some_captions(
-    clips: Iterable[Clip],
-    captions: Iterable[Caption],
-    split: str,
-    n: int,
-    seed: int = 0,
-) -> list[Caption]:
+def captions_of(clips: Iterable[Clip], captions: Iterable[Caption], split: str, n: int, seed: int = 0) -> list[Caption]:
     """Choose captions of a split, and name their video as the clip.
 
     Args:
@@ -84,9 +78,10 @@ def crossed_generators(
         name → generator
     """
     rules, english = rules_published(lexicon), English(_Once(default_parser()))
+    counted = SlotFrequencies.count(captions, lexicon, english=english)
     return {"rules-published": rules,
             "mixed": mixed_generator(rules, fill_mask, parser, checked=False, unlike=None), # no checks, as published
-            "rules-balanced": rules_balanced(lexicon, SlotFrequencies.count(captions, lexicon, english=english), english),
+            "rules-balanced": rules_balanced(lexicon, counted, english),
             "natural": natural(captions, parser=english.parser)}
 
 def crossed_pairs(
@@ -177,9 +172,11 @@ def gains(table: pd.DataFrame, published: str = "rules-published") -> list[str]:
     found = table[(table.kind == "all") & (table.tested == published)].set_index(["dataset", "trained"]).value
     out = []
     for d in table.dataset.unique():
-        text = (f"{d}: fitted on published negatives, the text alone is {100*found[d, published] - 50:.1f} points above "
-                "chance on published negatives of other videos")
-        if d in PAPER: text += f"; the paper's models gain {PAPER[d][1] - PAPER[d][0]:.1f} points, from {PAPER[d][0]:.1f} %"
+        text = (f"{d}: fitted on published negatives, the text alone is {100*found[d, published] - 50:.1f} points "
+                "above chance on published negatives of other videos")
+        if d in PAPER:
+            before, after = PAPER[d]
+            text += f"; the paper's models gain {after - before:.1f} points, from {before:.1f} %"
         out.append(text)
     return out
 
@@ -208,19 +205,21 @@ def cross_page(table: pd.DataFrame, notes: Iterable[str] = ()) -> str:
     Returns:
         Markdown; the page shows cross-text.svg, which lies beside it
     """
-    cells = [[r.dataset, LABELS.get(r.trained, r.trained), LABELS.get(r.tested, r.tested), r.kind, r.ranker, _percent(r),
-              r.n] for r in table.itertuples()]
-    about = ("Rankers that read the two texts only, and no video. They are fitted on the negatives of one generator and "
-             "tested on those of every generator, on captions of other videos. The accuracy is the percentage of items "
-             "whose caption is picked; chance is 50, a tie counts half, and a value far below 50 tells as much as one "
-             "far above. The ranker of a cell is the one farthest from chance on pairs that it was neither fitted nor "
-             "tested on. Intervals: 95 %, over videos.")
-    gain = ("A model that is trained with such negatives can learn all that the text alone gives. Where this is as much "
-            "as the paper's gain, a test of the same making cannot show whether the gain was seen or read. The paper's "
-            "test sets are its own draws; its captions of DiDeMo and ActivityNet are whole paragraphs, these are single "
-            "sentences.")
+    label = {name: LABELS.get(name, name) for name in table.tested.unique()}
+    cells = [[r.dataset, label[r.trained], label[r.tested], r.kind, r.ranker, _percent(r), r.n]
+             for r in table.itertuples()]
+    about = ("Rankers that read the two texts only, and no video. They are fitted on the negatives of one generator "
+             "and tested on those of every generator, on captions of other videos. The accuracy is the percentage of "
+             "items whose caption is picked; chance is 50, a tie counts half, and a value far below 50 tells as "
+             "much as one far above. The ranker of a cell is the one farthest from chance on pairs that it was "
+             "neither fitted nor tested on. Intervals: 95 %, over videos.")
+    gain = ("A model that is trained with such negatives can learn all that the text alone gives. Where this is as "
+            "much as the paper's gain, a test of the same making cannot show whether the gain was seen or read. The "
+            "paper's test sets are its own draws; its captions of DiDeMo and ActivityNet are whole paragraphs, "
+            "these are single sentences.")
+    head = ["captions", "fitted on", "tested on", "kind", "ranker", "accuracy, %", "items"]
     return (f"# The cross on real captions: the text alone\n\n{about}\n\n![The cross](cross-text.svg)\n\n"
             f"## How much of the published gain is the text alone\n\n{gain}\n\n"
             + "".join(f"- {g}.\n" for g in gains(table)) + f"\n{wide_table(table)}\n"
             + "".join(f"- {n}\n" for n in notes) + "\n## All cells\n\n"
-            + markdown_table(["captions", "fitted on", "tested on", "kind", "ranker", "accuracy, %", "items"], cells, 5))
+            + markdown_table(head, cells, 5))

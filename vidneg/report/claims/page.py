@@ -89,8 +89,8 @@ PREFACE = (
     "Each claim says that a quantity lies in a range that was fixed beforehand. The columns `Quantity` and `Range` say "
     "which: a difference \"A minus B\" is in percentage points, and positive where A has the higher value; other "
     "quantities are in percent. Accuracies are on balanced negatives unless the claim says otherwise. Intervals are "
-    "95 %, by bootstrap over clips (in the cross: over clips and seeds), paired between runs. A claim *holds* where the "
-    "whole interval lies in the range, is *reversed* where the whole interval lies outside it, and is *open* "
+    "95 %, by bootstrap over clips (in the cross: over clips and seeds), paired between runs. A claim *holds* where "
+    "the whole interval lies in the range, is *reversed* where the whole interval lies outside it, and is *open* "
     "otherwise. The papers' figures are from other data and other models.\n")
 
 def count_verdicts(decided: pd.DataFrame) -> pd.DataFrame:
