@@ -48,7 +48,7 @@ def skipped(folder: Path) -> dict[str, str]:
 def losses(folder: Path) -> pd.DataFrame:
     """Return the first and the last loss of every training of several epochs.
 
-    Each epoch draws a caption per clip, and not every caption has a negative, so the mean of a few clips varies: of three
+    Each epoch draws a caption per clip, and not every caption has a negative, so means of few clips vary: of three
     and more epochs, the higher one of the first two counts as the first.
     """
     rows = []
