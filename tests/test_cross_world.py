@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 
 from vidneg.core.errors import VidnegError
+from vidneg.core.seeds import stable_rng
 from vidneg.evaluate.accuracy import ITEM_COLUMNS, KINDS, accuracy_table, item_matrix, score_blind, toy_scores
 from vidneg.evaluate.cross import CROSS_COLUMNS, cross_estimate, cross_table, score_by_captions
-from vidneg.evaluate.stats import contrast, clip_weights
-from vidneg.core.seeds import stable_rng
+from vidneg.evaluate.stats import clip_weights, contrast
 from vidneg.report.claims.claim import Evidence, verdict
 from vidneg.report.claims.ours import claims
 from vidneg.report.cross_world import gains_table, write_cross
@@ -73,8 +73,8 @@ def test_a_lucky_training_widens_the_interval():
     "Three trainings that agree, and three with the same mean of which one is right on everything."
     rows = [(f"{k}-{i}", f"c{i}", run, k, "rules", "", x, 0., x, .5, s) for k in KINDS for i in range(60)
             for s in range(3) for run, x in (("steady/model", float(i % 3 == s)), ("lucky/model", float(s == 1)))]
-    scores = pd.DataFrame(rows, columns=["item", "clip_id", "run", "kind", "form", "generator", "score_pos", "score_neg",
-                                         "p_pos", "p_neg", "seed"])
+    scores = pd.DataFrame(rows, columns=["item", "clip_id", "run", "kind", "form", "generator", "score_pos",
+                                         "score_neg", "p_pos", "p_neg", "seed"])
     steady, lucky = (cross_estimate(scores, [(f"{run}/model", "rules")], n=500) for run in ("steady", "lucky"))
     assert steady.value == pytest.approx(lucky.value) == pytest.approx(1/3)
     assert lucky.high - lucky.low > .6 > .2 > steady.high - steady.low
@@ -121,9 +121,9 @@ def test_claims_tell_a_reader_from_a_seer():
     "A published run that only reads its own forms, and a balanced one that sees: the six claims hold, or else reverse."
     reads = {"rules": 1.5, "mixed": 1.5, "balanced": .3}
     def world(published, balanced, blind):
-        return pd.concat([toy_scores({"vanilla/model": .3, "published/model": published(form), "balanced/model": balanced(
-            form), "published/blind": blind(form)}, 300, (form,), seed=s).assign(seed=s)
-            for form in ("mixed", "balanced") for s in range(3)])
+        return pd.concat([toy_scores({"vanilla/model": .3, "published/model": published(form), "balanced/model":
+                                      balanced(form), "published/blind": blind(form)}, 300, (form,), seed=s)
+                          .assign(seed=s) for form in ("mixed", "balanced") for s in range(3)])
     def verdicts(scores):
         evidence = Evidence(cross=scores, settings={"n": 300})
         return {k: verdict(c.estimate(evidence), c.above, c.below) for k, c in claims.items() if c.stage == "cross"}

@@ -35,7 +35,8 @@ def sentence(key):
     return f"a {who} in a {color} t-shirt {does} a {what} {where} a table"
 
 
-NOTHING = {"worlds": {"shortcuts": [], "train": 0, "val": 0}, "skewed": {"train": 0, "test": 0}} # the world draws nothing beside the custom clips
+# the world draws nothing beside the custom clips
+NOTHING = {"worlds": {"shortcuts": [], "train": 0, "val": 0}, "skewed": {"train": 0, "test": 0}}
 BROKEN = {"train-1": "cut off", "test-0": "cut off",
           "train-2": "no such file", "val-1": "is not a video|holds no video"}
 
@@ -125,7 +126,8 @@ def test_negatives_of_all_generators(done):
 @pytest.mark.slow
 def test_stages_without_scene_graphs_are_skipped_with_empty_tables(done):
     for name, table in (("spot", "gaps"), ("spot", "accuracy"), ("spot", "ranks"), ("spot", "scores"), ("qa", "table"),
-                        ("qa", "differences"), ("qa", "answers"), ("dial", "scores"), ("dial", "ranks"), ("cross", "scores")):
+                        ("qa", "differences"), ("qa", "answers"), ("dial", "scores"), ("dial", "ranks"),
+                        ("cross", "scores")):
         found = pd.read_parquet(done[0]/f"data/{name}/{table}.parquet")
         assert not len(found) and len(found.columns)
     assert "graphs" in done[1]["spot"] and "graphs" in done[1]["qa"] and "shortcuts" in done[1]["dial"]

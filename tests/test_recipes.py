@@ -124,7 +124,8 @@ def test_a_fact_with_an_unknown_field_is_refused(tmp_path):
 
 
 def test_shown_values():
-    assert [shown(v) for v in (None, "", True, [], {}, 1e-5, {"a": [1, 2]})] == [*"––", "yes", *"––", "1e-05", "a: 1 + 2"]
+    values = None, "", True, [], {}, 1e-5, {"a": [1, 2]}
+    assert [shown(v) for v in values] == [*"––", "yes", *"––", "1e-05", "a: 1 + 2"]
 
 
 def test_the_page_is_current(capsys): assert main(["--check"]) == 0, capsys.readouterr().err

@@ -40,7 +40,8 @@ def parts(
     test = np.array([p.clip_id in held for p in table.pairs])
     present = np.unique(fold[~test])
     if len(present) < 3 - bool(held):
-        raise VidnegError(f"{len(present)} folds have clips to fit with, and {3 - bool(held)} are needed: use more clips")
+        raise VidnegError(f"{len(present)} folds have clips to fit with, and {3 - bool(held)} are needed: "
+                          "use more clips")
     if held:
         choose = ~test & (fold == present[0])
         yield everything[~test & ~choose], everything[choose], everything[test]
@@ -104,7 +105,8 @@ def cross(
                 for kind in kinds:
                     here = (origin == tested) & ((table.kinds == kind) | (kind == "all"))
                     name = _farthest({r: w[:n] for r, w in won.items()}, here[choose])
-                    cells.setdefault((trained, tested, kind), []).append((name, won[name][n:][here[test]], test[here[test]]))
+                    some = cells.setdefault((trained, tested, kind), [])
+                    some.append((name, won[name][n:][here[test]], test[here[test]]))
     rows = [(*key, *_row(table, np.concatenate([w for _, w, _ in some]), np.concatenate([at for *_, at in some]),
                          [name for name, w, _ in some if len(w)]))
             for key, some in cells.items() if any(len(w) for _, w, _ in some)]

@@ -104,9 +104,9 @@ ABOUT = (
     "Trained without negatives, with the published recipe (rules with uniform draws and a language model in turn, five "
     "rounds) or with balanced rules (one edit); all losses have weight 1. Tested on items of one edit, made by rules "
     "with uniform draws, by rules and language model, or by balanced rules. The words of this world are as unequally "
-    "frequent as those of real captions. *Text alone* is a blind ranker that was fitted on the same training negatives; "
-    "without negatives, a language model of the training captions. Average acc in percent over the four categories; "
-    "chance is 50. Intervals: 95 %, over clips and trainings together.")
+    "frequent as those of real captions. *Text alone* is a blind ranker that was fitted on the same training "
+    "negatives; without negatives, a language model of the training captions. Average acc in percent over the four "
+    "categories; chance is 50. Intervals: 95 %, over clips and trainings together.")
 
 def _cells_by_form(table, rows, columns, row_names, **how):
     "Lay estimates out as a Markdown table: names of the rows first, then a column per form."
@@ -133,8 +133,8 @@ def cross_markdown(table: pd.DataFrame, gains: pd.DataFrame) -> str:
     parts = [f"# The cross, on the world\n\n{ABOUT}\n\n![The cross](cross.svg)\n\n## Accuracy\n",
              markdown_table(["Trained with", "Reader", *titles], accuracies, 2)]
     for quantity, title, how in (("gain", "Gain over training without negatives, in points", dict(sign=True)),
-                                 ("blind share", "Share of the accuracy above chance that the text alone has, in percent",
-                                  {})):
+                                 ("blind share",
+                                  "Share of the accuracy above chance that the text alone has, in percent", {})):
         some = _cells_by_form(gains[gains.quantity == quantity], ("trained",), forms,
                               lambda k: [TRAINED.get(k[0], k[0])], **how)
         parts += [f"## {title}\n", markdown_table(["Trained with", *titles], some, 1)]
