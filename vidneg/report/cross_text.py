@@ -215,8 +215,8 @@ def cross_page(table: pd.DataFrame, notes: Iterable[str] = ()) -> str:
     about = ("Rankers that read the two texts only, and no video. They are fitted on the negatives of one generator "
              "and tested on those of every generator, on captions of other videos. The accuracy is the percentage of "
              "items whose caption is picked; chance is 50, a tie counts half, and a value far below 50 tells as much "
-             "as one far above. The ranker of a cell is the one farthest from chance on pairs that it was neither fitted "
-             "nor tested on. Intervals: 95 %, over videos.")
+             "as one far above. The ranker of a cell is the one farthest from chance on pairs that it was neither "
+             "fitted nor tested on. Intervals: 95 %, over videos.")
     gain = ("A model that is trained with such negatives can learn all that the text alone gives. Where this is as "
             "much as the paper's gain, a test of the same making cannot show whether the gain was seen or read. The "
             "paper's test sets are its own draws; its captions of DiDeMo and ActivityNet are whole paragraphs, these "
