@@ -33,8 +33,6 @@ def sentence(key):
     "Make a caption in the style of human annotators."
     who, color, does, what, where = (some[stable_rng(0, key, i).integers(4)] for i, some in enumerate(WORDS))
     return f"a {who} in a {color} t-shirt {does} a {what} {where} a table"
-
-
 NOTHING = {"worlds": {"shortcuts": [], "train": 0, "val": 0},
            "skewed": {"train": 0, "test": 0}} # the world draws nothing beside the custom clips
 BROKEN = {"train-1": "cut off", "test-0": "cut off",
