@@ -1,5 +1,4 @@
 """Make vidneg/text/slot_counts.txt, the counts of words in slots that the package ships, from freely licensed captions.
-
 `python bench/slot_counts.py FOLDER` reads FOLDER/sugar_crepe/*.json (COCO captions, CC BY 4.0), FOLDER/vitatecs/*.jsonl
 (captions of MSR-VTT and VATEX, CC BY 4.0) and FOLDER/didemo/{val,test}_data.json (BSD-2): the true captions alone. The
 parser is "english" (`vidneg models get english`). The same input gives the same file. With `--check` nothing is

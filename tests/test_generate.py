@@ -82,8 +82,8 @@ def captions_of(texts): return [Caption(f"c{i}", f"v{i}", t) for i, t in enumera
 
 
 texts = st.lists(st.text("0123 ab", max_size=6), max_size=8).map(captions_of)
-plans = st.builds(Plan, st.integers(1, 4), st.integers(1, 2), mode=st.sampled_from(generate.WAYS), seed=st.integers(0, 5),
-                  distinct=st.booleans(),
+plans = st.builds(Plan, st.integers(1, 4), st.integers(1, 2), mode=st.sampled_from(generate.WAYS),
+                  seed=st.integers(0, 5), distinct=st.booleans(),
                   tries=st.integers(1, 6), kinds=st.sampled_from([(), ("odd",), ("odd", "even")]))
 
 

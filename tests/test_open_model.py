@@ -67,7 +67,7 @@ def test_nonsense_around_a_model_is_refused(tmp_path):
     cases = [(Old, {}, "Old is a class, not a model"), ((see, read), dict(device="cpu"), "option 'device'"),
              (Old(), dict(dtype="float16"), "option 'dtype'"), ("world", dict(dtype="float16"), "run in float32"),
              ("world", dict(batch_size=0), "batch_size is 0"), ("", {}, "the model has no name"),
-             ("./nowhere", {}, "no such folder"), ("wordl", {}, "did you mean 'world'"),
+             ("./nowhere", {}, "no such folder"), ("worlds", {}, "did you mean 'world'"),
              ("World", {}, "did you mean 'world'"), (tmp_path, {}, "holds no config.json")]
     for model, settings, words in cases:
         with pytest.raises(VidnegError, match=words): open_model(model, **settings)

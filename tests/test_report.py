@@ -351,6 +351,15 @@ def some_events(within, counterfactual):
     return toy_scores(dict.fromkeys(BEFORE.values(), skill), 1500, ["balanced"], kinds)
 
 
+def some_cross(skills, seeds=2):
+    "Make scores of the cross; `skills` maps a form to the skill of each run in it."
+    return pd.concat([toy_scores(runs, 300, [form], seed=s).assign(seed=s)
+                      for form, runs in skills.items() for s in range(seeds)], ignore_index=True)
+
+
+CROSSED = "vanilla/model", "published/model", "balanced/model", "published/blind"
+
+
 def all_true():
     "Make evidence by which every claim holds."
     vanilla = dict(zip(KINDS, (0, 1, 0, 1)))
@@ -369,7 +378,8 @@ def all_true():
                     toy_gaps(gaps | post), some_answers(8, 3),
                     some_moments({"plain": 0, "simple": .1, "discernible": .1, "adaptive": .2}),
                     pd.concat([t2v[t2v.direction == "t2v"], v2t[v2t.direction == "v2t"]]), some_pairs(0, 1),
-                    some_events(0, 1))
+                    some_events(0, 1), some_cross({"mixed": dict(zip(CROSSED, (.3, 2, 1, 1.7))),
+                                                   "balanced": dict(zip(CROSSED, (.5, .2, 1.3, 0)))}))
 
 
 def all_false():
@@ -390,7 +400,9 @@ def all_false():
                     toy_ranks({"vanilla": 4, "navero": 1}), {"n": 300}, toy_gaps(gaps | post), some_answers(3, 8),
                     some_moments({"plain": .3, "simple": .2, "discernible": .2, "adaptive": .1}),
                     pd.concat([t2v[t2v.direction == "t2v"], v2t[v2t.direction == "v2t"]]),
-                    some_pairs(1, 0), some_events(1, 0))
+                    some_pairs(1, 0), some_events(1, 0),
+                    some_cross({"mixed": dict(zip(CROSSED, (1, 1, 2, 0))),
+                                "balanced": dict(zip(CROSSED, (1, 2, .3, 0)))}))
 
 
 @pytest.mark.parametrize("evidence, word", [(all_true, "holds"), (all_false, "reversed")])
@@ -411,7 +423,7 @@ def test_without_evidence_all_claims_are_open(tmp_path):
     decided = decide(Evidence())
     assert set(decided.verdict) == {"open"} and (decided.n == 0).all()
     assert set(decided.reason.str.extract(r"\(stage (\w+)\)$")[0]) == {"score", "ablation", "spot", "qa", "moments",
-                                                                       "components"}
+                                                                       "components", "cross"}
     counts = count_verdicts(decided)
     assert counts.loc["all"].tolist() == [len(CLAIMS), 0, 0, len(CLAIMS), len(CLAIMS)]
     assert counts.loc["navero", "claims"] == len(PAPERS["navero"])
@@ -499,5 +511,7 @@ def test_broken_files_are_an_error_not_an_open_claim():
     gaps, moments = toy_gaps({"x/hn": .1}, clips=3), some_moments({"plain": 0}, 3)
     for twice in (Evidence(pd.concat([scores, scores])), Evidence(gaps=pd.concat([gaps, gaps])),
                   Evidence(moments=pd.concat([moments, moments])), Evidence(pairs=pd.concat([scores, scores])),
+                  Evidence(events=pd.concat([scores, scores])),
+                  Evidence(cross=pd.concat([scores.assign(seed=0)]*2)),
                   Evidence(components=pd.concat([toy_ranks({"a": 1}, 3)]*2))):
         with pytest.raises(VidnegError, match="twice"): decide(twice)

@@ -9,7 +9,7 @@ import vidneg
 
 imported = time.perf_counter() - start
 caption = vidneg.Caption("c1", "clip1", "A man wearing a white shirt runs behind a red car.")
-published = vidneg.rules_published(vidneg.Lexicon.navero(), english=None) # as published, it asks no parser
+published = vidneg.rules_published(vidneg.Lexicon.navero()) # as published: it asks no parser
 negatives, counts = vidneg.make_negatives([caption], published, per_caption=4)
 first = time.perf_counter() - start
 assert {n.kind for n in negatives} == {"action", "attribute", "relation", "object"}

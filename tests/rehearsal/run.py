@@ -46,12 +46,17 @@ def skipped(folder: Path) -> dict[str, str]:
 
 
 def losses(folder: Path) -> pd.DataFrame:
-    "Return the first and the last loss of every training of several epochs."
+    """Return the first and the last loss of every training of several epochs.
+
+    Each epoch draws a caption per clip, and not every caption has a negative, so means of few clips vary: of three
+    and more epochs, the higher one of the first two counts as the first.
+    """
     rows = []
     for path in sorted(folder.glob("data/**/metrics.csv")):
         table = pd.read_csv(path)
         loss = table["loss" if "loss" in table else "answer"].groupby(table["epoch"]).mean()
-        if len(loss) > 1: rows.append((str(path.parent.relative_to(folder)), loss.iloc[0], loss.iloc[-1]))
+        early = loss.iloc[:2 if len(loss) > 2 else 1].max()
+        if len(loss) > 1: rows.append((str(path.parent.relative_to(folder)), early, loss.iloc[-1]))
     return pd.DataFrame(rows, columns=["training", "first", "last"]).set_index("training").round(3)
 
 

@@ -62,7 +62,8 @@ def _sums(scores, cells, kinds, metric):
     found = {form: _matrix(scores, form, list(dict.fromkeys(r for r, f in cells if f == form)), metric)
              for form in forms}
     seeds = {values.shape[2] for _, values in found.values()}
-    if len(seeds) > 1: raise VidnegError("the forms were scored with different seeds: score all runs on all forms")
+    if len(seeds) > 1:
+        raise VidnegError("the forms were scored with different seeds: score all runs on all forms")
     shape = len(cells), len(kinds), len(clips)
     sums, counts, all_values = np.zeros((*shape, *seeds)), np.zeros(shape), []
     for i, (run, form) in enumerate(cells):
@@ -144,7 +145,8 @@ def cross_table(scores: pd.DataFrame, metric: str = "acc", **kwargs) -> pd.DataF
     rows, seeds = [], scores.seed.nunique()
     for (run, form), part in scores.groupby(["run", "form"], sort=False):
         trained, _, by = run.partition("/")
-        if by not in BY: raise VidnegError(f"run {run!r}: name it after training and reader, like {trained}/{BY[0]}")
+        if by not in BY:
+            raise VidnegError(f"run {run!r}: name it after training and reader, like {trained}/{BY[0]}")
         groups = {k: [k] for k in KINDS if k in set(part.kind)}
         if len(groups) == len(KINDS): groups["average"] = list(KINDS)
         for kind, some in groups.items():

@@ -70,5 +70,6 @@ class BigramFill:
             words with probabilities, one list per text, the most probable first
         """
         for i, t in enumerate(texts):
-            if t.count(MASK) != 1: raise VidnegError(f"text {i} has {MASK} {t.count(MASK)} times, wanted 1: {t[:80]!r}")
+            if t.count(MASK) != 1:
+                raise VidnegError(f"text {i} has {MASK} {t.count(MASK)} times, wanted 1: {t[:80]!r}")
         return [self._gap(t, top_k) for t in texts]

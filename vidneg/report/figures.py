@@ -169,7 +169,7 @@ def _band(ax, own, x, at, color, label=None):
 # %% ../../nbs/report/figures.ipynb #7e21767c
 @styled
 def shortcut_figure(differences: pd.DataFrame) -> Figure:
-    """Draw the difference of our NAVERO and a Vanilla with its weights against the world's shortcut dial, with 95 % intervals.
+    """Draw the difference of our NAVERO and a Vanilla with its weights against the shortcut dial, with 95 % intervals.
 
     Args:
         differences: rows of `accuracy_difference`, with a column shortcut: the setting of the dial, 0–1

@@ -99,7 +99,7 @@ SECTIONS = {
     "Tables": ["tables/main.md", "tables/table2.md", "tables/table6.md", "tables/negatives.md", "ablation/*.md"],
     "Events, moments, questions": ["events/*.md"],
     "Audits of the negatives": ["audit/*.md"]} # heading → files in the folder of reports
-FIGURES = {
+FIGURES = { # file → title, in the order of the page
     "figures/accuracy-balanced.svg": "Accuracy on balanced negatives, per category",
     "figures/accuracy-rules.svg": "Accuracy on negatives by rules as published, per category",
     "figures/accuracy-lm.svg": "Accuracy on negatives by a language model, per category",
@@ -108,7 +108,7 @@ FIGURES = {
     "ablation/distinct.svg": "Accuracy by the number of different negatives per caption",
     "figures/shortcut.svg": "Accuracy by how far scene and objects alone distinguish the training clips",
     "figures/training.svg": "Training",
-    "figures/cases.svg": "Items that our NAVERO gets right and a Vanilla with its weights wrong"} # file → title, in the order of the page
+    "figures/cases.svg": "Items that our NAVERO gets right and a Vanilla with its weights wrong"}
 
 def _title(text, path):
     "Return the title of a report, and its other lines."

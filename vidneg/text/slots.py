@@ -303,7 +303,8 @@ def _fixed(s, c, word, i, end):
         if word not in _PHASE: return bool(more)
         if more: return s.tokens[more[0]].tag == "VB" # "stops to look" is something else than "stops looking"
         return not s.find(i, "obj") and any(s.lemma[k] in PERSON for k in s.find(i, "nsubj")) # he finishes and leaves
-    if c.pos == "NOUN" and s.tokens[i].dep == "conj" and s.tokens[s.tokens[i].head].pos == "VERB": return True # misread
+    if c.pos == "NOUN" and s.tokens[i].dep == "conj" and s.tokens[s.tokens[i].head].pos == "VERB":
+        return True # misread
     if c.pos == "NUM": # a replacement needs a plural noun, and no article that counts
         head = s.tokens[s.many(i, end)]
         group = end > i + 1 and (_singular(s, end - 2) or s.find(s.many(i, end), "nummod")) # "a group of two" has one

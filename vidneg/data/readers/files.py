@@ -121,7 +121,8 @@ def json_values(path: str | Path, chunk: int = 2**20) -> Iterator:
         parsed values
     """
     name, decoder = Path(path).name, json.JSONDecoder(object_pairs_hook=_unique)
-    if not Path(path).is_file(): raise VidnegError(f"{path} does not exist: check the path of the annotations")
+    if not Path(path).is_file():
+        raise VidnegError(f"{path} does not exist: check the path of the annotations")
     with open(path, encoding="utf-8-sig") as file:
         text = file.read(chunk).lstrip()
         if text[:1] != "[": raise VidnegError(f"{name} should hold a list, not {read_json(path)!r:.60}")
