@@ -5,7 +5,6 @@
 # %% ../../nbs/pipeline/forecast.ipynb #4e0b0004
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +19,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core.errors import VidnegError
-from ..core.files import atomic_path, project_root
+from ..core.files import project_root
 from ..losses.registry import LOSSES
 from ..losses.tensors import wanted_by
 from ..models.registry import CLASSES
-from .recipes import model_config, resolved
+from .recipes import keep_page, model_config, resolved
 from .stage import RunError, read_yaml
 from ..report.tables import markdown_table
 from vidneg.train.contrastive import (
@@ -569,21 +567,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         exit status, 0 for success
     """
-    parser = argparse.ArgumentParser("python -m vidneg.pipeline.forecast",
-                                     description="Write reports/paper-forecast.md.")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when the page is not current")
-    args = parser.parse_args(argv)
-    try:
-        root = project_root()
-        path, page = root/"reports/paper-forecast.md", forecast_page(root)
-        if args.check and not (path.is_file() and path.read_text(encoding="utf-8") == page):
-            raise RunError(f"{path.name} is not what the scale paper costs; run `make recipes`")
-        if not args.check:
-            with atomic_path(path) as part: part.write_text(page, encoding="utf-8")
-    except VidnegError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    return 0
+    return keep_page("forecast", "reports/paper-forecast.md", forecast_page, "the scale paper costs", argv)
 
 # %% ../../nbs/pipeline/forecast.ipynb #4e0b0032
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main()) # a notebook has no __file__

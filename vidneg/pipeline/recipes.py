@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..report.tables import markdown_table
 
 # %% auto #0
 __all__ = ['HEAD', 'stage_defaults', 'resolved', 'model_config', 'Fact', 'read_facts', 'value_of', 'sum_or_only',
-           'shown', 'agrees', 'recipe_rows', 'unexplained', 'superfluous', 'recipes_page', 'main']
+           'shown', 'agrees', 'recipe_rows', 'unexplained', 'superfluous', 'recipes_page', 'keep_page', 'main']
 
 # %% ../../nbs/pipeline/recipes.ipynb #4e0a0006
 def stage_defaults(root: str | Path = ".") -> dict[str, dict]:
@@ -320,6 +320,40 @@ def _line(row):
     return fact.what, shown(fact.paper), fact.place or "–", shown(row["ours"]) + preset, shown(row["laptop"]), note
 
 # %% ../../nbs/pipeline/recipes.ipynb #4e0a0023
+def keep_page(
+    program: str,
+    name: str,
+    page_of: Callable[[Path], str],
+    stale: str,
+    argv: list[str] | None = None,
+) -> int:
+    """Write a page, or check that it is current.
+
+    Args:
+        program: name of the module of this room that writes the page
+        name: path of the page, relative to the root of the checkout
+        page_of: root of the checkout → the page
+        stale: says what a page that is not current differs from
+        argv: command-line arguments; None: those of the process
+
+    Returns:
+        exit status, 0 for success
+    """
+    parser = argparse.ArgumentParser(f"python -m vidneg.pipeline.{program}", description=f"Write {name}.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when the page is not current")
+    args = parser.parse_args(argv)
+    try:
+        root = project_root()
+        path, page = root/name, page_of(root)
+        if args.check and not (path.is_file() and path.read_text(encoding="utf-8") == page):
+            raise RunError(f"{path.name} is not what {stale}; run `make recipes`")
+        if not args.check:
+            with atomic_path(path) as part: part.write_text(page, encoding="utf-8")
+    except VidnegError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    return 0
+
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m vidneg.pipeline.recipes`; return its exit status.
 
@@ -329,20 +363,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         exit status, 0 for success
     """
-    parser = argparse.ArgumentParser("python -m vidneg.pipeline.recipes", description="Write reports/recipes.md.")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when the page is not current")
-    args = parser.parse_args(argv)
-    try:
-        root = project_root()
-        path, page = root/"reports/recipes.md", recipes_page(root)
-        if args.check and not (path.is_file() and path.read_text(encoding="utf-8") == page):
-            raise RunError(f"{path.name} is not what the scales and published.yaml say; run `make recipes`")
-        if not args.check:
-            with atomic_path(path) as part: part.write_text(page, encoding="utf-8")
-    except VidnegError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    return 0
+    return keep_page("recipes", "reports/recipes.md", recipes_page, "the scales and published.yaml say", argv)
 
 # %% ../../nbs/pipeline/recipes.ipynb #4e0a0024
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main()) # a notebook has no __file__
